@@ -1,0 +1,134 @@
+"""Folders and files that appear whole or not at all, and their hashes.
+
+A new output is made in a hidden sibling, flushed to disk, and renamed; an existing one is replaced only
+after the new one is complete. A killed run leaves a hidden sibling, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.manifest import FileRecord
+
+_HASH_CHUNK = 1 << 20
+
+
+@contextmanager
+def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling of `final` to write into; it becomes `final` when the block ends well.
+
+    Raises:
+        InputRefused: `final` exists and `force` is not given.
+        EnvironmentUnusable: it cannot be written: permission, disk full, or another run is writing it.
+    """
+    refuse_existing(final, force=force)
+    with os_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(final.parent / f".{final.name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        _lock(lock, final)
+        temporary = final.parent / f".{final.name}.partial"
+        with os_errors(final):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        try:
+            with os_errors(final):
+                yield temporary
+                _sync_tree(temporary)
+                _swap(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    finally:
+        (final.parent / f".{final.name}.lock").unlink(missing_ok=True)
+        os.close(lock)
+
+
+def refuse_existing(final: Path, *, force: bool) -> None:
+    """Raise InputRefused when `final` exists and may not be replaced."""
+    if final.exists() and not force:
+        raise InputRefused(f"{final}: exists already; give another --out, or --force to replace it")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file by a temporary sibling and a rename."""
+    with os_errors(path):
+        temporary = path.with_name(f".{path.name}.partial")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def hash_file(path: Path, *, relative_to: Path) -> FileRecord:
+    """Size and SHA-256 of a file, under its path relative to a folder."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return FileRecord(
+        path=path.relative_to(relative_to).as_posix(),
+        size=path.stat().st_size,
+        sha256=digest.hexdigest(),
+    )
+
+
+@contextmanager
+def os_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into EnvironmentUnusable that names the path and the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full; free space or give another --out",
+        errno.EDQUOT: "the disk quota is used up; free space or give another --out",
+        errno.EACCES: "no permission; give another --out, or change the permissions",
+        errno.EPERM: "no permission; give another --out, or change the permissions",
+        errno.EROFS: "the file system is read-only; give another --out",
+        errno.ENOTDIR: "a part of the path is a file, not a directory; give another --out",
+        errno.EEXIST: "a part of the path is a file, not a directory; give another --out",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in remedies:
+            raise
+        raise EnvironmentUnusable(f"{error.filename or path}: {remedies[error.errno]}") from error
+
+
+def _lock(descriptor: int, final: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait for it to end") from None
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for path in [Path(root), *(Path(root) / name for name in names)]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Put `temporary` in the place of `final`; the old folder is removed last."""
+    old = final.parent / f".{final.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    temporary.rename(final)
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(old, ignore_errors=True)

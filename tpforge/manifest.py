@@ -1,0 +1,108 @@
+"""engine.json: what an engine is made of, how to check it, and what was proven of it.
+
+It holds no timestamp, so that the same input gives the same bytes. `engines.store` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tpforge.dtypes import DType
+from tpforge.mapping import Mapping
+from tpforge.model import ModelSpec
+from tpforge.padding import Padding
+from tpforge.records import Record
+
+Runtime = Literal["reference", "tensorrt", "pytorch"]
+
+
+class FileRecord(Record):
+    """A file by its path relative to its folder (POSIX separators), size in bytes and SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class SourceRecord(Record):
+    """Where the weights came from.
+
+    `location` is the directory, file or hub id as the user gave it.
+    """
+
+    kind: Literal["huggingface", "hub", "gguf"]
+    location: str
+    revision: str | None = None
+    license: str | None = None
+    files: tuple[FileRecord, ...]
+
+
+class Limits(Record):
+    """What a server of this engine accepts: requests in flight, prompt tokens, prompt + output tokens."""
+
+    max_batch_size: int = 8
+    max_input_len: int = 1024
+    max_seq_len: int = 2048
+
+
+class GoldenAnswer(Record):
+    """A prompt with the greedy tokens that transformers gave for it in float32.
+
+    The first `num_decisive` tokens were chosen by a margin larger than twice the largest logit error of
+    the served precision, so that any correct server gives them; later ones may tip over by rounding.
+    """
+
+    name: str
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    text: str
+    num_decisive: int
+
+
+class Parity(Record):
+    """What `verify` measured against the source and against transformers in float32."""
+
+    passed: bool
+    num_tensors: int
+    num_unequal_tensors: int
+    num_prompts: int
+    num_positions: int
+    max_abs_logit_error: float
+    mean_kl_divergence: float
+    top1_agreement: float
+    num_greedy_tokens: int
+    num_greedy_equal: int
+    logit_tolerance: float
+    served_dtype: DType
+    served_max_abs_logit_error: float
+    versions: dict[str, str]
+    problems: tuple[str, ...] = ()
+
+
+class Manifest(Record):
+    """The content of engine.json."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    tpforge_version: str
+    runtime: Runtime
+    source: SourceRecord
+    model: ModelSpec
+    mapping: Mapping
+    padding: Padding
+    parallel_embedding_dim: int | None = None
+    dtype: DType
+    limits: Limits
+    files: tuple[FileRecord, ...]
+    command: tuple[str, ...]
+    dropped_tensors: dict[str, str] = Field(default_factory=dict)
+    parity: Parity | None = None
+    golden: tuple[GoldenAnswer, ...] = ()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of engine.json, as published in docs/engine.schema.json."""
+    return Manifest.model_json_schema()

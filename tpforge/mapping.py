@@ -1,0 +1,66 @@
+"""Ranks and their places in the tensor- and pipeline-parallel grid, as TensorRT-LLM's Mapping has it.
+
+It does not know tensors: `padding` says how heads are laid out, `sharding` what each rank holds.
+"""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from tpforge.errors import PlanError, UsageError
+from tpforge.records import Record
+
+
+class Mapping(Record):
+    """A grid of pp_size stages of tp_size ranks; rank = pp_rank * tp_size + tp_rank.
+
+    Source: TensorRT-LLM 1.2, tensorrt_llm/mapping.py.
+    """
+
+    tp_size: int = 1
+    pp_size: int = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Mapping:
+        for name, size in (("tp", self.tp_size), ("pp", self.pp_size)):
+            if size < 1:
+                raise UsageError(f"{name}={size} is not a size; use {name}=1 or more")
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.tp_size * self.pp_size
+
+    def tp_rank(self, rank: int) -> int:
+        """The place of `rank` within its stage."""
+        return rank % self.tp_size
+
+    def pp_rank(self, rank: int) -> int:
+        """The stage of `rank`."""
+        return rank // self.tp_size
+
+    def is_first_stage(self, rank: int) -> bool:
+        """Whether `rank` holds the embedding."""
+        return self.pp_rank(rank) == 0
+
+    def is_last_stage(self, rank: int) -> bool:
+        """Whether `rank` holds the final norm and the LM head."""
+        return self.pp_rank(rank) == self.pp_size - 1
+
+    def layers(self, rank: int, *, num_layers: int) -> range:
+        """The global layer indices of `rank`; the first (num_layers mod pp) stages get one more.
+
+        Raises:
+            PlanError: a stage would be empty.
+        Source: TensorRT-LLM 1.2, Mapping.pp_layers.
+        """
+        if self.pp_size > num_layers:
+            raise PlanError(
+                f"pp={self.pp_size} leaves a stage without layers: the model has {num_layers}; "
+                f"use pp={num_layers} or less"
+            )
+        base, extra = divmod(num_layers, self.pp_size)
+        stage = self.pp_rank(rank)
+        start = stage * base + min(stage, extra)
+        return range(start, start + base + (1 if stage < extra else 0))

@@ -1,0 +1,11 @@
+"""The base of every record that is written to or read from a file: frozen, unknown keys refused."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen value; unknown keys are errors, so that a typo in a file cannot pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
