@@ -1,1 +1,29 @@
-"""TODO."""
+"""The reference runtime: torch over the very rank files that TensorRT-LLM would load.
+
+It is not TensorRT-LLM and does not imitate its speed. It imports only torch, safetensors and the
+standard library, relatively, so that this folder can be copied whole beside a Triton ``1/model.py``.
+"""
+
+from .config import EngineConfig, EngineError, Limits, load_config
+from .executor import Decode, Executor, Lockstep, Prefill, RankFailure, open_executor
+from .sampling import RequestError, Sampling
+from .scheduler import Counts, Event, Request, Scheduler
+
+__all__ = [
+    "Counts",
+    "Decode",
+    "EngineConfig",
+    "EngineError",
+    "Event",
+    "Executor",
+    "Limits",
+    "Lockstep",
+    "Prefill",
+    "RankFailure",
+    "Request",
+    "RequestError",
+    "Sampling",
+    "Scheduler",
+    "load_config",
+    "open_executor",
+]

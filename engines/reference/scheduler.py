@@ -1,0 +1,324 @@
+"""In-flight batching: requests join and leave between steps, each step is one batch on the executor.
+
+It turns requests into batches and logits into events. When a rank dies, the requests in flight fail
+with an error and the ranks are started again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .batches import Decode, Logits, Move, Prefill
+from .config import EngineConfig, EngineError, load_config
+from .executor import Executor, RankFailure, open_executor
+from .sampling import RequestError, Sampler, Sampling
+
+PREFILL_CHUNK = 256
+"""Prompt tokens computed between two decode steps, so that a long prompt does not stall the others."""
+
+RESTART_PAUSE_S = 1.0
+"""Pause before the ranks are started once more after a start that failed."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """New tokens of a request; the last event of a request is `finished`."""
+
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    finished: bool = False
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Requests being decoded, requests waiting for a slot, and slots."""
+
+    active: int
+    waiting: int
+    max: int
+
+
+@dataclass(eq=False)
+class Request:
+    """A submitted request; its slot and progress belong to the scheduler's thread."""
+
+    input_ids: list[int]
+    sampler: Sampler
+    on_event: Callable[[Event], None]
+    cancelled: bool = False
+    num_prefilled: int = 0
+    next_token: int = field(default=-1)
+
+    @property
+    def position(self) -> int:
+        """Where the next token to be fed stands in the sequence."""
+        return len(self.input_ids) + len(self.sampler.output) - 1
+
+
+class Scheduler:
+    """Runs an engine on a thread of its own; `submit` and `cancel` may be called from any thread.
+
+    Raises:
+        EngineError: the engine cannot be executed.
+        RankFailure: the ranks did not start.
+    """
+
+    def __init__(
+        self,
+        engine_dir: str | Path,
+        *,
+        executor: str = "auto",
+        device: str = "auto",
+        compute_dtype: str = "auto",
+        max_batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self.config: EngineConfig = load_config(engine_dir)
+        self.limits = self.config.limits
+        self.vocab_size = self.config.vocab_size
+        self.end_ids = self.config.end_ids
+        self.end_id = self.end_ids[0] if self.end_ids else None
+        self.pad_id = self.config.pad_id if self.config.pad_id is not None else self.end_id
+        self._num_slots = min(max_batch_size or self.limits.max_batch_size, self.limits.max_batch_size)
+        self._open: Callable[[], Executor] = lambda: open_executor(
+            self.config,
+            kind=executor,
+            device=device,
+            compute_dtype=compute_dtype,
+            num_slots=self._num_slots,
+        )
+        self._executor: Executor | None = None
+        self._waiting: deque[Request] = deque()
+        self._decoding: list[Request] = []
+        self._prefilling: Request | None = None
+        self._wake = threading.Condition()
+        self._closed = False
+        # The ranks are children of this thread: they end when it ends, however it ends.
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+        self._started.result()
+
+    def submit(self, input_ids: list[int], sampling: Sampling, on_event: Callable[[Event], None]) -> Request:
+        """Queue a request; `on_event` is called on the scheduler's thread, once a token, and must be quick.
+
+        Raises:
+            RequestError: names the field that is refused; nothing was queued.
+        """
+        sampling.check(vocab_size=self.vocab_size)
+        self._check_input(input_ids, sampling)
+        end_id = self.end_id if sampling.end_id is None else sampling.end_id
+        request = Request(input_ids, Sampler(sampling, input_ids, end_id=end_id), on_event)
+        with self._wake:
+            if self._closed:
+                raise EngineError("the scheduler is closed")
+            self._waiting.append(request)
+            self._wake.notify()
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """End a request before the next step; its slot is free then. Harmless when it has ended."""
+        with self._wake:
+            request.cancelled = True
+            self._wake.notify()
+
+    def counts(self) -> Counts:
+        """How many requests are active and waiting."""
+        active = len(self._decoding) + (self._prefilling is not None)
+        return Counts(active=active, waiting=len(self._waiting), max=self._num_slots)
+
+    def close(self) -> None:
+        """Fail what is in flight and free the ranks."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _check_input(self, input_ids: list[int], sampling: Sampling) -> None:
+        limits, count = self.limits, len(input_ids)
+        if not count:
+            raise RequestError("input_ids", "is empty, expected at least one token")
+        if count > limits.max_input_len:
+            raise RequestError(
+                "input_ids", f"has {count} tokens, more than max_input_len {limits.max_input_len}"
+            )
+        if count + sampling.max_tokens > limits.max_seq_len:
+            raise RequestError(
+                "request_output_len",
+                f"{count} prompt tokens + {sampling.max_tokens} output tokens are more than "
+                f"max_seq_len {limits.max_seq_len}",
+            )
+        strays = sorted({token for token in input_ids if not 0 <= token < self.vocab_size})
+        if strays:
+            raise RequestError(
+                "input_ids", f"token ids {strays[:5]} are outside the vocabulary of {self.vocab_size}"
+            )
+
+    def _run(self) -> None:
+        try:
+            self._executor = self._open()
+        except (RankFailure, EngineError, RuntimeError) as error:
+            self._started.set_exception(error)
+            return
+        self._started.set_result(None)
+        while True:
+            with self._wake:
+                while not (self._closed or self._has_work() or self._executor is None):
+                    self._wake.wait()
+                if self._closed:
+                    break
+            try:
+                if self._executor is None:
+                    self._executor = self._open()
+                if self._has_work():
+                    self._step(self._executor)
+            except (RankFailure, EngineError, RuntimeError) as error:
+                # RuntimeError is how torch reports a failed kernel or allocation.
+                self._recover(error)
+        self._fail_all("the server is shutting down")
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._decoding or self._prefilling)
+
+    def _recover(self, error: Exception) -> None:
+        """Fail what is in flight and drop the ranks; when they would not even start, wait a little."""
+        if self._executor is None:
+            with self._wake:
+                self._wake.wait(RESTART_PAUSE_S)
+        self._fail_all(f"the model failed and is being restarted: {error}")
+
+    def _step(self, executor: Executor) -> None:
+        self._drop_cancelled(executor)
+        with self._wake:
+            free = len(self._decoding) < self._num_slots
+            if self._prefilling is None and self._waiting and free:
+                self._prefilling = self._waiting.popleft()
+        if self._prefilling is not None:
+            self._prefill(executor, self._prefilling)
+        if self._decoding:
+            self._decode(executor)
+
+    def _prefill(self, executor: Executor, request: Request) -> None:
+        """Compute one chunk of the prompt; after the last, the request joins the decoding ones."""
+        start = request.num_prefilled
+        chunk = tuple(request.input_ids[start : start + PREFILL_CHUNK])
+        is_last = start + len(chunk) == len(request.input_ids)
+        batch = Prefill(
+            slot=len(self._decoding),
+            start=start,
+            tokens=chunk,
+            logits=Logits.LAST if is_last else Logits.NONE,
+        )
+        logits = executor.forward(batch)
+        request.num_prefilled += len(chunk)
+        if not is_last:
+            return
+        assert logits is not None
+        self._prefilling = None
+        self._decoding.append(request)
+        if self._advance(request, *request.sampler.pick(logits[0])):
+            self._leave(executor, len(self._decoding) - 1)
+
+    def _decode(self, executor: Executor) -> None:
+        batch = Decode(
+            tokens=tuple(request.next_token for request in self._decoding),
+            positions=tuple(request.position for request in self._decoding),
+        )
+        logits = executor.forward(batch)
+        assert logits is not None
+        best = logits.argmax(-1).tolist()
+        ended = []
+        for slot, request in enumerate(self._decoding):
+            picked = (best[slot], 0.0)
+            if not request.sampler.sampling.is_plain:
+                picked = request.sampler.pick(logits[slot])
+            if self._advance(request, *picked):
+                ended.append(slot)
+        for slot in reversed(ended):
+            self._leave(executor, slot)
+
+    def _advance(self, request: Request, token: int, log_prob: float) -> bool:
+        """Give a request its next token and tell its listener; whether it has ended."""
+        sampler = request.sampler
+        is_end = token == sampler.end_id or (sampler.sampling.end_id is None and token in self.end_ids)
+        if is_end:
+            request.on_event(Event(finished=True, finish_reason="end_id"))
+            return True
+        sampler.accept(token)
+        request.next_token = token
+        reason = None
+        if sampler.ends_with_stop_word():
+            reason = "stop_words"
+        elif len(sampler.output) >= sampler.sampling.max_tokens:
+            reason = "length"
+        request.on_event(Event((token,), (log_prob,), finished=reason is not None, finish_reason=reason))
+        return reason is not None
+
+    def _leave(self, executor: Executor, slot: int) -> None:
+        """Free a slot; the last decoding request moves into it, and a half-filled one behind that."""
+        last = len(self._decoding) - 1
+        if slot != last:
+            executor.move(Move(source=last, target=slot, length=self._decoding[last].position))
+            self._decoding[slot] = self._decoding[last]
+        self._decoding.pop()
+        if self._prefilling is not None and self._prefilling.num_prefilled:
+            executor.move(Move(source=last + 1, target=last, length=self._prefilling.num_prefilled))
+
+    def _drop_cancelled(self, executor: Executor) -> None:
+        gone = Event(finished=True, finish_reason="cancelled")
+        with self._wake:
+            dropped = [request for request in self._waiting if request.cancelled]
+            for request in dropped:
+                self._waiting.remove(request)
+        if self._prefilling is not None and self._prefilling.cancelled:
+            dropped.append(self._prefilling)
+            self._prefilling = None
+        for slot in reversed(range(len(self._decoding))):
+            if self._decoding[slot].cancelled:
+                dropped.append(self._decoding[slot])
+                self._leave(executor, slot)
+        for request in dropped:
+            request.on_event(gone)
+
+    def _fail_all(self, message: str) -> None:
+        """Fail every request in flight and drop the ranks; those still waiting are kept unless closed."""
+        failed = [*self._decoding, *([self._prefilling] if self._prefilling else [])]
+        self._decoding, self._prefilling = [], None
+        with self._wake:
+            if self._closed or self._executor is None:
+                failed.extend(self._waiting)
+                self._waiting.clear()
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+        for request in failed:
+            request.on_event(Event(finished=True, finish_reason="error", error=message))
+
+
+def greedy(executor: Executor, prompt: list[int], num_tokens: int) -> list[int]:
+    """The `num_tokens` most probable next tokens of one prompt, without a scheduler."""
+    tokens: list[int] = []
+    logits = executor.forward(Prefill(slot=0, start=0, tokens=tuple(prompt)))
+    while True:
+        token = _best(logits)
+        tokens.append(token)
+        if len(tokens) == num_tokens:
+            return tokens
+        logits = executor.forward(Decode(tokens=(token,), positions=(len(prompt) + len(tokens) - 1,)))
+
+
+def _best(logits: Tensor | None) -> int:
+    assert logits is not None
+    return int(logits[-1].argmax())
