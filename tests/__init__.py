@@ -1,0 +1,1 @@
+"""Tests of tpforge; see CONTRIBUTING.md for how they are arranged."""
