@@ -1,0 +1,275 @@
+"""Whether the rank files compute what the source computes: logits and greedy tokens against transformers.
+
+The source's weights are rounded to the engine's dtype, and both sides compute in float32, so that
+nothing is left but what sharding did. It does not compare tensors; `builders.verify` does.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engines.reference import EngineConfig, Executor, load_config, open_executor
+from engines.reference.batches import Logits, Prefill
+from engines.reference.scheduler import greedy
+from tpforge.dtypes import DType, parse_dtype
+from tpforge.errors import InputRefused
+from tpforge.manifest import GoldenAnswer, Manifest, Parity
+
+LOGIT_TOLERANCE = 2e-3
+NUM_GREEDY_TOKENS = 64
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as text, after the chat template, and as the token ids that preprocessing makes of it."""
+
+    name: str
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What transformers says for a prompt: greedy tokens, and logits [prompt + tokens - 1, vocab]."""
+
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    logits: Tensor
+
+    @property
+    def margins(self) -> Tensor:
+        """By how much each greedy token won over the second best."""
+        top = self.logits[len(self.prompt.ids) - 1 :].topk(2).values
+        return top[:, 0] - top[:, 1]
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """One prompt on the ranks against transformers."""
+
+    max_abs_error: float
+    kl_divergences: Tensor
+    num_top1_equal: int
+    num_greedy_equal: int
+    problem: str | None
+
+
+def measure_parity(
+    engine_dir: Path, manifest: Manifest, *, source_path: Path, progress: Progress
+) -> tuple[Parity, tuple[GoldenAnswer, ...]]:
+    """Run every prompt through transformers and through the ranks, and compare.
+
+    Raises:
+        InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
+    """
+    config = load_config(engine_dir)
+    prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
+    expected = _expectations(source_path, manifest, prompts, progress=progress)
+    with _ranks(config, "float32") as executor:
+        differences = []
+        for item in expected:
+            differences.append(_compare(item, executor))
+            progress(f"ranks: {item.prompt.name}: largest logit error {differences[-1].max_abs_error:.1e}")
+    worst = max(difference.max_abs_error for difference in differences)
+    served_dtype, served_worst = _served(config, expected, worst)
+    parity = _summarize(expected, differences, served_dtype, served_worst)
+    return parity, tuple(_golden(item, manifest, engine_dir, served_worst) for item in expected)
+
+
+def load_prompts(tokenizer_dir: Path, *, manifest: Manifest) -> list[Prompt]:
+    """The prompts of prompts.toml that fit the engine, templated and tokenized as a server would."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    table = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+    template = _chat_template(tokenizer_dir)
+    begin = manifest.model.special_tokens.begin_id
+    prompts = []
+    for row in table["prompt"]:
+        text = template(row["text"].strip())
+        ids = tokenizer.encode(text).ids
+        begin_text = tokenizer.id_to_token(begin) if begin is not None else None
+        if begin_text and ids[:2] == [begin, begin]:
+            # The template wrote the begin token and the tokenizer adds it too: keep one.
+            text = text.removeprefix(begin_text)
+            ids = tokenizer.encode(text).ids
+        if len(ids) <= min(manifest.limits.max_input_len, manifest.limits.max_seq_len - 1):
+            prompts.append(Prompt(row["name"], text, tuple(ids)))
+    if not prompts:
+        raise InputRefused(
+            f"no verification prompt fits max_input_len {manifest.limits.max_input_len}; "
+            "build the engine with a larger --max-input-len"
+        )
+    return prompts
+
+
+def _chat_template(tokenizer_dir: Path) -> Callable[[str], str]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
+    if not tokenizer.chat_template:
+        return lambda text: text
+
+    def apply(text: str) -> str:
+        messages = [{"role": "user", "content": text}]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    return apply
+
+
+def _expectations(
+    source_path: Path, manifest: Manifest, prompts: list[Prompt], *, progress: Progress
+) -> list[_Expected]:
+    progress(f"transformers: loading {source_path}")
+    model = _load_transformers(source_path, manifest)
+    expected = []
+    for prompt in prompts:
+        room = manifest.limits.max_seq_len - len(prompt.ids)
+        expected.append(_expect(model, prompt, num_tokens=min(NUM_GREEDY_TOKENS, room)))
+        progress(f"transformers: {prompt.name}: {len(expected[-1].tokens)} greedy tokens")
+    return expected
+
+
+def _load_transformers(source_path: Path, manifest: Manifest) -> Any:
+    """The source as a transformers model in float32, its weights rounded to the engine's dtype."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where: dict[str, Any] = {"pretrained_model_name_or_path": source_path}
+    if manifest.source.kind == "gguf":
+        where = {"pretrained_model_name_or_path": source_path.parent, "gguf_file": source_path.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
+    rounded = getattr(torch, manifest.dtype.value)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(rounded))
+    return model.eval()
+
+
+@torch.inference_mode()
+def _expect(model: Any, prompt: Prompt, *, num_tokens: int) -> _Expected:
+    """Greedy tokens by a plain loop: generate() would apply the model's own generation config."""
+    tokens: list[int] = []
+    output = model(torch.tensor([prompt.ids]), use_cache=True)
+    logits = [output.logits[0]]
+    while True:
+        tokens.append(int(logits[-1][-1].argmax()))
+        if len(tokens) == num_tokens:
+            return _Expected(prompt, tuple(tokens), torch.cat(logits).float())
+        output = model(torch.tensor([[tokens[-1]]]), past_key_values=output.past_key_values, use_cache=True)
+        logits.append(output.logits[0])
+
+
+@contextmanager
+def _ranks(config: EngineConfig, compute_dtype: str) -> Iterator[Executor]:
+    executor = open_executor(config, kind="lockstep", device="auto", compute_dtype=compute_dtype, num_slots=1)
+    try:
+        yield executor
+    finally:
+        executor.close()
+
+
+def _forced_logits(item: _Expected, executor: Executor) -> Tensor:
+    """The ranks' logits at every position of the prompt and its expected continuation."""
+    sequence = (*item.prompt.ids, *item.tokens[:-1])
+    logits = executor.forward(Prefill(slot=0, start=0, tokens=sequence, logits=Logits.ALL))
+    assert logits is not None
+    return logits
+
+
+def _compare(item: _Expected, executor: Executor) -> _Difference:
+    logits = _forced_logits(item, executor)
+    found = greedy(executor, list(item.prompt.ids), len(item.tokens))
+    equal = [ours == theirs for ours, theirs in zip(found, item.tokens, strict=True)]
+    first_miss = equal.index(False) if False in equal else len(equal)
+    problem = None
+    if first_miss < len(equal) and item.margins[first_miss] > 2 * LOGIT_TOLERANCE:
+        problem = (
+            f"prompt {item.prompt.name!r}: greedy token {first_miss} is {found[first_miss]}, transformers "
+            f"gives {item.tokens[first_miss]} by a margin of {item.margins[first_miss]:.3f}"
+        )
+    expected = item.logits.log_softmax(-1)
+    divergences = (expected.exp() * (expected - logits.log_softmax(-1))).sum(-1)
+    return _Difference(
+        max_abs_error=float((logits - item.logits).abs().max().nan_to_num(nan=torch.inf)),
+        kl_divergences=divergences,
+        num_top1_equal=int((logits.argmax(-1) == item.logits.argmax(-1)).sum()),
+        num_greedy_equal=first_miss,
+        problem=problem,
+    )
+
+
+def _served(config: EngineConfig, expected: list[_Expected], worst: float) -> tuple[DType, float]:
+    """The dtype a reference server computes in on this machine, and its largest logit error."""
+    dtype = config.dtype if torch.cuda.is_available() else "float32"
+    if dtype == "float32":
+        return DType.FLOAT32, worst
+    with _ranks(config, dtype) as executor:
+        errors = [float((_forced_logits(item, executor) - item.logits).abs().max()) for item in expected]
+    return parse_dtype(dtype), max(errors)
+
+
+def _summarize(
+    expected: list[_Expected], differences: list[_Difference], served_dtype: DType, served_worst: float
+) -> Parity:
+    import safetensors
+    import transformers
+
+    worst = max(difference.max_abs_error for difference in differences)
+    num_positions = sum(item.logits.shape[0] for item in expected)
+    problems = [difference.problem for difference in differences if difference.problem]
+    if not worst < LOGIT_TOLERANCE:
+        problems.append(f"largest logit error {worst:.2e} is not below {LOGIT_TOLERANCE:.0e}")
+    return Parity(
+        passed=not problems,
+        num_tensors=0,
+        num_unequal_tensors=0,
+        num_prompts=len(expected),
+        num_positions=num_positions,
+        max_abs_logit_error=worst,
+        mean_kl_divergence=float(torch.cat([item.kl_divergences for item in differences]).mean()),
+        top1_agreement=sum(item.num_top1_equal for item in differences) / num_positions,
+        num_greedy_tokens=sum(len(item.tokens) for item in expected),
+        num_greedy_equal=sum(item.num_greedy_equal for item in differences),
+        logit_tolerance=LOGIT_TOLERANCE,
+        served_dtype=served_dtype,
+        served_max_abs_logit_error=served_worst,
+        versions={
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "safetensors": safetensors.__version__,
+        },
+        problems=tuple(problems),
+    )
+
+
+def _golden(item: _Expected, manifest: Manifest, engine_dir: Path, served_worst: float) -> GoldenAnswer:
+    from tokenizers import Tokenizer
+
+    tokens = list(item.tokens)
+    ends = [index for index, token in enumerate(tokens) if token in manifest.model.special_tokens.end_ids]
+    answer = tokens[: ends[0]] if ends else tokens
+    unsure = (item.margins <= 2 * served_worst).nonzero().flatten().tolist()
+    tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer" / "tokenizer.json"))
+    return GoldenAnswer(
+        name=item.prompt.name,
+        prompt=item.prompt.text,
+        prompt_ids=item.prompt.ids,
+        token_ids=tuple(answer),
+        text=tokenizer.decode(answer),
+        num_decisive=min([len(answer), *unsure]),
+    )
