@@ -1,0 +1,69 @@
+# The commands of the README; each target says what it does in `make help`.
+# Nothing is computed here: a target calls tpforge or a script.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+MODEL ?= demo
+TP ?= 4
+PP ?= 1
+NAME ?=
+ENGINE ?= $(if $(NAME),out/$(NAME)/engine)
+URL ?=
+ARGS ?=
+
+TPFORGE := .venv/bin/tpforge
+
+.PHONY: help setup ready engine verify serve smoke stop status demo test check format docs lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install all that is needed: Debian packages, .venv; again: does nothing
+	@scripts/setup.sh
+
+ready:
+	@scripts/setup.sh --quiet
+
+engine: ready ## Build an engine: MODEL=DIR|hub id|.gguf|demo TP=4 PP=1 NAME=... ARGS="--dtype float16"
+	$(TPFORGE) build $(MODEL) --tp $(TP) --pp $(PP) $(if $(NAME),--name $(NAME)) $(ARGS)
+
+verify: ready ## Prove the newest engine (or NAME=...) against its source and transformers
+	$(TPFORGE) verify $(ENGINE) $(ARGS)
+
+serve: ready ## Start Triton on the newest engine (or NAME=...) and return when it answers
+	$(TPFORGE) serve $(ENGINE) --detach $(ARGS)
+
+smoke: ready ## Prove over gRPC that the server keeps its contract (URL=host:port for another)
+	$(TPFORGE) smoke $(URL) $(ARGS)
+
+stop: ready ## Stop the server
+	$(TPFORGE) stop $(ARGS)
+
+status: ready ## Show the servers that run
+	$(TPFORGE) status $(ARGS)
+
+demo: ready ## The whole way with SmolLM2-135M: engine at TP=4, proof, Triton, smoke test, a question
+	$(TPFORGE) demo $(ARGS)
+
+test: ready ## Run the tests
+	.venv/bin/pytest $(ARGS)
+
+check: ready ## Lint, format, types, import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: ready ## Format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+docs: ready ## Write the generated pages again: docs/cli.md, docs/engine.schema.json
+	.venv/bin/python -m scripts.generate_docs
+
+lock: ## Write requirements.lock again from requirements.in
+	scripts/lock.sh --upgrade
+
+clean: ## Stop the servers, remove out/ and the caches; keeps .venv
+	@if [ -x $(TPFORGE) ]; then $(TPFORGE) stop --all; fi
+	rm -rf out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

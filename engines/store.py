@@ -1,0 +1,103 @@
+"""Engine folders on disk: write and read engine.json, check the files, list, remove.
+
+It does not make engines, run them, or say whether their answers are right.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tpforge.atomic import hash_file, os_errors, write_atomic
+from tpforge.errors import InputRefused
+from tpforge.manifest import Manifest
+
+MANIFEST_NAME = "engine.json"
+SCHEMA_VERSION = 1
+
+
+def write_manifest(engine_dir: Path, manifest: Manifest) -> None:
+    """Write engine.json, whole or not at all; equal manifests give equal bytes."""
+    write_atomic(engine_dir / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+
+
+def read_manifest(engine_dir: Path) -> Manifest:
+    """The manifest of an engine folder.
+
+    Raises:
+        InputRefused: it is no engine folder, or its engine.json is broken or of a newer version.
+    """
+    path = engine_dir / MANIFEST_NAME
+    if not engine_dir.exists():
+        raise InputRefused(f"{engine_dir}: no such engine folder; make one with: tpforge build MODEL --tp N")
+    if not engine_dir.is_dir():
+        raise InputRefused(f"{engine_dir}: is a file; expected an engine folder, which holds {MANIFEST_NAME}")
+    if not path.is_file():
+        raise InputRefused(
+            f"{engine_dir}: holds no {MANIFEST_NAME}, so it is no engine folder; "
+            "make one with: tpforge build MODEL --tp N"
+        )
+    return _parse(path)
+
+
+def _parse(path: Path) -> Manifest:
+    with os_errors(path):
+        data = path.read_bytes()
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise InputRefused(f"{path}: not valid JSON ({error}); build the engine again") from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputRefused(
+            f"{path}: schema version {version} is newer than this tpforge, which reads {SCHEMA_VERSION}; "
+            "use the tpforge that made it, or a newer one"
+        )
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'engine.json'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise InputRefused.listing(f"{path}: not an engine's manifest; build it again:", problems) from error
+
+
+def check_files(engine_dir: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files that the manifest lists: missing, or another size or SHA-256; sorted."""
+    problems = []
+    for record in manifest.files:
+        path = engine_dir / record.path
+        if not path.is_file():
+            problems.append(f"{record.path}: missing")
+        elif path.stat().st_size != record.size:
+            problems.append(f"{record.path}: {path.stat().st_size} bytes, engine.json says {record.size}")
+        elif (found := hash_file(path, relative_to=engine_dir).sha256) != record.sha256:
+            problems.append(f"{record.path}: SHA-256 {found}, engine.json says {record.sha256}")
+    return sorted(problems)
+
+
+def list_engines(root: Path) -> list[tuple[Path, Manifest]]:
+    """The engine folders `root`/NAME/engine and their manifests, by name; folders without one are passed over.
+
+    Raises:
+        InputRefused: an engine.json is broken.
+    """
+    found = sorted(root.glob(f"*/engine/{MANIFEST_NAME}"))
+    return [(path.parent, read_manifest(path.parent)) for path in found]
+
+
+def remove_engine(engine_dir: Path) -> None:
+    """Remove an engine folder; a killed removal leaves none that looks whole.
+
+    Raises:
+        InputRefused: it is no engine folder.
+    """
+    if not (engine_dir / MANIFEST_NAME).is_file():
+        read_manifest(engine_dir)
+    with os_errors(engine_dir):
+        (engine_dir / MANIFEST_NAME).unlink()
+        shutil.rmtree(engine_dir)

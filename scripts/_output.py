@@ -1,0 +1,77 @@
+"""What a command prints: results to stdout; progress, notes and warnings to stderr.
+
+It decides nothing about exit codes; `main` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+SCHEMA_VERSION = 1
+
+
+class Output:
+    """The two streams of one command.
+
+    With `as_json`, `result` prints nothing: stdout belongs to the one object that `record` prints.
+    """
+
+    def __init__(self, *, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.as_json = as_json
+        self._out = out if out is not None else sys.stdout
+        self._err = err if err is not None else sys.stderr
+        self._on_line = False
+
+    def result(self, text: str) -> None:
+        """A line, or several, of the result for people."""
+        if not self.as_json:
+            self.end_progress()
+            print(text, file=self._out, flush=True)
+
+    def piece(self, text: str) -> None:
+        """A piece of a streamed result, as it comes."""
+        if not self.as_json:
+            self.end_progress()
+            self._out.write(text)
+            self._out.flush()
+
+    def record(self, kind: str, fields: Mapping[str, object]) -> None:
+        """The one JSON object of `--json`; nothing without it."""
+        if self.as_json:
+            self.end_progress()
+            value = {"schema_version": SCHEMA_VERSION, "kind": kind, **fields}
+            print(json.dumps(value, indent=2, ensure_ascii=False), file=self._out, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line that is not the result."""
+        self.end_progress()
+        print(text, file=self._err, flush=True)
+
+    def progress(self, text: str) -> None:
+        """What is being done: one line that is written over on a terminal, a plain line elsewhere."""
+        if self._err.isatty():
+            self._err.write(f"\r\x1b[K{text}")
+            self._on_line = True
+        else:
+            self._err.write(f"{text}\n")
+        self._err.flush()
+
+    def end_progress(self) -> None:
+        """Wipe the progress line, so that the next output starts on a clean one."""
+        if self._on_line:
+            self._err.write("\r\x1b[K")
+            self._err.flush()
+            self._on_line = False
+
+
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
+    """Columns padded to their widest cell; the last one is not padded."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

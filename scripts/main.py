@@ -1,0 +1,137 @@
+"""The group `tpforge` and how any failure becomes one line on stderr and an exit status.
+
+A command's module is imported when the command is run: `tpforge --help` loads click and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+
+import click
+
+from tpforge import __version__
+from tpforge.errors import TpforgeError
+
+COMMANDS = {
+    "inspect": "Show what a checkpoint holds and how it divides over ranks.",
+    "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
+    "build": "Make an engine folder; converts first when needed.",
+    "verify": "Prove an engine against its source and against transformers.",
+    "render": "Write the Triton model repository of an engine.",
+    "serve": "Start Triton on an engine and wait until it answers.",
+    "stop": "Stop a server that `serve --detach` started.",
+    "status": "Show the servers that run, and whether they answer.",
+    "smoke": "Prove over gRPC that a server keeps its contract.",
+    "generate": "Ask a server one prompt or one chat message.",
+    "up": "Do all of a recipe: build, verify, render, serve, smoke.",
+    "demo": "Take the demo model the whole way, ask it a question, stop.",
+    "engines": "List, show, check or remove engine folders.",
+    "demo-model": "Fetch the demo model and print its path.",
+}
+"""Every command with its short help; the module is `scripts.cmd_NAME`, the attribute `command`."""
+
+INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+
+
+class Terminated(BaseException):
+    """SIGTERM came: unwinds like KeyboardInterrupt, so that everything is cleaned up."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order of the work, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"scripts.cmd_{cmd_name.replace('-', '_')}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the table: nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, name="tpforge", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tpforge", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Tensor-parallel LLM engines for TensorRT-LLM and Triton that work the first time, with the proof.
+
+    Exit status: 0 done, 1 a bug of ours, 2 usage, 3 this machine cannot, 4 the input is refused,
+    5 nothing fits, 6 a verification failed, 7 a regression was found.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; its exit status. Nothing escapes but the status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    previous = _raise_on_sigterm()
+    try:
+        return _run(given)
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        return _report(error, debug=debug)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit status of a command that ends by itself; also when it asks for a status with ctx.exit()."""
+    status = cli.main(args=arguments, prog_name="tpforge", standalone_mode=False)
+    sys.stdout.flush()
+    return status if isinstance(status, int) else 0
+
+
+def _raise_on_sigterm() -> signal._HANDLER:
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    return signal.signal(signal.SIGTERM, terminate)
+
+
+def _report(error: BaseException, *, debug: bool) -> int:
+    """Say the failure on stderr; its exit status."""
+    if isinstance(error, BrokenPipeError):
+        # The reader went away (`| head`): nothing to say, and nothing may be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if debug:
+        traceback.print_exception(error)
+    message, status = _describe(error, debug=debug)
+    print(f"\r\x1b[K{message}" if sys.stderr.isatty() else message, file=sys.stderr, flush=True)
+    return status
+
+
+def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
+    match error:
+        case TpforgeError():
+            return f"error: {error}", error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            return error.format_message(), 2
+        case click.UsageError():
+            path = error.ctx.command_path if error.ctx else "tpforge"
+            return f"error: {error.format_message()}\nsee: {path} --help", 2
+        case click.ClickException():
+            return f"error: {error.format_message()}", 2
+        case KeyboardInterrupt() | click.Abort():
+            return "interrupted", INTERRUPTED
+        case Terminated():
+            return "terminated", TERMINATED
+        case OSError(errno=errno.ENOSPC):
+            return f"error: {error.filename or 'disk'}: the disk is full; free space", 3
+        case _:
+            again = "" if debug else "; run again with --debug for the traceback"
+            return f"internal error: {type(error).__name__}: {error}{again}", 1

@@ -1,0 +1,149 @@
+"""recipe.toml: one engine and its deployment, declared; and the part of it that `tpforge build` takes.
+
+It parses text; it does not open the model or know the machine.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from tpforge.dtypes import DType
+from tpforge.errors import UsageError
+from tpforge.manifest import Limits, Runtime
+from tpforge.model import ModelSpec
+from tpforge.records import Record
+
+DEFAULT_MAX_SEQ_LEN = 2048
+
+Size = Annotated[int, Field(ge=1, strict=True)]
+
+
+class LimitsRecipe(Record):
+    """The limits as asked; what is left out follows from the model."""
+
+    max_batch_size: Size = 8
+    max_input_len: Size | None = None
+    max_seq_len: Size | None = None
+
+    def resolve(self, model: ModelSpec) -> Limits:
+        """The limits with their defaults: the model's positions up to 2048, half of them for the prompt.
+
+        Raises:
+            UsageError: they exceed the model's positions, or leave no room for an answer.
+        """
+        positions = model.max_position_embeddings
+        max_seq_len = self.max_seq_len or min(DEFAULT_MAX_SEQ_LEN, positions)
+        max_input_len = self.max_input_len or max(1, max_seq_len // 2)
+        if max_seq_len > positions:
+            raise UsageError(
+                f"max_seq_len {max_seq_len} exceeds the {positions} positions of {model.architecture}; "
+                f"use {positions} or less"
+            )
+        if max_input_len >= max_seq_len:
+            raise UsageError(
+                f"max_input_len {max_input_len} leaves no room for an answer in max_seq_len {max_seq_len}; "
+                f"use {max_seq_len - 1} or less"
+            )
+        return Limits(
+            max_batch_size=self.max_batch_size, max_input_len=max_input_len, max_seq_len=max_seq_len
+        )
+
+
+class EngineRecipe(Record):
+    """What `tpforge build` needs to know; `model` is a directory, a hub id, a .gguf file or `demo`."""
+
+    model: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")] | None = None
+    tp: Size = 1
+    pp: Size = 1
+    dtype: DType | None = None
+    pad: Annotated[bool, Field(strict=True)] = True
+    parallel_embedding: Literal[0, 1] | None = None
+    runtime: Runtime = "reference"
+    limits: LimitsRecipe = LimitsRecipe()
+
+
+class RepositoryRecipe(Record):
+    """Options of the Triton model repository; the names are those of `tpforge render`."""
+
+    embed_engine: bool = False
+    decoupled: bool = True
+    executor: Literal["auto", "lockstep", "processes"] = "auto"
+    device: str = "auto"
+    compute_dtype: str = "auto"
+    num_threads: Size | None = None
+
+
+class ServeRecipe(Record):
+    """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above."""
+
+    port_base: Annotated[int, Field(ge=1024, le=65533, strict=True)] = 8000
+    tritonserver: Path | None = None
+    load_timeout: Annotated[float, Field(gt=0)] = 300.0
+
+
+class SmokeRecipe(Record):
+    """Whether `tpforge up` runs the smoke test, and where its JUnit file goes."""
+
+    enabled: Annotated[bool, Field(strict=True)] = True
+    junit: Path | None = None
+
+
+class Recipe(EngineRecipe):
+    """The whole file."""
+
+    repository: RepositoryRecipe = RepositoryRecipe()
+    serve: ServeRecipe = ServeRecipe()
+    smoke: SmokeRecipe = SmokeRecipe()
+
+
+def parse_recipe(text: str, *, path: Path) -> Recipe:
+    """The recipe in `text`; `path` is named in errors, and relative model paths start at its folder.
+
+    A model is a path when it starts with ``/``, ``./``, ``../`` or ``~``; else it is taken as it is.
+
+    Raises:
+        UsageError: not TOML, unknown keys, missing or wrong values; all of them at once.
+    """
+    try:
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    try:
+        recipe = Recipe.model_validate(value)
+    except ValidationError as error:
+        problems = [_problem(problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
+        raise UsageError("\n  ".join([f"{path}: the recipe is wrong:", *sorted(problems)])) from error
+    return recipe.model_copy(update={"model": _locate(recipe.model, folder=path.parent)})
+
+
+def _locate(model: str, *, folder: Path) -> str:
+    if model.startswith("~"):
+        return str(Path(model).expanduser())
+    if model.startswith(("./", "../")):
+        return str(folder / model)
+    return model
+
+
+def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        nearest = get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
+        return f"{name}: unknown key" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    if kind == "missing":
+        return f"{name}: missing"
+    return f"{name}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(table: tuple[int | str, ...]) -> list[str]:
+    """The keys of a (nested) table of the recipe."""
+    record: type[BaseModel] = Recipe
+    for part in table:
+        annotation: Any = record.model_fields[str(part)].annotation
+        record = annotation
+    return list(record.model_fields)
