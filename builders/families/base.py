@@ -1,0 +1,97 @@
+"""What a model family is: a table of rules from Hugging Face tensors to TensorRT-LLM tensors.
+
+It knows no model. A family says how its config.json is read, which tensors a checkpoint of it holds,
+what becomes of each, and what TensorRT-LLM's config.json says; nothing else differs between families.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from builders.families.reading import ConfigReader
+from tpforge.dtypes import DType
+from tpforge.model import ModelSpec
+from tpforge.sharding import Rule, ShardPlan
+
+Condition = Callable[[ShardPlan], bool]
+
+
+def always(plan: ShardPlan) -> bool:
+    """The row holds for every model."""
+    return True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rule, and when it holds: for example only for models with biases."""
+
+    rule: Rule
+    when: Condition = always
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor a checkpoint holds: its name, its dims by name (see `Family.sizes`), and for which models.
+
+    ``{layer}`` in `name` stands for the layer index.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    when: Callable[[ModelSpec], bool] = lambda model: True
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Source tensors that are left out on purpose, by a regular expression on the whole name, and why."""
+
+    pattern: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """One key of TensorRT-LLM's config.json and how its value follows from the plan."""
+
+    key: str
+    value: Callable[[ShardPlan, DType], Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family; variants are made by `dataclasses.replace`."""
+
+    name: str
+    architectures: tuple[str, ...]
+    read_model: Callable[[ConfigReader], ModelSpec]
+    sizes: Callable[[ModelSpec], dict[str, int]]
+    source_tensors: tuple[SourceTensor, ...]
+    rows: tuple[Row, ...]
+    config_fields: tuple[ConfigField, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+    def rules(self, plan: ShardPlan) -> tuple[Rule, ...]:
+        """The rules that hold for this plan, in the order of the rank files."""
+        return tuple(row.rule for row in self.rows if row.when(plan))
+
+    def expected_shapes(self, model: ModelSpec) -> dict[str, tuple[int, ...]]:
+        """Every tensor that a checkpoint of `model` must hold, in order, with its shape."""
+        sizes = self.sizes(model)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for tensor in self.source_tensors:
+            if tensor.when(model):
+                layers = range(model.num_layers) if "{layer}" in tensor.name else (0,)
+                shape = tuple(sizes[dim] for dim in tensor.dims)
+                shapes.update({tensor.name.format(layer=layer): shape for layer in layers})
+        return shapes
+
+    def reason_to_drop(self, name: str) -> str | None:
+        """Why the source tensor `name` is left out, or None when it is not."""
+        return next((drop.reason for drop in self.dropped if re.fullmatch(drop.pattern, name)), None)
+
+    def target_config(self, plan: ShardPlan, *, dtype: DType) -> dict[str, Any]:
+        """TensorRT-LLM's config.json."""
+        return {field.key: field.value(plan, dtype) for field in self.config_fields}

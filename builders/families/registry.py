@@ -1,0 +1,35 @@
+"""Every known family, found by the architecture that config.json names.
+
+It holds no tables; add a family's table to `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from builders.families.base import Family
+from builders.families.llama import LLAMA, MISTRAL
+from tpforge.errors import InputRefused
+
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL)
+
+
+def known_architectures() -> tuple[str, ...]:
+    """The architectures of all families, sorted."""
+    return tuple(sorted(name for family in FAMILIES for name in family.architectures))
+
+
+def find_family(architectures: object, *, where: str) -> Family:
+    """The family of the `architectures` of a config.json.
+
+    Raises:
+        InputRefused: it names none, several, or an unknown one.
+    """
+    names = architectures if isinstance(architectures, list) else [architectures]
+    if len(names) == 1:
+        for family in FAMILIES:
+            if names[0] in family.architectures:
+                return family
+    found = ", ".join(str(name) for name in names) if architectures else "none"
+    raise InputRefused(
+        f"{where}: found architecture {found}, which is not supported; "
+        f"known are {', '.join(known_architectures())}. No weights were read and nothing was written."
+    )

@@ -1,0 +1,112 @@
+"""What every source of weights offers: a ModelSpec, shapes, and tensors read lazily by name.
+
+It opens nothing itself. Names and layouts are Hugging Face's, weights are [out, in], whatever the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from builders.families.base import Family
+from tpforge.dtypes import DType
+from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.model import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+SourceKind = Literal["huggingface", "hub", "gguf"]
+_LFS_POINTER = b"version https://git-lfs"
+
+
+class Source(Protocol):
+    """A checkpoint that is open; close it, or use it as a context manager."""
+
+    @property
+    def kind(self) -> SourceKind:
+        """Where it lies."""
+
+    @property
+    def location(self) -> str:
+        """What the user gave."""
+
+    @property
+    def path(self) -> Path:
+        """The local directory or .gguf file."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit it comes from, when known."""
+
+    @property
+    def license(self) -> str | None:
+        """Its license as it declares it, when it does."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What its config declares."""
+
+    @property
+    def family(self) -> Family:
+        """The family of its architecture."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor it holds."""
+
+    @property
+    def dtypes(self) -> dict[str, DType]:
+        """The type in which `read` gives each tensor; tensors of other types are left out."""
+
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        """Every file that decides the result, sorted."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about how the weights are read."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor; a view of the mapped file where that is possible."""
+
+    def write_tokenizer(self, out: Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json and what belongs to them into `out`."""
+
+    def close(self) -> None:
+        """Release the mapped files."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def refuse_lfs_pointer(path: Path, head: bytes) -> None:
+    """Raise InputRefused when `head`, the first bytes of a file, is a Git LFS pointer's."""
+    if head.startswith(_LFS_POINTER):
+        raise InputRefused(
+            f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in {path.parent}"
+        )
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a small input file.
+
+    Raises:
+        InputRefused: it is missing or a Git LFS pointer.
+        EnvironmentUnusable: no permission to read it.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputRefused(f"{path}: missing") from None
+    except PermissionError:
+        raise EnvironmentUnusable(f"{path}: no permission to read it") from None
+    refuse_lfs_pointer(path, content)
+    return content

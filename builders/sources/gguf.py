@@ -1,0 +1,246 @@
+"""A .gguf file of the llama architecture as a source: dequantized, under Hugging Face names and layouts.
+
+It does not write .gguf files, and refuses what its metadata cannot express exactly.
+Source: llama.cpp, convert_hf_to_gguf.py (LlamaModel) and gguf-py, constants.py.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+
+from builders.families.base import Family
+from builders.families.reading import ConfigReader
+from builders.families.registry import find_family
+from builders.sources.base import refuse_lfs_pointer
+from builders.sources.gguf_metadata import read_hf_config
+from builders.sources.mapped_file import MappedFile
+from builders.sources.tokenizer_files import convert_tokenizer, remove_volatile_keys
+from builders.torch_types import TORCH_DTYPES
+from tpforge.dtypes import DType
+from tpforge.errors import InputRefused
+from tpforge.model import ModelSpec
+
+_MAGIC = b"GGUF"
+_PLAIN = {"F32": DType.FLOAT32, "F16": DType.FLOAT16, "BF16": DType.BFLOAT16}
+_GLOBAL_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+# Read into config.json's rope_scaling, so not a tensor of the model.
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Where one tensor lies: its ggml type, Hugging Face shape, and bytes [start, start + size)."""
+
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class GgufSource:
+    """An open .gguf file; see `builders.sources.base.Source`."""
+
+    location: str
+    path: Path
+    license: str | None
+    spec: ModelSpec
+    family: Family
+    tensors: dict[str, GgufTensor]
+    file: MappedFile
+    kind: Literal["gguf"] = "gguf"
+    revision: None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor, [out, in]."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
+    def dtypes(self) -> dict[str, DType]:
+        """The type in which `read` gives each tensor: quantized ones come as float32."""
+        return {name: _PLAIN.get(tensor.kind, DType.FLOAT32) for name, tensor in self.tensors.items()}
+
+    @property
+    def input_files(self) -> tuple[Path, ...]:
+        """The file itself."""
+        return (self.path,)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many weights were dequantized."""
+        kinds = [tensor.kind for tensor in self.tensors.values() if tensor.kind not in _PLAIN]
+        if not kinds:
+            return ()
+        return (f"{len(kinds)} tensors of types {', '.join(sorted(set(kinds)))} dequantized",)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, dequantized; rows of q and k in Hugging Face's order."""
+        tensor = _read_tensor(self.file, self.tensors[name])
+        attention = self.spec.attention
+        if ".q_proj." in name:
+            return unpermute(tensor, num_heads=attention.num_heads)
+        if ".k_proj." in name:
+            return unpermute(tensor, num_heads=attention.num_kv_heads)
+        return tensor
+
+    def write_tokenizer(self, out: Path) -> None:
+        """Write the tokenizer that the metadata describes, by transformers' reading of it."""
+        convert_tokenizer(self.path.parent, out, gguf_file=self.path.name)
+        remove_volatile_keys(out / "tokenizer_config.json")
+
+    def close(self) -> None:
+        """Release the mapped file."""
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_gguf(path: Path, *, location: str) -> GgufSource:
+    """Open a .gguf file.
+
+    Raises:
+        InputRefused: not a whole .gguf file, of another architecture, or with tensors that are unknown.
+    """
+    file = MappedFile(path)
+    try:
+        reader = _reader(file)
+        fields = {name: field for name, field in reader.fields.items()}
+        tensors = _tensors(reader, file)
+        factors = tensors.pop(ROPE_FACTORS, None)
+        config = read_hf_config(
+            fields,
+            shapes={name: tensor.shape for name, tensor in tensors.items()},
+            rope_factors=None if factors is None else _read_tensor(file, factors).tolist(),
+            where=str(path),
+        )
+        family = find_family(config["architectures"], where=str(path))
+        spec = family.read_model(ConfigReader(config, where=str(path), weight_dtype=_auto_dtype(tensors)))
+    except InputRefused:
+        file.close()
+        raise
+    license_field = fields.get("general.license")
+    return GgufSource(
+        location=location,
+        path=path,
+        license=str(license_field.contents()) if license_field is not None else None,
+        spec=spec,
+        family=family,
+        tensors=tensors,
+        file=file,
+    )
+
+
+def unpermute(tensor: torch.Tensor, *, num_heads: int) -> torch.Tensor:
+    """Undo llama.cpp's permutation of the rows of a q or k projection (or bias).
+
+    llama.cpp interleaves the two halves of each head, because it rotates neighbouring pairs.
+    """
+    rows = tensor.shape[0]
+    pairs = tensor.reshape(num_heads, rows // num_heads // 2, 2, *tensor.shape[1:])
+    return pairs.transpose(1, 2).reshape(tensor.shape)
+
+
+def _reader(file: MappedFile) -> Any:
+    refuse_lfs_pointer(file.path, file.bytes(0, 64))
+    magic = file.bytes(0, 4)
+    if magic != _MAGIC:
+        raise InputRefused(f"{file.path}: found first bytes {magic!r}, expected {_MAGIC!r}: not a .gguf file")
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(file.path)
+    # gguf-py has no exception of its own: these come of reading beyond the end, or of broken fields.
+    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, MemoryError) as error:
+        raise InputRefused(
+            f"{file.path}: truncated or broken ({type(error).__name__}: {error}): "
+            f"found {file.size} bytes; download it again"
+        ) from error
+
+
+def _tensors(reader: Any, file: MappedFile) -> dict[str, GgufTensor]:
+    """Every tensor under its Hugging Face name; gguf lists sizes from the innermost."""
+    tensors: dict[str, GgufTensor] = {}
+    problems = []
+    end = 0
+    for found in reader.tensors:
+        name = found.name if found.name == ROPE_FACTORS else _hf_name(found.name)
+        if name is None:
+            problems.append(f"{found.name}: unknown to the llama architecture")
+            continue
+        tensors[name] = GgufTensor(
+            kind=found.tensor_type.name,
+            shape=tuple(int(size) for size in reversed(found.shape)),
+            start=int(found.data_offset),
+            size=int(found.n_bytes),
+        )
+        end = max(end, tensors[name].start + tensors[name].size)
+    if problems:
+        raise InputRefused.listing(f"{file.path}: tensors that cannot be converted:", problems)
+    if file.size < end:
+        raise InputRefused(f"{file.path}: truncated: found {file.size} bytes, expected {end}")
+    return tensors
+
+
+def _hf_name(name: str) -> str | None:
+    match = _LAYER_NAME.fullmatch(name)
+    if match is None:
+        return _GLOBAL_NAMES.get(name)
+    layer, role, suffix = match.groups()
+    return f"model.layers.{layer}.{_LAYER_NAMES[role]}.{suffix}" if role in _LAYER_NAMES else None
+
+
+def _read_tensor(file: MappedFile, tensor: GgufTensor) -> torch.Tensor:
+    if tensor.kind in _PLAIN:
+        dtype = TORCH_DTYPES[_PLAIN[tensor.kind]]
+        flat = file.tensor(tensor.start, count=tensor.size // dtype.itemsize, dtype=dtype)
+        return flat.reshape(tensor.shape)
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    raw = file.tensor(tensor.start, count=tensor.size, dtype=torch.uint8).numpy()
+    try:
+        values = dequantize(raw.reshape(tensor.shape[0], -1), GGMLQuantizationType[tensor.kind])
+    except NotImplementedError:
+        raise InputRefused(
+            f"{file.path}: type {tensor.kind} cannot be dequantized by gguf-py; use another file"
+        ) from None
+    return torch.from_numpy(values).reshape(tensor.shape)
+
+
+def _auto_dtype(tensors: dict[str, GgufTensor]) -> DType:
+    """The type of the matrices when they are not quantized, else bfloat16."""
+    kinds = [tensor.kind for tensor in tensors.values() if len(tensor.shape) > 1]
+    most = max(sorted(set(kinds)), key=kinds.count) if kinds else "F32"
+    return _PLAIN.get(most, DType.BFLOAT16)

@@ -1,0 +1,70 @@
+"""A model of the Hugging Face hub as a source: downloads a snapshot, then opens it as a directory.
+
+It downloads safetensors, JSON and tokenizer files only, and keeps them in huggingface_hub's own cache.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builders.sources.huggingface import HuggingFaceSource, open_directory
+from tpforge.errors import EnvironmentUnusable, InputRefused
+
+_PATTERNS = (
+    "*.json",
+    "*.jinja",
+    "*.safetensors",
+    "tokenizer.model",
+    "README.md",
+)
+# Subfolders hold other formats (onnx/, original/), which are never read.
+_IGNORED = ("*/*",)
+
+
+def open_hub(repository: str, *, location: str, revision: str | None) -> HuggingFaceSource:
+    """Download (or find in the cache) ``org/name`` at a revision, by default the newest, and open it.
+
+    Raises:
+        InputRefused: there is no such model or revision, or it needs a permission that is not there.
+        EnvironmentUnusable: the hub cannot be reached and the cache does not hold it.
+    """
+    return open_directory(_download(repository, revision=revision), location=location, kind="hub")
+
+
+def _download(repository: str, *, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = f"{repository}@{revision}" if revision else repository
+    advice = "or download it elsewhere and give its directory, as in: --model ./path/to/directory"
+    try:
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=list(_PATTERNS),
+            ignore_patterns=list(_IGNORED),
+        )
+    except GatedRepoError as error:
+        raise InputRefused(
+            f"{name}: is gated; accept its terms on its page and log in with `hf auth login`, {advice}"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputRefused(f"{name}: the hub has the model, but not this revision; {advice}") from error
+    except RepositoryNotFoundError as error:
+        raise InputRefused(
+            f"{name}: the hub has no such model, or it is private (`hf auth login`); "
+            f"there is no such directory either; check the name, {advice}"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise EnvironmentUnusable(
+            f"{name}: the hub cannot be reached and the local cache does not hold the model "
+            f"({type(error).__name__}); connect to the network, {advice}"
+        ) from error
+    return Path(folder)

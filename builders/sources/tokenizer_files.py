@@ -1,0 +1,89 @@
+"""Copies or makes the tokenizer files that go into an engine, without running anything of the checkpoint.
+
+It does not tokenize.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from builders.sources.json_files import read_json_object
+from tpforge.errors import InputRefused
+
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+)
+# These say where the tokenizer was loaded from, or name code of the checkpoint, which is never run.
+_VOLATILE_KEYS = ("auto_map", "backend", "is_local", "local_files_only", "name_or_path")
+
+
+def find_tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The tokenizer files that `folder` holds."""
+    return tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy a Hugging Face directory's tokenizer; one without tokenizer.json is converted by transformers.
+
+    Raises:
+        InputRefused: there is no tokenizer, or transformers cannot convert it.
+    """
+    files = find_tokenizer_files(folder)
+    names = {path.name for path in files}
+    if not names & {"tokenizer.json", "tokenizer.model"}:
+        raise InputRefused(f"{folder}: found no tokenizer; expected tokenizer.json and tokenizer_config.json")
+    for path in files:
+        if path.suffix == ".json":
+            read_json_object(path)
+        shutil.copyfile(path, out / path.name)
+    if "tokenizer.json" not in names:
+        convert_tokenizer(folder, out)
+    remove_volatile_keys(out / "tokenizer_config.json")
+
+
+def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) -> None:
+    """Write a tokenizer that only transformers can read as tokenizer.json.
+
+    Raises:
+        InputRefused: transformers cannot; its own words are in the message.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    arguments: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **arguments
+        )
+        tokenizer.save_pretrained(str(out))
+    # transformers has no exception of its own: these are what its loaders raise for files they reject.
+    except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError, RuntimeError) as error:
+        where = folder / gguf_file if gguf_file else folder
+        raise InputRefused(
+            f"{where}: transformers cannot read its tokenizer ({type(error).__name__}: {error}); "
+            "add a tokenizer.json"
+        ) from error
+    if not (out / "tokenizer.json").is_file():
+        raise InputRefused(f"{folder}: its tokenizer has no tokenizer.json form; add a tokenizer.json")
+
+
+def remove_volatile_keys(path: Path) -> None:
+    """Rewrite a tokenizer_config.json without keys that depend on the machine or name code."""
+    if not path.is_file():
+        return
+    content = read_json_object(path)
+    kept = {key: value for key, value in content.items() if key not in _VOLATILE_KEYS}
+    if kept != content:
+        text = json.dumps(kept, indent=2, ensure_ascii=False, sort_keys=True)
+        path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,37 @@
+"""Named weight transforms that a family's table may ask for, applied to a whole source tensor before cuts.
+
+It does not cut or cast. A transform says what it does to the shape, so that plans are made without data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A change of a whole tensor, and the shape that comes of it."""
+
+    shape: Callable[[Shape], Shape]
+    tensor: Callable[[torch.Tensor], torch.Tensor]
+
+
+TRANSFORMS: dict[str, Transform] = {
+    # Conv1D of GPT-2 keeps weights as [in, out]; TensorRT-LLM wants [out, in].
+    "transpose": Transform(shape=lambda shape: shape[::-1], tensor=lambda tensor: tensor.T),
+}
+
+
+def transformed(tensor: torch.Tensor, name: str | None) -> torch.Tensor:
+    """`tensor` after the named transform; itself when `name` is None."""
+    return tensor if name is None else TRANSFORMS[name].tensor(tensor)
+
+
+def transformed_shape(shape: Shape, name: str | None) -> Shape:
+    """`shape` after the named transform; itself when `name` is None."""
+    return shape if name is None else TRANSFORMS[name].shape(shape)

@@ -1,0 +1,89 @@
+"""Writes safetensors rank files front to back, hashing on the way; the header is complete before any data.
+
+It does not decide what is in them. The folder is made atomic by the caller.
+Source: safetensors README, "Format".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpforge.dtypes import DType
+from tpforge.manifest import FileRecord
+from tpforge.sharding import RankTensor
+
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class RankFilePlan:
+    """One rank file before it is written: its tensors in order, its header, its size in bytes."""
+
+    name: str
+    tensors: tuple[RankTensor, ...]
+    header: bytes
+    size: int
+
+
+def plan_rank_file(name: str, tensors: tuple[RankTensor, ...], *, dtype: DType) -> RankFilePlan:
+    """Lay the tensors one after another behind a header that is padded to 8 bytes with spaces."""
+    entries = {}
+    offset = 0
+    for tensor in tensors:
+        stop = offset + math.prod(tensor.shape) * dtype.num_bytes
+        entries[tensor.name] = {
+            "dtype": dtype.safetensors,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, stop],
+        }
+        offset = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    header = len(text).to_bytes(8, "little") + text
+    return RankFilePlan(name=name, tensors=tensors, header=header, size=len(header) + offset)
+
+
+class HashingWriter:
+    """A new file that is written front to back; `close` gives its size and SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("xb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        self._digest.update(data)
+        rest = memoryview(data)
+        self._size += len(rest)
+        while rest:
+            written = os.write(self._file.fileno(), rest)
+            rest = rest[written:]
+
+    def close(self) -> FileRecord:
+        """Close the file; its record is relative to its folder."""
+        self._file.close()
+        return FileRecord(path=self._path.name, size=self._size, sha256=self._digest.hexdigest())
+
+
+def write_config(path: Path, config: dict[str, object]) -> FileRecord:
+    """Write a config.json as upstream does: four spaces, keys in the order given."""
+    return write_whole(path, [(json.dumps(config, indent=4) + "\n").encode()])
+
+
+def write_whole(path: Path, chunks: Iterable[bytes]) -> FileRecord:
+    """Write a file from chunks."""
+    writer = HashingWriter(path)
+    try:
+        for chunk in chunks:
+            writer.write(chunk)
+    finally:
+        record = writer.close()
+    return record
