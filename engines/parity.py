@@ -141,6 +141,7 @@ def _expectations(
 
 def _load_transformers(source_path: Path, manifest: Manifest) -> Any:
     """The source as a transformers model in float32, its weights rounded to the engine's dtype."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -151,7 +152,7 @@ def _load_transformers(source_path: Path, manifest: Manifest) -> Any:
         where = {"pretrained_model_name_or_path": source_path.parent, "gguf_file": source_path.name}
     try:
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
     rounded = getattr(torch, manifest.dtype.value)
     with torch.no_grad():

@@ -78,4 +78,6 @@ def test_norm_equals_transformers(dtype: torch.dtype) -> None:
     theirs = LlamaRMSNorm(64, eps=1e-5).to(dtype)
     with torch.no_grad():
         theirs.weight.copy_(torch.linspace(0.5, 1.5, 64))
-        torch.testing.assert_close(rms_norm(hidden, theirs.weight, 1e-5), theirs(hidden), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            rms_norm(hidden, theirs.weight, 1e-5), theirs(hidden), atol=1e-6, rtol=1e-6
+        )

@@ -19,7 +19,9 @@ def test_defaults_take_the_most_probable_token() -> None:
     assert sampler().pick(LOGITS) == (1, 0.0)
 
 
-@pytest.mark.parametrize("options", [{"top_k": 1}, {"temperature": 0.0, "top_k": 50}, {"top_k": 1, "top_p": 0.9}])
+@pytest.mark.parametrize(
+    "options", [{"top_k": 1}, {"temperature": 0.0, "top_k": 50}, {"top_k": 1, "top_p": 0.9}]
+)
 def test_top_k_one_and_temperature_zero_are_greedy(options: dict[str, float]) -> None:
     assert [sampler(seed=seed, **options).pick(LOGITS)[0] for seed in range(20)] == [1] * 20
 

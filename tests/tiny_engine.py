@@ -1,0 +1,62 @@
+"""Tiny engines built from tiny checkpoints by the real converter, for tests of runtime and proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from builders.convert import convert
+from builders.sources import open_source
+from engines.store import write_manifest
+from tests.tiny import write_tiny_llama
+from tpforge import __version__
+from tpforge.dtypes import DType
+from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
+from tpforge.mapping import Mapping
+
+
+def write_tiny_engine(
+    folder: Path,
+    *,
+    tp_size: int = 1,
+    pp_size: int = 1,
+    dtype: DType | None = None,
+    parallel_embedding_dim: int | None = None,
+    limits: Limits | None = None,
+    **checkpoint: Any,
+) -> tuple[Path, Manifest, Path]:
+    """Write folder/source and folder/engine; give the engine, its manifest and the source."""
+    source_dir = write_tiny_llama(folder / "source", **checkpoint)
+    engine = folder / "engine"
+    (engine / "checkpoint").mkdir(parents=True)
+    (engine / "tokenizer").mkdir()
+    mapping = Mapping(tp_size=tp_size, pp_size=pp_size)
+    with open_source(str(source_dir)) as source:
+        conversion = convert(
+            source,
+            mapping=mapping,
+            dtype=dtype,
+            pad=True,
+            parallel_embedding_dim=parallel_embedding_dim,
+            out=engine / "checkpoint",
+        )
+        source.write_tokenizer(engine / "tokenizer")
+        manifest = Manifest(
+            name="tiny",
+            tpforge_version=__version__,
+            runtime="reference",
+            source=SourceRecord(kind="huggingface", location=str(source_dir), files=conversion.input_files),
+            model=source.spec,
+            mapping=mapping,
+            padding=conversion.plan.padding,
+            parallel_embedding_dim=parallel_embedding_dim,
+            dtype=conversion.dtype,
+            limits=limits or Limits(max_batch_size=4, max_input_len=256, max_seq_len=320),
+            files=tuple(
+                FileRecord(path=f"checkpoint/{file.path}", size=file.size, sha256=file.sha256)
+                for file in conversion.files
+            ),
+            command=("test",),
+        )
+    write_manifest(engine, manifest)
+    return engine, manifest, source_dir
