@@ -6,6 +6,7 @@ after the new one is complete. A killed run leaves a hidden sibling, which the n
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -19,6 +20,9 @@ from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.manifest import FileRecord
 
 _HASH_CHUNK = 1 << 20
+# linux/fs.h and fcntl.h
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 @contextmanager
@@ -120,15 +124,34 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _swap(temporary: Path, final: Path) -> None:
-    """Put `temporary` in the place of `final`; the old folder is removed last."""
-    old = final.parent / f".{final.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
+    """Put `temporary` in the place of `final` in one step; the old folder is removed last."""
     if final.exists():
-        final.rename(old)
-    temporary.rename(final)
+        _exchange(temporary, final)
+    else:
+        temporary.rename(final)
     descriptor = os.open(final.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two paths, so that at no moment either is missing.
+
+    A file system without renameat2's exchange (some network ones) gets two renames instead: killed
+    between them, it keeps both folders under the hidden names.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    old, new = os.fsencode(first), os.fsencode(second)
+    if libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        raise OSError(code, os.strerror(code), str(second))
+    aside = second.parent / f".{second.name}.old"
+    shutil.rmtree(aside, ignore_errors=True)
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)
