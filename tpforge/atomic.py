@@ -36,9 +36,7 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
     refuse_existing(final, force=force)
     with os_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(final.parent / f".{final.name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        _lock(lock, final)
+    with _locked(final):
         temporary = final.parent / f".{final.name}.partial"
         with os_errors(final):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -51,9 +49,6 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    finally:
-        (final.parent / f".{final.name}.lock").unlink(missing_ok=True)
-        os.close(lock)
 
 
 def refuse_existing(final: Path, *, force: bool) -> None:
@@ -106,11 +101,23 @@ def os_errors(path: Path) -> Iterator[None]:
         raise EnvironmentUnusable(f"{error.filename or path}: {remedies[error.errno]}") from error
 
 
-def _lock(descriptor: int, final: Path) -> None:
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    """Hold the one right to write `final`; the lock ends with the process, however it ends."""
+    path = final.parent / f".{final.name}.lock"
+    with os_errors(final):
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait for it to end") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait for it to end") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_tree(folder: Path) -> None:
