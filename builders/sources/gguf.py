@@ -136,7 +136,7 @@ def open_gguf(path: Path, *, location: str) -> GgufSource:
     file = MappedFile(path)
     try:
         reader = _reader(file)
-        fields = {name: field for name, field in reader.fields.items()}
+        fields = dict(reader.fields)
         tensors = _tensors(reader, file)
         factors = tensors.pop(ROPE_FACTORS, None)
         config = read_hf_config(

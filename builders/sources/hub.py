@@ -43,7 +43,7 @@ def _download(repository: str, *, revision: str | None) -> Path:
     )
 
     name = f"{repository}@{revision}" if revision else repository
-    advice = "or download it elsewhere and give its directory, as in: --model ./path/to/directory"
+    advice = "or download it elsewhere and give its directory instead, in the form ./path/to/model"
     try:
         folder = snapshot_download(
             repository,

@@ -1,0 +1,146 @@
+"""Proof that rank files hold exactly the source: shards are put back together and compared bit for bit.
+
+It derives where everything must lie from the written config.json and the rules of the format, and never
+from the spans that `convert` followed; `reassemble` undoes the cuts.
+Source: TensorRT-LLM 1.2, models/convert_utils.py (split, dup_kv_weight) and mapping.py (pp_layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from builders.reassemble import CheckpointSizes, reassemble, split_joined
+from builders.sources.base import Source
+from builders.sources.json_files import read_json_object
+from builders.sources.safetensors_reader import SafetensorsFile
+from builders.torch_types import cast
+from builders.transforms import transformed
+from tpforge.dtypes import DType
+from tpforge.errors import InputRefused
+from tpforge.sharding import Rule, ShardPlan, Stage
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """How many tensors of rank files were checked, and what was wrong; nothing, when it is empty."""
+
+    num_tensors: int
+    problems: tuple[str, ...]
+
+
+def verify_shards(source: Source, checkpoint: Path, *, plan: ShardPlan, dtype: DType) -> ShardReport:
+    """Compare a checkpoint folder with its source, every tensor of every rank.
+
+    A problem of the folder is reported, not raised; one of the source is raised.
+    """
+    try:
+        config = read_json_object(checkpoint / "config.json")
+    except InputRefused as error:
+        return ShardReport(num_tensors=0, problems=(str(error),))
+    problems = list(_compare_config(config, source.family.target_config(plan, dtype=dtype)))
+    problems += _stray_files(checkpoint, plan)
+    if problems:
+        return ShardReport(num_tensors=0, problems=tuple(sorted(problems)))
+    with ExitStack() as stack:
+        ranks = []
+        for rank in range(plan.mapping.world_size):
+            try:
+                ranks.append(SafetensorsFile(checkpoint / f"rank{rank}.safetensors"))
+            except InputRefused as error:
+                return ShardReport(num_tensors=0, problems=(str(error),))
+            stack.callback(ranks[-1].close)
+        problems = _compare_names(source, ranks, plan=plan)
+        problems += list(_compare_tensors(source, ranks, plan=plan, dtype=dtype))
+        num_tensors = sum(len(rank.entries) for rank in ranks)
+    return ShardReport(num_tensors=num_tensors, problems=tuple(problems))
+
+
+def _compare_config(found: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
+    for key, value in expected.items():
+        if key not in found:
+            yield f"config.json: {key}: missing"
+        elif found[key] != value:
+            yield f"config.json: {key}: found {found[key]!r}, expected {value!r}"
+    yield from (f"config.json: {key}: not expected" for key in found if key not in expected)
+
+
+def _stray_files(checkpoint: Path, plan: ShardPlan) -> Iterator[str]:
+    expected = {"config.json", *(f"rank{rank}.safetensors" for rank in range(plan.mapping.world_size))}
+    found = {path.name for path in checkpoint.iterdir()}
+    yield from (f"{name}: missing" for name in expected - found)
+    yield from (f"{name}: does not belong to this checkpoint" for name in found - expected)
+
+
+def _stage_layers(plan: ShardPlan, stage: int) -> range:
+    """The layers of a stage, counted one by one: the first stages take one more of the remainder."""
+    counts = [0] * plan.mapping.pp_size
+    for layer in range(plan.model.num_layers):
+        counts[layer % plan.mapping.pp_size] += 1
+    first = sum(counts[:stage])
+    return range(first, first + counts[stage])
+
+
+def _targets(source: Source, *, plan: ShardPlan, stage: int) -> Iterator[tuple[Rule, str, int]]:
+    """(rule, target name, global layer) of all tensors that each rank of a stage must hold."""
+    for rule in source.family.rules(plan):
+        if rule.stage is Stage.LAYER:
+            for local, layer in enumerate(_stage_layers(plan, stage)):
+                yield rule, rule.target.format(layer=local), layer
+        elif stage == (0 if rule.stage is Stage.FIRST else plan.mapping.pp_size - 1):
+            yield rule, rule.target, 0
+
+
+def _compare_names(source: Source, ranks: list[SafetensorsFile], *, plan: ShardPlan) -> list[str]:
+    problems = []
+    for rank, file in enumerate(ranks):
+        stage = rank // plan.mapping.tp_size
+        expected = {name for _, name, _ in _targets(source, plan=plan, stage=stage)}
+        found = set(file.entries)
+        problems += [f"rank{rank}: {name}: missing" for name in sorted(expected - found)]
+        problems += [f"rank{rank}: {name}: not expected" for name in sorted(found - expected)]
+    return problems
+
+
+def _compare_tensors(
+    source: Source, ranks: list[SafetensorsFile], *, plan: ShardPlan, dtype: DType
+) -> Iterator[str]:
+    sizes = CheckpointSizes.of(plan)
+    for stage in range(plan.mapping.pp_size):
+        first = stage * plan.mapping.tp_size
+        stage_ranks = ranks[first : first + plan.mapping.tp_size]
+        for rule, target, layer in _targets(source, plan=plan, stage=stage):
+            if all(target in file.entries for file in stage_ranks):
+                shards = [file.read(target) for file in stage_ranks]
+                for problem in _compare(source, rule, layer, shards, sizes=sizes, dtype=dtype):
+                    yield f"rank{first}-{first + len(shards) - 1}: {target}: {problem}"
+
+
+def _compare(
+    source: Source,
+    rule: Rule,
+    layer: int,
+    shards: list[torch.Tensor],
+    *,
+    sizes: CheckpointSizes,
+    dtype: DType,
+) -> Iterator[str]:
+    """What is wrong with one target tensor over the ranks of a stage."""
+    types = {DType(str(shard.dtype).removeprefix("torch.")) for shard in shards}
+    if types != {dtype}:
+        yield f"found type {', '.join(sorted(types))}, expected {dtype}"
+        return
+    cuts = [part.cut for part in rule.parts]
+    pieces = split_joined(shards, cuts, sizes=sizes)
+    if pieces is None:
+        yield f"found shapes {[list(shard.shape) for shard in shards]}, which the format does not have"
+        return
+    for part, parts in zip(rule.parts, pieces, strict=True):
+        name = part.source.format(layer=layer)
+        expected = cast(transformed(source.read(name), part.transform), dtype, name=name)
+        yield from reassemble(parts, part.cut, sizes=sizes).differences(expected, name=name)
