@@ -81,7 +81,7 @@ def check_files(engine_dir: Path, manifest: Manifest) -> list[str]:
 
 
 def list_engines(root: Path) -> list[tuple[Path, Manifest]]:
-    """The engine folders `root`/NAME/engine and their manifests, by name; folders without one are passed over.
+    """The engine folders `root`/NAME/engine with their manifests, by name.
 
     Raises:
         InputRefused: an engine.json is broken.

@@ -1,1 +1,1 @@
-"""The command line: parse, call one function of `pipeline`, print. Nobody imports it but `tpforge.__main__`."""
+"""The command line: a command parses, calls one function, prints. Only `tpforge.__main__` imports it."""

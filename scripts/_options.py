@@ -1,26 +1,31 @@
 """The options that several commands share: the same word means the same thing everywhere.
 
-It does not act on them.
+It does not act on them: `engine_recipe` turns the values into the record that `pipeline` takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., object])
-Decorator = Callable[[Command], Command]
+from tpforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from tpforge.recipe import EngineRecipe
+
+Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 
 SIZE = click.IntRange(min=1)
 
 
-def options(*decorators: Decorator[Command]) -> Decorator[Command]:
+def options(*decorators: Decorator) -> Decorator:
     """Several option decorators as one, in the order in which --help lists them."""
 
-    def apply(function: Command) -> Command:
+    def apply(function: Function) -> Function:
         for decorator in reversed(decorators):
             function = decorator(function)
         return function
@@ -40,12 +45,12 @@ FORCE = click.option("--force", is_flag=True, help="Replace an existing output."
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 
 
-def out(help_text: str) -> Decorator[Command]:
+def out(help_text: str) -> Decorator:
     """`--out PATH` with the default named in the help."""
     return click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help=help_text)
 
 
-def sharding() -> Decorator[Command]:
+def sharding() -> Decorator:
     """How the model is divided over ranks."""
     return options(
         click.option("--tp", type=SIZE, default=1, show_default=True, help="Tensor-parallel size."),
@@ -63,19 +68,21 @@ def sharding() -> Decorator[Command]:
         ),
         click.option(
             "--parallel-embedding",
-            type=click.Choice(["0", "1"]),
-            help="Divide the embedding by vocabulary (0) or by hidden size (1).  [default: whole on each rank]",
+            type=click.Choice([0, 1]),
+            help="Divide the embedding by vocabulary (0) or hidden size (1).  [default: not divided]",
         ),
     )
 
 
-def limits() -> Decorator[Command]:
+def limits() -> Decorator:
     """What a server of the engine accepts, and which runtime runs it."""
     return options(
         click.option(
             "--max-batch-size", type=SIZE, default=8, show_default=True, help="Requests in flight at once."
         ),
-        click.option("--max-input-len", type=SIZE, help="Tokens of a prompt.  [default: half of max-seq-len]"),
+        click.option(
+            "--max-input-len", type=SIZE, help="Tokens of a prompt.  [default: half of max-seq-len]"
+        ),
         click.option(
             "--max-seq-len",
             type=SIZE,
@@ -91,7 +98,7 @@ def limits() -> Decorator[Command]:
     )
 
 
-def server() -> Decorator[Command]:
+def server() -> Decorator:
     """Where and how Triton runs."""
     return options(
         click.option(
@@ -115,3 +122,22 @@ def server() -> Decorator[Command]:
             help="Seconds for all models to load.",
         ),
     )
+
+
+def engine_recipe(model: str, values: dict[str, Any]) -> EngineRecipe:
+    """The record for the values of `sharding`, with those of `limits` and `--name` where they are given.
+
+    Raises:
+        UsageError: a value that click let pass is wrong, such as a name that cannot be a folder's.
+    """
+    from pydantic import ValidationError
+
+    from tpforge.recipe import EngineRecipe, LimitsRecipe
+
+    limits = {key: value for key, value in values.items() if key in LimitsRecipe.model_fields}
+    others = {key: value for key, value in values.items() if key not in limits}
+    try:
+        return EngineRecipe.model_validate({"model": model, "limits": limits, **others})
+    except ValidationError as error:
+        problems = [f"--{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
+        raise UsageError("; ".join(problems)) from error

@@ -19,10 +19,10 @@ class Output:
     With `as_json`, `result` prints nothing: stdout belongs to the one object that `record` prints.
     """
 
-    def __init__(self, *, as_json: bool = False, out: TextIO | None = None, err: TextIO | None = None) -> None:
+    def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
-        self._out = out if out is not None else sys.stdout
-        self._err = err if err is not None else sys.stderr
+        self._out: TextIO = sys.stdout
+        self._err: TextIO = sys.stderr
         self._on_line = False
 
     def result(self, text: str) -> None:

@@ -12,7 +12,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 # A marker that is never true leaves a package, and what it alone needs, out.
 never='sys_platform == "never"'
-for package in torch aiohttp gevent geventhttpclient pyzmq sh wrapt typing-inspect importlib-metadata; do
+for package in torch aiohttp gevent geventhttpclient greenlet pyzmq sh wrapt typing-inspect importlib-metadata; do
     echo "$package; $never"
 done >"$scratch/overrides.txt"
 

@@ -1,4 +1,4 @@
-"""Refuses to run when `builders`, `engines`, `triton_repo` or `scripts` are not the ones installed with tpforge.
+"""Refuses to run when a package such as `builders` is not the one that was installed with tpforge.
 
 Their names are common: a folder of the same name in the current directory, or another distribution, may
 come first on the import path. It imports none of them: it only asks where they would come from.

@@ -1,0 +1,61 @@
+"""`tpforge build`: a model as an engine folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts import _options
+from scripts._output import Output
+from scripts._plans import print_plan
+from tpforge.units import format_bytes
+
+
+@click.command("build")
+@_options.MODEL
+@_options.sharding()
+@_options.limits()
+@click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
+@_options.out("Where to write.  [default: out/NAME/engine]")
+@_options.FORCE
+@_options.DRY_RUN
+@_options.JSON
+@_options.DEBUG
+def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
+    """Make an engine folder; converts first when needed.
+
+    MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. An engine that is
+    there already, made of the same files with the same options, is kept as it is.
+    """
+    from scripts import pipeline
+
+    output = Output(as_json=as_json)
+    recipe = _options.engine_recipe(model, values)
+    if dry_run:
+        print_plan(output, pipeline.plan_engine(recipe, out=out))
+        return
+    built = pipeline.build_engine(recipe, out=out, force=force, progress=output.progress)
+    manifest = built.manifest
+    for note in built.notes:
+        output.note(f"note: {note}")
+    for name, reason in manifest.dropped_tensors.items():
+        output.note(f"left out: {name}: {reason}")
+    if built.reused:
+        output.note("unchanged: the same model and options; kept as it is (--force builds it again)")
+    size = format_bytes(sum(file.size for file in manifest.files))
+    mapping = manifest.mapping
+    output.result(
+        f"{built.places.engine}: tp={mapping.tp_size} pp={mapping.pp_size} {manifest.dtype}, "
+        f"{mapping.world_size} ranks, {size}"
+    )
+    output.record(
+        "build",
+        {
+            "path": str(built.places.engine),
+            "reused": built.reused,
+            "notes": list(built.notes),
+            "engine": manifest.model_dump(mode="json"),
+        },
+    )

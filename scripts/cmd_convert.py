@@ -1,0 +1,54 @@
+"""`tpforge convert`: a TensorRT-LLM checkpoint, without the engine around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts import _options
+from scripts._output import Output
+from scripts._plans import print_plan
+from tpforge.units import format_bytes
+
+
+@click.command("convert")
+@_options.MODEL
+@_options.sharding()
+@_options.out("Where to write.  [default: out/NAME-tpN/checkpoint]")
+@_options.FORCE
+@_options.DRY_RUN
+@_options.JSON
+@_options.DEBUG
+def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
+    """Write a TensorRT-LLM checkpoint: config.json and a file a rank.
+
+    MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`.
+    """
+    from scripts import pipeline
+
+    output = Output(as_json=as_json)
+    recipe = _options.engine_recipe(model, values)
+    if dry_run:
+        print_plan(output, pipeline.plan_checkpoint(recipe, out=out))
+        return
+    output.progress(f"converting {model}")
+    folder, conversion = pipeline.convert_checkpoint(recipe, out=out, force=force)
+    for note in conversion.notes:
+        output.note(f"note: {note}")
+    for name, reason in conversion.dropped.items():
+        output.note(f"left out: {name}: {reason}")
+    size = sum(file.size for file in conversion.files)
+    output.result(f"{folder}: {conversion.plan.mapping.world_size} ranks, {format_bytes(size)}")
+    output.record(
+        "checkpoint",
+        {
+            "path": str(folder),
+            "dtype": conversion.dtype.value,
+            "mapping": conversion.plan.mapping.model_dump(),
+            "files": [file.model_dump() for file in conversion.files],
+            "dropped_tensors": conversion.dropped,
+            "notes": list(conversion.notes),
+        },
+    )

@@ -1,0 +1,144 @@
+"""`tpforge engines`: the engine folders that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scripts import _options
+from scripts._output import Output, table
+from tpforge.errors import UsageError, VerificationFailed
+from tpforge.units import format_bytes
+
+
+@click.group("engines")
+@_options.DEBUG
+def command() -> None:
+    """List, show, check or remove engine folders."""
+
+
+ROOT = click.option(
+    "--out",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    metavar="DIR",
+    help="The folder that holds the engines.",
+)
+
+
+@command.command("list")
+@ROOT
+@_options.JSON
+@_options.DEBUG
+def list_(root: Path, as_json: bool) -> None:
+    """List the engines under out/."""
+    from engines.store import list_engines
+
+    output = Output(as_json=as_json)
+    found = list_engines(root)
+    if not found:
+        output.note(f"no engines under {root}/")
+    rows = [
+        (
+            path.parent.name,
+            f"tp={manifest.mapping.tp_size} pp={manifest.mapping.pp_size}",
+            manifest.dtype.value,
+            format_bytes(sum(file.size for file in manifest.files)),
+            "no" if manifest.parity is None else ("yes" if manifest.parity.passed else "FAILED"),
+            str(path),
+        )
+        for path, manifest in found
+    ]
+    if rows:
+        output.result(table(rows, header=("name", "ranks", "dtype", "size", "verified", "path")))
+    output.record(
+        "engines",
+        {
+            "engines": [
+                {"path": str(path), "engine": manifest.model_dump(mode="json")} for path, manifest in found
+            ]
+        },
+    )
+
+
+@command.command("show")
+@_options.ENGINE
+@_options.JSON
+@_options.DEBUG
+def show(engine: str | None, as_json: bool) -> None:
+    """Show what an engine is made of and what was proven of it."""
+    from engines.store import read_manifest
+    from scripts.cmd_verify import parity_rows
+    from scripts.locations import find_engine
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    manifest = read_manifest(places.engine)
+    rows = [
+        ("path", str(places.engine)),
+        ("name", manifest.name),
+        ("made by", f"tpforge {manifest.tpforge_version}: {' '.join(manifest.command)}"),
+        ("source", f"{manifest.source.kind} {manifest.source.location}"),
+        ("revision", manifest.source.revision or "unknown"),
+        ("license", manifest.source.license or "not declared"),
+        ("architecture", manifest.model.architecture),
+        ("ranks", f"tp={manifest.mapping.tp_size} pp={manifest.mapping.pp_size}"),
+        ("dtype", manifest.dtype.value),
+        ("runtime", manifest.runtime),
+        *((name, str(value)) for name, value in manifest.limits.model_dump().items()),
+        *(("padding", note) for note in manifest.padding.notes),
+        *(("file", f"{file.path}  {format_bytes(file.size)}") for file in manifest.files),
+    ]
+    rows += parity_rows(manifest.parity) if manifest.parity else [("verdict", "not verified yet")]
+    output.result(table(rows, header=("what", "value")))
+    output.record("engine", {"path": str(places.engine), "engine": manifest.model_dump(mode="json")})
+
+
+@command.command("verify")
+@_options.ENGINE
+@_options.JSON
+@_options.DEBUG
+def verify(engine: str | None, as_json: bool) -> None:
+    """Check that the files of an engine are still those that were built: size and SHA-256."""
+    from engines.store import check_files, read_manifest
+    from scripts.locations import find_engine
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    manifest = read_manifest(places.engine)
+    problems = check_files(places.engine, manifest)
+    output.record(
+        "file check",
+        {"path": str(places.engine), "num_files": len(manifest.files), "problems": problems},
+    )
+    if problems:
+        raise VerificationFailed(
+            "\n  ".join([f"{places.engine}: the files are not those that were built:", *problems])
+        )
+    output.result(f"{places.engine}: {len(manifest.files)} files, all as built")
+
+
+@command.command("rm")
+@click.argument("engines", metavar="ENGINE...", nargs=-1, required=True)
+@_options.DRY_RUN
+@_options.JSON
+@_options.DEBUG
+def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Remove engines, with the repository and the logs that were derived from them."""
+    from engines.store import read_manifest
+    from scripts import pipeline, serving
+    from scripts.locations import find_engine
+
+    output = Output(as_json=as_json)
+    found = [find_engine(engine) for engine in engines]
+    for places in found:
+        read_manifest(places.engine)
+        if serving.is_running(places):
+            raise UsageError(f"{places.engine}: its server runs; stop it first: tpforge stop {places.engine}")
+    removed = [] if dry_run else [path for places in found for path in pipeline.remove(places)]
+    for path in [places.engine for places in found] if dry_run else removed:
+        output.result(f"{'would remove' if dry_run else 'removed'} {path}")
+    output.record("removal", {"dry_run": dry_run, "removed": [str(path) for path in removed]})
