@@ -1,4 +1,4 @@
-"""Measures conversion of a 1 GB llama-shaped checkpoint at tp=4 against `cp` + `sync` of the same output bytes.
+"""Measures conversion of a 1 GB llama-shaped checkpoint at tp=4 against `cp` + `sync` of its output.
 
 It proves nothing about correctness. Run it as: python benchmarks/convert.py [--rounds N] [--folder DIR]
 Each round converts in a fresh process (open, audit, hash inputs, write, hash outputs, fsync, rename), then

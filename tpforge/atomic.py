@@ -33,12 +33,15 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
         InputRefused: `final` exists and `force` is not given.
         EnvironmentUnusable: it cannot be written: permission, disk full, or another run is writing it.
     """
+    final = final.absolute()
     refuse_existing(final, force=force)
     with os_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
     with _locked(final):
         temporary = final.parent / f".{final.name}.partial"
         with os_errors(final):
+            _finish_killed_exchange(final)
+            refuse_existing(final, force=force)
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         try:
@@ -52,9 +55,20 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def refuse_existing(final: Path, *, force: bool) -> None:
-    """Raise InputRefused when `final` exists and may not be replaced."""
-    if final.exists() and not force:
+    """Raise InputRefused when `final` exists and may not be replaced.
+
+    A file, a link, or a folder that the current directory lies in is not replaced even with `force`.
+    """
+    with os_errors(final):
+        exists = os.path.lexists(final)
+    if not exists:
+        return
+    if not force:
         raise InputRefused(f"{final}: exists already; give another --out, or --force to replace it")
+    if final.is_symlink() or not final.is_dir():
+        raise InputRefused(f"{final}: is not a folder, so --force does not replace it; give another --out")
+    if Path.cwd().is_relative_to(final.resolve()):
+        raise InputRefused(f"{final}: holds the current directory, so --force does not replace it")
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -106,17 +120,25 @@ def _locked(final: Path) -> Iterator[None]:
     """Hold the one right to write `final`; the lock ends with the process, however it ends."""
     path = final.parent / f".{final.name}.lock"
     with os_errors(final):
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        descriptor = _open_lock(path, final)
     try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, final: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait for it to end") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
+        # Its last holder may have removed the file between our open and our lock: then it guards nothing.
+        if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
         os.close(descriptor)
 
 
@@ -148,7 +170,7 @@ def _exchange(first: Path, second: Path) -> None:
     """Exchange two paths, so that at no moment either is missing.
 
     A file system without renameat2's exchange (some network ones) gets two renames instead: killed
-    between them, it keeps both folders under the hidden names.
+    between them, it keeps the old folder under a hidden name, and the next run brings it back.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     old, new = os.fsencode(first), os.fsencode(second)
@@ -157,8 +179,19 @@ def _exchange(first: Path, second: Path) -> None:
     code = ctypes.get_errno()
     if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
         raise OSError(code, os.strerror(code), str(second))
-    aside = second.parent / f".{second.name}.old"
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _aside(second)
     second.rename(aside)
     first.rename(second)
     aside.rename(first)
+
+
+def _aside(final: Path) -> Path:
+    return final.parent / f".{final.name}.old"
+
+
+def _finish_killed_exchange(final: Path) -> None:
+    """Bring back the old folder when a run was killed between two renames of an exchange."""
+    aside = _aside(final)
+    if aside.exists() and not final.exists():
+        aside.rename(final)
+    shutil.rmtree(aside, ignore_errors=True)
