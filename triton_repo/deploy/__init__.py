@@ -1,1 +1,1 @@
-"""TODO."""
+"""Where a model repository is served: this machine, so far."""

@@ -1,0 +1,106 @@
+"""Opens the gRPC connection to a server, and turns what breaks on it into our errors.
+
+It sends nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
+
+# Without these a client that met a restarting server would wait up to two minutes before it tries again.
+_CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+class ServerUnreachable(EnvironmentUnusable):
+    """Nothing listens at the address, or the connection broke while a request was in flight."""
+
+
+class DeadlineExceeded(EnvironmentUnusable):
+    """The server did not finish a request in time."""
+
+
+class RequestRefused(InputRefused):
+    """The server answered with an error; the message is the server's, verbatim."""
+
+
+class RequestCancelled(EnvironmentUnusable):
+    """The request was cancelled by this client."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of a TLS connection; without root certificates the system's are used."""
+
+    root_certificates: Path | None = None
+    private_key: Path | None = None
+    certificate_chain: Path | None = None
+
+
+def open_channel(url: str, *, tls: Tls | None) -> Any:
+    """A channel to HOST:PORT; nothing is connected yet.
+
+    Raises:
+        UsageError: a file of `tls` cannot be read.
+    """
+    options = list(_CHANNEL_OPTIONS)
+    if url.rpartition(":")[0] in _LOOPBACK:
+        options.append(("grpc.enable_http_proxy", 0))  # http_proxy would be asked for localhost too.
+    if tls is None:
+        return grpc.insecure_channel(url, options=options)
+    return grpc.secure_channel(url, _credentials(tls), options=options)
+
+
+def check_url(url: str) -> str:
+    """HOST:PORT of a gRPC endpoint.
+
+    Raises:
+        UsageError: `url` is something else.
+    """
+    bare = url.removeprefix("grpc://")
+    if "//" in bare or ":" not in bare:
+        raise UsageError(f"{url!r} is not HOST:PORT of a gRPC endpoint, like localhost:8001")
+    return bare
+
+
+def _credentials(tls: Tls) -> Any:
+    contents = {}
+    for name in ("root_certificates", "private_key", "certificate_chain"):
+        path: Path | None = getattr(tls, name)
+        try:
+            contents[name] = path.read_bytes() if path is not None else None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    return grpc.ssl_channel_credentials(**contents)
+
+
+def translate(
+    error: Any, *, url: str, deadline_s: float
+) -> ServerUnreachable | DeadlineExceeded | RequestRefused | RequestCancelled:
+    """Our error for an error of gRPC."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"{url}: no complete answer within {deadline_s:g} s")
+    if code is grpc.StatusCode.CANCELLED:
+        return RequestCancelled(f"{url}: the request was cancelled")
+    if code in _LOST and "failed to connect" in details.lower():
+        return ServerUnreachable(
+            f"{url}: nothing answers there ({details}); start a server with `tpforge serve`, "
+            "or give the HOST:PORT of its gRPC port"
+        )
+    if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("["):
+        return ServerUnreachable(f"{url}: the connection to the server is lost: {details}")
+    return RequestRefused(details or str(code))

@@ -1,0 +1,171 @@
+"""Processes by identity and by mark: what a server started, is it still there, end all of it.
+
+A pid alone is recycled, so a record holds the start time too; and every process of a server carries the
+server's mark in its environment, so that none is missed and no other is hit. It supervises nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from tpforge.errors import EnvironmentUnusable
+from tpforge.records import Record
+
+MARK_VARIABLE = "TPFORGE_SERVER"
+"""Set to the server's mark in every process of a server; read from /proc, never by a program."""
+
+SHARED_MEMORY = Path("/dev/shm")
+_PROC = Path("/proc")
+_KILL_TIMEOUT_S = 10.0
+
+# Runs before the program, in its process: ask the kernel to kill it when the supervisor ends, however that
+# ends; then become the program. The supervisor may have ended before the request: its pid tells.
+_TIE_TO_PARENT = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+
+class ProcessId(Record):
+    """A process that cannot be mistaken for a later one with its pid: start time in ticks since boot."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+def identify(pid: int) -> ProcessId | None:
+    """The identity of a running process; None when it has ended, a zombie included."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name is in parentheses and may hold anything; after it come state (field 3) ... start time (22).
+    fields = text[text.rindex(")") + 2 :].split()
+    if fields[0] in ("Z", "X"):
+        return None
+    return ProcessId(pid=pid, start_ticks=int(fields[19]), boot_id=_boot_id())
+
+
+def is_alive(process: ProcessId) -> bool:
+    """Whether this very process runs, and not another one under its pid."""
+    return identify(process.pid) == process
+
+
+def send_signal(process: ProcessId, number: signal.Signals) -> bool:
+    """Signal a process if it is still the one meant; whether it was.
+
+    Raises:
+        EnvironmentUnusable: it belongs to another user.
+    """
+    if not is_alive(process):
+        return False
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        raise EnvironmentUnusable(
+            f"process {process.pid} belongs to another user; stop it as that user, or as root"
+        ) from None
+    return True
+
+
+def wait_gone(process: ProcessId, *, timeout_s: float) -> bool:
+    """Wait for a process that need not be our child; whether it ended in time."""
+    end = time.monotonic() + timeout_s
+    while is_alive(process):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def spawn_tied(
+    command: list[str], *, environment: dict[str, str], cwd: Path, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own that the kernel kills when the calling *thread* ends."""
+    # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which decides.
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _TIE_TO_PARENT, str(os.getpid()), *command],
+        env=environment,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def marked(mark: str) -> list[ProcessId]:
+    """Every running process with this mark in its environment."""
+    wanted = f"{MARK_VARIABLE}={mark}".encode()
+    found = []
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:  # It ended, or belongs to another user and so cannot be ours.
+            continue
+        if wanted in environment.split(b"\0") and (process := identify(int(entry.name))):
+            found.append(process)
+    return found
+
+
+def kill_marked(mark: str) -> int:
+    """Kill every process of a server at once, those that appear meanwhile included; how many there were."""
+    killed: set[int] = set()
+    end = time.monotonic() + _KILL_TIMEOUT_S
+    while processes := marked(mark):
+        for process in processes:
+            if send_signal(process, signal.SIGKILL):
+                killed.add(process.pid)
+        if time.monotonic() > end:
+            pids = ", ".join(str(process.pid) for process in processes)
+            raise EnvironmentUnusable(f"processes {pids} do not end though killed; look at their state")
+        time.sleep(0.02)
+    return len(killed)
+
+
+def remove_shared_memory(prefix: str) -> int:
+    """Remove the shared-memory regions whose name starts with `prefix`; how many there were."""
+    count = 0
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+        count += 1
+    return count
+
+
+def stubs_of(server_pid: int) -> dict[ProcessId, str]:
+    """The model processes of a tritonserver with the name of each one's model."""
+    import psutil
+
+    found = {}
+    try:
+        children = psutil.Process(server_pid).children()
+    except psutil.NoSuchProcess:
+        return {}
+    for child in children:
+        try:
+            command = child.cmdline()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py REGION ...
+        if command and Path(command[0]).name == "triton_python_backend_stub":
+            process = identify(child.pid)
+            if process is not None:
+                found[process] = Path(command[1]).parent.parent.name
+    return found
+
+
+def _boot_id() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
