@@ -6,6 +6,7 @@ It does not act on them: `engine_recipe` turns the values into the record that `
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
     from tpforge.recipe import EngineRecipe
+    from triton_repo.client import Tls
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]
 
 SIZE = click.IntRange(min=1)
+COUNT = click.IntRange(min=0)
+_FILE = click.Path(path_type=Path)
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -98,6 +102,76 @@ def limits() -> Decorator:
     )
 
 
+def repository() -> Decorator:
+    """How an engine is served: the options of its Triton model repository."""
+    return options(
+        click.option(
+            "--embed-engine", is_flag=True, help="Put the engine inside, so that the repository can be moved."
+        ),
+        _switch("decoupled", True, "Allow streaming."),
+        click.option(
+            "--executor",
+            type=click.Choice(["auto", "lockstep", "processes"]),
+            default="auto",
+            show_default=True,
+            help="All ranks in one process, or one process a rank.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0, ..."),
+        click.option(
+            "--compute-dtype",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            default="auto",
+            show_default=True,
+            help="Type of the arithmetic.",
+        ),
+        click.option("--num-threads", type=SIZE, help="Threads of a rank on the CPU.  [default: torch's]"),
+        click.option(
+            "--max-batch-size", type=SIZE, help="Requests in flight at once.  [default: the engine's]"
+        ),
+        click.option(
+            "--max-queue-size", type=COUNT, default=0, help="Requests that may wait; 0 is no limit."
+        ),
+        click.option(
+            "--max-queue-delay-microseconds",
+            type=COUNT,
+            default=0,
+            help="How long Triton may gather a batch.",
+        ),
+        click.option(
+            "--preprocessing-instances", type=SIZE, default=1, show_default=True, help="Tokenizing processes."
+        ),
+        click.option(
+            "--postprocessing-instances",
+            type=SIZE,
+            default=1,
+            show_default=True,
+            help="Detokenizing processes.",
+        ),
+        _switch("add-special-tokens", True, "Add the tokenizer's special tokens to prompts."),
+        _switch("skip-special-tokens", True, "Leave special tokens out of answers."),
+        _switch("exclude-input-in-output", True, "Leave the prompt out of the answer."),
+        _switch("accumulate-tokens", False, "Make tensorrt_llm_bls stream the text so far."),
+        click.option(
+            "--cancellation-check-period-ms",
+            type=SIZE,
+            default=100,
+            show_default=True,
+            help="How often to look for cancelled requests.",
+        ),
+        click.option(
+            "--stats-check-period-ms",
+            type=SIZE,
+            default=100,
+            show_default=True,
+            help="How often metrics are updated.",
+        ),
+    )
+
+
+def _switch(name: str, default: bool, help_text: str) -> Decorator:
+    return click.option(f"--{name}/--no-{name}", default=default, show_default=True, help=help_text)
+
+
 def server() -> Decorator:
     """Where and how Triton runs."""
     return options(
@@ -107,6 +181,12 @@ def server() -> Decorator:
             default=8000,
             show_default=True,
             help="HTTP port; gRPC is the next one, metrics the one after.",
+        ),
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            show_default=True,
+            help="Address to listen on; 0.0.0.0 is all of them.",
         ),
         click.option(
             "--tritonserver",
@@ -122,6 +202,65 @@ def server() -> Decorator:
             help="Seconds for all models to load.",
         ),
     )
+
+
+def connection() -> Decorator:
+    """How to reach a server over gRPC."""
+    return options(
+        click.option(
+            "--deadline",
+            type=click.FloatRange(min=0.1),
+            default=60,
+            show_default=True,
+            help="Seconds a request may take.",
+        ),
+        click.option(
+            "--header",
+            "headers",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Header of every request, such as authorization; may be repeated.",
+        ),
+        click.option("--tls", is_flag=True, help="Use TLS, with the system's root certificates."),
+        click.option("--tls-root", type=_FILE, metavar="FILE", help="Root certificates, PEM; implies --tls."),
+        click.option("--tls-key", type=_FILE, metavar="FILE", help="The client's private key, PEM."),
+        click.option("--tls-cert", type=_FILE, metavar="FILE", help="The client's certificates, PEM."),
+    )
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The values of `connection`, as a client takes them."""
+
+    deadline_s: float
+    headers: dict[str, str]
+    tls: Tls | None
+
+
+def read_connection(
+    *,
+    deadline: float,
+    headers: tuple[str, ...],
+    tls: bool,
+    tls_root: Path | None,
+    tls_key: Path | None,
+    tls_cert: Path | None,
+) -> Connection:
+    """The values of `connection`.
+
+    Raises:
+        UsageError: a header has no name.
+    """
+    from triton_repo.client import Tls
+
+    pairs = {}
+    for header in headers:
+        name, equals, value = header.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--header {header}: expected NAME=VALUE")
+        pairs[name] = value
+    wanted = tls or any((tls_root, tls_key, tls_cert))
+    return Connection(deadline, pairs, Tls(tls_root, tls_key, tls_cert) if wanted else None)
 
 
 def engine_recipe(model: str, values: dict[str, Any]) -> EngineRecipe:

@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit status. Nothing escapes but the status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if not sys.stderr.isatty():
+        # The libraries' progress bars; ours are plain lines then.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     previous = _raise_on_sigterm()
     try:
         return _run(given)

@@ -1,6 +1,7 @@
-"""From a model to a proven engine and its model repository: composes builders, engines and triton_repo.
+"""From a model to a proven engine: composes builders and engines.
 
-It prints nothing and parses no arguments; `serving` runs the server, `stages` strings the steps together.
+It prints nothing and parses no arguments. `rendering` goes on to the model repository, `serving` to the
+server, and `stages` strings the steps together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from tpforge.sharding import ShardPlan
 if TYPE_CHECKING:
     from builders.convert import Conversion
     from builders.sources.base import Source
-    from triton_repo.repository import RenderedRepository, RepositoryOptions
 
 Progress = Callable[[str], None]
 
@@ -238,8 +238,8 @@ def _equal_engine(planned: Planned, source: Source, *, limits: Limits) -> Manife
         f"{name} is {found}, asked for {wanted}"
         for name, found, wanted in (
             ("tpforge version", manifest.tpforge_version, __version__),
-            ("mapping", manifest.mapping, planned.plan.mapping),
-            ("padding", manifest.padding, planned.plan.padding),
+            ("tp", manifest.mapping.tp_size, planned.plan.mapping.tp_size),
+            ("pp", manifest.mapping.pp_size, planned.plan.mapping.pp_size),
             ("parallel embedding", manifest.parallel_embedding_dim, planned.plan.parallel_embedding_dim),
             ("dtype", manifest.dtype, planned.dtype),
             ("limits", manifest.limits, limits),
@@ -247,7 +247,9 @@ def _equal_engine(planned: Planned, source: Source, *, limits: Limits) -> Manife
         if found != wanted
     ]
     if manifest.model != planned.model or _input_files(source) != manifest.source.files:
-        differences.append(f"it was made of another model, {manifest.source.location}")
+        differences.append(f"it was made of other files, {manifest.source.location}")
+    if not differences and manifest.padding != planned.plan.padding:
+        differences.append("its padding is another one")
     differences = differences or check_files(planned.out, manifest)
     if differences:
         raise InputRefused.listing(
@@ -323,29 +325,6 @@ def _parity_json(manifest: Manifest, parity: Parity, golden: tuple[GoldenAnswer,
         "golden": [answer.model_dump(mode="json") for answer in golden],
     }
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def render_repository(
-    places: Places, *, out: Path | None, options: RepositoryOptions, force: bool
-) -> RenderedRepository:
-    """Write the Triton model repository of an engine, by default beside it, and check what was written.
-
-    Raises:
-        InputRefused: the engine is not sound, or `out` exists and `force` is not given.
-    """
-    from engines import reference
-    from engines.store import read_manifest
-    from triton_repo.repository import render
-
-    manifest = read_manifest(places.engine)
-    return render(
-        places.engine.resolve(),
-        manifest,
-        out=out if out is not None else places.repository,
-        runtime_source=Path(reference.__file__).parent,
-        options=options,
-        force=force,
-    )
 
 
 def remove(places: Places) -> tuple[Path, ...]:

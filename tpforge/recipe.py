@@ -21,6 +21,8 @@ from tpforge.records import Record
 DEFAULT_MAX_SEQ_LEN = 2048
 
 Size = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
 
 
 class LimitsRecipe(Record):
@@ -62,7 +64,7 @@ class EngineRecipe(Record):
     tp: Size = 1
     pp: Size = 1
     dtype: DType | None = None
-    pad: Annotated[bool, Field(strict=True)] = True
+    pad: Switch = True
     parallel_embedding: Literal[0, 1] | None = None
     runtime: Runtime = "reference"
     limits: LimitsRecipe = LimitsRecipe()
@@ -71,18 +73,30 @@ class EngineRecipe(Record):
 class RepositoryRecipe(Record):
     """Options of the Triton model repository; the names are those of `tpforge render`."""
 
-    embed_engine: bool = False
-    decoupled: bool = True
+    embed_engine: Switch = False
+    decoupled: Switch = True
     executor: Literal["auto", "lockstep", "processes"] = "auto"
     device: str = "auto"
-    compute_dtype: str = "auto"
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     num_threads: Size | None = None
+    max_batch_size: Size | None = None
+    max_queue_size: Count = 0
+    max_queue_delay_microseconds: Count = 0
+    preprocessing_instances: Size = 1
+    postprocessing_instances: Size = 1
+    add_special_tokens: Switch = True
+    skip_special_tokens: Switch = True
+    exclude_input_in_output: Switch = True
+    accumulate_tokens: Switch = False
+    cancellation_check_period_ms: Size = 100
+    stats_check_period_ms: Size = 100
 
 
 class ServeRecipe(Record):
     """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above."""
 
     port_base: Annotated[int, Field(ge=1024, le=65533, strict=True)] = 8000
+    host: str = "127.0.0.1"
     tritonserver: Path | None = None
     load_timeout: Annotated[float, Field(gt=0)] = 300.0
 
@@ -90,7 +104,7 @@ class ServeRecipe(Record):
 class SmokeRecipe(Record):
     """Whether `tpforge up` runs the smoke test, and where its JUnit file goes."""
 
-    enabled: Annotated[bool, Field(strict=True)] = True
+    enabled: Switch = True
     junit: Path | None = None
 
 

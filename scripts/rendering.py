@@ -1,0 +1,89 @@
+"""From an engine to its Triton model repository: composes engines and triton_repo.
+
+It prints nothing; `pipeline` makes the engine and `serving` runs the server.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
+from scripts.locations import Places
+from tpforge.atomic import refuse_existing
+from tpforge.recipe import RepositoryRecipe
+
+if TYPE_CHECKING:
+    from tpforge.manifest import Manifest
+    from triton_repo.repository import RenderedRepository
+
+STEP = "render"
+
+
+def render_repository(
+    places: Places, options: RepositoryRecipe, *, out: Path | None = None, force: bool = False
+) -> RenderedRepository:
+    """Write the model repository of an engine, by default beside it.
+
+    Raises:
+        InputRefused: the engine is not sound, or `out` exists and `force` is not given.
+        UsageError: the options do not fit the engine.
+    """
+    from engines import reference
+    from engines.store import read_manifest
+    from triton_repo.repository import RepositoryOptions, render
+
+    manifest = read_manifest(places.engine)
+    final = out if out is not None else places.repository
+    refuse_existing(final, force=force)
+    rendered = render(
+        places.engine.resolve(),
+        manifest,
+        out=final,
+        runtime_source=Path(reference.__file__).parent,
+        options=RepositoryOptions(**options.model_dump()),
+        force=force,
+    )
+    if final == places.repository:
+        key = _key(places, manifest, options)
+        keep_stage(places, STEP, {"key": key, "options": options.model_dump(mode="json")})
+    return rendered
+
+
+def fresh_repository(places: Places, options: RepositoryRecipe | None = None) -> tuple[Path, bool]:
+    """The repository beside an engine, and whether it had to be rendered now.
+
+    It is kept while the engine, the options, our templates and our runtime are what they were when it was
+    rendered; without `options` those it was rendered with hold.
+
+    Raises:
+        InputRefused: the engine is not sound.
+    """
+    from engines.store import read_manifest
+
+    kept = read_stages(places).get(STEP, {})
+    if options is None:
+        options = RepositoryRecipe.model_validate(kept.get("options", {}))
+    key = _key(places, read_manifest(places.engine), options)
+    if places.repository.is_dir() and kept.get("key") == key:
+        return places.repository, False
+    render_repository(places, options, force=True)
+    return places.repository, True
+
+
+def _key(places: Places, manifest: Manifest, options: RepositoryRecipe) -> str:
+    """Everything that decides the content of the repository."""
+    import triton_repo
+    from engines import reference
+
+    package = Path(triton_repo.__file__).parent
+    ours = source_key([Path(reference.__file__).parent, package / "templates"])
+    return text_key(
+        [
+            str(places.engine.resolve()),
+            engine_key(manifest),
+            options.model_dump_json(),
+            ours,
+            *((package / name).read_text(encoding="utf-8") for name in ("repository.py", "contract.toml")),
+        ]
+    )
