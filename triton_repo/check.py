@@ -1,0 +1,144 @@
+"""Whether a model repository is what Triton and the clients expect, before any server is started.
+
+It parses every config.pbtxt back with Triton's own ModelConfig protobuf and compares it with the
+contract; it does not load models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from triton_repo.contract import MODELS, TensorContract, ensemble_steps, expected_tensors
+
+_LEFTOVERS = re.compile(r"\$\{[^}\n]*\}?|\{\{|\}\}|\{%|%\}|<[A-Z_]+>")
+_FILES = {
+    "preprocessing": ("1/model.py", "1/serving/__init__.py"),
+    "tensorrt_llm": ("1/model.py", "1/serving/__init__.py", "1/reference/__init__.py"),
+    "postprocessing": ("1/model.py", "1/serving/__init__.py"),
+    "ensemble": (),
+    "tensorrt_llm_bls": ("1/model.py", "1/serving/__init__.py"),
+}
+_PATHS = {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "engine.json"}
+
+
+def check_repository(path: Path) -> list[str]:
+    """Everything that is wrong with the repository at `path`; empty when nothing is."""
+    if not path.is_dir():
+        return [f"{path}: is not a folder; render the repository first"]
+    present = {child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")}
+    problems = [f"{model}: the model's folder is missing" for model in MODELS if model not in present]
+    problems += [f"{name}: is not a model of the contract" for name in sorted(present - set(MODELS))]
+    for model in MODELS:
+        if model in present:
+            problems.extend(f"{model}/{problem}" for problem in _check_model(path / model))
+    return problems
+
+
+def _check_model(folder: Path) -> Iterator[str]:
+    if not (folder / "1").is_dir():
+        yield "1: the version folder is missing"
+    for name in _FILES[folder.name]:
+        if not (folder / name).is_file():
+            yield f"{name}: missing"
+    file = folder / "config.pbtxt"
+    if not file.is_file():
+        yield "config.pbtxt: missing"
+        return
+    text = file.read_text(encoding="utf-8")
+    leftovers = list(_leftovers(text))
+    if leftovers:
+        yield from (f"config.pbtxt:{problem}" for problem in leftovers)
+        return
+    try:
+        config = _parse(text)
+    except ValueError as error:
+        yield f"config.pbtxt:{error}"
+        return
+    yield from (f"config.pbtxt: {problem}" for problem in _check_config(config, folder))
+
+
+def _leftovers(text: str) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        for match in _LEFTOVERS.finditer(line):
+            yield f"{number}: {match.group()!r} is left over from a template"
+
+
+def _parse(text: str) -> Any:
+    """The ModelConfig of a text.
+
+    Raises:
+        ValueError: line, column and what is wrong: broken syntax, an unknown key, a value of a wrong type.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_config(config: Any, folder: Path) -> Iterator[str]:
+    model = folder.name
+    contract = expected_tensors(model)
+    if config.name != model:
+        yield f"name is {config.name!r}, expected {model!r}"
+    if config.max_batch_size < 1:
+        yield f"max_batch_size is {config.max_batch_size}, expected 1 or more"
+    yield from _check_tensors("input", config.input, contract.inputs)
+    yield from _check_tensors("output", config.output, contract.outputs)
+    if model == "ensemble":
+        yield from _check_steps(config)
+        return
+    if config.backend != "python":
+        yield f"backend is {config.backend!r}, expected 'python'"
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    yield from _check_keys("parameter", parameters, contract.parameters)
+    for key, file in _PATHS.items():
+        if key in parameters:
+            # Relative paths are relative to the version folder, as the models resolve them.
+            target = folder / "1" / parameters[key] / file
+            if not target.is_file():
+                yield f"parameter {key}: {parameters[key]!r} holds no {file}"
+
+
+def _check_tensors(
+    direction: str, found: Iterable[Any], expected: tuple[TensorContract, ...]
+) -> Iterator[str]:
+    from tritonclient.grpc import model_config_pb2
+
+    tensors = {tensor.name: tensor for tensor in found}
+    yield from _check_keys(direction, tensors, [tensor.name for tensor in expected])
+    for want in expected:
+        if want.name not in tensors:
+            continue
+        have = tensors[want.name]
+        datatype = model_config_pb2.DataType.Name(have.data_type)
+        if datatype != want.config_datatype:
+            yield f"{direction} {want.name}: data_type is {datatype}, expected {want.config_datatype}"
+        if tuple(have.dims) != want.dims:
+            yield f"{direction} {want.name}: dims are {list(have.dims)}, expected {list(want.dims)}"
+        if direction == "output":
+            continue
+        for key, expected_flag in (("optional", want.optional), ("allow_ragged_batch", want.ragged)):
+            if getattr(have, key) != expected_flag:
+                yield f"input {want.name}: {key} is {getattr(have, key)}, expected {expected_flag}"
+
+
+def _check_steps(config: Any) -> Iterator[str]:
+    found = [
+        (step.model_name, dict(step.input_map), dict(step.output_map))
+        for step in config.ensemble_scheduling.step
+    ]
+    expected = [(step.model, dict(step.inputs), dict(step.outputs)) for step in ensemble_steps()]
+    if found != expected:
+        yield "ensemble_scheduling: the steps are not those of the contract"
+
+
+def _check_keys(kind: str, found: Iterable[str], expected: Iterable[str]) -> Iterator[str]:
+    have, want = set(found), set(expected)
+    yield from (f"{kind} {name}: missing" for name in sorted(want - have))
+    yield from (f"{kind} {name}: unknown" for name in sorted(have - want))

@@ -1,0 +1,238 @@
+"""From an engine folder to a Triton model repository that needs nothing else of this checkout.
+
+It computes what the templates print; it starts no server. What it rendered is parsed back and checked
+before it takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tpforge.atomic import atomic_folder
+from tpforge.errors import InputRefused, UsageError
+from tpforge.manifest import Manifest
+from triton_repo.check import check_repository
+from triton_repo.contract import MODELS, ensemble_steps, expected_tensors
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_RUNTIME_PACKAGE = "reference"
+_SERVING_PACKAGE = "serving"
+_EMBEDDED_ENGINE = "engine"
+
+
+@dataclass(frozen=True)
+class RepositoryOptions:
+    """How an engine is served.
+
+    `embed_engine` puts the engine inside the repository, which can then be moved; otherwise the
+    repository points at the engine by its absolute path. `max_batch_size` None is the engine's own;
+    `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice.
+    """
+
+    embed_engine: bool = False
+    decoupled: bool = True
+    executor: str = "auto"
+    device: str = "auto"
+    compute_dtype: str = "auto"
+    num_threads: int | None = None
+    max_batch_size: int | None = None
+    max_queue_size: int = 0
+    max_queue_delay_microseconds: int = 0
+    preprocessing_instances: int = 1
+    postprocessing_instances: int = 1
+    add_special_tokens: bool = True
+    skip_special_tokens: bool = True
+    exclude_input_in_output: bool = True
+    accumulate_tokens: bool = False
+    cancellation_check_period_ms: int = 100
+    stats_check_period_ms: int = 100
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "preprocessing_instances",
+            "postprocessing_instances",
+            "cancellation_check_period_ms",
+            "stats_check_period_ms",
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)} is too small; use 1 or more")
+        for name in ("max_queue_size", "max_queue_delay_microseconds"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}={getattr(self, name)} is negative; use 0 or more")
+
+
+@dataclass(frozen=True)
+class RenderedRepository:
+    """A repository on disk; `files` are relative to `path`, sorted."""
+
+    path: Path
+    models: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def render(
+    engine_dir: Path,
+    manifest: Manifest,
+    *,
+    out: Path,
+    runtime_source: Path,
+    options: RepositoryOptions,
+    force: bool = False,
+) -> RenderedRepository:
+    """Write the repository of an engine to `out`, whole or not at all.
+
+    `runtime_source` is the folder of the reference runtime, which is copied beside the tensorrt_llm
+    model's code.
+
+    Raises:
+        InputRefused: the engine lacks what the repository needs, or `out` exists and `force` is not given.
+        UsageError: the engine is of another runtime, or the options do not fit it.
+    """
+    if manifest.runtime != "reference":
+        raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected reference")
+    _refuse_incomplete(engine_dir)
+    values = _Values(engine_dir.resolve(), manifest, options)
+    with atomic_folder(out, force=force) as folder:
+        environment = _environment(_TEMPLATES / "reference")
+        for model in MODELS:
+            _write_model(folder / model, environment, values)
+        runtime = folder / "tensorrt_llm" / "1" / _RUNTIME_PACKAGE
+        _copy_package(runtime_source, runtime)
+        if options.embed_engine:
+            _link_tree(engine_dir, folder / "tensorrt_llm" / "1" / _EMBEDDED_ENGINE)
+        problems = check_repository(folder)
+        if problems:
+            raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
+    files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
+    return RenderedRepository(path=out, models=MODELS, files=files)
+
+
+class _Values:
+    """What the templates print for each model."""
+
+    def __init__(self, engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
+        limit = manifest.limits.max_batch_size
+        asked = limit if options.max_batch_size is None else options.max_batch_size
+        if not 1 <= asked <= limit:
+            raise UsageError(f"max_batch_size={asked} does not fit the engine; use 1 to {limit}")
+        self._engine_dir, self._manifest, self._options = engine_dir, manifest, options
+        self.max_batch_size = asked
+
+    def context(self, model: str) -> dict[str, Any]:
+        """The template's variables of a model."""
+        options = self._options
+        instances = {
+            "preprocessing": options.preprocessing_instances,
+            "postprocessing": options.postprocessing_instances,
+        }
+        return {
+            "contract": expected_tensors(model),
+            "steps": ensemble_steps(),
+            "max_batch_size": self.max_batch_size,
+            "max_queue_delay_microseconds": options.max_queue_delay_microseconds,
+            "decoupled": _text(options.decoupled),
+            "instances": instances.get(model, 1),
+            "parameters": self._parameters(model),
+        }
+
+    def _parameters(self, model: str) -> dict[str, str]:
+        """The `parameters` of a model, in the contract's order."""
+        options, manifest = self._options, self._manifest
+        engine = self._engine_path(model)
+        tokens = manifest.model.special_tokens
+        known: dict[str, int | str] = {
+            "tokenizer_dir": f"{engine}/tokenizer",
+            "gpt_model_path": engine,
+            "gpt_model_type": "inflight_fused_batching",
+            "max_beam_width": 1,
+            "FORCE_CPU_ONLY_INPUT_TENSORS": "yes",
+            "max_input_len": manifest.limits.max_input_len,
+            "max_seq_len": manifest.limits.max_seq_len,
+            "end_id": tokens.end_ids[0] if tokens.end_ids else "",
+            "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
+            "num_threads": "" if options.num_threads is None else options.num_threads,
+            "tensorrt_llm_model_name": "tensorrt_llm",
+        }
+        parameters = {}
+        for key in expected_tensors(model).parameters:
+            value = known[key] if key in known else getattr(options, key)
+            parameters[key] = _text(value)
+        return parameters
+
+    def _engine_path(self, model: str) -> str:
+        """The engine as the model's config names it: absolute, or relative to the model's version folder."""
+        if not self._options.embed_engine:
+            return self._engine_dir.as_posix()
+        inside = _EMBEDDED_ENGINE
+        return inside if model == "tensorrt_llm" else f"../../tensorrt_llm/1/{inside}"
+
+
+def _text(value: bool | int | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _refuse_incomplete(engine_dir: Path) -> None:
+    needed = ("engine.json", "checkpoint/config.json", "tokenizer/tokenizer.json")
+    problems = [f"{name}: missing" for name in needed if not (engine_dir / name).is_file()]
+    if problems:
+        raise InputRefused.listing(f"{engine_dir}: is not a complete engine; build it again:", problems)
+
+
+def _environment(templates: Path) -> Environment:
+    from google.protobuf.text_encoding import CEscape
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["quoted"] = lambda text: f'"{CEscape(text, as_utf8=True)}"'
+    return environment
+
+
+def _write_model(folder: Path, environment: Environment, values: _Values) -> None:
+    """Write one model: config.pbtxt, and beside 1/model.py the package that it imports."""
+    version = folder / "1"
+    version.mkdir(parents=True)
+    template = environment.get_template(f"{folder.name}/config.pbtxt.j2")
+    text = template.render(values.context(folder.name))
+    (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+    source = _TEMPLATES / "reference" / folder.name / "1" / "model.py"
+    if not source.is_file():
+        # Triton wants the version folder of an ensemble too; archives drop empty folders.
+        (version / ".keep").touch()
+        return
+    shutil.copyfile(source, version / "model.py")
+    _copy_package(_TEMPLATES / "reference" / _SERVING_PACKAGE, version / _SERVING_PACKAGE)
+
+
+def _copy_package(source: Path, target: Path) -> None:
+    if not (source / "__init__.py").is_file():
+        raise InputRefused(f"{source}: is not a Python package; expected __init__.py in it")
+    target.mkdir(parents=True)
+    for path in sorted(source.glob("*.py")):
+        shutil.copyfile(path, target / path.name)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Hard-link a tree, or copy it where the file system cannot link."""
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), copy)
+        except OSError:
+            shutil.copyfile(path, copy)

@@ -1,0 +1,55 @@
+"""Tokens to text: each run of tokens is decoded by itself, so it serves streams and whole answers alike.
+
+It keeps no state; tensorrt_llm cuts streams where a run can be decoded by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from serving.detokenize import decode_text
+from serving.fields import FieldError, Inputs, field_error
+from serving.parameters import Parameters
+from serving.tensors import error_response, read_inputs, response
+from serving.tokenizer import Tokenizer
+
+
+class TritonPythonModel:
+    """The model's name for Triton."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        try:
+            parameters = Parameters(args["model_config"], folder=Path(__file__).parent)
+            self._tokenizer = Tokenizer(
+                parameters.path("tokenizer_dir"),
+                skip_special_tokens=parameters.boolean("skip_special_tokens"),
+            )
+        except ValueError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        responses = []
+        for request in requests:
+            try:
+                responses.append(response({"OUTPUT": self._texts(read_inputs(request))}))
+            except FieldError as error:
+                responses.append(error_response(str(error)))
+        return responses
+
+    def _texts(self, inputs: Inputs) -> Any:
+        """The text of each sequence, [batch, sequences]."""
+        tokens, lengths = inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"]
+        if lengths.shape != tokens.shape[:2]:
+            raise field_error(
+                "SEQUENCE_LENGTH", f"has shape {list(lengths.shape)}, expected {list(tokens.shape[:2])}"
+            )
+        if (tokens < 0).any():
+            raise field_error("TOKENS_BATCH", "holds negative token ids, expected 0 or more")
+        texts = np.empty(lengths.shape, dtype=np.object_)
+        for place in np.ndindex(*lengths.shape):
+            run = tokens[place][: max(0, int(lengths[place]))].tolist()
+            texts[place] = decode_text(run, self._tokenizer.decode).encode()
+        return texts

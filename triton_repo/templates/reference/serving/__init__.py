@@ -1,0 +1,4 @@
+"""What the Python models of the repository share; copied whole beside each ``1/model.py``.
+
+It imports numpy, tokenizers and Triton's own module, relatively, and nothing of the checkout it came from.
+"""

@@ -1,0 +1,212 @@
+"""How tensorrt_llm_bls speaks to its client and to the models it calls, one prompt at a time.
+
+It checks nothing that the called models check; their errors are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from .answers import Exchange
+from .detokenize import TextStream, decode_text
+from .fields import Inputs
+from .tensors import FINAL, error_response, response, text_tensor
+from .tokenizer import Tokenizer
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+_TO_PREPROCESSING = {
+    "text_input": "QUERY",
+    "max_tokens": "REQUEST_OUTPUT_LEN",
+    "bad_words": "BAD_WORDS_DICT",
+    "stop_words": "STOP_WORDS_DICT",
+    "end_id": "END_ID",
+    "pad_id": "PAD_ID",
+}
+_FROM_PREPROCESSING = {
+    "INPUT_ID": "input_ids",
+    "REQUEST_INPUT_LEN": "input_lengths",
+    "REQUEST_OUTPUT_LEN": "request_output_len",
+    "BAD_WORDS_IDS": "bad_words_list",
+    "STOP_WORDS_IDS": "stop_words_list",
+    "OUT_END_ID": "end_id",
+    "OUT_PAD_ID": "pad_id",
+}
+_TO_TENSORRT_LLM = {
+    "top_k": "runtime_top_k",
+    "top_p": "runtime_top_p",
+    "temperature": "temperature",
+    "length_penalty": "len_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "min_tokens": "min_tokens",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "seed": "seed",
+    "return_log_probs": "return_log_probs",
+    "num_return_sequences": "num_return_sequences",
+    "stream": "streaming",
+    "exclude_input_in_output": "exclude_input_in_output",
+    "return_perf_metrics": "return_perf_metrics",
+    "return_num_input_tokens": "return_num_input_tokens",
+    "return_num_output_tokens": "return_num_output_tokens",
+}
+_PASSED_ON = (
+    "cum_log_probs",
+    "output_log_probs",
+    "sequence_index",
+    "arrival_time_ns",
+    "first_token_time_ns",
+    "last_token_time_ns",
+    "num_input_tokens",
+    "num_output_tokens",
+)
+
+
+@dataclass(eq=False)
+class Conversation(Exchange):
+    """A client's request, answered from several threads."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def send(self, answer: Any) -> None:
+        """Send a response that is not the last of its prompt."""
+        with self.lock:
+            self.sender.send(answer)
+
+    def end_prompt(self, answer: Any | None) -> None:
+        """End a prompt, with its last response where that was kept back for it."""
+        with self.lock:
+            self.num_open -= 1
+            self.done = self.num_open == 0
+            if answer is not None:
+                self.sender.send(answer, flags=FINAL if self.done else 0)
+            elif self.done:
+                self.sender.send(flags=FINAL)
+
+
+class Members:
+    """The models that are called.
+
+    Raises (every method):
+        TritonModelException: the model's own error message.
+    """
+
+    def __init__(self, *, tensorrt_llm: str, decoupled: bool) -> None:
+        self._tensorrt_llm = tensorrt_llm
+        self._decoupled = decoupled
+
+    def preprocess(self, inputs: Inputs, *, request_id: str) -> Tensors:
+        """The tensorrt_llm inputs that preprocessing makes of a prompt."""
+        request = pb_utils.InferenceRequest(
+            model_name="preprocessing",
+            inputs=_renamed(inputs, _TO_PREPROCESSING),
+            requested_output_names=list(_FROM_PREPROCESSING),
+            request_id=request_id,
+        )
+        outputs = _outputs(request.exec())
+        return {_FROM_PREPROCESSING[name]: values for name, values in outputs.items()}
+
+    def generate(self, inputs: Inputs, prepared: Tensors, *, request_id: str) -> Iterator[Any]:
+        """The responses of tensorrt_llm, as they come; some may be errors."""
+        request = pb_utils.InferenceRequest(
+            model_name=self._tensorrt_llm,
+            inputs=[
+                *(pb_utils.Tensor(name, values) for name, values in prepared.items()),
+                *_renamed(inputs, _TO_TENSORRT_LLM),
+            ],
+            requested_output_names=["output_ids", "sequence_length", "batch_index", *_PASSED_ON],
+            request_id=request_id,
+        )
+        return self._responses(request)
+
+    def stop(self, request_id: str) -> None:
+        """End a request of tensorrt_llm; harmless when there is none."""
+        one = np.ones((1, 1), dtype=np.int32)
+        request = pb_utils.InferenceRequest(
+            model_name=self._tensorrt_llm,
+            inputs=[
+                pb_utils.Tensor("input_ids", one),
+                pb_utils.Tensor("input_lengths", one),
+                pb_utils.Tensor("request_output_len", one),
+                pb_utils.Tensor("stop", np.ones((1, 1), dtype=np.bool_)),
+            ],
+            requested_output_names=[],
+            request_id=request_id,
+        )
+        for _ in self._responses(request):
+            pass
+
+    def _responses(self, request: Any) -> Iterator[Any]:
+        if self._decoupled:
+            return iter(request.exec(decoupled=True))
+        return iter([request.exec()])
+
+
+class Texts:
+    """From the tensorrt_llm responses of one prompt to the client's, with the text decoded.
+
+    `accumulate` streams the text so far rather than the new text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, batch_index: int, streaming: bool, accumulate: bool) -> None:
+        self._decode = tokenizer.decode
+        self._batch_index = batch_index
+        self._streaming = streaming
+        self._accumulate = accumulate
+        self._streams: dict[int, TextStream] = {}
+        self._so_far: dict[int, str] = {}
+
+    def answers(self, responses: Iterable[Any]) -> Iterator[Any]:
+        """A client's response for each of tensorrt_llm's, and one more for text left over at the end."""
+        for reply in responses:
+            if reply.has_error():
+                yield error_response(reply.error().message())
+                continue
+            outputs = _outputs(reply)
+            # TensorRT-LLM ends with its last tokens; others may send an empty response after them.
+            if outputs:
+                yield self._answer(outputs)
+        for index, stream in self._streams.items():
+            if rest := stream.flush():
+                text = self._grown(index, rest)
+                yield self._response({"sequence_index": np.array([[index]], dtype=np.int32)}, text)
+
+    def _answer(self, outputs: Tensors) -> Any:
+        length = int(outputs["sequence_length"][0, 0])
+        tokens = outputs["output_ids"][0, 0, :length].tolist()
+        passed_on = {name: outputs[name] for name in _PASSED_ON if name in outputs}
+        if not self._streaming:
+            return self._response(passed_on, decode_text(tokens, self._decode))
+        index = int(outputs["sequence_index"].flat[0]) if "sequence_index" in outputs else 0
+        stream = self._streams.setdefault(index, TextStream(self._decode))
+        return self._response(passed_on, self._grown(index, stream.push(tokens)))
+
+    def _grown(self, index: int, text: str) -> str:
+        if not self._accumulate:
+            return text
+        self._so_far[index] = self._so_far.get(index, "") + text
+        return self._so_far[index]
+
+    def _response(self, passed_on: Tensors, text: str) -> Any:
+        own = {
+            "text_output": text_tensor([text])[None],
+            "batch_index": np.array([[self._batch_index]], dtype=np.int32),
+        }
+        return response({**passed_on, **own})
+
+
+def _renamed(inputs: Inputs, names: Mapping[str, str]) -> list[Any]:
+    return [pb_utils.Tensor(names[name], values) for name, values in inputs.items() if name in names]
+
+
+def _outputs(reply: Any) -> Tensors:
+    if reply.has_error():
+        raise pb_utils.TritonModelException(reply.error().message())
+    return {tensor.name(): tensor.as_numpy() for tensor in reply.output_tensors()}

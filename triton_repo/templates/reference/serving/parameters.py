@@ -1,0 +1,67 @@
+"""The `parameters` of a model's config.pbtxt, read strictly: a leftover or a typo never becomes a default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_TRUE = ("true", "1")
+_FALSE = ("false", "0")
+
+
+class ParameterError(ValueError):
+    """A parameter of config.pbtxt is missing or wrong; the message names the model and the parameter."""
+
+
+class Parameters:
+    """The parameters of one model; relative paths are relative to `folder`, the model's version folder."""
+
+    def __init__(self, model_config: str, *, folder: Path) -> None:
+        config = json.loads(model_config)
+        self._model = config["name"]
+        self._folder = folder
+        self._values: dict[str, str] = {
+            key: value["string_value"].strip() for key, value in config.get("parameters", {}).items()
+        }
+
+    def text(self, key: str) -> str:
+        """The value as it stands.
+
+        Raises:
+            ParameterError: it is missing, or a template variable was left in it.
+        """
+        if key not in self._values:
+            raise self._error(key, "is missing from config.pbtxt")
+        value = self._values[key]
+        if "${" in value:
+            raise self._error(key, f"{value!r} is left over from a template; fill it in")
+        return value
+
+    def boolean(self, key: str) -> bool:
+        """True, true, TRUE or 1; False, false, FALSE or 0."""
+        value = self.text(key).lower()
+        if value not in _TRUE + _FALSE:
+            raise self._error(key, f"found {value!r}, expected true or false")
+        return value in _TRUE
+
+    def integer(self, key: str) -> int:
+        """A whole number."""
+        value = self.text(key)
+        try:
+            return int(value)
+        except ValueError:
+            raise self._error(key, f"found {value!r}, expected a whole number") from None
+
+    def optional_integer(self, key: str) -> int | None:
+        """A whole number, or None when the value is empty."""
+        return self.integer(key) if self.text(key) else None
+
+    def path(self, key: str) -> Path:
+        """A path, resolved against the model's version folder."""
+        value = self.text(key)
+        if not value:
+            raise self._error(key, "is empty, expected a path")
+        return (self._folder / value).resolve()
+
+    def _error(self, key: str, message: str) -> ParameterError:
+        return ParameterError(f"model {self._model}, parameter {key}: {message}")

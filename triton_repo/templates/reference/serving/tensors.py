@@ -1,0 +1,37 @@
+"""Triton's requests and responses as numpy arrays and errors; the only module that knows its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+def read_inputs(request: Any) -> dict[str, npt.NDArray[Any]]:
+    """Every input that the request has, by name, each with its batch dimension."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def read_item(inputs: Mapping[str, npt.NDArray[Any]], index: int) -> dict[str, npt.NDArray[Any]]:
+    """A copy of one item of a batch, still with a batch dimension (of 1)."""
+    return {name: values[index : index + 1].copy() for name, values in inputs.items()}
+
+
+def response(tensors: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """A response with these tensors."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in tensors.items()])
+
+
+def error_response(message: str) -> Any:
+    """A response that says why there is no answer."""
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
+
+
+def text_tensor(texts: list[str]) -> npt.NDArray[np.object_]:
+    """Texts as a STRING tensor of one dimension."""
+    return np.array([text.encode() for text in texts], dtype=np.object_)

@@ -1,0 +1,121 @@
+"""Text to text in one model: preprocessing, tensorrt_llm and detokenization, called from Python.
+
+Each prompt of a request is generated on a thread of its own. Unlike the ensemble it passes a client's
+cancellation on to tensorrt_llm. Text is decoded here, which is cheaper than a call to postprocessing a token.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+from serving.bls import Conversation, Members, Texts
+from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
+from serving.parameters import Parameters
+from serving.requests import SEPARATOR, InFlight, Periodic
+from serving.tensors import FINAL, error_response, read_inputs, read_item
+from serving.tokenizer import Tokenizer
+
+MAX_THREADS = 256
+"""Prompts generated at once; more wait for a thread."""
+
+
+class TritonPythonModel:
+    """The model's name for Triton."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        try:
+            self._configure(args["model_config"])
+        except ValueError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+
+    def _configure(self, model_config: str) -> None:
+        parameters = Parameters(model_config, folder=Path(__file__).parent)
+        self._decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(model_config))
+        self._accumulate = parameters.boolean("accumulate_tokens")
+        self._tokenizer = Tokenizer(
+            parameters.path("tokenizer_dir"),
+            skip_special_tokens=parameters.boolean("skip_special_tokens"),
+        )
+        self._members = Members(
+            tensorrt_llm=parameters.text("tensorrt_llm_model_name"), decoupled=self._decoupled
+        )
+        self._log_error = pb_utils.Logger.log_error
+        self._in_flight = InFlight(cancel=self._members.stop)
+        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="prompt")
+        self._periodic = Periodic(
+            {self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms")},
+            log_error=self._log_error,
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._accept(request, sender)
+            except FieldError as error:
+                sender.send(error_response(str(error)), flags=FINAL)
+
+    def finalize(self) -> None:
+        """End the threads."""
+        self._periodic.close()
+        self._pool.shutdown()
+
+    def _accept(self, request: Any, sender: Any) -> None:
+        inputs = read_inputs(request)
+        size = int(inputs["text_input"].shape[0])
+        if size > 1 and not self._decoupled:
+            raise field_error("text_input", f"holds {size} prompts; a batch needs the decoupled mode")
+        conversation = Conversation(sender, request.request_id(), num_open=size)
+        self._in_flight.add(conversation)
+        for index in range(size):
+            self._pool.submit(self._answer, conversation, read_item(inputs, index), index, size)
+
+    def _answer(self, conversation: Conversation, inputs: Inputs, index: int, size: int) -> None:
+        """Generate one prompt; whatever happens, the client is told the end of it."""
+        try:
+            last = self._relay(conversation, self._generate(conversation, inputs, index), inputs)
+        except Exception as error:
+            if not isinstance(error, FieldError | pb_utils.TritonModelException):
+                self._log_error(f"prompt {index}: {error!r}")
+            prefix = f"batch item {index}: " if size > 1 else ""
+            last = error_response(f"{prefix}{error}")
+        conversation.end_prompt(last)
+
+    def _generate(self, conversation: Conversation, inputs: Inputs, index: int) -> Iterable[Any]:
+        refuse_unsupported(inputs)
+        # Clients reuse ids: only an id of our own makes sure that cancelling stops no other request.
+        request_id = f"{conversation.request_id}{SEPARATOR}{uuid.uuid4().hex}"
+        prepared = self._members.preprocess(inputs, request_id=request_id)
+        self._in_flight.attach(conversation, request_id)
+        texts = Texts(
+            self._tokenizer,
+            batch_index=index,
+            streaming=_is_streaming(inputs),
+            accumulate=self._accumulate,
+        )
+        answers: Iterable[Any] = texts.answers(
+            self._members.generate(inputs, prepared, request_id=request_id)
+        )
+        return answers
+
+    def _relay(self, conversation: Conversation, answers: Iterable[Any], inputs: Inputs) -> Any | None:
+        """Send the answers; without streaming the last is given back, to be sent with the final flag."""
+        kept = None
+        for answer in answers:
+            if _is_streaming(inputs):
+                conversation.send(answer)
+                continue
+            if kept is not None:
+                conversation.send(kept)
+            kept = answer
+        return kept
+
+
+def _is_streaming(inputs: Inputs) -> bool:
+    return "stream" in inputs and bool(inputs["stream"].any())
