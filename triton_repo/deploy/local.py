@@ -26,6 +26,9 @@ _POLL_S = 0.1
 _STOP_TIMEOUT_S = 25.0
 _KILL_TIMEOUT_S = 10.0
 
+_detached: dict[int, subprocess.Popen[bytes]] = {}
+"""The supervisors that this process started and that outlive it; kept so that they can be reaped."""
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -127,6 +130,8 @@ def stop(state_dir: Path) -> Status:
             processes.send_signal(found.supervisor, signal.SIGKILL)
         if not processes.wait_gone(found.supervisor, timeout_s=_KILL_TIMEOUT_S):
             raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")
+    if child := _detached.pop(found.supervisor.pid, None):
+        child.wait()
     clean(found.mark, state_dir)
     state.remove_state(state_dir)
     return before
@@ -185,6 +190,7 @@ def _serve_detached(plan: ServerPlan, progress: Progress, on_ready: Callable[[Se
             child.terminate()
             child.wait()
         raise
+    _detached[child.pid] = child
     server = _server(plan.state_dir, found)
     on_ready(server)
     return server

@@ -1,0 +1,282 @@
+"""The server's life on the real tritonserver: start, death of a part, restart, stop, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from tests.e2e.echo import with_placeholder, write_echo
+from tpforge.errors import EnvironmentUnusable, InputRefused
+from triton_repo.client import Client, ServerUnreachable
+from triton_repo.deploy import processes
+from triton_repo.deploy.local import ServeOptions, Server, list_servers, serve, status, stop
+from triton_repo.deploy.ports import Ports, find_free_base
+from triton_repo.deploy.state import read_state
+
+pytestmark = pytest.mark.e2e
+
+LONG = 3000
+"""Words of an answer that takes a minute: it never ends by itself during a test."""
+
+
+def free_ports() -> Ports:
+    return Ports.from_base(find_free_base(start=random.randrange(20000, 50000, 10)))
+
+
+def quiet(_message: str) -> None:
+    pass
+
+
+def wait_for(what: str, condition: object, *, timeout_s: float) -> float:
+    """Seconds until `condition()` is true."""
+    assert callable(condition)
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < timeout_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+@contextmanager
+def echo_server(folder: Path) -> Iterator[Server]:
+    options = ServeOptions(state_dir=folder / "name" / "server", ports=free_ports(), detach=True)
+    server = serve(write_echo(folder / "repository"), options=options, progress=quiet)
+    try:
+        yield server
+    finally:
+        stop(options.state_dir)
+
+
+def leftovers(mark: str) -> tuple[list[processes.ProcessId], list[Path]]:
+    return processes.marked(mark), list(processes.SHARED_MEMORY.glob(f"{mark}*"))
+
+
+def mark_of(server: Server) -> str:
+    state = read_state(server.state_dir)
+    assert state is not None
+    return state.mark
+
+
+def stub_of(server: Server) -> processes.ProcessId:
+    state = read_state(server.state_dir)
+    assert state is not None and state.server is not None
+    return next(iter(processes.stubs_of(state.server.pid)))
+
+
+class Reader(Thread):
+    """Reads a long stream; keeps what it got and how it ended."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(daemon=True)
+        self.client, self.words, self.error, self.flowing = client, 0, "", Event()
+
+    def run(self) -> None:
+        try:
+            for _ in self.client.chunks("a b c", max_tokens=LONG, deadline_s=60):
+                self.words += 1
+                if self.words == 3:
+                    self.flowing.set()
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {error}"
+
+
+def test_killed_model_process_breaks_streams_and_the_server_comes_back(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server, Client(server.grpc_url) as client:
+        reader = Reader(client)
+        reader.start()
+        assert reader.flowing.wait(10)
+        mark = mark_of(server)
+        os.kill(stub_of(server).pid, signal.SIGKILL)
+        killed = time.monotonic()
+        reader.join(10)
+        assert not reader.is_alive(), "the stream in flight hangs after its model process was killed"
+        assert time.monotonic() - killed < 10
+        assert reader.error.startswith(ServerUnreachable.__name__), reader.error
+        assert 3 <= reader.words < LONG
+
+        def answers() -> bool:
+            try:
+                return client.generate("x y", max_tokens=3, deadline_s=5).text == " x y x"
+            except (EnvironmentUnusable, InputRefused):
+                return False
+
+        wait_for("an answer after the restart", answers, timeout_s=60)
+        found = status(server.state_dir)
+        assert (found.phase, found.restarts) == ("ready", 1)
+        assert found.last_failure is not None and "the process of model ensemble" in found.last_failure
+    assert leftovers(mark) == ([], [])
+
+
+def test_killed_tritonserver_is_started_again(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server, Client(server.grpc_url) as client:
+        state = read_state(server.state_dir)
+        assert state is not None and state.server is not None
+        os.kill(state.server.pid, signal.SIGKILL)
+        wait_for("the restart", lambda: status(server.state_dir).restarts == 1, timeout_s=10)
+        wait_for("ready", lambda: status(server.state_dir).phase == "ready", timeout_s=30)
+        assert client.generate("x y", max_tokens=2).text == " x y"
+        failure = status(server.state_dir).last_failure
+        assert failure is not None and "ended by SIGKILL" in failure
+
+
+def test_server_whose_supervisor_is_killed_ends_and_stop_cleans_up(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server:
+        mark = mark_of(server)
+        assert list(processes.SHARED_MEMORY.glob(f"{mark}*")), "the prefix of the shared memory is not used"
+        os.kill(server.pid, signal.SIGKILL)
+        wait_for("the end of all its processes", lambda: not processes.marked(mark), timeout_s=10)
+        assert status(server.state_dir).phase == "crashed"
+        assert stop(server.state_dir).phase == "crashed"
+        assert leftovers(mark) == ([], [])
+        assert status(server.state_dir).phase == "stopped"
+
+
+def test_serve_cleans_up_after_a_killed_supervisor_and_takes_its_place(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server:
+        mark = mark_of(server)
+        os.kill(server.pid, signal.SIGKILL)
+        wait_for("the end of all its processes", lambda: not processes.marked(mark), timeout_s=10)
+        options = ServeOptions(state_dir=server.state_dir, ports=server.ports, detach=True)
+        again = serve(server.repository, options=options, progress=quiet)
+        assert leftovers(mark) == ([], [])
+        assert mark_of(again) != mark
+        assert (server.state_dir / "triton.log.1").is_file()
+
+
+def test_stop_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server:
+        mark = mark_of(server)
+        assert [found.phase for found in list_servers(tmp_path)] == ["ready"]
+        assert stop(server.state_dir).phase == "ready"
+        assert leftovers(mark) == ([], [])
+        assert list_servers(tmp_path) == ()
+        assert not processes.identify(server.pid)
+        assert stop(server.state_dir).phase == "stopped"
+
+
+def test_second_server_of_a_folder_is_refused_and_the_first_lives_on(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server:
+        options = ServeOptions(state_dir=server.state_dir, ports=free_ports(), detach=True)
+        with pytest.raises(EnvironmentUnusable, match="runs already.*tpforge stop"):
+            serve(server.repository, options=options, progress=quiet)
+        assert status(server.state_dir).phase == "ready"
+
+
+def test_port_in_use_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
+    ports = free_ports()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", ports.grpc))
+        taken.listen()
+        options = ServeOptions(state_dir=tmp_path / "server", ports=ports, detach=True)
+        with pytest.raises(EnvironmentUnusable) as caught:
+            serve(write_echo(tmp_path / "repository"), options=options, progress=quiet)
+    assert f"port {ports.grpc} (gRPC) is in use by process {os.getpid()}" in str(caught.value)
+    assert "--port-base" in str(caught.value)
+    assert not (tmp_path / "server" / "triton.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("initialize", "reason"),
+    [
+        ("raise ValueError('engine.json: not found')", "model ensemble: ValueError: engine.json: not found"),
+        ("import not_there", "model ensemble: ModuleNotFoundError: No module named 'not_there'"),
+        ("os._exit(3)", "its process died while it loaded"),
+    ],
+)
+def test_model_that_fails_to_load_is_reported_with_its_own_reason(
+    tmp_path: Path, initialize: str, reason: str
+) -> None:
+    options = ServeOptions(state_dir=tmp_path / "server", ports=free_ports(), detach=True)
+    with pytest.raises(InputRefused) as caught:
+        serve(write_echo(tmp_path / "repository", initialize=initialize), options=options, progress=quiet)
+    assert reason in str(caught.value)
+    assert status(options.state_dir).phase == "failed"
+
+
+def test_placeholder_in_a_config_is_reported_by_file_and_line(tmp_path: Path) -> None:
+    repository = write_echo(tmp_path / "repository", config=with_placeholder())
+    options = ServeOptions(state_dir=tmp_path / "server", ports=free_ports(), detach=True)
+    with pytest.raises(InputRefused) as caught:
+        serve(repository, options=options, progress=quiet)
+    file = repository / "ensemble" / "config.pbtxt"
+    assert f"{file}:11:27: Expected integer, got: $" in str(caught.value)
+
+
+def test_model_without_its_file_is_reported_although_triton_hangs(tmp_path: Path) -> None:
+    repository = write_echo(tmp_path / "repository")
+    (repository / "ensemble" / "1" / "model.py").unlink()
+    options = ServeOptions(state_dir=tmp_path / "server", ports=free_ports(), detach=True)
+    with pytest.raises(InputRefused, match=r"Python model file not found in .*/ensemble/1/model\.py"):
+        serve(repository, options=options, progress=quiet)
+
+
+def test_model_that_never_finishes_loading_is_given_up_after_the_load_timeout(tmp_path: Path) -> None:
+    repository = write_echo(tmp_path / "repository", initialize="time.sleep(1000)")
+    options = ServeOptions(state_dir=tmp_path / "server", ports=free_ports(), detach=True, load_timeout_s=2)
+    with pytest.raises(EnvironmentUnusable, match=r"not ready within 2\.0 s, still loading: ensemble"):
+        serve(repository, options=options, progress=quiet)
+    state = read_state(options.state_dir)
+    assert state is not None
+    assert leftovers(state.mark) == ([], [])
+
+
+_FOREGROUND = """
+import sys
+from pathlib import Path
+from triton_repo.deploy.local import ServeOptions, serve
+from triton_repo.deploy.ports import Ports
+options = ServeOptions(state_dir=Path(sys.argv[2]), ports=Ports.from_base(int(sys.argv[3])))
+def ready(server):
+    print("ready", flush=True)
+serve(Path(sys.argv[1]), options=options, progress=lambda message: None, on_ready=ready)
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_foreground_server_ends_in_order_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    repository = write_echo(tmp_path / "repository")
+    command = [sys.executable, "-c", _FOREGROUND, str(repository), str(tmp_path / "server")]
+    with subprocess.Popen([*command, str(free_ports().http)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        state = read_state(tmp_path / "server")
+        assert state is not None
+        process.send_signal(number)
+        assert process.stdout.readline() == "ended\n"
+        assert process.wait(10) == 0
+    assert leftovers(state.mark) == ([], [])
+
+
+def test_second_ctrl_c_kills_at_once_though_a_request_is_in_flight(tmp_path: Path) -> None:
+    repository = write_echo(tmp_path / "repository")
+    ports = free_ports()
+    command = [sys.executable, "-c", _FOREGROUND, str(repository), str(tmp_path / "server"), str(ports.http)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        state = read_state(tmp_path / "server")
+        assert state is not None
+        with Client(f"127.0.0.1:{ports.grpc}") as client:
+            reader = Reader(client)
+            reader.start()
+            assert reader.flowing.wait(10)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert process.poll() is None, "the first Ctrl-C lets requests in flight go on"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(3) == 0
+            reader.join(5)
+            assert not reader.is_alive()
+    assert leftovers(state.mark) == ([], [])
