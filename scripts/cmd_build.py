@@ -36,7 +36,9 @@ def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: b
     if dry_run:
         print_plan(output, pipeline.plan_engine(recipe, out=out))
         return
-    built = pipeline.build_engine(recipe, out=out, force=force, progress=output.progress)
+    built = pipeline.build_engine(
+        recipe, out=out, existing="replace" if force else "refuse", progress=output.progress
+    )
     manifest = built.manifest
     for note in built.notes:
         output.note(f"note: {note}")

@@ -24,7 +24,6 @@ def command(engine: str | None, every: bool, as_json: bool) -> None:
     if engine is not None and every:
         raise UsageError("ENGINE and --all exclude each other")
     output = Output(as_json=as_json)
-    output.progress("stopping")
     stopped = serving.stop_servers(engine, every=every)
     if not stopped:
         output.note("no server runs")

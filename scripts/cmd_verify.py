@@ -27,14 +27,14 @@ def command(engine: str | None, model: str | None, as_json: bool) -> None:
     logits and greedy tokens are compared with those of transformers in float32. Writes parity.json, and
     the golden answers into engine.json. Exit status 6 when something differs.
     """
-    from scripts import pipeline
+    from scripts import proving
     from scripts.locations import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
-    verified = pipeline.verify_engine(places, model=model, progress=output.progress)
+    verified = proving.verify_engine(places, model=model, progress=output.progress)
     parity = verified.parity
     output.result(table(parity_rows(parity), header=("what", "measured")))
     output.record(

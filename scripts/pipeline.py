@@ -1,7 +1,7 @@
-"""From a model to a proven engine: composes builders and engines.
+"""From a model to an engine: composes builders and engines.
 
-It prints nothing and parses no arguments. `rendering` goes on to the model repository, `serving` to the
-server, and `stages` strings the steps together.
+It prints nothing and parses no arguments. `proving` goes on to the proof, `rendering` to the model
+repository, `serving` to the server, and `stages` strings the steps together.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from scripts.locations import DEMO_MODEL, Places, cache_dir, engine_name, places_of
 from tpforge import __version__
-from tpforge.atomic import atomic_folder, hash_file, refuse_existing, write_atomic
+from tpforge.atomic import atomic_folder, hash_file
 from tpforge.dtypes import DType
-from tpforge.errors import InputRefused, UsageError, VerificationFailed
-from tpforge.manifest import FileRecord, GoldenAnswer, Limits, Manifest, Parity, SourceRecord
+from tpforge.errors import InputRefused, UsageError
+from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
 from tpforge.recipe import EngineRecipe
@@ -52,15 +52,6 @@ class Built:
     manifest: Manifest
     reused: bool
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """An engine after its proof."""
-
-    places: Places
-    manifest: Manifest
-    parity: Parity
 
 
 def open_model(location: str) -> Source:
@@ -153,26 +144,44 @@ def convert_checkpoint(recipe: EngineRecipe, *, out: Path | None, force: bool) -
 
 
 def build_engine(
-    recipe: EngineRecipe, *, out: Path | None = None, force: bool = False, progress: Progress
+    recipe: EngineRecipe,
+    *,
+    out: Path | None = None,
+    existing: Literal["refuse", "update", "replace"] = "refuse",
+    progress: Progress,
 ) -> Built:
-    """Make the engine folder of `recipe`, by default out/NAME/engine; an equal one is kept as it is.
+    """Make the engine folder of `recipe`, by default out/NAME/engine.
+
+    An engine that is there already, made of the same files with the same options, is kept as it is, unless
+    `existing` is "replace". A different one is refused, or replaced by "update" and "replace".
 
     Raises:
         UsageError: the runtime or the limits are impossible.
-        InputRefused: the model is refused, or another engine is there and `force` is not given.
+        InputRefused: the model is refused, or another engine is there and may not be replaced.
     """
+    from engines.store import MANIFEST_NAME, read_manifest
+
     _refuse_runtime(recipe)
     progress(f"opening {recipe.model}")
     with open_model(recipe.model) as source:
         limits = recipe.limits.resolve(source.spec)
         places = _engine_places(recipe, source, out)
         planned = _plan(recipe, source, out=places.engine)
-        if places.engine.exists() and not force:
+        if (places.engine / MANIFEST_NAME).is_file() and existing != "replace":
             progress(f"comparing {places.engine} with its model")
-            manifest = _equal_engine(planned, source, limits=limits)
-            return Built(places, manifest, reused=True, notes=planned.notes)
+            kept = read_manifest(places.engine)
+            differences = _differences(kept, planned, source, limits=limits)
+            if not differences:
+                return Built(places, kept, reused=True, notes=planned.notes)
+            if existing == "refuse":
+                raise InputRefused.listing(
+                    f"{places.engine}: exists already and is another engine; "
+                    "give another --out, or --force to replace it:",
+                    differences,
+                )
+            existing = "replace"
         progress(f"converting {recipe.model} to {places.engine}")
-        with atomic_folder(places.engine, force=force) as folder:
+        with atomic_folder(places.engine, force=existing == "replace") as folder:
             manifest, notes = _write_engine(recipe, planned, source, limits=limits, folder=folder)
     return Built(places, manifest, reused=False, notes=notes)
 
@@ -223,108 +232,33 @@ def _write_engine(
     return manifest, conversion.notes
 
 
-def _equal_engine(planned: Planned, source: Source, *, limits: Limits) -> Manifest:
-    """The manifest of the engine at `planned.out` when it is what would be built now.
+def _differences(found: Manifest, planned: Planned, source: Source, *, limits: Limits) -> list[str]:
+    """In what an engine is not what would be built now; the files are read only when all else is equal."""
+    from engines.store import check_files
 
-    Raises:
-        InputRefused: it differs, and says in what.
-    """
-    from engines.store import MANIFEST_NAME, check_files, read_manifest
-
-    if not (planned.out / MANIFEST_NAME).is_file():
-        refuse_existing(planned.out, force=False)
-    manifest = read_manifest(planned.out)
     differences = [
-        f"{name} is {found}, asked for {wanted}"
-        for name, found, wanted in (
-            ("tpforge version", manifest.tpforge_version, __version__),
-            ("tp", manifest.mapping.tp_size, planned.plan.mapping.tp_size),
-            ("pp", manifest.mapping.pp_size, planned.plan.mapping.pp_size),
-            ("parallel embedding", manifest.parallel_embedding_dim, planned.plan.parallel_embedding_dim),
-            ("dtype", manifest.dtype, planned.dtype),
-            ("limits", manifest.limits, limits),
+        f"{name} is {has}, asked for {wanted}"
+        for name, has, wanted in (
+            ("tpforge version", found.tpforge_version, __version__),
+            ("tp", found.mapping.tp_size, planned.plan.mapping.tp_size),
+            ("pp", found.mapping.pp_size, planned.plan.mapping.pp_size),
+            ("parallel embedding", found.parallel_embedding_dim, planned.plan.parallel_embedding_dim),
+            ("dtype", found.dtype, planned.dtype),
+            *((name, value, getattr(limits, name)) for name, value in found.limits),
         )
-        if found != wanted
+        if has != wanted
     ]
-    if manifest.model != planned.model or _input_files(source) != manifest.source.files:
-        differences.append(f"it was made of other files, {manifest.source.location}")
-    if not differences and manifest.padding != planned.plan.padding:
+    if not differences and found.padding != planned.plan.padding:
         differences.append("its padding is another one")
-    differences = differences or check_files(planned.out, manifest)
-    if differences:
-        raise InputRefused.listing(
-            f"{planned.out}: exists already and is another engine; "
-            "give another --out, or --force to replace it:",
-            differences,
-        )
-    return manifest
+    if found.model != planned.model or input_files(source) != found.source.files:
+        differences.append(f"it was made of other files, {found.source.location}")
+    return differences or check_files(planned.out, found)
 
 
-def _input_files(source: Source) -> tuple[FileRecord, ...]:
+def input_files(source: Source) -> tuple[FileRecord, ...]:
+    """Size and SHA-256 of every file that a source is made of."""
     root = source.path if source.path.is_dir() else source.path.parent
     return tuple(hash_file(path, relative_to=root) for path in source.input_files)
-
-
-def verify_engine(places: Places, *, model: str | None = None, progress: Progress) -> Verified:
-    """Prove an engine: its files, every tensor against the source, its answers against transformers.
-
-    Writes parity.json beside engine.json, and parity and golden answers into engine.json, also when the
-    proof fails. `model` says where the source lies now, when it has moved.
-
-    Raises:
-        InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
-        VerificationFailed: a file of the engine is not the one that was built; nothing is written.
-    """
-    from builders.verify import verify_shards
-    from engines.parity import measure_parity
-    from engines.store import check_files, read_manifest, write_manifest
-
-    manifest = read_manifest(places.engine)
-    progress("checking the files of the engine")
-    if damaged := check_files(places.engine, manifest):
-        raise VerificationFailed(
-            "\n  ".join([f"{places.engine}: the files are not those that were built:", *damaged])
-        )
-    with open_model(model or manifest.source.location) as source:
-        progress("comparing the source with engine.json")
-        if _input_files(source) != manifest.source.files:
-            raise InputRefused(
-                f"{source.path}: is not the model that {places.engine} was made of (its files have other "
-                "SHA-256 sums); give the right one with --model, or build the engine again"
-            )
-        plan = ShardPlan(
-            model=manifest.model,
-            mapping=manifest.mapping,
-            padding=manifest.padding,
-            parallel_embedding_dim=manifest.parallel_embedding_dim,
-        )
-        progress("comparing every tensor with the source")
-        report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
-        parity, golden = measure_parity(places.engine, manifest, source_path=source.path, progress=progress)
-    parity = parity.model_copy(
-        update={
-            "passed": parity.passed and not report.problems,
-            "num_tensors": report.num_tensors,
-            "num_unequal_tensors": len(report.problems),
-            "problems": (*report.problems, *parity.problems),
-        }
-    )
-    manifest = manifest.model_copy(update={"parity": parity, "golden": golden if parity.passed else ()})
-    write_atomic(places.engine / "parity.json", _parity_json(manifest, parity, golden))
-    write_manifest(places.engine, manifest)
-    return Verified(places, manifest, parity)
-
-
-def _parity_json(manifest: Manifest, parity: Parity, golden: tuple[GoldenAnswer, ...]) -> str:
-    import json
-
-    value = {
-        "schema_version": 1,
-        "engine": manifest.name,
-        "parity": parity.model_dump(mode="json"),
-        "golden": [answer.model_dump(mode="json") for answer in golden],
-    }
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def remove(places: Places) -> tuple[Path, ...]:

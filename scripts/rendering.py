@@ -71,6 +71,12 @@ def fresh_repository(places: Places, options: RepositoryRecipe | None = None) ->
     return places.repository, True
 
 
+def repository_key(places: Places) -> str | None:
+    """The key that the repository beside an engine was rendered with, if it was rendered there."""
+    key = read_stages(places).get(STEP, {}).get("key")
+    return key if isinstance(key, str) else None
+
+
 def _key(places: Places, manifest: Manifest, options: RepositoryRecipe) -> str:
     """Everything that decides the content of the repository."""
     import triton_repo

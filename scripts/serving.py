@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.chat import chat_prompt
 from scripts.locations import OUT, Places, find_engine
 from scripts.rendering import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.recipe import RepositoryRecipe, ServeRecipe
 
 if TYPE_CHECKING:
+    from triton_repo.client import Answer
     from triton_repo.deploy.local import Server, Status
 
 Progress = Callable[[str], None]
@@ -136,3 +138,16 @@ def chat_template_folder(given: str | None, places: Places | None) -> Path:
     if found is None:
         raise UsageError("--chat needs the tokenizer of the engine; give it with --engine")
     return found.engine / "tokenizer"
+
+
+def ask(places: Places, url: str, message: str, *, stream: bool, max_tokens: int = 64) -> Answer:
+    """The answer to a chat message, put through the engine's chat template.
+
+    Raises:
+        TpforgeError: the server refused it or did not answer.
+    """
+    from triton_repo.client import Client
+
+    prompt = chat_prompt(places.engine / "tokenizer", message)
+    with Client(url) as client:
+        return client.generate(prompt, max_tokens=max_tokens, stream=stream)

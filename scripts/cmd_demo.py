@@ -1,0 +1,51 @@
+"""`tpforge demo`: the whole way on a small real model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from scripts import _options
+from scripts._output import Output
+
+if TYPE_CHECKING:
+    from scripts.stages import Stage
+
+
+@click.command("demo")
+@click.option("--tp", type=_options.SIZE, default=4, show_default=True, help="Tensor-parallel size.")
+@click.option(
+    "--port-base",
+    type=click.IntRange(1024, 65533),
+    default=8000,
+    show_default=True,
+    help="HTTP port to try first; gRPC is the next one, metrics the one after.",
+)
+@click.option("--keep", is_flag=True, help="Leave the server running; `tpforge stop` ends it.")
+@_options.JSON
+@_options.DEBUG
+def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
+    """Take the demo model the whole way, ask it a question, stop.
+
+    Fetches SmolLM2-135M-Instruct, builds an engine, proves it, renders its repository, serves it with
+    Triton, runs the smoke test, asks for the capital of France. A second run skips what is unchanged.
+    """
+    from scripts import stages
+    from scripts.cmd_up import print_stages, stage_records
+    from tpforge.recipe import Recipe, ServeRecipe
+    from triton_repo.deploy.ports import find_free_base
+
+    output = Output(as_json=as_json)
+    free = find_free_base(start=port_base)
+    if free != port_base:
+        output.note(f"ports {port_base}-{port_base + 2} are not all free; using {free}-{free + 2}")
+    recipe = Recipe(model="demo", tp=tp, serve=ServeRecipe(port_base=free))
+    done: list[Stage] = []
+    try:
+        run = stages.run_demo(recipe, keep=keep, progress=output.progress, on_stage=done.append)
+    finally:
+        print_stages(output, done)
+    if keep:
+        output.note('ask it more with: tpforge generate --chat "..."; stop it with: tpforge stop')
+    output.record("demo", {"stages": stage_records(run.stages)})

@@ -1,0 +1,116 @@
+"""The proof of an engine, kept beside it: composes builders and engines.
+
+It prints nothing; what is compared is `builders.verify` and `engines.parity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
+from scripts.locations import Places
+from scripts.pipeline import input_files, open_model
+from tpforge.atomic import write_atomic
+from tpforge.errors import InputRefused, VerificationFailed
+from tpforge.manifest import GoldenAnswer, Manifest, Parity
+from tpforge.sharding import ShardPlan
+
+Progress = Callable[[str], None]
+_PROOF = "verify"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An engine after its proof."""
+
+    places: Places
+    manifest: Manifest
+    parity: Parity
+
+
+def verify_engine(places: Places, *, model: str | None = None, progress: Progress) -> Verified:
+    """Prove an engine: its files, every tensor against the source, its answers against transformers.
+
+    Writes parity.json beside engine.json, and parity and golden answers into engine.json, also when the
+    proof fails. `model` says where the source lies now, when it has moved.
+
+    Raises:
+        InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
+        VerificationFailed: a file of the engine is not the one that was built; nothing is written.
+    """
+    from builders.verify import verify_shards
+    from engines.parity import measure_parity
+    from engines.store import check_files, read_manifest, write_manifest
+
+    manifest = read_manifest(places.engine)
+    progress("checking the files of the engine")
+    if damaged := check_files(places.engine, manifest):
+        raise VerificationFailed(
+            "\n  ".join([f"{places.engine}: the files are not those that were built:", *damaged])
+        )
+    with open_model(model or manifest.source.location) as source:
+        progress("comparing the source with engine.json")
+        if input_files(source) != manifest.source.files:
+            raise InputRefused(
+                f"{source.path}: is not the model that {places.engine} was made of (its files have other "
+                "SHA-256 sums); give the right one with --model, or build the engine again"
+            )
+        plan = ShardPlan(
+            model=manifest.model,
+            mapping=manifest.mapping,
+            padding=manifest.padding,
+            parallel_embedding_dim=manifest.parallel_embedding_dim,
+        )
+        progress("comparing every tensor with the source")
+        report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
+        parity, golden = measure_parity(places.engine, manifest, source_path=source.path, progress=progress)
+    parity = parity.model_copy(
+        update={
+            "passed": parity.passed and not report.problems,
+            "num_tensors": report.num_tensors,
+            "num_unequal_tensors": len(report.problems),
+            "problems": (*report.problems, *parity.problems),
+        }
+    )
+    manifest = manifest.model_copy(update={"parity": parity, "golden": golden if parity.passed else ()})
+    write_atomic(places.engine / "parity.json", _parity_json(manifest, parity, golden))
+    write_manifest(places.engine, manifest)
+    keep_stage(places, _PROOF, {"key": _proof_key(manifest)})
+    return Verified(places, manifest, parity)
+
+
+def fresh_proof(places: Places, *, progress: Progress) -> tuple[Parity, bool]:
+    """The proof of an engine, and whether it is the kept one: made of this engine by this very code.
+
+    Raises:
+        InputRefused, VerificationFailed: as `verify_engine` does.
+    """
+    from engines.store import read_manifest
+
+    manifest = read_manifest(places.engine)
+    kept = read_stages(places).get(_PROOF, {}).get("key")
+    if manifest.parity is not None and manifest.parity.passed and kept == _proof_key(manifest):
+        return manifest.parity, True
+    return verify_engine(places, progress=progress).parity, False
+
+
+def _proof_key(manifest: Manifest) -> str:
+    """What decides the outcome of a proof: the engine, and the code that runs and judges it."""
+    import engines
+
+    assert engines.__file__ is not None
+    return text_key([engine_key(manifest), source_key([Path(engines.__file__).parent])])
+
+
+def _parity_json(manifest: Manifest, parity: Parity, golden: tuple[GoldenAnswer, ...]) -> str:
+    import json
+
+    value = {
+        "schema_version": 1,
+        "engine": manifest.name,
+        "parity": parity.model_dump(mode="json"),
+        "golden": [answer.model_dump(mode="json") for answer in golden],
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
