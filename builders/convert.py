@@ -188,8 +188,6 @@ def _root(source: Source) -> Path:
 
 def _cast_notes(source: Source, dtype: DType) -> tuple[str, ...]:
     """A note when the weights are not already of the engine's type."""
-    if source.kind == "gguf":
-        return ()
     others = sorted({found for found in source.dtypes.values() if found is not dtype})
     return (f"weights cast from {' and '.join(others)} to {dtype}",) if others else ()
 

@@ -5,6 +5,8 @@ It downloads safetensors, JSON and tokenizer files only, and keeps them in huggi
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from builders.sources.huggingface import HuggingFaceSource, open_directory
@@ -20,6 +22,8 @@ _PATTERNS = (
 # Subfolders hold other formats (onnx/, original/), which are never read.
 _IGNORED = ("*/*",)
 
+_LOCAL_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
 
 def open_hub(repository: str, *, location: str, revision: str | None) -> HuggingFaceSource:
     """Download (or find in the cache) ``org/name`` at a revision, by default the newest, and open it.
@@ -32,15 +36,10 @@ def open_hub(repository: str, *, location: str, revision: str | None) -> Hugging
 
 
 def _download(repository: str, *, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
+
+    # The base of what its HTTP client raises is not an OSError where that client is httpx.
+    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
 
     name = f"{repository}@{revision}" if revision else repository
     advice = "or download it elsewhere and give its directory instead, in the form ./path/to/model"
@@ -51,18 +50,25 @@ def _download(repository: str, *, revision: str | None) -> Path:
             allow_patterns=list(_PATTERNS),
             ignore_patterns=list(_IGNORED),
         )
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise InputRefused(
             f"{name}: is gated; accept its terms on its page and log in with `hf auth login`, {advice}"
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise InputRefused(f"{name}: the hub has the model, but not this revision; {advice}") from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise InputRefused(
             f"{name}: the hub has no such model, or it is private (`hf auth login`); "
             f"there is no such directory either; check the name, {advice}"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+    except errors.HFValidationError as error:
+        raise InputRefused(f"{name}: not a name the hub can have; {advice}") from error
+    except (OSError, http_error) as error:
+        if isinstance(error, OSError) and error.errno in _LOCAL_CAUSES:
+            raise EnvironmentUnusable(
+                f"{error.filename or 'the cache of huggingface_hub'}: {os.strerror(error.errno)}; "
+                "free space, or set HF_HOME to a folder that can be written"
+            ) from error
         raise EnvironmentUnusable(
             f"{name}: the hub cannot be reached and the local cache does not hold the model "
             f"({type(error).__name__}); connect to the network, {advice}"
