@@ -18,10 +18,10 @@ import torch
 
 from builders.audit import audit
 from builders.blocks import slice_blocks
+from builders.input_hashes import InputHashes
 from builders.sources.base import Source
 from builders.transforms import transformed, transformed_shape
 from builders.writer import HashingWriter, RankFilePlan, plan_rank_file, write_config
-from tpforge.atomic import hash_file
 from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.manifest import FileRecord
@@ -65,16 +65,13 @@ def convert(
     target = dtype or source.spec.dtype
     rank_files = plan_rank_files(source, plan=plan, dtype=target)
     _refuse_full_disk(out, sum(file.size for file in rank_files) + _CONFIG_BYTES)
-    num_threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(num_threads) as pool:
-        inputs = [hasher.submit(hash_file, path, relative_to=_root(source)) for path in source.input_files]
-        try:
-            config = write_config(out / "config.json", source.family.target_config(plan, dtype=target))
-            written = _write_rank_files(source, rank_files, plan=plan, dtype=target, out=out, pool=pool)
-            input_files = tuple(future.result() for future in inputs)
-        except BaseException:
-            hasher.shutdown(wait=False, cancel_futures=True)
-            raise
+    with (
+        InputHashes(source.input_files, relative_to=_root(source)) as hashes,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+    ):
+        config = write_config(out / "config.json", source.family.target_config(plan, dtype=target))
+        written = _write_rank_files(source, rank_files, plan=plan, dtype=target, out=out, pool=pool)
+        input_files = hashes.result()
     return Conversion(
         plan=plan,
         dtype=target,

@@ -116,9 +116,14 @@ def _compare_tensors(
         stage_ranks = ranks[first : first + plan.mapping.tp_size]
         for rule, target, layer in _targets(source, plan=plan, stage=stage):
             if all(target in file.entries for file in stage_ranks):
+                where = f"rank{first}-{first + len(stage_ranks) - 1}: {target}"
+                types = {file.entries[target].dtype for file in stage_ranks}
+                if types != {dtype.safetensors}:
+                    yield f"{where}: found type {', '.join(sorted(types))}, expected {dtype.safetensors}"
+                    continue
                 shards = [file.read(target) for file in stage_ranks]
                 for problem in _compare(source, rule, layer, shards, sizes=sizes, dtype=dtype):
-                    yield f"rank{first}-{first + len(shards) - 1}: {target}: {problem}"
+                    yield f"{where}: {problem}"
 
 
 def _compare(
@@ -131,10 +136,6 @@ def _compare(
     dtype: DType,
 ) -> Iterator[str]:
     """What is wrong with one target tensor over the ranks of a stage."""
-    types = {DType(str(shard.dtype).removeprefix("torch.")) for shard in shards}
-    if types != {dtype}:
-        yield f"found type {', '.join(sorted(types))}, expected {dtype}"
-        return
     cuts = [part.cut for part in rule.parts]
     pieces = split_joined(shards, cuts, sizes=sizes)
     if pieces is None:

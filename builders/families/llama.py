@@ -17,6 +17,8 @@ from tpforge.sharding import Cut, Part, Rule, Stage
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.{layer}."
 _TARGET = "transformer.layers.{layer}."
+# Every layer is looked up by name, so that a config cannot ask for a billion of them.
+_MAX_LAYERS = 10_000
 _ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
 
 
@@ -56,10 +58,10 @@ def _read(config: ConfigReader, *, bias: bool, sliding_window: int | None) -> Mo
         config.problem(f"partial_rotary_factor: found {rope.partial_factor}, expected 1.0")
     vocab_size = config.integer("vocab_size")
     model = ModelSpec(
-        architecture=config.values["architectures"][0],
+        architecture=config.architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=config.integer("num_hidden_layers", maximum=_MAX_LAYERS),
         max_position_embeddings=config.integer("max_position_embeddings"),
         dtype=config.dtype(),
         tie_word_embeddings=config.flag("tie_word_embeddings", default=False),

@@ -5,6 +5,7 @@ It knows keys only by what families ask for; it opens no file.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tpforge.dtypes import DType, parse_dtype
@@ -48,8 +49,16 @@ class ConfigReader:
         """Whether the key is there and not null."""
         return self.values.get(key) is not None
 
-    def integer(self, key: str, *, default: int | None = None, minimum: int = 1) -> int:
-        """An integer of at least `minimum`."""
+    @property
+    def architecture(self) -> str:
+        """The one architecture that config.json names."""
+        found = self.values["architectures"]
+        return str(found[0] if isinstance(found, list) else found)
+
+    def integer(
+        self, key: str, *, default: int | None = None, minimum: int = 1, maximum: int = 1 << 31
+    ) -> int:
+        """An integer of at least `minimum` and at most `maximum`."""
         value = self.values.get(key)
         if value is None and default is not None:
             return default
@@ -58,6 +67,9 @@ class ConfigReader:
             return minimum
         if value < minimum:
             self.problem(f"{key}: found {value}, expected {minimum} or more")
+            return minimum
+        if value > maximum:
+            self.problem(f"{key}: found {value}, expected {maximum} or less")
             return minimum
         return value
 
@@ -150,7 +162,7 @@ class ConfigReader:
     def _number(self, key: str, value: object, *, default: float | None) -> float:
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             self.problem(f"{key}: found {value!r}, expected a number above 0")
             return 1.0
         return float(value)

@@ -5,11 +5,12 @@ It decides only which kind it is; nothing that exists on disk is ever asked of t
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from builders.sources.base import Source
-from tpforge.errors import InputRefused
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -23,13 +24,23 @@ def open_source(location: str, *, revision: str | None = None) -> Source:
 
     Raises:
         InputRefused: it does not exist, is incomplete, or is not supported.
-        EnvironmentUnusable: the hub cannot be reached.
+        UsageError: a revision of something that is not on the hub, or two of them.
+        EnvironmentUnusable: the hub cannot be reached, or there is no permission to read it.
     """
+    try:
+        return _open(location, revision=revision)
+    except PermissionError as error:
+        raise EnvironmentUnusable(f"{error.filename or location}: no permission to read it") from error
+
+
+def _open(location: str, *, revision: str | None) -> Source:
     path = Path(location).expanduser()
+    if os.path.lexists(path) and revision:
+        raise UsageError(f"{location}: is on this machine; a revision can be given for hub ids only")
     if path.is_dir():
         from builders.sources.huggingface import open_directory
 
-        return open_directory(path, location=location, revision=revision)
+        return open_directory(path, location=location)
     if path.exists():
         if path.suffix != ".gguf":
             raise InputRefused(
@@ -49,5 +60,5 @@ def open_source(location: str, *, revision: str | None = None) -> Source:
 
     found = match["revision"]
     if found and revision and found != revision:
-        raise InputRefused(f"{location}: names revision {found}, but --revision says {revision}; give one")
+        raise UsageError(f"{location}: names revision {found}, but --revision says {revision}; give one")
     return open_hub(match["repo"], location=location, revision=found or revision)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from tpforge.errors import InputRefused
@@ -16,14 +17,14 @@ _ARCHITECTURE = "llama"
 _LOW_FREQ_FACTOR, _HIGH_FREQ_FACTOR = 1.0, 4.0
 _ORIGINAL_LENGTHS = (8192, 4096, 16384)
 _FACTOR_TOLERANCE = 1e-4
-_REQUIRED = (
+_REQUIRED_COUNTS = (
     "attention.head_count",
-    "attention.layer_norm_rms_epsilon",
     "block_count",
     "context_length",
     "embedding_length",
     "feed_forward_length",
 )
+_OPTIONAL_COUNTS = ("attention.head_count_kv", "attention.key_length", "rope.dimension_count")
 
 
 def read_hf_config(
@@ -46,13 +47,9 @@ def read_hf_config(
             f"{where}: found architecture {architecture!r}, which is not supported in a .gguf; known is "
             f"{_ARCHITECTURE!r}. Nothing was written; for others use the Hugging Face directory"
         )
-    problems = [
-        f"{_ARCHITECTURE}.{key}: missing" for key in _REQUIRED if f"{_ARCHITECTURE}.{key}" not in fields
-    ]
+    problems = list(_broken_counts(fields))
     if _llama(fields, "expert_count", 0):
         problems.append(f"{_ARCHITECTURE}.expert_count: found a mixture of experts, expected a dense model")
-    if isinstance(_llama(fields, "attention.head_count_kv"), list):
-        problems.append(f"{_ARCHITECTURE}.attention.head_count_kv: differs between layers")
     if problems:
         raise InputRefused.listing(f"{where}: its metadata cannot be used:", problems)
     return _config(fields, shapes=shapes, rope_factors=rope_factors, where=where)
@@ -176,6 +173,21 @@ def _end_ids(fields: dict[str, Any]) -> list[int]:
         if one is not None and one not in ids:
             ids.append(one)
     return ids
+
+
+def _broken_counts(fields: dict[str, Any]) -> Iterator[str]:
+    for key in _REQUIRED_COUNTS + _OPTIONAL_COUNTS:
+        value = _llama(fields, key)
+        if value is None:
+            if key in _REQUIRED_COUNTS:
+                yield f"{_ARCHITECTURE}.{key}: missing"
+        elif isinstance(value, list):
+            yield f"{_ARCHITECTURE}.{key}: differs between layers"
+        elif not isinstance(value, int) or value < 1:
+            yield f"{_ARCHITECTURE}.{key}: found {value!r}, expected a count"
+    epsilon = _llama(fields, "attention.layer_norm_rms_epsilon")
+    if not isinstance(epsilon, float):
+        yield f"{_ARCHITECTURE}.attention.layer_norm_rms_epsilon: found {epsilon!r}, expected a number"
 
 
 def _llama(fields: dict[str, Any], key: str, default: Any = None) -> Any:

@@ -74,12 +74,11 @@ def open_directory(
     path: Path,
     *,
     location: str,
-    revision: str | None = None,
     kind: Literal["huggingface", "hub"] = "huggingface",
 ) -> HuggingFaceSource:
     """Open a Hugging Face directory.
 
-    The revision is the given one, or the commit in the path of a hub cache, or unknown.
+    The revision is the commit in the path of a hub cache, else unknown.
 
     Raises:
         InputRefused: it is not a whole checkpoint of a known family.
@@ -115,7 +114,7 @@ def open_directory(
         kind=kind,
         location=location,
         path=path,
-        revision=revision or _snapshot_commit(path),
+        revision=_snapshot_commit(path),
         license=_declared_license(path / "README.md"),
         spec=spec,
         family=family,

@@ -6,6 +6,7 @@ It does not know what the keys mean.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def parse_json_object(text: bytes, *, where: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+            counts = Counter(key for key, _ in pairs)
+            twice = sorted(key for key, count in counts.items() if count > 1)
             raise InputRefused(f"{where}: given twice: {', '.join(twice[:5])}; each key may be given once")
         return values
 

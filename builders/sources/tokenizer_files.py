@@ -70,8 +70,9 @@ def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) 
     # transformers has no exception of its own: these are what its loaders raise for files they reject.
     except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError, RuntimeError) as error:
         where = folder / gguf_file if gguf_file else folder
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise InputRefused(
-            f"{where}: transformers cannot read its tokenizer ({type(error).__name__}: {error}); "
+            f"{where}: transformers cannot read its tokenizer ({type(error).__name__}: {reason}); "
             "add a tokenizer.json"
         ) from error
     if not (out / "tokenizer.json").is_file():

@@ -155,6 +155,8 @@ def test_all_problems_are_reported_at_once_and_sorted() -> None:
         ({"eos_token_id": 320}, "eos_token_id: found [320], outside the vocabulary of 320"),
         ({"torch_dtype": "float8"}, "dtype 'float8' is not supported"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: found 'yes', expected true or false"),
+        ({"rope_theta": float("inf")}, "rope_theta: found inf, expected a number above 0"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers: found 1000000000000, expected 10000 or less"),
         ({"num_hidden_layers": True}, "num_hidden_layers: found True, expected an integer"),
     ],
 )
@@ -174,6 +176,10 @@ def test_mistral_keeps_its_sliding_window_and_llama_has_none() -> None:
 def test_anything_but_one_known_architecture_is_refused(architectures: object) -> None:
     with pytest.raises(InputRefused, match="which is not supported; known are LlamaForCausalLM, Mistral"):
         find_family(architectures, where="config.json")
+
+
+def test_an_architecture_may_stand_without_a_list() -> None:
+    assert read(architectures="LlamaForCausalLM").architecture == "LlamaForCausalLM"
 
 
 def test_no_architecture_is_in_two_families() -> None:

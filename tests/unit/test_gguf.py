@@ -241,6 +241,8 @@ def test_rope_factors_of_another_kind_are_refused_not_lost(model: Path, tmp_path
         ({"extra": {"llama.expert_count": 8}}, "llama.expert_count: found a mixture of experts"),
         ({"extra": {"llama.rope.scaling.type": "yarn"}}, "found rope scaling 'yarn'"),
         ({"leave_out": ("llama.block_count",)}, "llama.block_count: missing"),
+        ({"extra": {"llama.attention.head_count": 0}}, "head_count: found 0, expected a count"),
+        ({"extra": {"llama.attention.key_length": "16"}}, "key_length: found '16', expected a count"),
         ({"extra": {"llama.rope.dimension_count": 8}}, "partial_rotary_factor: found 0.5, expected 1.0"),
     ],
 )

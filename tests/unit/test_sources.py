@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from builders.sources import open_source
 from tests.tiny import write_tiny_llama
 from tpforge.dtypes import DType
-from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -298,6 +298,11 @@ def test_what_looks_like_a_path_is_never_asked_of_the_hub(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     assert f"{location}: no such file or directory; expected a Hugging Face directory" in refusal(location)
+
+
+def test_a_revision_of_a_directory_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a revision can be given for hub ids only"):
+        open_source(str(write_tiny_llama(tmp_path)), revision="main")
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

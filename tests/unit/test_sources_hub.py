@@ -7,7 +7,7 @@ import pytest
 
 from builders.sources import open_source
 from tests.tiny import write_tiny_llama
-from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
+from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError
 
 COMMIT = "89abcdef01" * 4
 
@@ -33,7 +33,7 @@ def test_a_hub_id_with_a_revision_is_downloaded_and_opened(
 
 def test_two_different_revisions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputRefused, match="names revision a, but --revision says b; give one"):
+    with pytest.raises(UsageError, match="names revision a, but --revision says b; give one"):
         open_source("org/name@a", revision="b")
 
 

@@ -107,7 +107,7 @@ def another_shape(tensors: Tensors) -> None:
         (swap_dense_columns, "layers.1.attention.dense.weight: model.layers.1.self_attn.o_proj.weight: "),
         (drop_a_tensor, "rank3: transformer.layers.1.post_layernorm.weight: missing"),
         (add_a_tensor, "rank3: rotary_inv_freq: not expected"),
-        (another_type, "layers.0.mlp.fc.weight: found type bfloat16, float32, expected float32"),
+        (another_type, "layers.0.mlp.fc.weight: found type BF16, F32, expected F32"),
         (another_shape, "layers.0.mlp.fc.weight: found shapes"),
     ],
 )
