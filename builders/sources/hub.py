@@ -70,7 +70,7 @@ def _download(repository: str, *, revision: str | None) -> Path:
                 "free space, or set HF_HOME to a folder that can be written"
             ) from error
         raise EnvironmentUnusable(
-            f"{name}: the hub cannot be reached and the local cache does not hold the model "
+            f"{name}: is no directory here, the hub cannot be reached, and its cache does not hold it "
             f"({type(error).__name__}); connect to the network, {advice}"
         ) from error
     return Path(folder)
