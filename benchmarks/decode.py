@@ -1,0 +1,155 @@
+"""Decoding speed of the reference runtime through Triton, beside transformers' own generate().
+
+One run measures everything on one machine: for each round, transformers in bfloat16 and float32 and every
+engine take turns, so that a machine whose speed drifts does not favour one. It says nothing of
+TensorRT-LLM. Run it as ``python -m benchmarks.decode MODEL.gguf --tp 1 4``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from engines import reference
+from engines.store import read_manifest
+from scripts.pipeline import build_engine
+from tpforge.recipe import EngineRecipe
+from triton_repo.client import Client
+from triton_repo.deploy.local import ServeOptions, Server, serve, stop
+from triton_repo.deploy.ports import Ports, find_free_base
+from triton_repo.repository import RepositoryOptions, render
+
+PROMPT = "Once upon a time, a lighthouse keeper on a small island found a letter in a bottle. It said:"
+NO_END = 7  # An id that greedy decoding of this prompt does not give, so that every run has equal length.
+
+
+def transformers_speed(model_path: Path, num_tokens: int, dtype: str) -> Callable[[], float]:
+    """A function that generates greedily once and gives tokens a second, prefill included."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where = {"pretrained_model_name_or_path": model_path.parent, "gguf_file": model_path.name}
+    if model_path.is_dir():
+        where = {"pretrained_model_name_or_path": model_path}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    model = model.to(getattr(torch, dtype)).eval()
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+
+    def run() -> float:
+        started = time.perf_counter()
+        output = model.generate(
+            **inputs, max_new_tokens=num_tokens, min_new_tokens=num_tokens, do_sample=False
+        )
+        elapsed = time.perf_counter() - started
+        assert output.shape[1] == inputs["input_ids"].shape[1] + num_tokens
+        return num_tokens / elapsed
+
+    return run
+
+
+def served_speed(url: str, num_tokens: int, concurrency: int, model: str) -> Callable[[], float]:
+    """A function that streams `concurrency` answers at once and gives tokens a second of all of them."""
+    clients = [Client(url, deadline_s=300) for _ in range(concurrency)]
+
+    def ask(client: Client) -> int:
+        prompt = PROMPT
+        answer = client.generate(prompt, max_tokens=num_tokens, model=model, stream=True, end_id=NO_END)
+        return len(answer.chunks)
+
+    def run() -> float:
+        started = time.perf_counter()
+        with ThreadPoolExecutor(concurrency) as pool:
+            num_chunks = sum(pool.map(ask, clients))
+        elapsed = time.perf_counter() - started
+        # A chunk may hold several tokens where a character spans them; the count of tokens is asked for.
+        assert num_chunks > 0.9 * num_tokens * concurrency, f"only {num_chunks} chunks came"
+        return num_tokens * concurrency / elapsed
+
+    return run
+
+
+def start(engine: Path, stack: ExitStack, scratch: Path, executor: str) -> Server:
+    """Serve an engine until the stack ends."""
+    repository = render(
+        engine,
+        read_manifest(engine),
+        out=scratch / f"{engine.parent.name}-repository",
+        runtime_source=Path(reference.__file__).parent,
+        options=RepositoryOptions(executor=executor),
+    )
+    state = scratch / f"{engine.parent.name}-server"
+    options = ServeOptions(state_dir=state, ports=Ports.from_base(find_free_base()), detach=True)
+    server = serve(repository.path, options=options, progress=lambda text: print(text, file=sys.stderr))
+    stack.callback(stop, state)
+    return server
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="a .gguf file or a Hugging Face directory")
+    parser.add_argument("--tp", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--executor", default="auto")
+    parser.add_argument("--triton-model", default="ensemble", choices=("ensemble", "tensorrt_llm_bls"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        scratch = Path(folder)
+        runs: dict[str, Callable[[], float]] = {}
+        for dtype in ("bfloat16", "float32"):
+            name = f"transformers generate(), {dtype}, 1 stream"
+            runs[name] = transformers_speed(options.model, options.tokens, dtype)
+        for tp in options.tp:
+            recipe = EngineRecipe(model=str(options.model), tp=tp)
+            built = build_engine(recipe, out=scratch / f"tp{tp}" / "engine", progress=print)
+            server = start(built.places.engine, stack, scratch, options.executor)
+            for streams in (1, options.concurrency):
+                name = f"reference tp={tp} through Triton, {streams} stream{'s' * (streams > 1)}"
+                runs[name] = served_speed(server.grpc_url, options.tokens, streams, options.triton_model)
+        figures: dict[str, list[float]] = {name: [] for name in runs}
+        for number in range(options.rounds + 1):
+            for name, run in runs.items():
+                value = run()
+                if number:  # The first round warms up.
+                    figures[name].append(value)
+        report(figures, options)
+
+
+def report(figures: dict[str, list[float]], options: argparse.Namespace) -> None:
+    """Print medians, spreads and the ratios to transformers in bfloat16, round by round."""
+    import torch
+    import transformers
+
+    base = figures["transformers generate(), bfloat16, 1 stream"]
+    print(f"{'':52} tokens/s median [min, max]   ratio to transformers bf16   n={options.rounds}")
+    for name, values in figures.items():
+        ratios = [value / other for value, other in zip(values, base, strict=True)]
+        print(
+            f"{name:52} {statistics.median(values):8.1f} [{min(values):.1f}, {max(values):.1f}]"
+            f"   {statistics.median(ratios):6.2f}x"
+        )
+    print(
+        f"machine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}; "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+    print(f"command: python -m benchmarks.decode {' '.join(sys.argv[1:])}")
+
+
+if __name__ == "__main__":
+    main()
