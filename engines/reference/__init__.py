@@ -4,8 +4,11 @@ It is not TensorRT-LLM and does not imitate its speed. It imports only torch, sa
 standard library, relatively, so that this folder can be copied whole beside a Triton ``1/model.py``.
 """
 
+from .batches import Decode, Prefill
 from .config import EngineConfig, EngineError, Limits, load_config
-from .executor import Decode, Executor, Lockstep, Prefill, RankFailure, open_executor
+from .executor import Executor, RankFailure
+from .lockstep import Lockstep
+from .opening import open_executor
 from .sampling import RequestError, Sampling
 from .scheduler import Counts, Event, Request, Scheduler
 

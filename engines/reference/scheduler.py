@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .batches import Decode, Logits, Move, Prefill
 from .config import EngineConfig, EngineError, load_config
-from .executor import Executor, RankFailure, open_executor
+from .executor import Executor, RankFailure
+from .opening import open_executor
 from .sampling import RequestError, Sampler, Sampling
 
 PREFILL_CHUNK = 256

@@ -1,0 +1,46 @@
+"""Which executor runs an engine, on which device and in which dtype, when the user leaves it to us."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import EngineConfig, EngineError
+from .executor import Executor
+from .lockstep import Lockstep
+from .ranks import Processes
+
+
+def open_executor(
+    config: EngineConfig, *, kind: str, device: str, compute_dtype: str, num_slots: int
+) -> Executor:
+    """Open `kind` ("auto", "lockstep" or "processes") on `device` ("auto", "cpu" or "cuda").
+
+    auto takes CUDA when there is any, a process a rank when every rank has a GPU of its own, and else
+    lockstep. compute_dtype auto is float32 on the CPU (as fast as bfloat16 there for one request, and
+    exact), and the engine's own on CUDA.
+
+    Raises:
+        EngineError: the device or the dtype cannot be had.
+    """
+    target = _device(device)
+    if compute_dtype == "auto":
+        compute_dtype = "float32" if target.type == "cpu" else config.dtype
+    if compute_dtype not in ("float32", "float16", "bfloat16"):
+        raise EngineError(f"compute_dtype {compute_dtype!r} is unknown; use float32, float16 or bfloat16")
+    if kind == "auto":
+        own_gpus = target.type == "cuda" and torch.cuda.device_count() >= config.world_size > 1
+        kind = "processes" if own_gpus else "lockstep"
+    if kind == "lockstep":
+        return Lockstep(config, num_slots=num_slots, device=target, dtype=getattr(torch, compute_dtype))
+    if kind == "processes":
+        return Processes(config, num_slots=num_slots, device=target.type, compute_dtype=compute_dtype)
+    raise EngineError(f"executor {kind!r} is unknown; use auto, lockstep or processes")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device cuda was asked for, but torch sees no CUDA GPU; use cpu or auto")
+    return device
