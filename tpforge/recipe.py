@@ -81,9 +81,7 @@ class RepositoryRecipe(Record):
     num_threads: Size | None = None
     max_batch_size: Size | None = None
     max_queue_size: Count = 0
-    max_queue_delay_microseconds: Count = 0
     preprocessing_instances: Size = 1
-    postprocessing_instances: Size = 1
     add_special_tokens: Switch = True
     skip_special_tokens: Switch = True
     exclude_input_in_output: Switch = True

@@ -44,9 +44,7 @@ class RepositoryOptions:
     num_threads: int | None = None
     max_batch_size: int | None = None
     max_queue_size: int = 0
-    max_queue_delay_microseconds: int = 0
     preprocessing_instances: int = 1
-    postprocessing_instances: int = 1
     add_special_tokens: bool = True
     skip_special_tokens: bool = True
     exclude_input_in_output: bool = True
@@ -57,16 +55,14 @@ class RepositoryOptions:
     def __post_init__(self) -> None:
         at_least_one = (
             "preprocessing_instances",
-            "postprocessing_instances",
             "cancellation_check_period_ms",
             "stats_check_period_ms",
         )
         for name in at_least_one:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)} is too small; use 1 or more")
-        for name in ("max_queue_size", "max_queue_delay_microseconds"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name}={getattr(self, name)} is negative; use 0 or more")
+        if self.max_queue_size < 0:
+            raise UsageError(f"max_queue_size={self.max_queue_size} is negative; use 0 or more")
 
 
 @dataclass(frozen=True)
@@ -129,17 +125,12 @@ class _Values:
     def context(self, model: str) -> dict[str, Any]:
         """The template's variables of a model."""
         options = self._options
-        instances = {
-            "preprocessing": options.preprocessing_instances,
-            "postprocessing": options.postprocessing_instances,
-        }
         return {
             "contract": expected_tensors(model),
             "steps": ensemble_steps(),
             "max_batch_size": self.max_batch_size,
-            "max_queue_delay_microseconds": options.max_queue_delay_microseconds,
             "decoupled": _text(options.decoupled),
-            "instances": instances.get(model, 1),
+            "preprocessing_instances": options.preprocessing_instances,
             "parameters": self._parameters(model),
         }
 

@@ -18,8 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .detokenize import Aligner
+from .exchange import Exchange
 from .generation import Item
-from .tensors import FINAL, error_response, response
+from .metrics import RequestMetrics
+from .requests import JOIN_TIMEOUT_S
+from .tensors import error_response, response
 
 
 class Event(Protocol):
@@ -40,18 +43,6 @@ class Event(Protocol):
     @property
     def error(self) -> str | None:
         """Why there is no answer."""
-
-
-@dataclass(eq=False)
-class Exchange:
-    """One Triton request: where its responses go, and how many of its sequences have not ended."""
-
-    sender: Any
-    request_id: str
-    num_open: int
-    handles: list[Any] = field(default_factory=list)
-    cancelled: bool = False
-    done: bool = False
 
 
 @dataclass(eq=False)
@@ -121,24 +112,25 @@ class Sequence:
 class Outbox:
     """Sends the responses of all requests, in the order of their events."""
 
-    def __init__(self, *, log_error: Callable[[str], None]) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    def __init__(self, *, metrics: RequestMetrics, log_error: Callable[[str], None]) -> None:
+        self._metrics = metrics
         self._log_error = log_error
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
     def put(self, sequence: Sequence, event: Event) -> None:
         """Queue an event of a sequence; may be called from any thread."""
-        self._jobs.put(partial(_deliver, sequence, event, now_ns=time.monotonic_ns()))
+        self._jobs.put(partial(self._deliver, sequence, event, now_ns=time.monotonic_ns()))
 
     def refuse(self, exchange: Exchange, message: str) -> None:
         """Queue the refusal of one sequence of a request."""
-        self._jobs.put(partial(_refuse, exchange, message))
+        self._jobs.put(partial(self._end, exchange, error_response(message)))
 
     def close(self) -> None:
-        """Send what is queued, and end."""
+        """Send what is queued, and end; a send that hangs, since the server is dying, is left behind."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -148,27 +140,20 @@ class Outbox:
                 # The thread serves all requests: a response that cannot be sent must not end it.
                 self._log_error(f"a response could not be sent: {error}")
 
+    def _deliver(self, sequence: Sequence, event: Event, *, now_ns: int) -> None:
+        """Send what an event completes: a chunk when streaming, everything at the end otherwise."""
+        if event.error is not None:
+            self._end(sequence.exchange, error_response(event.error))
+            return
+        ready = sequence.add(event, now_ns=now_ns)
+        tokens = ready if sequence.item.streaming else sequence.token_ids
+        if event.finished:
+            self._end(sequence.exchange, response(sequence.tensors(tokens, finished=True)))
+            return
+        self._metrics.tick()
+        if ready:
+            sequence.exchange.send(response(sequence.tensors(ready, finished=False)))
 
-def _deliver(sequence: Sequence, event: Event, *, now_ns: int) -> None:
-    """Send what an event completes: a chunk when streaming, everything at the end otherwise."""
-    if event.error is not None:
-        _refuse(sequence.exchange, event.error)
-        return
-    ready = sequence.add(event, now_ns=now_ns)
-    if not event.finished and not ready:
-        return
-    tokens = ready if sequence.item.streaming else sequence.token_ids
-    answer = response(sequence.tensors(tokens, finished=event.finished))
-    flags = _end_sequence(sequence.exchange) if event.finished else 0
-    sequence.exchange.sender.send(answer, flags=flags)
-
-
-def _refuse(exchange: Exchange, message: str) -> None:
-    exchange.sender.send(error_response(message), flags=_end_sequence(exchange))
-
-
-def _end_sequence(exchange: Exchange) -> int:
-    """Count a sequence as ended; the flags of its last response."""
-    exchange.num_open -= 1
-    exchange.done = exchange.num_open == 0
-    return FINAL if exchange.done else 0
+    def _end(self, exchange: Exchange, answer: Any) -> None:
+        self._metrics.closed()
+        exchange.end(answer)

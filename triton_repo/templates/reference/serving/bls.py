@@ -1,23 +1,20 @@
-"""How tensorrt_llm_bls speaks to its client and to the models it calls, one prompt at a time.
+"""How tensorrt_llm_bls calls the other models for one prompt, and makes text of what they answer.
 
 It checks nothing that the called models check; their errors are passed on as they are.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from .answers import Exchange
 from .detokenize import TextStream, decode_text
 from .fields import Inputs
-from .tensors import FINAL, error_response, response, text_tensor
+from .tensors import error_response, response, text_tensor
 from .tokenizer import Tokenizer
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -67,28 +64,6 @@ _PASSED_ON = (
     "num_input_tokens",
     "num_output_tokens",
 )
-
-
-@dataclass(eq=False)
-class Conversation(Exchange):
-    """A client's request, answered from several threads."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, answer: Any) -> None:
-        """Send a response that is not the last of its prompt."""
-        with self.lock:
-            self.sender.send(answer)
-
-    def end_prompt(self, answer: Any | None) -> None:
-        """End a prompt, with its last response where that was kept back for it."""
-        with self.lock:
-            self.num_open -= 1
-            self.done = self.num_open == 0
-            if answer is not None:
-                self.sender.send(answer, flags=FINAL if self.done else 0)
-            elif self.done:
-                self.sender.send(flags=FINAL)
 
 
 class Members:
@@ -152,12 +127,15 @@ class Members:
 class Texts:
     """From the tensorrt_llm responses of one prompt to the client's, with the text decoded.
 
-    `accumulate` streams the text so far rather than the new text.
+    `accumulate` streams the text so far rather than the new text; `prefix` goes before errors.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, batch_index: int, streaming: bool, accumulate: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, batch_index: int, prefix: str, streaming: bool, accumulate: bool
+    ) -> None:
         self._decode = tokenizer.decode
         self._batch_index = batch_index
+        self._prefix = prefix
         self._streaming = streaming
         self._accumulate = accumulate
         self._streams: dict[int, TextStream] = {}
@@ -167,7 +145,7 @@ class Texts:
         """A client's response for each of tensorrt_llm's, and one more for text left over at the end."""
         for reply in responses:
             if reply.has_error():
-                yield error_response(reply.error().message())
+                yield error_response(self._prefix + reply.error().message())
                 continue
             outputs = _outputs(reply)
             # TensorRT-LLM ends with its last tokens; others may send an empty response after them.

@@ -1,52 +1,72 @@
 """How many requests wait and run, as Triton's custom metrics under upstream's names.
 
-Source: TensorRT-LLM 1.2, triton_backend docs, "Triton Metrics": nv_trt_llm_request_metrics.
+Gauges are only set while a request is in flight: Triton 2.51 answers a stub that sets one while its model
+is unloaded with silence, and the stub then waits for ever, holding Python's lock.
+Source of the names: TensorRT-LLM 1.2, triton_backend, "Triton Metrics".
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import threading
+import time
 
 import triton_python_backend_utils as pb_utils
 
 
-class Counts(Protocol):
-    """What the scheduler counts."""
-
-    @property
-    def active(self) -> int:
-        """Requests being decoded."""
-
-    @property
-    def waiting(self) -> int:
-        """Requests without a slot."""
-
-    @property
-    def max(self) -> int:
-        """Slots."""
-
-
 class RequestMetrics:
-    """The gauges of one model."""
+    """The gauges of one model with `num_slots` slots, set at most every `period_ms` while it is busy.
 
-    def __init__(self, *, model: str, version: str) -> None:
-        self._family = pb_utils.MetricFamily(
+    Setting one is a round trip to the server, so only changed values are set.
+    """
+
+    def __init__(self, *, model: str, version: str, num_slots: int, period_ms: int) -> None:
+        family = pb_utils.MetricFamily(
             name="nv_trt_llm_request_metrics",
             description="TRT LLM request metrics",
             kind=pb_utils.MetricFamily.GAUGE,
         )
-        self._gauges = {
-            kind: self._family.Metric(labels={"model": model, "version": version, "request_type": kind})
-            for kind in ("active", "max", "scheduled", "waiting")
-        }
+        kinds = ("active", "max", "scheduled", "waiting")
+        labels = {"model": model, "version": version}
+        self._family = family
+        self._gauges = {kind: family.Metric(labels={**labels, "request_type": kind}) for kind in kinds}
+        self._shown: dict[str, int] = {}
+        self._num_slots, self._period_s = num_slots, period_ms / 1000
+        self._num_open = 0
+        self._next_s = 0.0
+        self._lock = threading.Lock()
+        self._show()
 
-    def update(self, counts: Counts) -> None:
-        """Set the gauges; every active request is part of every step."""
-        values = {
-            "active": counts.active,
-            "max": counts.max,
-            "scheduled": counts.active,
-            "waiting": counts.waiting,
-        }
+    def opened(self, count: int) -> None:
+        """Sequences have been accepted; called before they can end."""
+        with self._lock:
+            self._num_open += count
+            self._show_when_due()
+
+    def closed(self) -> None:
+        """A sequence ends; called before its last response is sent."""
+        with self._lock:
+            self._num_open -= 1
+            if self._num_open == 0:
+                self._show()
+            else:
+                self._show_when_due()
+
+    def tick(self) -> None:
+        """Show what has changed, if it is time; called while a sequence is open."""
+        if time.monotonic() >= self._next_s:
+            with self._lock:
+                self._show_when_due()
+
+    def _show_when_due(self) -> None:
+        if time.monotonic() >= self._next_s:
+            self._show()
+
+    def _show(self) -> None:
+        active = min(self._num_open, self._num_slots)
+        waiting = self._num_open - active
+        values = {"active": active, "max": self._num_slots, "scheduled": active, "waiting": waiting}
         for kind, value in values.items():
-            self._gauges[kind].set(value)
+            if self._shown.get(kind) != value:
+                self._gauges[kind].set(value)
+                self._shown[kind] = value
+        self._next_s = time.monotonic() + self._period_s

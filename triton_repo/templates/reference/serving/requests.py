@@ -5,59 +5,70 @@ It neither decodes nor answers: cancelling tells the scheduler, and the last eve
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .answers import Exchange
+from .exchange import Exchange
 
 SEPARATOR = "\x1f"
 """Between the client's request id and what tensorrt_llm_bls adds to make its own requests unique."""
 
 
+JOIN_TIMEOUT_S = 5
+WATCH_PERIOD_MS = 1000
+
+
 class InFlight:
-    """Requests that have not ended; every method may be called from any thread."""
+    """Requests that have not ended; every method may be called from any thread.
+
+    `cancel` ends what a handle stands for, is called until the request has ended, and may be called twice.
+    """
 
     def __init__(self, *, cancel: Callable[[Any], None]) -> None:
         self._cancel_handle = cancel
-        self._exchanges: set[Exchange] = set()
+        self._handles: dict[Exchange, list[Any]] = {}
+        self._cancelled: set[Exchange] = set()
         self._lock = threading.Lock()
 
     def add(self, exchange: Exchange) -> None:
         """Remember a request."""
         with self._lock:
-            self._exchanges.add(exchange)
+            self._handles[exchange] = []
 
     def attach(self, exchange: Exchange, handle: Any) -> None:
-        """Join the scheduler's handle of a sequence to its request."""
+        """Join the handle of a sequence to its request."""
         with self._lock:
-            exchange.handles.append(handle)
-            cancelled = exchange.cancelled
-        if cancelled:
-            self._cancel_handle(handle)
+            # A request can end before its handle is known here.
+            if exchange in self._handles:
+                self._handles[exchange].append(handle)
 
     def stop(self, request_id: str) -> None:
         """Cancel the requests with that id, and those that tensorrt_llm_bls made for it."""
         own = request_id + SEPARATOR
-        for exchange in self._snapshot():
+        for exchange in self._open():
             if exchange.request_id == request_id or exchange.request_id.startswith(own):
                 self._cancel(exchange)
 
     def cancel_abandoned(self) -> None:
         """Cancel the requests whose clients are gone, and once more those that have not ended yet."""
-        for exchange in self._snapshot():
-            if exchange.cancelled or exchange.sender.is_cancelled():
+        for exchange in self._open():
+            if exchange in self._cancelled or exchange.is_cancelled():
                 self._cancel(exchange)
 
-    def _snapshot(self) -> list[Exchange]:
+    def _open(self) -> list[Exchange]:
+        """The requests that have not ended; the others are forgotten."""
         with self._lock:
-            self._exchanges = {exchange for exchange in self._exchanges if not exchange.done}
-            return list(self._exchanges)
+            for exchange in [exchange for exchange in self._handles if exchange.done]:
+                del self._handles[exchange]
+                self._cancelled.discard(exchange)
+            return list(self._handles)
 
     def _cancel(self, exchange: Exchange) -> None:
         with self._lock:
-            exchange.cancelled = True
-            handles = list(exchange.handles)
+            self._cancelled.add(exchange)
+            handles = list(self._handles.get(exchange, ()))
         for handle in handles:
             self._cancel_handle(handle)
 
@@ -76,10 +87,10 @@ class Periodic:
             thread.start()
 
     def close(self) -> None:
-        """End after the calls under way."""
+        """End after the calls under way; a call that hangs, since the server is dying, is left behind."""
         self._closed.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(JOIN_TIMEOUT_S)
 
     def _run(self, job: Callable[[], None], period_s: float) -> None:
         while not self._closed.wait(period_s):
@@ -88,3 +99,12 @@ class Periodic:
             except Exception as error:
                 # A failed look at one moment must not end cancellation or metrics for good.
                 self._log_error(f"{getattr(job, '__qualname__', job)}: {error}")
+
+
+def exit_with(parent: int) -> None:
+    """End this process when its parent is no longer `parent`.
+
+    A stub whose server was killed can hang in a call to it forever, and hold the model's memory.
+    """
+    if os.getppid() != parent:
+        os._exit(1)

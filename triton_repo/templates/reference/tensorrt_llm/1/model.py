@@ -7,6 +7,7 @@ complete characters, so that postprocessing can decode each chunk by itself.
 from __future__ import annotations
 
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from reference import EngineError, RequestError, Sampling, Scheduler
-from serving.answers import Exchange, Outbox, Sequence
+from serving.answers import Outbox, Sequence
 from serving.detokenize import Aligner
+from serving.exchange import Exchange
 from serving.fields import FieldError, Inputs, describe, field_error
 from serving.generation import Defaults, Item, batch_size, parse_item
 from serving.metrics import RequestMetrics
 from serving.parameters import ParameterError, Parameters
-from serving.requests import InFlight, Periodic
+from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic, exit_with
 from serving.tensors import FINAL, error_response, read_inputs, read_item, response
 from serving.tokenizer import Tokenizer
 
@@ -63,13 +65,18 @@ class TritonPythonModel:
             max_sequences=config["max_batch_size"],
         )
         log_error = pb_utils.Logger.log_error
-        self._outbox = Outbox(log_error=log_error)
+        self._metrics = RequestMetrics(
+            model=args["model_name"],
+            version=args["model_version"],
+            num_slots=config["max_batch_size"],
+            period_ms=parameters.integer("stats_check_period_ms"),
+        )
+        self._outbox = Outbox(metrics=self._metrics, log_error=log_error)
         self._in_flight = InFlight(cancel=self._scheduler.cancel)
-        metrics = RequestMetrics(model=args["model_name"], version=args["model_version"])
         self._periodic = Periodic(
             {
                 self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
-                lambda: metrics.update(self._scheduler.counts()): parameters.integer("stats_check_period_ms"),
+                partial(exit_with, os.getppid()): WATCH_PERIOD_MS,
             },
             log_error=log_error,
         )
@@ -101,6 +108,7 @@ class TritonPythonModel:
         items = [self._parse(inputs, index, size) for index in range(size)]
         counts = [1 if isinstance(item, FieldError) else item.num_return_sequences for item in items]
         exchange = Exchange(sender, request.request_id(), num_open=sum(counts))
+        self._metrics.opened(sum(counts))
         self._in_flight.add(exchange)
         for index, item in enumerate(items):
             if isinstance(item, FieldError):

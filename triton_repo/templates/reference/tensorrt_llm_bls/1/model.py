@@ -7,17 +7,21 @@ cancellation on to tensorrt_llm. Text is decoded here, which is cheaper than a c
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from serving.bls import Conversation, Members, Texts
+from serving.bls import Members, Texts
+from serving.exchange import Exchange
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
 from serving.parameters import Parameters
-from serving.requests import SEPARATOR, InFlight, Periodic
+from serving.requests import SEPARATOR, WATCH_PERIOD_MS, InFlight, Periodic, exit_with
 from serving.tensors import FINAL, error_response, read_inputs, read_item
 from serving.tokenizer import Tokenizer
 
@@ -49,7 +53,10 @@ class TritonPythonModel:
         self._in_flight = InFlight(cancel=self._members.stop)
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="prompt")
         self._periodic = Periodic(
-            {self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms")},
+            {
+                self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
+                partial(exit_with, os.getppid()): WATCH_PERIOD_MS,
+            },
             log_error=self._log_error,
         )
 
@@ -71,51 +78,61 @@ class TritonPythonModel:
         size = int(inputs["text_input"].shape[0])
         if size > 1 and not self._decoupled:
             raise field_error("text_input", f"holds {size} prompts; a batch needs the decoupled mode")
-        conversation = Conversation(sender, request.request_id(), num_open=size)
-        self._in_flight.add(conversation)
+        exchange = Exchange(sender, request.request_id(), num_open=size)
+        self._in_flight.add(exchange)
         for index in range(size):
-            self._pool.submit(self._answer, conversation, read_item(inputs, index), index, size)
+            prompt = Prompt(index, read_item(inputs, index), f"batch item {index}: " if size > 1 else "")
+            self._pool.submit(self._answer, exchange, prompt)
 
-    def _answer(self, conversation: Conversation, inputs: Inputs, index: int, size: int) -> None:
+    def _answer(self, exchange: Exchange, prompt: Prompt) -> None:
         """Generate one prompt; whatever happens, the client is told the end of it."""
         try:
-            last = self._relay(conversation, self._generate(conversation, inputs, index), inputs)
+            last = self._relay(exchange, self._generate(exchange, prompt), streaming=prompt.streaming)
         except Exception as error:
             if not isinstance(error, FieldError | pb_utils.TritonModelException):
-                self._log_error(f"prompt {index}: {error!r}")
-            prefix = f"batch item {index}: " if size > 1 else ""
-            last = error_response(f"{prefix}{error}")
-        conversation.end_prompt(last)
+                self._log_error(f"prompt {prompt.index}: {error!r}")
+            last = error_response(f"{prompt.prefix}{error}")
+        exchange.end(last)
 
-    def _generate(self, conversation: Conversation, inputs: Inputs, index: int) -> Iterable[Any]:
-        refuse_unsupported(inputs)
+    def _generate(self, exchange: Exchange, prompt: Prompt) -> Iterable[Any]:
+        refuse_unsupported(prompt.inputs)
         # Clients reuse ids: only an id of our own makes sure that cancelling stops no other request.
-        request_id = f"{conversation.request_id}{SEPARATOR}{uuid.uuid4().hex}"
-        prepared = self._members.preprocess(inputs, request_id=request_id)
-        self._in_flight.attach(conversation, request_id)
+        request_id = f"{exchange.request_id}{SEPARATOR}{uuid.uuid4().hex}"
+        prepared = self._members.preprocess(prompt.inputs, request_id=request_id)
+        self._in_flight.attach(exchange, request_id)
         texts = Texts(
             self._tokenizer,
-            batch_index=index,
-            streaming=_is_streaming(inputs),
+            batch_index=prompt.index,
+            prefix=prompt.prefix,
+            streaming=prompt.streaming,
             accumulate=self._accumulate,
         )
-        answers: Iterable[Any] = texts.answers(
-            self._members.generate(inputs, prepared, request_id=request_id)
-        )
+        responses = self._members.generate(prompt.inputs, prepared, request_id=request_id)
+        answers: Iterable[Any] = texts.answers(responses)
         return answers
 
-    def _relay(self, conversation: Conversation, answers: Iterable[Any], inputs: Inputs) -> Any | None:
+    def _relay(self, exchange: Exchange, answers: Iterable[Any], *, streaming: bool) -> Any | None:
         """Send the answers; without streaming the last is given back, to be sent with the final flag."""
         kept = None
         for answer in answers:
-            if _is_streaming(inputs):
-                conversation.send(answer)
+            if streaming:
+                exchange.send(answer)
                 continue
             if kept is not None:
-                conversation.send(kept)
+                exchange.send(kept)
             kept = answer
         return kept
 
 
-def _is_streaming(inputs: Inputs) -> bool:
-    return "stream" in inputs and bool(inputs["stream"].any())
+@dataclass(frozen=True)
+class Prompt:
+    """One item of a request's batch; `prefix` says which, before an error."""
+
+    index: int
+    inputs: Inputs
+    prefix: str
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the client wants the text as it comes."""
+        return "stream" in self.inputs and bool(self.inputs["stream"].any())
