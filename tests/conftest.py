@@ -1,0 +1,6 @@
+"""What holds for every test."""
+
+import os
+
+# Before torch is imported: see engines/reference/__init__.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
