@@ -64,6 +64,7 @@ class TensorMetadata:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,9 @@ class Client:
     def metadata(self, model: str) -> ModelMetadata:
         """The tensors of a model."""
         found = self._ask("ModelMetadata", service_pb2.ModelMetadataRequest(name=model))
-        return ModelMetadata(inputs=_tensors(found.inputs), outputs=_tensors(found.outputs))
+        config = self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model)).config
+        optional = {item.name for item in config.input if item.optional}
+        return ModelMetadata(inputs=_tensors(found.inputs, optional), outputs=_tensors(found.outputs, set()))
 
     def max_batch_size(self, model: str) -> int:
         """How many prompts one request may hold, by the model's config."""
@@ -357,5 +360,8 @@ def text_of(response: Response) -> str:
     return b"".join(pieces).decode("utf-8", errors="replace")
 
 
-def _tensors(described: Any) -> tuple[TensorMetadata, ...]:
-    return tuple(TensorMetadata(item.name, item.datatype, tuple(item.shape)) for item in described)
+def _tensors(described: Any, optional: set[str]) -> tuple[TensorMetadata, ...]:
+    return tuple(
+        TensorMetadata(item.name, item.datatype, tuple(item.shape), item.name in optional)
+        for item in described
+    )

@@ -1,4 +1,4 @@
-"""A model repository for the server's own tests: `ensemble` is one Python model that repeats the prompt's words.
+"""A model repository for the server's own tests: `ensemble` is one model that repeats the prompt's words.
 
 It has the contract's tensor names, streams a word every 20 ms, and loads in a fraction of a second.
 """

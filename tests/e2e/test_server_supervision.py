@@ -168,7 +168,7 @@ def test_stop_leaves_no_process_and_no_shared_memory(tmp_path: Path) -> None:
 def test_second_server_of_a_folder_is_refused_and_the_first_lives_on(tmp_path: Path) -> None:
     with echo_server(tmp_path) as server:
         options = ServeOptions(state_dir=server.state_dir, ports=free_ports(), detach=True)
-        with pytest.raises(EnvironmentUnusable, match="runs already.*tpforge stop"):
+        with pytest.raises(EnvironmentUnusable, match=r"runs already.*tpforge stop"):
             serve(server.repository, options=options, progress=quiet)
         assert status(server.state_dir).phase == "ready"
 

@@ -1,1 +1,7 @@
-"""TODO."""
+"""The gRPC smoke test: what a server must do to keep its contract, proven check by check."""
+
+from triton_repo.smoke.check import CheckResult
+from triton_repo.smoke.report import SmokeReport
+from triton_repo.smoke.runner import SmokeOptions, run_smoke
+
+__all__ = ["CheckResult", "SmokeOptions", "SmokeReport", "run_smoke"]

@@ -1,0 +1,133 @@
+"""What a check is, how it says pass, fail or skip, and what it may ask of the server.
+
+It checks nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from tpforge.manifest import GoldenAnswer, Manifest
+from triton_repo.client import Client
+from triton_repo.smoke.metrics import ActiveRequests
+from triton_repo.wire import Response, tensor
+
+CheckStatus = Literal["pass", "fail", "skip"]
+
+NUM_TOKENS = 16
+"""Tokens of an ordinary answer: enough to stream, few enough for a slow machine."""
+
+CANARY_TOKENS = 4
+_DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")
+
+
+class Failed(Exception):
+    """The server does not keep the contract; the message says what it did and what was expected."""
+
+
+class Skipped(Exception):
+    """The check cannot tell; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """How one check ended; `reason` is empty for a pass."""
+
+    name: str
+    proves: str
+    status: CheckStatus
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: `run` returns when it passes, and raises Failed or Skipped otherwise."""
+
+    name: str
+    proves: str
+    run: Callable[[Target], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server under test, and what is known of its engine."""
+
+    client: Client
+    manifest: Manifest | None = None
+    metrics: ActiveRequests | None = None
+    num_clients: int = 8
+
+    @property
+    def golden(self) -> tuple[GoldenAnswer, ...]:
+        """The engine's golden answers that decide at least a token."""
+        answers = self.manifest.golden if self.manifest is not None else ()
+        return tuple(answer for answer in answers if answer.num_decisive > 0)
+
+    @property
+    def prompt(self) -> str:
+        """A prompt that the model has something to say to."""
+        return self.golden[0].prompt if self.golden else _DEFAULT_PROMPTS[0]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Several prompts, all different."""
+        return tuple(answer.prompt for answer in self.golden) or _DEFAULT_PROMPTS
+
+    def num_decisive(self, prompts: Sequence[str]) -> int:
+        """How many greedy tokens of all `prompts` do not depend on rounding, at most NUM_TOKENS.
+
+        Requests that are computed together may round otherwise than alone; without golden answers that
+        risk is taken.
+        """
+        known = {answer.prompt: answer.num_decisive for answer in self.golden}
+        return min([NUM_TOKENS, *(known[prompt] for prompt in prompts if prompt in known)])
+
+    @cached_property
+    def canary(self) -> str:
+        """The answer to the canary prompt, as it was when first asked for."""
+        return self.client.generate(self.prompt, max_tokens=CANARY_TOKENS).text
+
+    def greedy_tokens(self, prompt: str, *, num_tokens: int) -> tuple[int, ...]:
+        """The greedy answer as token ids: what preprocessing and tensorrt_llm say without the ensemble."""
+        prepared = self.client.infer(
+            "preprocessing",
+            [tensor("QUERY", "BYTES", [[prompt]]), tensor("REQUEST_OUTPUT_LEN", "INT32", [[num_tokens]])],
+        )
+        return self.continue_tokens(single(prepared).outputs["INPUT_ID"], num_tokens=num_tokens)
+
+    def continue_tokens(self, input_ids: Any, *, num_tokens: int) -> tuple[int, ...]:
+        """What tensorrt_llm generates after these token ids, shape [1, n]."""
+        answered = self.client.infer(
+            "tensorrt_llm",
+            [
+                tensor("input_ids", "INT32", input_ids),
+                tensor("input_lengths", "INT32", [[len(input_ids[0])]]),
+                tensor("request_output_len", "INT32", [[num_tokens]]),
+                tensor("exclude_input_in_output", "BOOL", [[True]]),
+            ],
+        )
+        outputs = single(answered).outputs
+        length = int(outputs["sequence_length"].reshape(-1)[0])
+        return tuple(int(token) for token in outputs["output_ids"].reshape(-1)[:length])
+
+
+def single(responses: tuple[Response, ...]) -> Response:
+    """The only response with content."""
+    found = [response for response in responses if not response.is_empty]
+    expect(len(found) == 1, f"{len(found)} responses to one request that is not streamed, expected 1")
+    return found[0]
+
+
+def expect(condition: bool, failure: str) -> None:
+    """Raise Failed unless the condition holds."""
+    if not condition:
+        raise Failed(failure)
+
+
+def expect_equal(found: object, expected: object, *, what: str) -> None:
+    """Raise Failed, with both values, unless they are equal."""
+    expect(found == expected, f"{what}: {found!r}, expected {expected!r}")

@@ -1,0 +1,167 @@
+"""Checks of several requests at once, and of one that nobody waits for any more.
+
+Each takes the model that is asked.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from triton_repo.client import RequestCancelled, Stream, new_request_id, prompt_tensors
+from triton_repo.smoke.check import Skipped, Target, expect, expect_equal
+from triton_repo.smoke.metrics import ActiveRequests
+from triton_repo.wire import tensor
+
+FREED_WITHIN_S = 2.0
+_SEEN_WITHIN_S = 2.0
+_POLL_S = 0.05
+_NUM_BEFORE_CANCEL = 3
+_MOST_TOKENS = 1024
+
+
+def check_batch(target: Target, model: str) -> None:
+    """Several prompts in one request get the answers that they get alone, each at its own index."""
+    room = target.client.max_batch_size(model)
+    prompts = target.prompts[: min(3, room)]
+    if len(prompts) < 2:
+        raise Skipped(f"max_batch_size of {model} is {room}")
+    count = target.num_decisive(prompts)
+    alone = tuple(target.client.generate(prompt, max_tokens=count, model=model).text for prompt in prompts)
+    together = target.client.generate_batch(prompts, max_tokens=count, model=model)
+    expect_equal(together, alone, what=f"answers of a request with {len(prompts)} prompts")
+
+
+def check_concurrency(target: Target, model: str) -> None:
+    """Clients that ask at the same time get the answers that they get alone."""
+    prompts = [target.prompts[index % len(target.prompts)] for index in range(target.num_clients)]
+    counts = [target.num_decisive([prompt]) for prompt in prompts]
+
+    def ask(prompt: str, count: int) -> str:
+        return target.client.generate(prompt, max_tokens=count, model=model).text
+
+    alone = {prompt: ask(prompt, count) for prompt, count in zip(prompts, counts, strict=True)}
+    with ThreadPoolExecutor(target.num_clients) as pool:
+        together = list(pool.map(ask, prompts, counts))
+    for index, (prompt, text) in enumerate(zip(prompts, together, strict=True)):
+        what = f"answer of client {index} of {target.num_clients} to {prompt!r}"
+        expect_equal(text, alone[prompt], what=what)
+
+
+def check_cancellation(target: Target, model: str) -> None:
+    """A request that is cancelled in mid-stream gives its slot back long before it would have ended.
+
+    A cancelled request to the ensemble is known not to reach its generating member; there the client asks
+    tensorrt_llm to stop the request of that id.
+    """
+    metrics = _idle_metrics(target)
+    request_id = new_request_id()
+    count = _long_answer(target)
+    stream = _open_long(target, model, request_id=request_id, num_tokens=count)
+    begun = time.monotonic()
+    responses = iter(stream)
+    for _ in range(_NUM_BEFORE_CANCEL):
+        response = next(responses, None)
+        expect(
+            response is not None and response.error is None and not response.final,
+            f"the stream of {count} tokens ended early: {response.error if response else 'no response'}",
+        )
+    rest_s = (count / _NUM_BEFORE_CANCEL - 1) * (time.monotonic() - begun)
+    seen = _wait_active(metrics, lambda active: active > 0, _SEEN_WITHIN_S)
+    if rest_s < 3 * FREED_WITHIN_S:
+        stream.cancel()
+        raise Skipped(
+            f"the whole answer of {count} tokens takes only {rest_s:.1f} s: too short to tell"
+        )
+    expect(seen, f"{metrics.url} shows no active request while one is streaming")
+    if model == "ensemble":
+        target.client.stop(request_id)
+    else:
+        stream.cancel()
+    freed = _wait_active(metrics, lambda active: active == 0, FREED_WITHIN_S)
+    stream.cancel()
+    expect(freed, f"still generating {FREED_WITHIN_S:g} s after it was cancelled, with {rest_s:.0f} s to go")
+    expect_equal(
+        target.client.generate(target.prompt, max_tokens=1).chunks[-1].final, True, what="next answer"
+    )
+
+
+def check_stop_ends_stream(target: Target, model: str) -> None:
+    """stop=true under the id of a stream ends the stream itself, with the final flag."""
+    request_id = new_request_id()
+    count = _long_answer(target)
+    stream = _open_long(target, model, request_id=request_id, num_tokens=count)
+    num_responses, finals = 0, 0
+    try:
+        for response in stream:
+            expect(response.error is None, f"the stream ended with an error: {response.error}")
+            num_responses += not response.is_empty
+            finals += response.final
+            if num_responses == _NUM_BEFORE_CANCEL and not response.final:
+                target.client.stop(request_id)
+    except RequestCancelled as error:
+        raise Skipped(str(error)) from None
+    expect(num_responses < count, f"the stream went on to its end, {num_responses} responses, after stop")
+    expect_equal(finals, 1, what="responses with the final flag")
+
+
+def _idle_metrics(target: Target) -> ActiveRequests:
+    if target.metrics is None:
+        raise Skipped("the metrics port is not known, so that a freed slot cannot be seen")
+    if target.metrics.read() is None:
+        raise Skipped(f"{target.metrics.url} has no nv_trt_llm_request_metrics")
+    if not _wait_active(target.metrics, lambda active: active == 0, _SEEN_WITHIN_S):
+        raise Skipped("the server has other requests, so that a freed slot cannot be told")
+    return target.metrics
+
+
+def _long_answer(target: Target) -> int:
+    """As many tokens as the engine takes after the prompt."""
+    if target.manifest is None:
+        return _MOST_TOKENS // 4
+    limits = target.manifest.limits
+    return min(_MOST_TOKENS, limits.max_seq_len - min(limits.max_input_len, _num_prompt_tokens(target)))
+
+
+def _num_prompt_tokens(target: Target) -> int:
+    if target.golden:
+        return len(target.golden[0].prompt_ids)
+    answered = target.client.infer(
+        "preprocessing",
+        [tensor("QUERY", "BYTES", [[target.prompt]]), tensor("REQUEST_OUTPUT_LEN", "INT32", [[1]])],
+    )
+    return int(answered[0].outputs["REQUEST_INPUT_LEN"].reshape(-1)[0])
+
+
+def _open_long(target: Target, model: str, *, request_id: str, num_tokens: int) -> Stream:
+    """A stream that does not end by itself: min_tokens keeps the model from ending it."""
+    if model == "tensorrt_llm":
+        tensors = [
+            tensor("input_ids", "INT32", [_prompt_ids(target)]),
+            tensor("input_lengths", "INT32", [[len(_prompt_ids(target))]]),
+            tensor("request_output_len", "INT32", [[num_tokens]]),
+            tensor("min_tokens", "INT32", [[num_tokens]]),
+            tensor("streaming", "BOOL", [[True]]),
+        ]
+    else:
+        tensors = prompt_tensors(
+            [target.prompt], max_tokens=num_tokens, model=model, stream=True, min_tokens=num_tokens
+        )
+    return target.client.open(model, tensors, request_id=request_id)
+
+
+def _prompt_ids(target: Target) -> list[int]:
+    return list(target.golden[0].prompt_ids) if target.golden else [1, 2, 3]
+
+
+def _wait_active(metrics: ActiveRequests, condition: object, timeout_s: float) -> bool:
+    """Whether the number of active requests meets the condition in time."""
+    assert callable(condition)
+    end = time.monotonic() + timeout_s
+    while True:
+        active = metrics.read()
+        if active is not None and condition(active):
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_S)
