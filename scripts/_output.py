@@ -42,7 +42,9 @@ class Output:
         """The one JSON object of `--json`; nothing without it."""
         if self.as_json:
             self.end_progress()
-            value = {"schema_version": SCHEMA_VERSION, "kind": kind, **fields}
+            value: dict[str, object] = {"schema_version": SCHEMA_VERSION, "kind": kind}
+            assert not value.keys() & fields.keys(), "a field would hide the version or the kind"
+            value |= fields
             print(json.dumps(value, indent=2, ensure_ascii=False), file=self._out, flush=True)
 
     def note(self, text: str) -> None:

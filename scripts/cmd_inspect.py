@@ -27,7 +27,7 @@ def command(model: str, as_json: bool) -> None:
     output.record("inspection", found.to_dict())
     spec = found.model
     rows: list[tuple[str, Any]] = [
-        ("source", f"{found.kind} {found.location}"),
+        ("source", f"{found.source} {found.location}"),
         ("revision", found.revision or "unknown"),
         ("license", found.license or "not declared"),
         ("architecture", spec.architecture),

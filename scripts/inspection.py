@@ -17,7 +17,7 @@ TP_SIZES = (1, 2, 4, 8)
 class Inspection:
     """A sound checkpoint; `divisions` say in words what each tp_size would do to it."""
 
-    kind: str
+    source: str
     location: str
     revision: str | None
     license: str | None
@@ -46,7 +46,7 @@ def inspect_model(location: str) -> Inspection:
         dropped = audit(source)
         held = {name: shape for name, shape in source.shapes.items() if name not in dropped}
         return Inspection(
-            kind=source.kind,
+            source=source.kind,
             location=str(source.path),
             revision=source.revision,
             license=source.license,

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -79,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit status. Nothing escapes but the status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    if not sys.stderr.isatty():
-        # The libraries' progress bars; ours are plain lines then.
-        os.environ.setdefault("TQDM_DISABLE", "1")
+    _configure_libraries()
     previous = _raise_on_sigterm()
     try:
         return _run(given)
@@ -91,11 +90,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _configure_libraries() -> None:
+    """Set what libraries read from the environment once, when they are first imported."""
+    if not sys.stderr.isatty():
+        # The libraries' progress bars; ours are plain lines then.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    # Before torch is imported: see engines/reference/__init__.py.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def _run(arguments: list[str]) -> int:
-    """The exit status of a command that ends by itself; also when it asks for a status with ctx.exit()."""
-    status = cli.main(args=arguments, prog_name="tpforge", standalone_mode=False)
-    sys.stdout.flush()
-    return status if isinstance(status, int) else 0
+    """The exit status of a command that ends by itself, as --help does by Exit.
+
+    Not by `cli.main`, which has its own mind about Ctrl-C and closed pipes.
+    """
+    try:
+        with cli.make_context("tpforge", arguments) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    finally:
+        sys.stdout.flush()
+    return 0
 
 
 def _raise_on_sigterm() -> signal._HANDLER:
@@ -129,12 +145,14 @@ def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
             return f"error: {error.format_message()}\nsee: {path} --help", 2
         case click.ClickException():
             return f"error: {error.format_message()}", 2
-        case KeyboardInterrupt() | click.Abort():
+        case KeyboardInterrupt():
             return "interrupted", INTERRUPTED
         case Terminated():
             return "terminated", TERMINATED
         case OSError(errno=errno.ENOSPC):
             return f"error: {error.filename or 'disk'}: the disk is full; free space", 3
+        case OSError(filename=str() | Path() as path, strerror=str() as reason):
+            return f"error: {path}: {reason[0].lower()}{reason[1:]}", 3
         case _:
             again = "" if debug else "; run again with --debug for the traceback"
             return f"internal error: {type(error).__name__}: {error}{again}", 1

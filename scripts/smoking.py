@@ -62,8 +62,7 @@ def line_of(check: CheckResult) -> str:
 
 def summary(report: SmokeReport) -> str:
     """How many checks passed, failed and were skipped."""
-    counts = {status: sum(result.status == status for result in report.results) for status in _STATUSES}
-    return f"{counts['pass']} passed, {counts['fail']} failed, {counts['skip']} skipped"
+    return f"{report.count('pass')} passed, {report.count('fail')} failed, {report.count('skip')} skipped"
 
 
 def refuse_failed(report: SmokeReport) -> None:
@@ -74,7 +73,4 @@ def refuse_failed(report: SmokeReport) -> None:
     """
     failed = [f"{result.name}: {result.reason}" for result in report.results if result.status == "fail"]
     if failed:
-        raise VerificationFailed("\\n  ".join([f"the smoke test failed ({summary(report)}):", *failed]))
-
-
-_STATUSES = ("pass", "fail", "skip")
+        raise VerificationFailed("\n  ".join([f"the smoke test failed ({summary(report)}):", *failed]))

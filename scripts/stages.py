@@ -129,8 +129,7 @@ class Run:
             failed = False
         finally:
             seconds = time.monotonic() - begun
-            result = timer.result or ("failed" if failed else "")
-            self.stages.append(Stage(name, seconds, result, timer.unchanged, failed))
+            self.stages.append(Stage(name, seconds, timer.result, timer.unchanged, failed))
             self._on_stage(self.stages[-1])
 
     def _kept_server(self, places: Places) -> str | None:
@@ -219,7 +218,8 @@ def stage_rows(stages: list[Stage]) -> list[tuple[str, str, str]]:
     """The stages as rows of a table: name, time, result."""
     rows = []
     for stage in stages:
-        word = "FAILED: " if stage.failed else ("unchanged: " if stage.unchanged else "")
-        rows.append((stage.name, format_seconds(stage.seconds), word + stage.result))
+        said = [word for word, holds in (("FAILED", stage.failed), ("unchanged", stage.unchanged)) if holds]
+        result = ": ".join([*said, *([stage.result] if stage.result else [])])
+        rows.append((stage.name, format_seconds(stage.seconds), result))
     total = sum(stage.seconds for stage in stages)
     return [*rows, ("total", format_seconds(total), "")]

@@ -1,0 +1,194 @@
+"""scripts.main: how every failure becomes one line and an exit status, and that --help stays fast."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from scripts import main as cli
+from scripts.main import COMMANDS, main
+from tpforge.errors import InputRefused
+
+
+def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make `tpforge stop` raise `error` in the function it calls."""
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("scripts.serving.stop_servers", fail)
+
+
+def test_the_short_help_of_every_command_is_the_first_sentence_of_its_own() -> None:
+    for name, text in COMMANDS.items():
+        command = import_module(f"scripts.cmd_{name.replace('-', '_')}").command
+        assert command.name == name
+        first = " ".join((command.help or "").split("\n\n")[0].split())
+        assert first == text, name
+
+
+def test_every_command_takes_debug_and_those_that_print_a_result_take_json() -> None:
+    for name in COMMANDS:
+        command = cli.cli.get_command(click.Context(cli.cli), name)
+        assert command is not None
+        parts = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+        for part in parts:
+            options = {option for parameter in part.params for option in parameter.opts}
+            assert {"--debug", "--json"} <= options, (name, part.name)
+
+
+def test_one_option_name_has_one_meaning_everywhere() -> None:
+    """The same flag never takes another type in another command."""
+    types: dict[str, set[str]] = {}
+    for name in COMMANDS:
+        command = cli.cli.get_command(click.Context(cli.cli), name)
+        assert command is not None
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--") and option not in ("--model", "--max-batch-size"):
+                    types.setdefault(option, set()).add(parameter.type.name)
+    assert {option: found for option, found in types.items() if len(found) > 1} == {}
+
+
+def test_help_imports_nothing_heavy_and_takes_less_than_0_3_seconds() -> None:
+    code = (
+        "import sys\n"
+        "from scripts.main import main\n"
+        "main(['--help'])\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'transformers', 'tritonclient', 'grpc', 'jinja2', 'gguf'}\n"
+        "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
+    )
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - begun)
+        assert run.stderr == ""
+        assert all(name in run.stdout for name in COMMANDS)
+    assert min(seconds) < 0.3
+
+
+def test_the_help_of_a_command_imports_nothing_heavy_either() -> None:
+    code = (
+        "import sys\n"
+        "from scripts.main import COMMANDS, main\n"
+        "for name in COMMANDS: main([name, '--help'])\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'tritonclient', 'grpc', 'jinja2', 'gguf'}\n"
+        "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+
+
+def test_an_unknown_command_and_option_are_usage_errors_that_suggest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["bild"]) == 2
+    assert capsys.readouterr().err.startswith("error: No such command 'bild'")
+    assert main(["build", "m", "--force-it"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: No such option '--force-it'")
+    assert captured.err.splitlines()[-1] == "see: tpforge build --help"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("option", ["--tp", "--pp", "--max-batch-size"])
+def test_a_size_of_zero_is_a_usage_error(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "m", option, "0"]) == 2
+    assert f"error: Invalid value for '{option}': 0 is not in the range x>=1." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "pytorch"])
+def test_a_runtime_of_a_later_version_is_refused_in_a_sentence(
+    runtime: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "m", "--runtime", runtime]) == 2
+    assert capsys.readouterr().err == (
+        f"error: runtime {runtime}: this version of tpforge cannot build for it yet; use reference\n"
+    )
+
+
+def test_an_expected_failure_is_one_line_with_its_own_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_with(monkeypatch, InputRefused("x: found 1, expected 2; do 3"))
+    assert main(["stop"]) == 4
+    assert capsys.readouterr() == ("", "error: x: found 1, expected 2; do 3\n")
+
+
+def test_an_unexpected_failure_names_itself_and_shows_its_traceback_only_with_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_with(monkeypatch, ZeroDivisionError("division by zero"))
+    assert main(["stop"]) == 1
+    assert capsys.readouterr().err == (
+        "internal error: ZeroDivisionError: division by zero; run again with --debug for the traceback\n"
+    )
+    assert main(["stop", "--debug"]) == 1
+    captured = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in captured
+    assert captured.endswith("internal error: ZeroDivisionError: division by zero\n")
+
+
+def test_ctrl_c_says_interrupted_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing_with(monkeypatch, KeyboardInterrupt())
+    assert main(["stop"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_sigterm_unwinds_like_ctrl_c_with_143_and_the_handler_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unwound = []
+
+    def wait(*_arguments: object, **_options: object) -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            time.sleep(10)
+        finally:
+            unwound.append(True)
+
+    monkeypatch.setattr("scripts.serving.stop_servers", wait)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["stop"]) == 143
+    assert capsys.readouterr().err == "terminated\n"
+    assert unwound == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_reader_that_goes_away_ends_it_silently() -> None:
+    code = "import sys\nfrom scripts.main import main\nsys.stdin.readline()\nsys.exit(main(['--help']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate("go\n", timeout=30)
+    assert (process.returncode, errors) == (141, "")
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    from tpforge import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tpforge {__version__}\n"
+
+
+def test_the_installed_program_runs(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("tpforge")
+    run = subprocess.run([program, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("tpforge ")

@@ -1,0 +1,45 @@
+"""The documentation is what the code says: generated pages are current, and links lead somewhere."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.generate_docs import pages
+from tests.records import manifest_of
+
+ROOT = Path(__file__).parents[2]
+MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("name", ["cli.md", "engine.schema.json"])
+def test_a_generated_page_is_current(name: str) -> None:
+    found = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert found == pages()[name], f"docs/{name} is out of date; run: make docs"
+
+
+def test_the_schema_of_the_engine_names_every_key_of_a_manifest() -> None:
+    schema = json.loads((ROOT / "docs" / "engine.schema.json").read_text(encoding="utf-8"))
+    assert set(schema["properties"]) == set(json.loads(manifest_of().model_dump_json()))
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in target]
+    named = re.findall(r"`((?:tpforge|builders|engines|triton_repo|scripts|tests|docs)/[\w./*-]+)`", text)
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    missing += [name for name in named if not list(ROOT.glob(name.rstrip("/")))]
+    assert missing == []
+
+
+def test_the_modules_of_the_architecture_page_are_those_of_the_repository() -> None:
+    """Every package of the tree is on the page, so that a new one cannot be forgotten."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {
+        path.parent.relative_to(ROOT).as_posix()
+        for top in ("tpforge", "builders", "engines", "triton_repo", "scripts")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert [package for package in sorted(packages) if f"{package}/" not in text] == []
