@@ -70,9 +70,7 @@ def check_cancellation(target: Target, model: str) -> None:
     seen = _wait_active(metrics, lambda active: active > 0, _SEEN_WITHIN_S)
     if rest_s < 3 * FREED_WITHIN_S:
         stream.cancel()
-        raise Skipped(
-            f"the whole answer of {count} tokens takes only {rest_s:.1f} s: too short to tell"
-        )
+        raise Skipped(f"the whole answer of {count} tokens takes only {rest_s:.1f} s: too short to tell")
     expect(seen, f"{metrics.url} shows no active request while one is streaming")
     if model == "ensemble":
         target.client.stop(request_id)
