@@ -96,7 +96,7 @@ def _configure_libraries() -> None:
         # The libraries' progress bars; ours are plain lines then.
         os.environ.setdefault("TQDM_DISABLE", "1")
     # Before torch is imported: see engines/reference/__init__.py.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 
 def _run(arguments: list[str]) -> int:

@@ -3,4 +3,4 @@
 import os
 
 # Before torch is imported: see engines/reference/__init__.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")

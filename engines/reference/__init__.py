@@ -7,9 +7,10 @@ standard library, relatively, so that this folder can be copied whole beside a T
 import os
 
 # Decoding is a thousand small operations a token, each with a barrier between torch's threads. By default
-# they spin in it, which on a machine with other work costs a time slice each: 0.4 tokens/s were measured
-# instead of 8 on two busy cores. libgomp reads this once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# libgomp spins long in it (300,000 rounds), which on a machine with other work burns a time slice each:
+# on two cores with two other busy processes, tp=4 gave 0.4 to 0.7 tokens/s, with 4000 rounds 3 to 7; idle,
+# both give 25. Not spinning at all halves the idle speed. Read once, when torch is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 from .batches import Decode, Prefill
 from .config import EngineConfig, EngineError, Limits, load_config
