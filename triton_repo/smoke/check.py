@@ -5,7 +5,7 @@ It checks nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -77,19 +77,30 @@ class Target:
         """Several prompts, all different."""
         return tuple(answer.prompt for answer in self.golden) or _DEFAULT_PROMPTS
 
-    def num_decisive(self, prompts: Sequence[str]) -> int:
-        """How many greedy tokens of all `prompts` do not depend on rounding, at most NUM_TOKENS.
+    def num_decisive(self, prompt: str) -> int:
+        """How many greedy tokens of a prompt do not depend on rounding, at most NUM_TOKENS.
 
         Requests that are computed together may round otherwise than alone; without golden answers that
         risk is taken.
         """
         known = {answer.prompt: answer.num_decisive for answer in self.golden}
-        return min([NUM_TOKENS, *(known[prompt] for prompt in prompts if prompt in known)])
+        return min(NUM_TOKENS, known.get(prompt, NUM_TOKENS))
 
     @cached_property
     def canary(self) -> str:
         """The answer to the canary prompt, as it was when first asked for."""
         return self.client.generate(self.prompt, max_tokens=CANARY_TOKENS).text
+
+    def alone(self, prompt: str, *, num_tokens: int) -> str:
+        """The ensemble's answer to a prompt that nothing else runs beside; asked once."""
+        known = self._alone
+        if (prompt, num_tokens) not in known:
+            known[prompt, num_tokens] = self.client.generate(prompt, max_tokens=num_tokens).text
+        return known[prompt, num_tokens]
+
+    @cached_property
+    def _alone(self) -> dict[tuple[str, int], str]:
+        return {}
 
     def greedy_tokens(self, prompt: str, *, num_tokens: int) -> tuple[int, ...]:
         """The greedy answer as token ids: what preprocessing and tensorrt_llm say without the ensemble."""

@@ -26,8 +26,8 @@ def check_batch(target: Target, model: str) -> None:
     prompts = target.prompts[: min(3, room)]
     if len(prompts) < 2:
         raise Skipped(f"max_batch_size of {model} is {room}")
-    count = target.num_decisive(prompts)
-    alone = tuple(target.client.generate(prompt, max_tokens=count, model=model).text for prompt in prompts)
+    count = min(target.num_decisive(prompt) for prompt in prompts)
+    alone = tuple(target.alone(prompt, num_tokens=count) for prompt in prompts)
     together = target.client.generate_batch(prompts, max_tokens=count, model=model)
     expect_equal(together, alone, what=f"answers of a request with {len(prompts)} prompts")
 
@@ -35,17 +35,17 @@ def check_batch(target: Target, model: str) -> None:
 def check_concurrency(target: Target, model: str) -> None:
     """Clients that ask at the same time get the answers that they get alone."""
     prompts = [target.prompts[index % len(target.prompts)] for index in range(target.num_clients)]
-    counts = [target.num_decisive([prompt]) for prompt in prompts]
+    counts = [target.num_decisive(prompt) for prompt in prompts]
 
     def ask(prompt: str, count: int) -> str:
         return target.client.generate(prompt, max_tokens=count, model=model).text
 
-    alone = {prompt: ask(prompt, count) for prompt, count in zip(prompts, counts, strict=True)}
+    alone = [target.alone(prompt, num_tokens=count) for prompt, count in zip(prompts, counts, strict=True)]
     with ThreadPoolExecutor(target.num_clients) as pool:
         together = list(pool.map(ask, prompts, counts))
     for index, (prompt, text) in enumerate(zip(prompts, together, strict=True)):
         what = f"answer of client {index} of {target.num_clients} to {prompt!r}"
-        expect_equal(text, alone[prompt], what=what)
+        expect_equal(text, alone[index], what=what)
 
 
 def check_cancellation(target: Target, model: str) -> None:
