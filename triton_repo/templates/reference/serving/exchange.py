@@ -6,6 +6,7 @@ It does not make responses. All its methods may be called from any thread.
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from .tensors import FINAL
@@ -18,6 +19,7 @@ class Exchange:
         self.request_id = request_id
         self._sender = sender
         self._num_open = num_open
+        self._sending_since: float | None = None
         # Triton 2.51 dies of a segmentation fault when it is asked whether a request is cancelled while
         # or after its final response is sent, so the two never meet.
         self._lock = threading.Lock()
@@ -27,21 +29,37 @@ class Exchange:
         """Whether the final response was sent."""
         return self._num_open == 0
 
+    @property
+    def sending_s(self) -> float:
+        """For how long the response under way has been; a send takes less than a millisecond."""
+        since = self._sending_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def send(self, answer: Any) -> None:
         """Send a response that ends nothing."""
         with self._lock:
-            self._sender.send(answer)
+            self._send(answer, flags=0)
 
     def end(self, answer: Any | None) -> None:
         """End one sequence, with its last response unless that has been sent before."""
         with self._lock:
             self._num_open -= 1
-            if answer is not None:
-                self._sender.send(answer, flags=FINAL if self.done else 0)
-            elif self.done:
-                self._sender.send(flags=FINAL)
+            if answer is not None or self.done:
+                self._send(answer, flags=FINAL if self.done else 0)
 
     def is_cancelled(self) -> bool:
-        """Whether the client has gone before the end."""
-        with self._lock:
+        """Whether the client has gone before the end; False while a response is being sent."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
             return not self.done and bool(self._sender.is_cancelled())
+        finally:
+            self._lock.release()
+
+    def _send(self, answer: Any | None, *, flags: int) -> None:
+        self._sending_since = time.monotonic()
+        if answer is None:
+            self._sender.send(flags=flags)
+        else:
+            self._sender.send(answer, flags=flags)
+        self._sending_since = None

@@ -21,7 +21,7 @@ class Parameters:
         self._model = config["name"]
         self._folder = folder
         self._values: dict[str, str] = {
-            key: value["string_value"].strip() for key, value in config.get("parameters", {}).items()
+            key: value.get("string_value", "").strip() for key, value in config.get("parameters", {}).items()
         }
 
     def text(self, key: str) -> str:

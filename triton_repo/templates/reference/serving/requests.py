@@ -6,6 +6,7 @@ It neither decodes nor answers: cancelling tells the scheduler, and the last eve
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ SEPARATOR = "\x1f"
 
 JOIN_TIMEOUT_S = 5
 WATCH_PERIOD_MS = 1000
+SEND_TIMEOUT_S = 30
 
 
 class InFlight:
@@ -56,6 +58,21 @@ class InFlight:
         for exchange in self._open():
             if exchange in self._cancelled or exchange.is_cancelled():
                 self._cancel(exchange)
+
+    def exit_when_lost(self, parent: int) -> None:
+        """End this process when its server is gone or hangs; `parent` is the server's process id.
+
+        A stub whose server was killed can wait for it forever, and hold the model's memory. And Triton
+        2.51 can deadlock when a client goes away while a response is sent: no stream is served after that,
+        though the server says it is ready, and the end of a stub is what its supervisor notices.
+        """
+        stuck = any(exchange.sending_s > SEND_TIMEOUT_S for exchange in self._open())
+        if os.getppid() == parent and not stuck:
+            return
+        if stuck:
+            print(f"a response has been stuck in Triton for {SEND_TIMEOUT_S} s; giving up", file=sys.stderr)
+            sys.stderr.flush()
+        os._exit(1)
 
     def _open(self) -> list[Exchange]:
         """The requests that have not ended; the others are forgotten."""
@@ -99,12 +116,3 @@ class Periodic:
             except Exception as error:
                 # A failed look at one moment must not end cancellation or metrics for good.
                 self._log_error(f"{getattr(job, '__qualname__', job)}: {error}")
-
-
-def exit_with(parent: int) -> None:
-    """End this process when its parent is no longer `parent`.
-
-    A stub whose server was killed can hang in a call to it forever, and hold the model's memory.
-    """
-    if os.getppid() != parent:
-        os._exit(1)

@@ -22,7 +22,7 @@ from serving.fields import FieldError, Inputs, describe, field_error
 from serving.generation import Defaults, Item, batch_size, parse_item
 from serving.metrics import RequestMetrics
 from serving.parameters import ParameterError, Parameters
-from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic, exit_with
+from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic
 from serving.tensors import FINAL, error_response, read_inputs, read_item, response
 from serving.tokenizer import Tokenizer
 
@@ -76,7 +76,7 @@ class TritonPythonModel:
         self._periodic = Periodic(
             {
                 self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
-                partial(exit_with, os.getppid()): WATCH_PERIOD_MS,
+                partial(self._in_flight.exit_when_lost, os.getppid()): WATCH_PERIOD_MS,
             },
             log_error=log_error,
         )

@@ -21,7 +21,7 @@ from serving.bls import Members, Texts
 from serving.exchange import Exchange
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
 from serving.parameters import Parameters
-from serving.requests import SEPARATOR, WATCH_PERIOD_MS, InFlight, Periodic, exit_with
+from serving.requests import SEPARATOR, WATCH_PERIOD_MS, InFlight, Periodic
 from serving.tensors import FINAL, error_response, read_inputs, read_item
 from serving.tokenizer import Tokenizer
 
@@ -55,7 +55,7 @@ class TritonPythonModel:
         self._periodic = Periodic(
             {
                 self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
-                partial(exit_with, os.getppid()): WATCH_PERIOD_MS,
+                partial(self._in_flight.exit_when_lost, os.getppid()): WATCH_PERIOD_MS,
             },
             log_error=self._log_error,
         )
@@ -87,7 +87,9 @@ class TritonPythonModel:
     def _answer(self, exchange: Exchange, prompt: Prompt) -> None:
         """Generate one prompt; whatever happens, the client is told the end of it."""
         try:
-            last = self._relay(exchange, self._generate(exchange, prompt), streaming=prompt.streaming)
+            # Without decoupling there is one response, be it that streaming is refused.
+            streaming = prompt.streaming and self._decoupled
+            last = self._relay(exchange, self._generate(exchange, prompt), streaming=streaming)
         except Exception as error:
             if not isinstance(error, FieldError | pb_utils.TritonModelException):
                 self._log_error(f"prompt {prompt.index}: {error!r}")

@@ -1,0 +1,134 @@
+"""Models that cannot be loaded say why; exchanges and gauges keep out of Triton's traps."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import Render, load, loaded
+from tests.contract.fake_triton import Sender, TritonModelException
+from tests.tiny import write_tiny_tokenizer
+
+
+def test_a_missing_engine_is_named(render_tiny: Render) -> None:
+    repository = render_tiny(embed_engine=True)
+    (repository / "tensorrt_llm/1/engine/engine.json").unlink()
+
+    assert "engine.json: missing" in failure(repository, "tensorrt_llm")
+
+
+def test_a_missing_rank_file_is_named(render_tiny: Render) -> None:
+    repository = render_tiny(embed_engine=True)
+    (repository / "tensorrt_llm/1/engine/checkpoint/rank1.safetensors").unlink()
+
+    assert "rank files are missing: rank1.safetensors" in failure(repository, "tensorrt_llm")
+
+
+def test_an_unreadable_rank_file_is_named(render_tiny: Render) -> None:
+    repository = render_tiny(embed_engine=True)
+    weights = repository / "tensorrt_llm/1/engine/checkpoint/rank1.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content[: len(content) // 2])
+
+    assert "rank1.safetensors" in failure(repository, "tensorrt_llm")
+
+
+def test_another_models_tokenizer_is_refused(render_tiny: Render, tmp_path: Path) -> None:
+    repository = render_tiny(embed_engine=True)
+    tokenizer = repository / "tensorrt_llm/1/engine/tokenizer"
+    shutil.rmtree(tokenizer)
+    tokenizer.mkdir()
+    write_tiny_tokenizer(tokenizer, vocab_size=320)
+    file = tokenizer / "tokenizer.json"
+    text = file.read_text(encoding="utf-8")
+    assert '"Ġthe":' in text
+    file.write_text(text.replace('"Ġthe":', '"Ġthe": 999, "Ġthee":'), encoding="utf-8")
+
+    assert "it is another model's tokenizer" in failure(repository, "tensorrt_llm")
+
+
+def test_a_missing_tokenizer_is_named_by_every_model_that_reads_it(render_tiny: Render) -> None:
+    repository = render_tiny(embed_engine=True)
+    (repository / "tensorrt_llm/1/engine/tokenizer/tokenizer.json").unlink()
+
+    for model in ("preprocessing", "postprocessing", "tensorrt_llm_bls", "tensorrt_llm"):
+        assert "tokenizer.json: missing" in failure(repository, model)
+
+
+def test_a_queue_that_is_full_refuses(render_tiny: Render) -> None:
+    from tests.contract.asking import prompt
+
+    with loaded(render_tiny(max_queue_size=2)) as server:
+        requests = [prompt([1, 2], request_output_len=300, end_id=-1, streaming=True) for _ in range(4)]
+        for request in requests:
+            server.start("tensorrt_llm", request)
+            request.sender.sent.get(timeout=10)
+        queued = [prompt([1, 2], request_output_len=300, end_id=-1) for _ in range(3)]
+        for request in queued:
+            server.start("tensorrt_llm", request)
+        refused = queued[-1].sender.sent.get(timeout=10)
+        for request in requests + queued[:2]:
+            request.sender.cancelled = True
+            list(request.sender.until_final())
+
+    assert refused.error == "the queue is full: 2 requests wait; try again later"
+    assert refused.final
+
+
+@pytest.fixture
+def exchange_class(render_tiny: Render) -> Any:
+    with loaded(render_tiny(), models=("postprocessing",)):
+        yield importlib.import_module("serving.exchange").Exchange
+
+
+def test_the_last_of_several_sequences_is_final(exchange_class: Any) -> None:
+    sender = Sender()
+    exchange = exchange_class(sender, "id", num_open=2)
+
+    exchange.end(None)
+    assert not exchange.done
+    exchange.end(None)
+
+    assert exchange.done
+    assert [sent.final for sent in sender.until_final()] == [True]
+
+
+def test_an_ended_request_is_never_asked_whether_it_is_cancelled(exchange_class: Any) -> None:
+    sender = Sender()
+    sender.cancelled = True
+    exchange = exchange_class(sender, "id", num_open=1)
+
+    assert exchange.is_cancelled()
+    exchange.end(None)
+    assert not exchange.is_cancelled()
+
+
+def test_a_send_that_hangs_is_seen_and_does_not_hang_the_watch(exchange_class: Any) -> None:
+    release = threading.Event()
+
+    class Stuck(Sender):
+        def send(self, response: Any = None, flags: int = 0) -> None:
+            release.wait(10)
+
+    exchange = exchange_class(Stuck(), "id", num_open=1)
+    assert exchange.sending_s == 0
+    thread = threading.Thread(target=exchange.send, args=(None,))
+    thread.start()
+    while exchange.sending_s < 0.05:
+        assert not exchange.is_cancelled()
+    release.set()
+    thread.join()
+
+    assert exchange.sending_s == 0
+
+
+def failure(repository: Path, model: str) -> str:
+    with loaded(repository, models=()), pytest.raises(TritonModelException) as failed:
+        load(repository, model)
+    return str(failed.value)
