@@ -132,20 +132,7 @@ def repository() -> Decorator:
             "--max-queue-size", type=COUNT, default=0, help="Requests that may wait; 0 is no limit."
         ),
         click.option(
-            "--max-queue-delay-microseconds",
-            type=COUNT,
-            default=0,
-            help="How long Triton may gather a batch.",
-        ),
-        click.option(
             "--preprocessing-instances", type=SIZE, default=1, show_default=True, help="Tokenizing processes."
-        ),
-        click.option(
-            "--postprocessing-instances",
-            type=SIZE,
-            default=1,
-            show_default=True,
-            help="Detokenizing processes.",
         ),
         _switch("add-special-tokens", True, "Add the tokenizer's special tokens to prompts."),
         _switch("skip-special-tokens", True, "Leave special tokens out of answers."),
