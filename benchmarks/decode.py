@@ -22,11 +22,11 @@ from pathlib import Path
 from engines import reference
 from engines.store import read_manifest
 from scripts.pipeline import build_engine
-from tpforge.recipe import EngineRecipe
+from tpforge.recipe import EngineRecipe, RepositoryOptions
 from triton_repo.client import Client
 from triton_repo.deploy.local import ServeOptions, Server, serve, stop
 from triton_repo.deploy.ports import Ports, find_free_base
-from triton_repo.repository import RepositoryOptions, render
+from triton_repo.repository import render
 
 PROMPT = "Once upon a time, a lighthouse keeper on a small island found a letter in a bottle. It said:"
 NO_END = 7  # An id that greedy decoding of this prompt does not give, so that every run has equal length.

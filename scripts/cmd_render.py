@@ -27,13 +27,13 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
     """
     from scripts import rendering
     from scripts.locations import find_engine
-    from tpforge.recipe import RepositoryRecipe
+    from tpforge.recipe import RepositoryOptions
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
-    options = RepositoryRecipe(**values)
+    options = RepositoryOptions(**values)
     rendered = rendering.render_repository(places, options, out=out, force=force)
     output.result(f"{rendered.path}: {', '.join(rendered.models)}")
     output.record(

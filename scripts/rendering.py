@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.locations import Places
 from tpforge.atomic import refuse_existing
-from tpforge.recipe import RepositoryRecipe
+from tpforge.recipe import RepositoryOptions
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
@@ -21,7 +21,7 @@ STEP = "render"
 
 
 def render_repository(
-    places: Places, options: RepositoryRecipe, *, out: Path | None = None, force: bool = False
+    places: Places, options: RepositoryOptions, *, out: Path | None = None, force: bool = False
 ) -> RenderedRepository:
     """Write the model repository of an engine, by default beside it.
 
@@ -31,7 +31,7 @@ def render_repository(
     """
     from engines import reference
     from engines.store import read_manifest
-    from triton_repo.repository import RepositoryOptions, render
+    from triton_repo.repository import render
 
     manifest = read_manifest(places.engine)
     final = out if out is not None else places.repository
@@ -41,7 +41,7 @@ def render_repository(
         manifest,
         out=final,
         runtime_source=Path(reference.__file__).parent,
-        options=RepositoryOptions(**options.model_dump()),
+        options=options,
         force=force,
     )
     if final == places.repository:
@@ -50,7 +50,7 @@ def render_repository(
     return rendered
 
 
-def fresh_repository(places: Places, options: RepositoryRecipe | None = None) -> tuple[Path, bool]:
+def fresh_repository(places: Places, options: RepositoryOptions | None = None) -> tuple[Path, bool]:
     """The repository beside an engine, and whether it had to be rendered now.
 
     It is kept while the engine, the options, our templates and our runtime are what they were when it was
@@ -63,7 +63,7 @@ def fresh_repository(places: Places, options: RepositoryRecipe | None = None) ->
 
     kept = read_stages(places).get(STEP, {})
     if options is None:
-        options = RepositoryRecipe.model_validate(kept.get("options", {}))
+        options = RepositoryOptions.model_validate(kept.get("options", {}))
     key = _key(places, read_manifest(places.engine), options)
     if places.repository.is_dir() and kept.get("key") == key:
         return places.repository, False
@@ -77,7 +77,7 @@ def repository_key(places: Places) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _key(places: Places, manifest: Manifest, options: RepositoryRecipe) -> str:
+def _key(places: Places, manifest: Manifest, options: RepositoryOptions) -> str:
     """Everything that decides the content of the repository."""
     import triton_repo
     from engines import reference

@@ -13,7 +13,7 @@ from scripts.chat import chat_prompt
 from scripts.locations import OUT, Places, find_engine
 from scripts.rendering import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
-from tpforge.recipe import RepositoryRecipe, ServeRecipe
+from tpforge.recipe import RepositoryOptions, ServeRecipe
 
 if TYPE_CHECKING:
     from triton_repo.client import Answer
@@ -27,7 +27,7 @@ def serve_engine(
     places: Places,
     recipe: ServeRecipe,
     *,
-    options: RepositoryRecipe | None = None,
+    options: RepositoryOptions | None = None,
     detach: bool,
     progress: Progress,
     on_ready: Callable[[Server], None] | None = None,

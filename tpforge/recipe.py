@@ -70,8 +70,13 @@ class EngineRecipe(Record):
     limits: LimitsRecipe = LimitsRecipe()
 
 
-class RepositoryRecipe(Record):
-    """Options of the Triton model repository; the names are those of `tpforge render`."""
+class RepositoryOptions(Record):
+    """How an engine is served: the options of its Triton model repository and of `tpforge render`.
+
+    `embed_engine` puts the engine inside the repository, which can then be moved; otherwise the
+    repository points at the engine by its absolute path. `max_batch_size` None is the engine's own;
+    `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice.
+    """
 
     embed_engine: Switch = False
     decoupled: Switch = True
@@ -109,7 +114,7 @@ class SmokeRecipe(Record):
 class Recipe(EngineRecipe):
     """The whole file."""
 
-    repository: RepositoryRecipe = RepositoryRecipe()
+    repository: RepositoryOptions = RepositoryOptions()
     serve: ServeRecipe = ServeRecipe()
     smoke: SmokeRecipe = SmokeRecipe()
 

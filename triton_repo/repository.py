@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
+from tpforge.recipe import RepositoryOptions
 from triton_repo.check import check_repository
 from triton_repo.contract import MODELS, ensemble_steps, expected_tensors
 
@@ -25,44 +26,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _RUNTIME_PACKAGE = "reference"
 _SERVING_PACKAGE = "serving"
 _EMBEDDED_ENGINE = "engine"
-
-
-@dataclass(frozen=True)
-class RepositoryOptions:
-    """How an engine is served.
-
-    `embed_engine` puts the engine inside the repository, which can then be moved; otherwise the
-    repository points at the engine by its absolute path. `max_batch_size` None is the engine's own;
-    `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice.
-    """
-
-    embed_engine: bool = False
-    decoupled: bool = True
-    executor: str = "auto"
-    device: str = "auto"
-    compute_dtype: str = "auto"
-    num_threads: int | None = None
-    max_batch_size: int | None = None
-    max_queue_size: int = 0
-    preprocessing_instances: int = 1
-    add_special_tokens: bool = True
-    skip_special_tokens: bool = True
-    exclude_input_in_output: bool = True
-    accumulate_tokens: bool = False
-    cancellation_check_period_ms: int = 100
-    stats_check_period_ms: int = 100
-
-    def __post_init__(self) -> None:
-        at_least_one = (
-            "preprocessing_instances",
-            "cancellation_check_period_ms",
-            "stats_check_period_ms",
-        )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)} is too small; use 1 or more")
-        if self.max_queue_size < 0:
-            raise UsageError(f"max_queue_size={self.max_queue_size} is negative; use 0 or more")
 
 
 @dataclass(frozen=True)

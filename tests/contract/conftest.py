@@ -16,7 +16,8 @@ import engines.reference
 from tests.contract.fake_triton import Server, model_config
 from tests.tiny_engine import write_tiny_engine
 from tpforge.manifest import Manifest
-from triton_repo.repository import RepositoryOptions, render
+from tpforge.recipe import RepositoryOptions
+from triton_repo.repository import render
 
 RUNTIME = Path(engines.reference.__file__).parent
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")

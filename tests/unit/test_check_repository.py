@@ -7,8 +7,9 @@ import pytest
 
 import engines.reference
 from tests.records import manifest_of
+from tpforge.recipe import RepositoryOptions
 from triton_repo.check import check_repository
-from triton_repo.repository import RepositoryOptions, render
+from triton_repo.repository import render
 
 
 @pytest.fixture

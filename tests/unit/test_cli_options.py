@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from scripts.cmd_render import command
-from tpforge.recipe import RepositoryRecipe
+from tpforge.recipe import RepositoryOptions
 
 
 def test_every_flag_of_render_is_a_key_of_the_recipe_and_the_other_way_round() -> None:
     flags = {parameter.name for parameter in command.params}
-    assert flags - {"engine", "out", "force", "as_json", "debug"} == set(RepositoryRecipe.model_fields)
+    assert flags - {"engine", "out", "force", "as_json", "debug"} == set(RepositoryOptions.model_fields)
 
 
 def test_the_flags_of_render_default_to_what_the_recipe_defaults_to() -> None:
-    given = command.make_context("render", ["engine"]).params
-    defaults = RepositoryRecipe().model_dump()
+    given = command.make_context("render", ["engine"], help_option_names=["-h", "--help"]).params
+    defaults = RepositoryOptions().model_dump()
     assert {name: given[name] for name in defaults} == defaults

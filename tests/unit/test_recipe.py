@@ -1,6 +1,5 @@
 """tpforge.recipe: defaults, limits, and every mistake of a recipe said at once."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,7 @@ from tests.records import model_of
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
 from tpforge.manifest import Limits
-from tpforge.recipe import LimitsRecipe, Recipe, RepositoryRecipe, parse_recipe
-from triton_repo.repository import RepositoryOptions
+from tpforge.recipe import LimitsRecipe, Recipe, parse_recipe
 
 WHERE = Path("/recipes/recipe.toml")
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -128,11 +126,6 @@ def test_limits_beyond_the_models_positions_or_without_room_for_an_answer_are_re
         LimitsRecipe(max_seq_len=513).resolve(model_of(max_position_embeddings=512))
     with pytest.raises(UsageError, match=r"max_input_len 64 leaves no room .* use 63 or less"):
         LimitsRecipe(max_seq_len=64, max_input_len=64).resolve(model_of())
-
-
-def test_the_repository_table_has_the_names_and_defaults_of_the_renderers_options() -> None:
-    defaults = {field.name: field.default for field in fields(RepositoryOptions)}
-    assert RepositoryRecipe().model_dump() == defaults
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
