@@ -42,9 +42,9 @@ install() {
         as_root=(sudo)
     fi
     say "installing Debian packages: $*"
-    "${as_root[@]}" apt-get -qq update >&2
+    "${as_root[@]}" apt-get -qq update >/dev/null
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install --yes --no-install-recommends "$@" >&2
+        apt-get -qq install --yes --no-install-recommends "$@" >/dev/null
 }
 
 version=$(system_python)
