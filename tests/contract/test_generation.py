@@ -120,11 +120,28 @@ def test_in_a_batch_only_the_bad_item_is_refused(server: Server, greedy: list[in
     )
     answers = list(server.run("tensorrt_llm", Request(inputs)))
 
-    assert [sent.error for sent in answers] == [
-        "batch item 0: max_tokens (request_output_len): found 0, expected 1 or more",
-        None,
+    assert [(sent.error, sent.final) for sent in answers] == [
+        (None, False),
+        ("batch item 0: max_tokens (request_output_len): found 0, expected 1 or more", True),
     ]
     assert tokens(answers) == [greedy]
+
+
+def test_all_bad_items_of_a_batch_are_told_in_one_final_error(server: Server) -> None:
+    inputs = tensors(
+        "tensorrt_llm",
+        input_ids=[PROMPT, PROMPT],
+        input_lengths=[[4], [4]],
+        request_output_len=[[3], [3]],
+        runtime_top_k=[[-1], [1]],
+        beam_width=[[1], [2]],
+    )
+    [sent] = server.run("tensorrt_llm", Request(inputs))
+
+    assert sent.final
+    assert sent.error is not None
+    assert "batch item 0: top_k (runtime_top_k): found -1" in sent.error
+    assert "batch item 1: beam_width: beam search is not supported" in sent.error
 
 
 def test_return_sequences_have_indices_and_seeds_of_their_own(server: Server) -> None:

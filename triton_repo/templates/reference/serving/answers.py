@@ -22,7 +22,7 @@ from .exchange import Exchange
 from .generation import Item
 from .metrics import RequestMetrics
 from .requests import JOIN_TIMEOUT_S
-from .tensors import error_response, response
+from .tensors import response
 
 
 class Event(Protocol):
@@ -125,7 +125,7 @@ class Outbox:
 
     def refuse(self, exchange: Exchange, message: str) -> None:
         """Queue the refusal of one sequence of a request."""
-        self._jobs.put(partial(self._end, exchange, error_response(message)))
+        self._jobs.put(partial(self._fail, exchange, message))
 
     def close(self) -> None:
         """Send what is queued, and end; a send that hangs, since the server is dying, is left behind."""
@@ -143,17 +143,18 @@ class Outbox:
     def _deliver(self, sequence: Sequence, event: Event, *, now_ns: int) -> None:
         """Send what an event completes: a chunk when streaming, everything at the end otherwise."""
         if event.error is not None:
-            self._end(sequence.exchange, error_response(event.error))
+            self._fail(sequence.exchange, event.error)
             return
         ready = sequence.add(event, now_ns=now_ns)
         tokens = ready if sequence.item.streaming else sequence.token_ids
         if event.finished:
-            self._end(sequence.exchange, response(sequence.tensors(tokens, finished=True)))
+            self._metrics.closed()
+            sequence.exchange.end(response(sequence.tensors(tokens, finished=True)))
             return
         self._metrics.tick()
         if ready:
             sequence.exchange.send(response(sequence.tensors(ready, finished=False)))
 
-    def _end(self, exchange: Exchange, answer: Any) -> None:
+    def _fail(self, exchange: Exchange, message: str) -> None:
         self._metrics.closed()
-        exchange.end(answer)
+        exchange.fail(message)

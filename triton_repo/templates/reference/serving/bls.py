@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 
 from .detokenize import TextStream, decode_text
 from .fields import Inputs
-from .tensors import error_response, response, text_tensor
+from .tensors import response, text_tensor
 from .tokenizer import Tokenizer
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -127,26 +127,24 @@ class Members:
 class Texts:
     """From the tensorrt_llm responses of one prompt to the client's, with the text decoded.
 
-    `accumulate` streams the text so far rather than the new text; `prefix` goes before errors.
+    `accumulate` streams the text so far rather than the new text.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, *, batch_index: int, prefix: str, streaming: bool, accumulate: bool
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, batch_index: int, streaming: bool, accumulate: bool) -> None:
         self._decode = tokenizer.decode
         self._batch_index = batch_index
-        self._prefix = prefix
         self._streaming = streaming
         self._accumulate = accumulate
         self._streams: dict[int, TextStream] = {}
         self._so_far: dict[int, str] = {}
 
     def answers(self, responses: Iterable[Any]) -> Iterator[Any]:
-        """A client's response for each of tensorrt_llm's, and one more for text left over at the end."""
+        """A client's response for each of tensorrt_llm's, and one more for text left over at the end.
+
+        Raises:
+            TritonModelException: tensorrt_llm's error, which ends its responses.
+        """
         for reply in responses:
-            if reply.has_error():
-                yield error_response(self._prefix + reply.error().message())
-                continue
             outputs = _outputs(reply)
             # TensorRT-LLM ends with its last tokens; others may send an empty response after them.
             if outputs:

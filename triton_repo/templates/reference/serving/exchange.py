@@ -1,6 +1,6 @@
 """One request of a client: where its responses go, and when the last of them is sent.
 
-It does not make responses. All its methods may be called from any thread.
+It makes no response but errors. All its methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from .tensors import FINAL
+from .tensors import FINAL, error_response
 
 
 class Exchange:
@@ -19,6 +19,7 @@ class Exchange:
         self.request_id = request_id
         self._sender = sender
         self._num_open = num_open
+        self._failures: list[str] = []
         self._sending_since: float | None = None
         # Triton 2.51 dies of a segmentation fault when it is asked whether a request is cancelled while
         # or after its final response is sent, so the two never meet.
@@ -44,8 +45,25 @@ class Exchange:
         """End one sequence, with its last response unless that has been sent before."""
         with self._lock:
             self._num_open -= 1
-            if answer is not None or self.done:
+            if self.done and self._failures:
+                if answer is not None:
+                    self._send(answer, flags=0)
+                self._send_failures()
+            elif answer is not None or self.done:
                 self._send(answer, flags=FINAL if self.done else 0)
+
+    def fail(self, message: str) -> None:
+        """End one sequence without an answer; all failures are told at the end of the others.
+
+        An ensemble ends its request at the first error, and Triton 2.51 keeps that in flight for ever when
+        more responses follow. So the error is the one final response.
+        """
+        with self._lock:
+            self._num_open -= 1
+            if message not in self._failures:
+                self._failures.append(message)
+            if self.done:
+                self._send_failures()
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone before the end; False while a response is being sent."""
@@ -55,6 +73,9 @@ class Exchange:
             return not self.done and bool(self._sender.is_cancelled())
         finally:
             self._lock.release()
+
+    def _send_failures(self) -> None:
+        self._send(error_response("; ".join(self._failures)), flags=FINAL)
 
     def _send(self, answer: Any | None, *, flags: int) -> None:
         self._sending_since = time.monotonic()

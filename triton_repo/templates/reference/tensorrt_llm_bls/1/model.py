@@ -85,16 +85,31 @@ class TritonPythonModel:
             self._pool.submit(self._answer, exchange, prompt)
 
     def _answer(self, exchange: Exchange, prompt: Prompt) -> None:
-        """Generate one prompt; whatever happens, the client is told the end of it."""
+        """Generate one prompt; whatever happens, the client is told the end of it.
+
+        Without streaming the answers are kept, so that the last goes out with the final flag.
+        """
+        # Without decoupling there is one response, be it that streaming is refused.
+        streaming = prompt.streaming and self._decoupled
+        kept: list[Any] = []
+        failure = None
         try:
-            # Without decoupling there is one response, be it that streaming is refused.
-            streaming = prompt.streaming and self._decoupled
-            last = self._relay(exchange, self._generate(exchange, prompt), streaming=streaming)
+            for answer in self._generate(exchange, prompt):
+                if streaming:
+                    exchange.send(answer)
+                else:
+                    kept.append(answer)
         except Exception as error:
             if not isinstance(error, FieldError | pb_utils.TritonModelException):
                 self._log_error(f"prompt {prompt.index}: {error!r}")
-            last = error_response(f"{prompt.prefix}{error}")
-        exchange.end(last)
+            failure = f"{prompt.prefix}{error}"
+        last = kept.pop() if kept and failure is None else None
+        for answer in kept:
+            exchange.send(answer)
+        if failure is None:
+            exchange.end(last)
+        else:
+            exchange.fail(failure)
 
     def _generate(self, exchange: Exchange, prompt: Prompt) -> Iterable[Any]:
         refuse_unsupported(prompt.inputs)
@@ -105,25 +120,12 @@ class TritonPythonModel:
         texts = Texts(
             self._tokenizer,
             batch_index=prompt.index,
-            prefix=prompt.prefix,
             streaming=prompt.streaming,
             accumulate=self._accumulate,
         )
         responses = self._members.generate(prompt.inputs, prepared, request_id=request_id)
         answers: Iterable[Any] = texts.answers(responses)
         return answers
-
-    def _relay(self, exchange: Exchange, answers: Iterable[Any], *, streaming: bool) -> Any | None:
-        """Send the answers; without streaming the last is given back, to be sent with the final flag."""
-        kept = None
-        for answer in answers:
-            if streaming:
-                exchange.send(answer)
-                continue
-            if kept is not None:
-                exchange.send(kept)
-            kept = answer
-        return kept
 
 
 @dataclass(frozen=True)
