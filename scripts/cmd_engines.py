@@ -97,7 +97,7 @@ def show(engine: str | None, as_json: bool) -> None:
     output.record("engine", {"path": str(places.engine), "engine": manifest.model_dump(mode="json")})
 
 
-@command.command("verify")
+@command.command("verify", short_help="Check that the files are still those that were built.")
 @_options.ENGINE
 @_options.JSON
 @_options.DEBUG
@@ -121,7 +121,7 @@ def verify(engine: str | None, as_json: bool) -> None:
     output.result(f"{places.engine}: {len(manifest.files)} files, all as built")
 
 
-@command.command("rm")
+@command.command("rm", short_help="Remove engines and what was derived from them.")
 @click.argument("engines", metavar="ENGINE...", nargs=-1, required=True)
 @_options.DRY_RUN
 @_options.JSON

@@ -71,10 +71,19 @@ def is_running(places: Places) -> bool:
 
 
 def servers(engine: str | None, *, root: Path = OUT) -> tuple[Status, ...]:
-    """The servers under out/, or the one of an engine; stopped ones that left no trace are not listed."""
+    """The servers under out/, or the one of an engine; stopped ones that left no trace are not listed.
+
+    Raises:
+        UsageError: there is no such engine, nor a server of it.
+    """
     from triton_repo.deploy.local import list_servers, status
 
-    return list_servers(root) if engine is None else (status(find_engine(engine, root=root).server),)
+    if engine is None:
+        return list_servers(root)
+    places = find_engine(engine, root=root)
+    if not (places.engine.is_dir() or places.server.is_dir()):
+        raise UsageError(f"{engine}: no such engine; `tpforge engines list` and `tpforge status` show them")
+    return (status(places.server),)
 
 
 def stop_servers(engine: str | None, *, every: bool, root: Path = OUT) -> tuple[Status, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -150,17 +150,23 @@ def _locate(model: str, *, folder: Path) -> str:
 def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
     name = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
-        nearest = get_close_matches(str(location[-1]), _known_keys(location[:-1]), n=1, cutoff=0.5)
-        return f"{name}: unknown key" + (f"; did you mean {nearest[0]}?" if nearest else "")
+        nearest = _nearest_key(str(location[-1]), table=location[:-1])
+        return f"{name}: unknown key" + (f"; did you mean {nearest}?" if nearest else "")
     if kind == "missing":
         return f"{name}: missing"
     return f"{name}: {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(table: tuple[int | str, ...]) -> list[str]:
-    """The keys of a (nested) table of the recipe."""
-    record: type[BaseModel] = Recipe
-    for part in table:
-        annotation: Any = record.model_fields[str(part)].annotation
-        record = annotation
-    return list(record.model_fields)
+def _nearest_key(key: str, *, table: tuple[int | str, ...]) -> str | None:
+    """The known key most like `key`: of its own table, or else of another, with that one's name."""
+    tables = {
+        name: field.annotation.model_fields
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    own = tables[str(table[0])] if table else Recipe.model_fields
+    if nearest := get_close_matches(key, own, n=1, cutoff=0.5):
+        return nearest[0]
+    others = {name: f"[{part}] {name}" for part, fields in tables.items() for name in fields}
+    nearest = get_close_matches(key, others, n=1, cutoff=0.7)
+    return others[nearest[0]] if nearest else None

@@ -8,6 +8,7 @@ import pytest
 
 from scripts.generate_docs import pages
 from tests.records import manifest_of
+from tpforge.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -43,3 +44,18 @@ def test_the_modules_of_the_architecture_page_are_those_of_the_repository() -> N
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert [package for package in sorted(packages) if f"{package}/" not in text] == []
+
+
+def test_the_recipe_page_has_every_key_of_a_recipe_and_no_other() -> None:
+    text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    tables: dict[str, set[str]] = {"": set()}
+    table = ""
+    for first in re.findall(r"^\| ([^|]+) \|", text.split("## Keys")[1], flags=re.MULTILINE):
+        if heading := re.fullmatch(r"\*\*`\[(\w+)\]`\*\*", first.strip()):
+            table = heading[1]
+            tables[table] = set()
+        else:
+            tables[table] |= set(re.findall(r"`(\w+)`", first))
+    nested = ("limits", "repository", "serve", "smoke")
+    expected = {name: set(getattr(Recipe(model="m"), name).model_dump()) for name in nested}
+    assert tables == {"": set(Recipe.model_fields) - set(nested), **expected}

@@ -65,8 +65,10 @@ def test_every_table_is_read() -> None:
 
 
 def test_unknown_keys_suggest_the_nearest_known_one_in_any_table() -> None:
-    assert problems_of('model = "m"\ntpp = 4\n[limits]\nmax_batchsize = 3\n[serve]\nzebra = 1') == [
+    text = 'model = "m"\ntpp = 4\nmax_input_length = 9\n[limits]\nmax_batchsize = 3\n[serve]\nzebra = 1'
+    assert problems_of(text) == [
         "limits.max_batchsize: unknown key; did you mean max_batch_size?",
+        "max_input_length: unknown key; did you mean [limits] max_input_len?",
         "serve.zebra: unknown key",
         "tpp: unknown key; did you mean tp?",
     ]
