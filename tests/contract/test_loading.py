@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import Render, load, loaded
-from tests.contract.fake_triton import Sender, TritonModelException
+from tests.contract.fake_triton import InferenceResponse, Sender, TritonModelException
 from tests.tiny import write_tiny_tokenizer
 
 
@@ -132,3 +132,18 @@ def failure(repository: Path, model: str) -> str:
     with loaded(repository, models=()), pytest.raises(TritonModelException) as failed:
         load(repository, model)
     return str(failed.value)
+
+
+def test_a_failure_after_answers_is_told_once_they_have_arrived(exchange_class: Any) -> None:
+    """An ensemble would lose the answers that are still on their way through it."""
+    sender = Sender()
+    exchange = exchange_class(sender, "id", num_open=2)
+
+    exchange.fail("no")
+    exchange.end(InferenceResponse([]))
+    asked = (exchange.done, exchange.is_cancelled())
+    answers = list(sender.until_final())
+
+    assert asked == (False, False)
+    assert [(sent.error, sent.final) for sent in answers] == [(None, False), ("no", True)]
+    assert exchange.done

@@ -11,6 +11,8 @@ from typing import Any
 
 from .tensors import FINAL, error_response
 
+ERROR_DELAY_S = 0.2
+
 
 class Exchange:
     """A request that `num_open` sequences (or prompts) answer; the end of the last one is final."""
@@ -20,6 +22,8 @@ class Exchange:
         self._sender = sender
         self._num_open = num_open
         self._failures: list[str] = []
+        self._answered = False
+        self._done = False
         self._sending_since: float | None = None
         # Triton 2.51 dies of a segmentation fault when it is asked whether a request is cancelled while
         # or after its final response is sent, so the two never meet.
@@ -28,7 +32,7 @@ class Exchange:
     @property
     def done(self) -> bool:
         """Whether the final response was sent."""
-        return self._num_open == 0
+        return self._done
 
     @property
     def sending_s(self) -> float:
@@ -45,25 +49,20 @@ class Exchange:
         """End one sequence, with its last response unless that has been sent before."""
         with self._lock:
             self._num_open -= 1
-            if self.done and self._failures:
-                if answer is not None:
-                    self._send(answer, flags=0)
-                self._send_failures()
-            elif answer is not None or self.done:
-                self._send(answer, flags=FINAL if self.done else 0)
+            is_last = self._num_open == 0 and not self._failures
+            if answer is not None or is_last:
+                self._send(answer, flags=FINAL if is_last else 0)
+            if self._num_open == 0 and self._failures:
+                self._tell_failures()
 
     def fail(self, message: str) -> None:
-        """End one sequence without an answer; all failures are told at the end of the others.
-
-        An ensemble ends its request at the first error, and Triton 2.51 keeps that in flight for ever when
-        more responses follow. So the error is the one final response.
-        """
+        """End one sequence without an answer; all failures are told in one error after the others' ends."""
         with self._lock:
             self._num_open -= 1
             if message not in self._failures:
                 self._failures.append(message)
-            if self.done:
-                self._send_failures()
+            if self._num_open == 0:
+                self._tell_failures()
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone before the end; False while a response is being sent."""
@@ -74,11 +73,28 @@ class Exchange:
         finally:
             self._lock.release()
 
-    def _send_failures(self) -> None:
-        self._send(error_response("; ".join(self._failures)), flags=FINAL)
+    def _tell_failures(self) -> None:
+        """Send the final error: at once, or when the answers before it have reached the client.
+
+        An ensemble ends at the first error: answers that are still on their way through it are lost then,
+        and Triton 2.51 keeps the request in flight for ever.
+        """
+        error = error_response("; ".join(self._failures))
+        if not self._answered:
+            self._send(error, flags=FINAL)
+            return
+        timer = threading.Timer(ERROR_DELAY_S, self._send_late, [error])
+        timer.daemon = True
+        timer.start()
+
+    def _send_late(self, error: Any) -> None:
+        with self._lock:
+            self._send(error, flags=FINAL)
 
     def _send(self, answer: Any | None, *, flags: int) -> None:
         self._sending_since = time.monotonic()
+        self._answered = True
+        self._done = flags == FINAL
         if answer is None:
             self._sender.send(flags=flags)
         else:
