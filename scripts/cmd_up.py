@@ -57,7 +57,7 @@ def stage_records(done: list[Stage]) -> list[dict[str, object]]:
             "name": stage.name,
             "seconds": round(stage.seconds, 3),
             "result": stage.result,
-            "unchanged": stage.unchanged,
+            "outcome": stage.outcome,
         }
         for stage in done
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.locations import Places
@@ -16,6 +17,9 @@ from tpforge.atomic import write_atomic
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
 from tpforge.sharding import ShardPlan
+
+if TYPE_CHECKING:
+    from builders.sources.base import Source
 
 Progress = Callable[[str], None]
 _PROOF = "verify"
@@ -50,7 +54,7 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
         raise VerificationFailed(
             "\n  ".join([f"{places.engine}: the files are not those that were built:", *damaged])
         )
-    with open_model(model or manifest.source.location) as source:
+    with _open_source(manifest, model) as source:
         progress("comparing the source with engine.json")
         if input_files(source) != manifest.source.files:
             raise InputRefused(
@@ -79,6 +83,18 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
     write_manifest(places.engine, manifest)
     keep_stage(places, _PROOF, {"key": _proof_key(manifest)})
     return Verified(places, manifest, parity)
+
+
+def _open_source(manifest: Manifest, model: str | None) -> Source:
+    """The source at `model`, or where it was at the build."""
+    if model is not None:
+        return open_model(model)
+    try:
+        return open_model(manifest.source.location)
+    except InputRefused as error:
+        raise InputRefused(
+            f"{error}\n  The engine was made of it; if it has moved, say where it is with --model"
+        ) from error
 
 
 def fresh_proof(places: Places, *, progress: Progress) -> tuple[Parity, bool]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from scripts import pipeline, proving, serving, smoking
 from scripts.freshness import keep_stage, read_stages
@@ -21,6 +22,7 @@ from tpforge.recipe import Recipe
 from tpforge.units import format_bytes, format_seconds
 
 Progress = Callable[[str], None]
+Outcome = Literal["done", "unchanged", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,7 @@ class Stage:
     name: str
     seconds: float
     result: str
-    unchanged: bool = False
-    failed: bool = False
+    outcome: Outcome
 
 
 OnStage = Callable[[Stage], None]
@@ -43,6 +44,13 @@ class Timer:
 
     result: str = ""
     unchanged: bool = False
+
+    def ended(self, name: str, *, seconds: float, error: BaseException | None) -> Stage:
+        """The stage as it ended."""
+        outcome: Outcome = "unchanged" if self.unchanged else "done"
+        if error is not None:
+            outcome = "failed" if isinstance(error, Exception) else "interrupted"
+        return Stage(name, seconds, self.result, outcome)
 
 
 class Run:
@@ -123,13 +131,14 @@ class Run:
         """Time a block and tell how it ended."""
         self._progress(f"{name} ...")
         timer, begun = Timer(), time.monotonic()
-        failed = True
+        error: BaseException | None = None
         try:
             yield timer
-            failed = False
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            seconds = time.monotonic() - begun
-            self.stages.append(Stage(name, seconds, timer.result, timer.unchanged, failed))
+            self.stages.append(timer.ended(name, seconds=time.monotonic() - begun, error=error))
             self._on_stage(self.stages[-1])
 
     def _kept_server(self, places: Places) -> str | None:
@@ -218,8 +227,8 @@ def stage_rows(stages: list[Stage]) -> list[tuple[str, str, str]]:
     """The stages as rows of a table: name, time, result."""
     rows = []
     for stage in stages:
-        said = [word for word, holds in (("FAILED", stage.failed), ("unchanged", stage.unchanged)) if holds]
-        result = ": ".join([*said, *([stage.result] if stage.result else [])])
+        said = "" if stage.outcome == "done" else stage.outcome
+        result = ": ".join(text for text in (said, stage.result) if text)
         rows.append((stage.name, format_seconds(stage.seconds), result))
     total = sum(stage.seconds for stage in stages)
     return [*rows, ("total", format_seconds(total), "")]

@@ -50,7 +50,7 @@ def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 
 def unchanged(found: dict[str, Any]) -> dict[str, bool]:
-    return {stage["name"]: stage["unchanged"] for stage in found["stages"]}
+    return {stage["name"]: stage["outcome"] == "unchanged" for stage in found["stages"]}
 
 
 def test_up_does_each_stage_once_until_its_inputs_change(
@@ -99,5 +99,5 @@ def test_a_port_in_use_is_named_and_nothing_is_left(recipe: Path, capsys: pytest
     captured = capsys.readouterr()
     assert f"error: port {port} (gRPC) is in use" in captured.err
     assert "serve" in captured.out
-    assert "FAILED" in captured.out
+    assert "failed" in captured.out
     assert json_of(capsys, "status")["servers"] == []
