@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -147,3 +148,20 @@ def test_a_failure_after_answers_is_told_once_they_have_arrived(exchange_class: 
     assert asked == (False, False)
     assert [(sent.error, sent.final) for sent in answers] == [(None, False), ("no", True)]
     assert exchange.done
+
+
+@pytest.mark.parametrize("sending_s", [0.0, 31.0])
+@pytest.mark.parametrize("parent", [os.getppid(), -1])
+def test_a_stub_ends_when_its_server_is_gone_or_hangs(
+    exchange_class: Any, monkeypatch: pytest.MonkeyPatch, sending_s: float, parent: int
+) -> None:
+    requests = importlib.import_module("serving.requests")
+    exits: list[int] = []
+    monkeypatch.setattr(requests.os, "_exit", exits.append)
+    monkeypatch.setattr(exchange_class, "sending_s", sending_s)
+    in_flight = requests.InFlight(cancel=lambda handle: None)
+    in_flight.add(exchange_class(Sender(), "id", num_open=1))
+
+    in_flight.exit_when_lost(parent)
+
+    assert exits == ([] if sending_s == 0 and parent == os.getppid() else [1])
