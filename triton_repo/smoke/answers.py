@@ -136,7 +136,7 @@ def check_stop_words(target: Target, model: str) -> None:
 
 
 def _find_stop_word(target: Target, tokens: tuple[int, ...], model: str) -> tuple[str, int, int]:
-    """A piece of the answer, from its middle on, whose own tokens are found in it: text, first place, length."""
+    """A piece of the answer, best from its middle, whose own tokens are in it: text, first place, length."""
     streamed = target.client.generate(target.prompt, max_tokens=NUM_TOKENS, model=model, stream=True)
     middle = len(streamed.chunks) // 2
     for chunk in (*streamed.chunks[middle:], *streamed.chunks[:middle]):
