@@ -29,7 +29,8 @@ class RequestError(ValueError):
 class Sampling:
     """How one request is decoded; the defaults are greedy.
 
-    top_k 0 and top_p 0 mean greedy, as does temperature 0. `stop_words` end the request after they
+    `end_id` None is all of the model's end tokens, -1 is none. top_k 0 and top_p 0 mean greedy, as does
+    temperature 0. `stop_words` end the request after they
     appear (and stay in the output); `bad_words` never appear. Log probabilities are of the distribution
     after temperature and penalties, before top_k and top_p.
     """
@@ -115,9 +116,9 @@ class Sampling:
 class Sampler:
     """The sampling state of one request: what it has said, and its random generator."""
 
-    def __init__(self, sampling: Sampling, prompt: list[int], *, end_id: int | None) -> None:
+    def __init__(self, sampling: Sampling, prompt: list[int], *, end_ids: tuple[int, ...]) -> None:
         self.sampling = sampling
-        self.end_id = end_id
+        self.end_ids = end_ids
         self.output: list[int] = []
         self._tail = list(prompt)
         self._generator = torch.Generator().manual_seed((sampling.seed or 0) % 2**64)
@@ -149,8 +150,8 @@ class Sampler:
         if sampling.temperature not in (0, 1):
             processed /= sampling.temperature
         self._penalize(processed)
-        if len(self.output) < sampling.min_tokens and self.end_id is not None:
-            processed[self.end_id] = -torch.inf
+        if len(self.output) < sampling.min_tokens:
+            processed[list(self.end_ids)] = -torch.inf
         for word in sampling.bad_words:
             prefix = list(word[:-1])
             if not prefix or self._tail[-len(prefix) :] == prefix:

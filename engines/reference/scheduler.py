@@ -25,6 +25,9 @@ from .sampling import RequestError, Sampler, Sampling
 PREFILL_CHUNK = 256
 """Prompt tokens computed between two decode steps, so that a long prompt does not stall the others."""
 
+NO_END_ID = -1
+"""The end_id of a request that shall run to its last token."""
+
 RESTART_PAUSE_S = 1.0
 """Pause before the ranks are started once more after a start that failed."""
 
@@ -120,8 +123,8 @@ class Scheduler:
         """
         sampling.check(vocab_size=self.vocab_size)
         self._check_input(input_ids, sampling)
-        end_id = self.end_id if sampling.end_id is None else sampling.end_id
-        request = Request(input_ids, Sampler(sampling, input_ids, end_id=end_id), on_event)
+        sampler = Sampler(sampling, input_ids, end_ids=self._end_ids(sampling))
+        request = Request(input_ids, sampler, on_event)
         with self._wake:
             if self._closed:
                 raise EngineError("the scheduler is closed")
@@ -146,6 +149,11 @@ class Scheduler:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+
+    def _end_ids(self, sampling: Sampling) -> tuple[int, ...]:
+        if sampling.end_id is None:
+            return self.end_ids
+        return () if sampling.end_id == NO_END_ID else (sampling.end_id,)
 
     def _check_input(self, input_ids: list[int], sampling: Sampling) -> None:
         limits, count = self.limits, len(input_ids)
@@ -253,8 +261,7 @@ class Scheduler:
     def _advance(self, request: Request, token: int, log_prob: float) -> bool:
         """Give a request its next token and tell its listener; whether it has ended."""
         sampler = request.sampler
-        is_end = token == sampler.end_id or (sampler.sampling.end_id is None and token in self.end_ids)
-        if is_end:
+        if token in sampler.end_ids:
             request.on_event(Event(finished=True, finish_reason="end_id"))
             return True
         sampler.accept(token)

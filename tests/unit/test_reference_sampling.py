@@ -11,8 +11,8 @@ from engines.reference.sampling import Sampler
 LOGITS = torch.tensor([1.0, 3.0, 2.0, -1.0, 2.9])
 
 
-def sampler(prompt: tuple[int, ...] = (0,), end_id: int | None = None, **options: object) -> Sampler:
-    return Sampler(Sampling(max_tokens=8, **options), list(prompt), end_id=end_id)  # type: ignore[arg-type]
+def sampler(prompt: tuple[int, ...] = (0,), end_ids: tuple[int, ...] = (), **options: object) -> Sampler:
+    return Sampler(Sampling(max_tokens=8, **options), list(prompt), end_ids=end_ids)  # type: ignore[arg-type]
 
 
 def test_defaults_take_the_most_probable_token() -> None:
@@ -76,8 +76,9 @@ def test_presence_counts_once_and_frequency_counts_every_occurrence() -> None:
     assert one._process(LOGITS).tolist() == pytest.approx([1.0, 3.0 - 0.5 - 0.5, 2.0 - 0.75, -1.0, 2.9])
 
 
-def test_min_tokens_forbids_the_end_until_enough_was_said() -> None:
-    one = sampler(end_id=1, min_tokens=2)
+def test_min_tokens_forbids_every_end_until_enough_was_said() -> None:
+    one = sampler(end_ids=(1, 3), min_tokens=2)
+    assert one._process(LOGITS).tolist() == [1.0, -torch.inf, 2.0, -torch.inf, pytest.approx(2.9)]
     picked = []
     for _ in range(3):
         token, _ = one.pick(LOGITS)

@@ -187,6 +187,15 @@ def test_the_end_id_ends_a_request_and_is_not_part_of_the_output(house: House) -
     assert listener.tokens == full[: full.index(stop)]
 
 
+def test_end_id_minus_one_runs_past_the_models_own_end(house: House) -> None:
+    house.scheduler.end_ids = (expected([4, 4], 12)[5],)
+    _, ending = house.run([4, 4], 12)
+    assert ending.wait().finish_reason == "end_id"
+    _, running = house.run([4, 4], 12, end_id=-1, min_tokens=12)
+    assert running.wait().finish_reason == "length"
+    assert running.tokens == expected([4, 4], 12)
+
+
 def test_a_stop_word_ends_a_request_and_stays_in_the_output(house: House) -> None:
     full = expected([4, 4], 12)
     _, listener = house.run([4, 4], 12, stop_words=((full[3], full[4]),))
