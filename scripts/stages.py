@@ -126,6 +126,10 @@ class Run:
             places, self._started = self._started, None
             serving.stop_servers(str(places.engine), every=False)
 
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+        self._progress(text)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[Timer]:
         """Time a block and tell how it ended."""
@@ -200,6 +204,7 @@ def _ask(run: Run, places: Places, url: str) -> None:
     answers = {}
     for name, stream in (("ask", False), ("ask, streamed", True)):
         with run.stage(name) as stage:
+            run.say(QUESTION)
             answer = serving.ask(places, url, QUESTION, stream=stream)
             answers[name] = answer.text
             pieces = sum(1 for chunk in answer.chunks if chunk.text)
