@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -148,6 +149,40 @@ def test_a_failure_after_answers_is_told_once_they_have_arrived(exchange_class: 
     assert asked == (False, False)
     assert [(sent.error, sent.final) for sent in answers] == [(None, False), ("no", True)]
     assert exchange.done
+
+
+def test_a_failure_after_answers_reaches_a_calling_model_as_a_response_that_is_no_error(
+    exchange_class: Any,
+) -> None:
+    """Triton 2.51 does not deliver a later error to a model that calls another."""
+    relay = importlib.import_module("serving.relay")
+    sender = Sender()
+    exchange = exchange_class(sender, f"id{relay.SEPARATOR}7", num_open=1)
+
+    exchange.send(InferenceResponse([]))
+    exchange.fail("rank 1 ended: naïve 桥")
+    _, last = sender.until_final()
+
+    assert last.error is None
+    assert relay.failure_of(last.tensors) == "rank 1 ended: naïve 桥"
+
+
+def test_a_failure_before_any_answer_is_a_plain_error_for_a_calling_model_too(exchange_class: Any) -> None:
+    relay = importlib.import_module("serving.relay")
+    sender = Sender()
+
+    exchange_class(sender, f"id{relay.SEPARATOR}7", num_open=1).fail("no")
+
+    assert [sent.error for sent in sender.until_final()] == ["no"]
+
+
+def test_the_caller_raises_what_it_was_told(exchange_class: Any) -> None:
+    relay, bls = importlib.import_module("serving.relay"), importlib.import_module("serving.bls")
+    tensors = importlib.import_module("serving.tensors")
+    texts = bls.Texts(SimpleNamespace(decode=str), batch_index=0, streaming=True, accumulate=False)
+
+    with pytest.raises(TritonModelException, match="rank 1 ended"):
+        list(texts.answers([tensors.response(relay.failure_tensors("rank 1 ended"))]))
 
 
 @pytest.mark.parametrize("sending_s", [0.0, 31.0])

@@ -14,6 +14,7 @@ import triton_python_backend_utils as pb_utils
 
 from .detokenize import TextStream, decode_text
 from .fields import Inputs
+from .relay import failure_of
 from .tensors import response, text_tensor
 from .tokenizer import Tokenizer
 
@@ -147,8 +148,12 @@ class Texts:
         for reply in responses:
             outputs = _outputs(reply)
             # TensorRT-LLM ends with its last tokens; others may send an empty response after them.
-            if outputs:
-                yield self._answer(outputs)
+            if not outputs:
+                continue
+            failure = failure_of(outputs)
+            if failure is not None:
+                raise pb_utils.TritonModelException(failure)
+            yield self._answer(outputs)
         for index, stream in self._streams.items():
             if rest := stream.flush():
                 text = self._grown(index, rest)

@@ -9,7 +9,8 @@ import threading
 import time
 from typing import Any
 
-from .tensors import FINAL, error_response
+from .relay import failure_tensors, is_relayed
+from .tensors import FINAL, error_response, response
 
 ERROR_DELAY_S = 0.2
 
@@ -79,9 +80,13 @@ class Exchange:
         An ensemble ends at the first error: answers that are still on their way through it are lost then,
         and Triton 2.51 keeps the request in flight for ever.
         """
-        error = error_response("; ".join(self._failures))
+        message = "; ".join(self._failures)
+        error = error_response(message)
         if not self._answered:
             self._send(error, flags=FINAL)
+            return
+        if is_relayed(self.request_id):
+            self._send(response(failure_tensors(message)), flags=FINAL)
             return
         timer = threading.Timer(ERROR_DELAY_S, self._send_late, [error])
         timer.daemon = True

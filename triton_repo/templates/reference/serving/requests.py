@@ -12,10 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .exchange import Exchange
-
-SEPARATOR = "\x1f"
-"""Between the client's request id and what tensorrt_llm_bls adds to make its own requests unique."""
-
+from .relay import SEPARATOR
 
 JOIN_TIMEOUT_S = 5
 WATCH_PERIOD_MS = 1000

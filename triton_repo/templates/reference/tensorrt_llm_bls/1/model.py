@@ -21,7 +21,8 @@ from serving.bls import Members, Texts
 from serving.exchange import Exchange
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
 from serving.parameters import Parameters
-from serving.requests import SEPARATOR, WATCH_PERIOD_MS, InFlight, Periodic
+from serving.relay import SEPARATOR
+from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic
 from serving.tensors import FINAL, error_response, read_inputs, read_item
 from serving.tokenizer import Tokenizer
 
