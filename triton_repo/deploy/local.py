@@ -5,10 +5,8 @@ It decides between the foreground and a supervisor of its own; what that one doe
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from pathlib import Path
 from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from triton_repo.deploy import processes, state, triton_log
+from triton_repo.deploy.guard import module_command, module_environment
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.readiness import Progress
 from triton_repo.deploy.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
@@ -197,15 +196,12 @@ def _serve_detached(plan: ServerPlan, progress: Progress, on_ready: Callable[[Se
 
 
 def _spawn_supervisor(plan: ServerPlan) -> subprocess.Popen[bytes]:
-    # -P, and the folder that this package is in: a `triton_repo` in the current directory is not ours.
-    package_root = str(Path(__file__).resolve().parents[2])
-    search_path = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
     log_file = plan.state_dir / SUPERVISOR_LOG
     with os_errors(log_file), log_file.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "triton_repo.deploy.supervisor", plan.model_dump_json()],
+            module_command("triton_repo.deploy.supervisor", plan.model_dump_json()),
             cwd=plan.state_dir,
-            env={**os.environ, "PYTHONPATH": search_path},
+            env=module_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,14 @@ from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import EnvironmentUnusable
 from tpforge.records import Record
 from triton_repo.deploy.ports import Ports
-from triton_repo.deploy.processes import ProcessId
+from triton_repo.deploy.processes import ProcessId, is_alive
 
 Phase = Literal["starting", "ready", "restarting", "stopping", "failed"]
 
 STATE_FILE = "server.json"
 LOG_FILE = "triton.log"
 _LOCK_FILE = ".lock"
+_LOCK_TIMEOUT_S = 3.0
 
 
 class ServerState(Record):
@@ -77,13 +79,24 @@ def exclusive(state_dir: Path) -> Iterator[None]:
         state_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(state_dir / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EnvironmentUnusable(_already(state_dir)) from None
+        _lock(descriptor, state_dir)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, state_dir: Path) -> None:
+    end = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            state = read_state(state_dir)
+            # A supervisor that was killed holds the lock until its last thread has ended.
+            if (state is not None and is_alive(state.supervisor)) or time.monotonic() > end:
+                raise EnvironmentUnusable(_already(state_dir)) from None
+        time.sleep(0.05)
 
 
 def _already(state_dir: Path) -> str:

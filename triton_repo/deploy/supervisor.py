@@ -26,6 +26,7 @@ from tpforge.errors import EnvironmentUnusable, TpforgeError
 from tpforge.records import Record
 from tpforge.units import format_seconds
 from triton_repo.deploy import processes, state
+from triton_repo.deploy.guard import guarded
 from triton_repo.deploy.interpreter import check_interpreter
 from triton_repo.deploy.ports import Ports, refuse_used
 from triton_repo.deploy.readiness import (
@@ -82,7 +83,7 @@ class Supervisor:
             InputRefused: the repository holds no model, or one that does not load.
         """
         plan = self._plan
-        with state.exclusive(plan.state_dir), self._signals():
+        with state.exclusive(plan.state_dir), self._signals(), guarded(self._mark):
             clean_leftovers(plan.state_dir)
             try:
                 self._prepare()
