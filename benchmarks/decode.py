@@ -19,6 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+# Before the runtime, which changes how torch's threads wait: transformers shall run as its users run it.
+import torch
+
 from engines import reference
 from engines.store import read_manifest
 from scripts.pipeline import build_engine
@@ -34,7 +37,6 @@ NO_END = 7  # An id that greedy decoding of this prompt does not give, so that e
 
 def transformers_speed(model_path: Path, num_tokens: int, dtype: str) -> Callable[[], float]:
     """A function that generates greedily once and gives tokens a second, prefill included."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -132,7 +134,6 @@ def main() -> None:
 
 def report(figures: dict[str, list[float]], options: argparse.Namespace) -> None:
     """Print medians, spreads and the ratios to transformers in bfloat16, round by round."""
-    import torch
     import transformers
 
     base = figures["transformers generate(), bfloat16, 1 stream"]
