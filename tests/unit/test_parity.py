@@ -40,6 +40,7 @@ def test_right_shards_pass_and_give_golden_answers(tmp_path: Path) -> None:
     assert 0 < parity.max_abs_logit_error < LOGIT_TOLERANCE
     assert parity.num_greedy_equal == parity.num_greedy_tokens > 0
     assert parity.top1_agreement == 1.0
+    assert 0 <= parity.mean_kl_divergence < 1e-9
     assert golden[0].name == "easy"
     assert "What is the capital of France?" in golden[0].prompt
     assert 0 < golden[0].num_decisive <= len(golden[0].token_ids)
