@@ -17,6 +17,7 @@ FREED_WITHIN_S = 2.0
 _SEEN_WITHIN_S = 2.0
 _POLL_S = 0.05
 _NUM_BEFORE_CANCEL = 5
+_PACE_S = 0.3
 _MOST_TOKENS = 1024
 _NUM_PROMPTS = 4
 
@@ -60,32 +61,45 @@ def check_cancellation(target: Target, model: str) -> None:
     request_id = new_request_id()
     count = _long_answer(target)
     stream = _open_long(target, model, request_id=request_id, num_tokens=count)
-    responses = iter(stream)
-    moments = []
-    for _ in range(_NUM_BEFORE_CANCEL):
-        response = next(responses, None)
-        expect(
-            response is not None and response.error is None and not response.final,
-            f"the stream of {count} tokens ended early: {response.error if response else 'no response'}",
-        )
-        moments.append(time.monotonic())
-    # Between responses: the first one took the whole prompt.
-    rest_s = (count - len(moments)) * (moments[-1] - moments[0]) / (len(moments) - 1)
+    rest_s = _read_beginning(stream, num_tokens=count)
     seen = _wait_active(metrics, lambda active: active > 0, _SEEN_WITHIN_S)
     if rest_s < 3 * FREED_WITHIN_S:
-        stream.cancel()
+        _cancel(target, model, stream, request_id=request_id)
         raise Skipped(f"the whole answer of {count} tokens takes only {rest_s:.1f} s: too short to tell")
     expect(seen, f"{metrics.url} shows no active request while one is streaming")
-    if model == "ensemble":
-        target.client.stop(request_id)
-    else:
-        stream.cancel()
+    _cancel(target, model, stream, request_id=request_id)
     freed = _wait_active(metrics, lambda active: active == 0, FREED_WITHIN_S)
-    stream.cancel()
     expect(freed, f"still generating {FREED_WITHIN_S:g} s after it was cancelled, with {rest_s:.0f} s to go")
     expect_equal(
         target.client.generate(target.prompt, max_tokens=1).chunks[-1].final, True, what="next answer"
     )
+
+
+def _read_beginning(stream: Stream, *, num_tokens: int) -> float:
+    """Read the stream for a moment; the seconds that the rest would take at its pace.
+
+    The pace is taken between responses, for the first one took the whole prompt, and over a while, for
+    several may arrive at once.
+    """
+    moments: list[float] = []
+    for response in stream:
+        expect(
+            response.error is None and not response.final,
+            f"the stream of {num_tokens} tokens ended early: {response.error or 'final flag'}",
+        )
+        moments.append(time.monotonic())
+        is_paced = len(moments) >= _NUM_BEFORE_CANCEL and moments[-1] - moments[0] >= _PACE_S
+        if is_paced or len(moments) > num_tokens // 4:
+            break
+    expect(len(moments) > 1, f"the stream of {num_tokens} tokens ended after {len(moments)} responses")
+    return (num_tokens - len(moments)) * (moments[-1] - moments[0]) / (len(moments) - 1)
+
+
+def _cancel(target: Target, model: str, stream: Stream, *, request_id: str) -> None:
+    """Say that nobody waits any more, in the way that reaches the generating model."""
+    if model == "ensemble":
+        target.client.stop(request_id)
+    stream.cancel()
 
 
 def check_stop_ends_stream(target: Target, model: str) -> None:
