@@ -6,7 +6,9 @@ It prints nothing; `pipeline` makes the engine and `serving` runs the server.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.locations import Places
@@ -63,12 +65,20 @@ def fresh_repository(places: Places, options: RepositoryOptions | None = None) -
 
     kept = read_stages(places).get(STEP, {})
     if options is None:
-        options = RepositoryOptions.model_validate(kept.get("options", {}))
+        options = _kept_options(kept)
     key = _key(places, read_manifest(places.engine), options)
     if places.repository.is_dir() and kept.get("key") == key:
         return places.repository, False
     render_repository(places, options, force=True)
     return places.repository, True
+
+
+def _kept_options(kept: dict[str, Any]) -> RepositoryOptions:
+    """The options of the last rendering; the defaults when another version of tpforge wrote them."""
+    try:
+        return RepositoryOptions.model_validate(kept.get("options", {}))
+    except ValidationError:
+        return RepositoryOptions()
 
 
 def repository_key(places: Places) -> str | None:
