@@ -85,6 +85,7 @@ def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> Planned:
     """
     _refuse_runtime(recipe)
     with open_model(recipe.model) as source:
+        _refuse_unexecutable(source.spec)
         recipe.limits.resolve(source.spec)
         return _plan(recipe, source, out=_engine_places(recipe, source, out).engine)
 
@@ -164,6 +165,7 @@ def build_engine(
     _refuse_runtime(recipe)
     progress(f"opening {recipe.model}")
     with open_model(recipe.model) as source:
+        _refuse_unexecutable(source.spec)
         limits = recipe.limits.resolve(source.spec)
         places = _engine_places(recipe, source, out)
         planned = _plan(recipe, source, out=places.engine)
@@ -184,6 +186,18 @@ def build_engine(
         with atomic_folder(places.engine, force=existing == "replace") as folder:
             manifest, notes = _write_engine(recipe, planned, source, limits=limits, folder=folder)
     return Built(places, manifest, reused=False, notes=notes)
+
+
+def _refuse_unexecutable(model: ModelSpec) -> None:
+    """Refuse before anything is written what converts, but would not run in the reference runtime."""
+    from engines.reference.config import ROPE_TYPES, rope_type
+
+    found = rope_type(model.rope.scaling)
+    if found not in ROPE_TYPES:
+        raise InputRefused(
+            f"rope scaling {found!r} is not executed by the reference runtime, which knows "
+            f"{', '.join(ROPE_TYPES)}; `tpforge convert` writes the checkpoint without an engine"
+        )
 
 
 def _write_engine(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
@@ -91,6 +92,11 @@ def load_config(folder: Path | str) -> EngineConfig:
     return config
 
 
+def rope_type(scaling: dict[str, Any] | None) -> str:
+    """The kind of a Hugging Face rope scaling dictionary, under its new or its old key."""
+    return "default" if scaling is None else str(scaling.get("rope_type", scaling.get("type", "default")))
+
+
 def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -> EngineConfig:
     limits = manifest["limits"]
     tokens = manifest["model"]["special_tokens"]
@@ -132,6 +138,9 @@ def _problems(config: EngineConfig, checkpoint: dict[str, Any]) -> list[str]:
         problems.append(f"architecture {config.architecture}, known are {', '.join(_ARCHITECTURES)}")
     if config.activation not in _ACTIVATIONS:
         problems.append(f"hidden_act {config.activation}, known are {', '.join(_ACTIVATIONS)}")
+    if rope_type(config.rotary_scaling) not in ROPE_TYPES:
+        found = rope_type(config.rotary_scaling)
+        problems.append(f"rope scaling {found!r}, known are {', '.join(ROPE_TYPES)}")
     quantization = checkpoint.get("quantization") or {}
     for key in ("quant_algo", "kv_cache_quant_algo"):
         if quantization.get(key):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .config import EngineConfig, EngineError
+from .config import EngineConfig, EngineError, rope_type
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -60,7 +60,7 @@ def _inverse_frequencies(config: EngineConfig) -> tuple[Tensor, float]:
     exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.int64).float() / config.rotary_dim
     plain = 1.0 / (config.rotary_base**exponents)
     scaling = config.rotary_scaling
-    kind = "default" if scaling is None else scaling.get("rope_type", scaling.get("type", "default"))
+    kind = rope_type(scaling)
     if scaling is None or kind == "default":
         return plain, 1.0
     if kind == "linear":
@@ -69,10 +69,7 @@ def _inverse_frequencies(config: EngineConfig) -> tuple[Tensor, float]:
         return _llama3(plain, scaling), 1.0
     if kind == "yarn":
         return _yarn(plain, scaling, config)
-    raise EngineError(
-        f"rope scaling {kind!r} is not executed by the reference runtime; known are "
-        "default, linear, llama3, yarn"
-    )
+    raise EngineError(f"rope scaling {kind!r} is not executed by the reference runtime")
 
 
 def _llama3(plain: Tensor, scaling: dict[str, Any]) -> Tensor:

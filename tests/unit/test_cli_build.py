@@ -150,6 +150,16 @@ def test_a_tp_beyond_the_heads_is_refused_and_leaves_nothing(
     assert not Path("out").exists()
 
 
+def test_a_rope_scaling_that_the_runtime_cannot_execute_is_refused_before_anything_is_written(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_llama(model, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    assert main(["build", str(model), "--tp", "2"]) == 4
+    assert "rope scaling 'dynamic' is not executed by the reference runtime" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main(["convert", str(model), "--tp", "2"]) == 0
+
+
 def test_limits_beyond_the_model_are_a_usage_error(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", str(model), "--max-seq-len", "513"]) == 2
     assert "max_seq_len 513 exceeds the 512 positions" in capsys.readouterr().err
