@@ -34,13 +34,9 @@ def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
     from scripts import stages
     from scripts.cmd_up import print_stages, stage_records
     from tpforge.recipe import Recipe, ServeRecipe
-    from triton_repo.deploy.ports import find_free_base
 
     output = Output(as_json=as_json)
-    free = find_free_base(start=port_base)
-    if free != port_base:
-        output.note(f"ports {port_base}-{port_base + 2} are not all free; using {free}-{free + 2}")
-    recipe = Recipe(model="demo", tp=tp, serve=ServeRecipe(port_base=free))
+    recipe = Recipe(model="demo", tp=tp, serve=ServeRecipe(port_base=port_base))
     done: list[Stage] = []
     try:
         run = stages.run_demo(recipe, keep=keep, progress=output.progress, on_stage=done.append)

@@ -126,6 +126,17 @@ class Run:
             places, self._started = self._started, None
             serving.stop_servers(str(places.engine), every=False)
 
+    def use_free_ports(self) -> None:
+        """Serve on the recipe's ports if they are free, else on the next free ones."""
+        from triton_repo.deploy.ports import find_free_base
+
+        asked = self.recipe.serve.port_base
+        free = find_free_base(start=asked, host=self.recipe.serve.host)
+        if free != asked:
+            self.say(f"ports {asked} to {asked + 2} are not all free; using {free} to {free + 2}")
+            serve = self.recipe.serve.model_copy(update={"port_base": free})
+            self.recipe = self.recipe.model_copy(update={"serve": serve})
+
     def say(self, text: str) -> None:
         """Tell what is being done."""
         self._progress(text)
@@ -189,6 +200,7 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
             path = pipeline.demo_model()
             stage.result = f"{path.name}, {format_bytes(path.stat().st_size)}, SHA-256 as pinned"
         places = run.engine()
+        run.use_free_ports()
         url = run.serve(places)
         run.smoke(url)
         _ask(run, places, url)
