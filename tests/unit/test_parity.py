@@ -58,6 +58,8 @@ def test_a_wrong_shard_is_caught_by_the_logits(tmp_path: Path, damage: Callable[
     assert not parity.passed
     assert parity.max_abs_logit_error > 5 * LOGIT_TOLERANCE
     assert "largest logit error" in parity.problems[-1]
+    assert parity.problems[0].startswith("prompt 'easy': logits off by up to ")
+    assert "computed again, the ranks change by " in parity.problems[0]
 
 
 def test_bfloat16_engines_are_compared_with_the_source_rounded_alike(tmp_path: Path) -> None:
