@@ -17,7 +17,8 @@ system_python() {
     done
 }
 
-has_library() { /sbin/ldconfig -p | grep -qF "$1 "; }
+# Not by a pipe: grep -q ends at the first match, and pipefail then takes ldconfig's SIGPIPE for a miss.
+has_library() { [[ "$(/sbin/ldconfig -p)" == *"$1 "* ]]; }
 
 missing_packages() { # $1: the Python version
     [ -x "/usr/bin/python$1" ] || echo "python$1"
