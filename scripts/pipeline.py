@@ -192,7 +192,7 @@ def _refuse_unexecutable(model: ModelSpec) -> None:
     """Refuse before anything is written what converts, but would not run in the reference runtime."""
     from engines.reference.config import ROPE_TYPES, rope_type
 
-    found = rope_type(model.rope.scaling)
+    found = rope_type(model.rope.scaling if model.rope else None)
     if found not in ROPE_TYPES:
         raise InputRefused(
             f"rope scaling {found!r} is not executed by the reference runtime, which knows "

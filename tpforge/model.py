@@ -5,25 +5,48 @@ It does not know file formats or tensor names: `builders` turns a checkpoint int
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from tpforge.dtypes import DType
 from tpforge.records import Record
+
+PositionKind = Literal["rope_gpt_neox", "rope_gptj", "learned_absolute", "alibi", "alibi_with_scale"]
 
 
 class RopeSpec(Record):
     """Rotary position embedding.
 
-    `scaling` is the Hugging Face dictionary (`rope_type`, `factor`, ...), or None.
+    `scaling` is the Hugging Face dictionary (`rope_type`, `factor`, ...), or None. `local_base` is the
+    base of the layers with a sliding window, where it differs (Gemma 3).
     """
 
     base: float
     scaling: dict[str, Any] | None = None
     partial_factor: float = 1.0
+    local_base: float | None = None
+
+
+class LatentSpec(Record):
+    """Multi-head latent attention: keys and values of all heads come from one cached latent vector.
+
+    The cache of a token and layer holds kv_lora_rank + qk_rope_head_size values, whatever tp_size.
+    Source: DeepSeek-V2, section 2.1; names as in its config.json.
+    """
+
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    qk_nope_head_size: int
+    qk_rope_head_size: int
+    v_head_size: int
 
 
 class AttentionSpec(Record):
-    """Self-attention of one layer; sizes are of the whole model, unpadded."""
+    """Self-attention; sizes are of the whole model, unpadded.
+
+    `sliding_layers` says of each layer whether `sliding_window` holds there; None means every layer.
+    `scale` multiplies the scores, None stands for 1 / sqrt(head_size). `head_size` is that of queries and
+    keys; `latent`, when given, has the sizes of the values.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -32,21 +55,51 @@ class AttentionSpec(Record):
     output_bias: bool = False
     qk_norm: bool = False
     sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] | None = None
+    logit_softcap: float | None = None
+    scale: float | None = None
+    latent: LatentSpec | None = None
 
 
 class MlpSpec(Record):
-    """The gated feed-forward block of one layer; `intermediate_size` is unpadded."""
+    """The dense feed-forward block of a layer; `intermediate_size` is unpadded.
+
+    `gated` blocks have three matrices (gate, up, down), the others two.
+    """
 
     intermediate_size: int
     activation: str
     bias: bool = False
+    gated: bool = True
+
+
+class MoeSpec(Record):
+    """Mixture of experts in place of the dense block.
+
+    `intermediate_size` is that of one expert; `shared_intermediate_size` is 0 without shared experts.
+    `layers` says of each layer whether it has experts (the others have the dense block); None: every layer.
+    `normalize` divides the weights of the chosen experts by their sum. Groups are DeepSeek's.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int
+    shared_intermediate_size: int = 0
+    shared_gate: bool = False
+    normalize: bool = True
+    scoring: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
+    num_groups: int = 1
+    top_groups: int = 1
+    routed_scaling: float = 1.0
+    layers: tuple[bool, ...] | None = None
 
 
 class NormSpec(Record):
     """The normalization of a layer."""
 
     epsilon: float
-    kind: str = "rmsnorm"
+    kind: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    bias: bool = False
 
 
 class SpecialTokens(Record):
@@ -57,8 +110,16 @@ class SpecialTokens(Record):
     pad_id: int | None = None
 
 
+class MultiplierSpec(Record):
+    """Constant factors on the embedding, the output of each block, and the logits (Granite, Gemma, Cohere)."""
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+
+
 class ModelSpec(Record):
-    """A model as its config declares it: unpadded, unsharded."""
+    """A model as its config declares it: unpadded, unsharded. `rope` is None for other positions."""
 
     architecture: str
     vocab_size: int
@@ -69,6 +130,23 @@ class ModelSpec(Record):
     tie_word_embeddings: bool
     attention: AttentionSpec
     mlp: MlpSpec
-    rope: RopeSpec
+    rope: RopeSpec | None
     norm: NormSpec
+    moe: MoeSpec | None = None
+    position: PositionKind = "rope_gpt_neox"
+    parallel_residual: bool = False
+    lm_head_bias: bool = False
+    logit_softcap: float | None = None
+    multipliers: MultiplierSpec = MultiplierSpec()
     special_tokens: SpecialTokens = SpecialTokens()
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether `layer` has experts in place of the dense block."""
+        if self.moe is None:
+            return False
+        return self.moe.layers is None or self.moe.layers[layer]
+
+    def window(self, layer: int) -> int | None:
+        """The sliding window of `layer` in tokens, or None when it sees everything."""
+        sliding = self.attention.sliding_layers
+        return self.attention.sliding_window if sliding is None or sliding[layer] else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from builders.families.base import ConfigField
 from tpforge.dtypes import DType
+from tpforge.model import ModelSpec, RopeSpec
 from tpforge.sharding import ShardPlan
 
 GPUS_PER_NODE = 8
@@ -18,6 +19,16 @@ GPUS_PER_NODE = 8
 def constant(key: str, value: Any) -> ConfigField:
     """A key whose value does not depend on the model."""
     return ConfigField(key, lambda plan, dtype: value)
+
+
+def rope(model: ModelSpec) -> RopeSpec:
+    """The rotary embedding of a family whose models all have one."""
+    assert model.rope is not None, "a family of rotary models read one without a rope"
+    return model.rope
+
+
+def _rotary_dim(model: ModelSpec) -> int:
+    return 0 if model.rope is None else int(model.attention.head_size * model.rope.partial_factor)
 
 
 def _mapping(plan: ShardPlan, dtype: DType) -> dict[str, Any]:
@@ -79,10 +90,7 @@ BASE_FIELDS = (
     ConfigField("norm_epsilon", lambda plan, dtype: plan.model.norm.epsilon),
     constant("position_embedding_type", "rope_gpt_neox"),
     ConfigField("max_position_embeddings", lambda plan, dtype: plan.model.max_position_embeddings),
-    ConfigField(
-        "rotary_embedding_dim",
-        lambda plan, dtype: int(plan.model.attention.head_size * plan.model.rope.partial_factor),
-    ),
+    ConfigField("rotary_embedding_dim", lambda plan, dtype: _rotary_dim(plan.model)),
     ConfigField("tie_word_embeddings", lambda plan, dtype: plan.model.tie_word_embeddings),
     ConfigField("use_parallel_embedding", lambda plan, dtype: plan.parallel_embedding_dim is not None),
     ConfigField("embedding_sharding_dim", lambda plan, dtype: plan.parallel_embedding_dim or 0),
@@ -96,8 +104,8 @@ BASE_FIELDS = (
 LLAMA_FIELDS = (
     ConfigField("mlp_bias", lambda plan, dtype: plan.model.mlp.bias),
     ConfigField("attn_bias", lambda plan, dtype: plan.model.attention.bias),
-    ConfigField("rotary_base", lambda plan, dtype: plan.model.rope.base),
-    ConfigField("rotary_scaling", lambda plan, dtype: plan.model.rope.scaling),
+    ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
+    ConfigField("rotary_scaling", lambda plan, dtype: rope(plan.model).scaling),
     constant("residual_mlp", False),
     constant("disable_weight_only_quant_plugin", False),
     constant("moe", DENSE_MOE),
