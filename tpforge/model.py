@@ -111,7 +111,7 @@ class SpecialTokens(Record):
 
 
 class MultiplierSpec(Record):
-    """Constant factors on the embedding, the output of each block, and the logits (Granite, Gemma, Cohere)."""
+    """Constant factors on the embedding, the output of each block, and the logits (Granite, Cohere)."""
 
     embedding: float = 1.0
     residual: float = 1.0
