@@ -12,7 +12,8 @@ import torch
 
 from builders.torch_types import TORCH_DTYPES, cast
 from tpforge.dtypes import DType
-from tpforge.sharding import Slice, Span
+from tpforge.sections import Span
+from tpforge.sharding import Slice
 
 # Small enough to stay in a core's cache between the hash and the write.
 BLOCK_BYTES = 1 << 20

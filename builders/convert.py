@@ -23,9 +23,10 @@ from builders.sources.base import Source
 from builders.transforms import transformed, transformed_shape
 from builders.writer import HashingWriter, RankFilePlan, plan_rank_file, write_config
 from tpforge.dtypes import DType
-from tpforge.errors import EnvironmentUnusable, UsageError
+from tpforge.errors import EnvironmentUnusable, InputRefused, PlanError, UsageError
 from tpforge.manifest import FileRecord
 from tpforge.mapping import Mapping
+from tpforge.model import ModelSpec
 from tpforge.padding import plan_padding
 from tpforge.sharding import RankTensor, Rule, ShardPlan, Slice, rank_tensors
 from tpforge.units import format_bytes
@@ -60,6 +61,8 @@ def convert(
         InputRefused: the checkpoint is not sound, or cannot be sharded as asked.
         EnvironmentUnusable: the disk is too full.
     """
+    if source.family.refusal is not None:
+        raise InputRefused(f"{source.location}: {source.family.refusal}")
     dropped = audit(source)
     plan = plan_shards(source, mapping=mapping, pad=pad, parallel_embedding_dim=parallel_embedding_dim)
     target = dtype or source.spec.dtype
@@ -93,10 +96,16 @@ def plan_shards(
     """
     if parallel_embedding_dim not in (None, 0, 1):
         raise UsageError(f"--parallel-embedding {parallel_embedding_dim}: expected 0 or 1")
+    if mapping.moe_ep_size > 1 and source.spec.moe is None:
+        raise PlanError(
+            f"moe-ep={mapping.moe_ep_size}: {source.spec.architecture} has no experts; leave out --moe-ep"
+        )
     return ShardPlan(
         model=source.spec,
         mapping=mapping,
-        padding=plan_padding(source.spec, tp_size=mapping.tp_size, allow=pad),
+        padding=plan_padding(
+            source.spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size, allow=pad
+        ),
         parallel_embedding_dim=parallel_embedding_dim,
     )
 
@@ -108,7 +117,7 @@ def plan_rank_files(source: Source, *, plan: ShardPlan, dtype: DType) -> tuple[R
         PlanError: the shapes contradict the plan, or a pipeline stage would be empty.
     """
     rules = source.family.rules(plan)
-    shapes = _transformed_shapes(rules, source.shapes, num_layers=source.spec.num_layers)
+    shapes = _transformed_shapes(rules, source.shapes, model=source.spec)
     return tuple(
         plan_rank_file(
             f"rank{rank}.safetensors", rank_tensors(rules, shapes, plan=plan, rank=rank), dtype=dtype
@@ -118,14 +127,16 @@ def plan_rank_files(source: Source, *, plan: ShardPlan, dtype: DType) -> tuple[R
 
 
 def _transformed_shapes(
-    rules: Sequence[Rule], shapes: dict[str, tuple[int, ...]], *, num_layers: int
+    rules: Sequence[Rule], shapes: dict[str, tuple[int, ...]], *, model: ModelSpec
 ) -> dict[str, tuple[int, ...]]:
     result = dict(shapes)
-    for part in (part for rule in rules for part in rule.parts if part.transform):
-        for layer in range(num_layers):
-            name = part.source.format(layer=layer)
-            if name in shapes:
-                result[name] = transformed_shape(shapes[name], part.transform)
+    num_experts = model.moe.num_experts if model.moe else 1
+    for part in {part for rule in rules for part in rule.parts if part.transform}:
+        experts = range(num_experts if "{expert}" in part.source else 1)
+        for layer in range(model.num_layers):
+            for name in (part.source.format(layer=layer, expert=expert) for expert in experts):
+                if name in shapes:
+                    result[name] = transformed_shape(shapes[name], part.transform, model=model)
     return result
 
 
@@ -164,10 +175,15 @@ def _write_tensor(
     pool: ThreadPoolExecutor,
 ) -> None:
     """One target tensor on all ranks of a stage."""
+    dtype = tensors[0].dtype or dtype
     for pieces in zip(*(tensor.slices for tensor in tensors), strict=True):
-        whole = transformed(source.read(pieces[0].source), pieces[0].transform)
+        # Ranks differ in their sources only when they hold different experts.
+        wholes = {
+            (name, transform): transformed(source.read(name), transform, model=source.spec)
+            for name, transform in {(piece.source, piece.transform) for piece in pieces}
+        }
         futures: list[Future[None]] = [
-            pool.submit(_write_slice, writer, whole, piece, dtype)
+            pool.submit(_write_slice, writer, wholes[piece.source, piece.transform], piece, dtype)
             for writer, piece in zip(writers, pieces, strict=True)
         ]
         for future in futures:

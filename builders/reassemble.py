@@ -15,7 +15,13 @@ import torch
 from tpforge.sharding import Cut, ShardPlan
 
 _BITS = {2: torch.int16, 4: torch.int32}
-_COLUMN_CUTS = (Cut.QUERY_COLUMNS, Cut.MLP_COLUMNS, Cut.HIDDEN_COLUMNS)
+_COLUMN_CUTS = (
+    Cut.QUERY_COLUMNS,
+    Cut.MLP_COLUMNS,
+    Cut.EXPERT_COLUMNS,
+    Cut.SHARED_COLUMNS,
+    Cut.HIDDEN_COLUMNS,
+)
 
 
 @dataclass(frozen=True)
@@ -23,43 +29,72 @@ class CheckpointSizes:
     """The counts of a checkpoint: those of its config.json (padded), and those of the source."""
 
     tp_size: int
-    head_size: int
+    moe_tp_size: int
     num_heads: int
     num_kv_heads: int
     padded_heads: int
     padded_kv_heads: int
     intermediate_size: int
     padded_intermediate_size: int
+    expert_size: int
+    padded_expert_size: int
+    shared_size: int
+    padded_shared_size: int
     vocab_size: int
     hidden_size: int
 
     @classmethod
     def of(cls, plan: ShardPlan) -> Self:
         """The counts of a plan."""
+        moe = plan.model.moe
         return cls(
             tp_size=plan.mapping.tp_size,
-            head_size=plan.model.attention.head_size,
+            moe_tp_size=plan.mapping.tp_size // plan.mapping.moe_ep_size,
             num_heads=plan.model.attention.num_heads,
             num_kv_heads=plan.model.attention.num_kv_heads,
             padded_heads=plan.padding.heads.num_heads,
             padded_kv_heads=plan.padding.heads.num_kv_heads,
             intermediate_size=plan.model.mlp.intermediate_size,
             padded_intermediate_size=plan.padding.intermediate_size,
+            expert_size=moe.intermediate_size if moe else 0,
+            padded_expert_size=plan.padding.expert_size,
+            shared_size=moe.shared_intermediate_size if moe else 0,
+            padded_shared_size=plan.padding.shared_size,
             vocab_size=plan.model.vocab_size,
             hidden_size=plan.model.hidden_size,
         )
 
     def rank_size(self, cut: Cut, whole: int) -> int:
         """Rows (or columns) on a rank of a source dim of size `whole`."""
+        query_heads = self.padded_heads // self.tp_size
+        kv_heads = max(1, self.padded_kv_heads // self.tp_size)
+        expert = self.padded_expert_size // self.moe_tp_size
         return {
             Cut.COPY: whole,
-            Cut.QUERY_ROWS: self.padded_heads // self.tp_size * self.head_size,
-            Cut.QUERY_COLUMNS: self.padded_heads // self.tp_size * self.head_size,
-            Cut.KV_ROWS: max(1, self.padded_kv_heads // self.tp_size) * self.head_size,
+            Cut.QUERY_ROWS: query_heads * (whole // self.num_heads),
+            Cut.QUERY_COLUMNS: query_heads * (whole // self.num_heads),
+            Cut.KV_ROWS: kv_heads * (whole // self.num_kv_heads),
             Cut.MLP_ROWS: self.padded_intermediate_size // self.tp_size,
             Cut.MLP_COLUMNS: self.padded_intermediate_size // self.tp_size,
+            Cut.EXPERT_ROWS: expert,
+            Cut.EXPERT_COLUMNS: expert,
+            Cut.SHARED_ROWS: self.padded_shared_size // self.tp_size,
+            Cut.SHARED_COLUMNS: self.padded_shared_size // self.tp_size,
             Cut.VOCAB_ROWS: (self.vocab_size + self.tp_size - 1) // self.tp_size,
             Cut.HIDDEN_COLUMNS: self.hidden_size // self.tp_size,
+        }[cut]
+
+    def width(self, cut: Cut) -> int:
+        """Rows (or columns) of the whole source that a cut of widths or of the vocabulary keeps."""
+        return {
+            Cut.MLP_ROWS: self.intermediate_size,
+            Cut.MLP_COLUMNS: self.intermediate_size,
+            Cut.EXPERT_ROWS: self.expert_size,
+            Cut.EXPERT_COLUMNS: self.expert_size,
+            Cut.SHARED_ROWS: self.shared_size,
+            Cut.SHARED_COLUMNS: self.shared_size,
+            Cut.VOCAB_ROWS: self.vocab_size,
+            Cut.HIDDEN_COLUMNS: self.hidden_size,
         }[cut]
 
 
@@ -86,31 +121,30 @@ class Reassembled:
 
 
 def split_joined(
-    shards: list[torch.Tensor], cuts: list[Cut], *, sizes: CheckpointSizes
+    shards: list[torch.Tensor], cuts: list[Cut], wholes: list[torch.Tensor], *, sizes: CheckpointSizes
 ) -> list[list[torch.Tensor]] | None:
-    """Each rank's tensor cut into its parts along dim 0; None when the sizes do not fit.
+    """Each rank's tensor cut into its parts along dim 0; None when the shapes do not fit.
 
-    Gives one list per part, with one tensor per rank.
+    `wholes` are the source tensors of the parts. Gives one list per part, with one tensor per rank.
     """
-    if len({shard.shape for shard in shards}) > 1:
-        return None
-    if len(cuts) == 1:
-        cut = cuts[0]
-        dim = 1 if cut in _COLUMN_CUTS else 0
-        fits = all(
-            shard.dim() > dim and shard.shape[dim] == sizes.rank_size(cut, shard.shape[dim])
-            for shard in shards
-        )
-        return [shards] if fits else None
-    rows = [sizes.rank_size(cut, 0) for cut in cuts]
-    if any(shard.dim() == 0 or shard.shape[0] != sum(rows) for shard in shards):
+    expected = [_rank_shape(cut, whole, sizes=sizes) for cut, whole in zip(cuts, wholes, strict=True)]
+    rows = [shape[0] for shape in expected]
+    joined = (sum(rows), *expected[0][1:])
+    if any(tuple(shard.shape) != joined for shard in shards):
         return None
     parts = [torch.split(shard, rows) for shard in shards]
     return [[part[index] for part in parts] for index in range(len(cuts))]
 
 
+def _rank_shape(cut: Cut, whole: torch.Tensor, *, sizes: CheckpointSizes) -> tuple[int, ...]:
+    shape = list(whole.shape)
+    dim = 1 if cut in _COLUMN_CUTS else 0
+    shape[dim] = sizes.rank_size(cut, shape[dim])
+    return tuple(shape)
+
+
 def reassemble(parts: list[torch.Tensor], cut: Cut, *, sizes: CheckpointSizes) -> Reassembled:
-    """The whole source tensor out of one part on every rank."""
+    """The whole source tensor out of one part on every rank that shares it."""
     if cut is Cut.COPY:
         return Reassembled(parts[0], unequal_copies=_unequal(parts, what="the copy on rank"))
     if cut is Cut.QUERY_ROWS:
@@ -120,13 +154,10 @@ def reassemble(parts: list[torch.Tensor], cut: Cut, *, sizes: CheckpointSizes) -
         return Reassembled(turned.whole.T, turned.padding)
     if cut is Cut.KV_ROWS:
         return _join_kv(parts, sizes)
-    if cut is Cut.HIDDEN_COLUMNS:
-        return Reassembled(torch.cat(parts, dim=1))
-    if cut is Cut.MLP_COLUMNS:
+    kept = sizes.width(cut)
+    if cut in _COLUMN_CUTS:
         joined = torch.cat(parts, dim=1)
-        kept = sizes.intermediate_size
         return Reassembled(joined[:, :kept], (joined[:, kept:],))
-    kept = sizes.vocab_size if cut is Cut.VOCAB_ROWS else sizes.intermediate_size
     joined = torch.cat(parts)
     return Reassembled(joined[:kept], (joined[kept:],))
 
@@ -135,9 +166,8 @@ def _ungroup_rows(joined: torch.Tensor, sizes: CheckpointSizes) -> Reassembled:
     """Query heads lie in groups, one group a KV head; padding ends each group, then adds whole groups."""
     padded_group = sizes.padded_heads // sizes.padded_kv_heads
     group = sizes.num_heads // sizes.num_kv_heads
-    rest = joined.shape[1:]
-    heads = joined.reshape(sizes.padded_kv_heads, padded_group, sizes.head_size, *rest)
-    whole = heads[: sizes.num_kv_heads, :group].reshape(sizes.num_heads * sizes.head_size, *rest)
+    heads = joined.reshape(sizes.padded_kv_heads, padded_group, -1, *joined.shape[1:])
+    whole = heads[: sizes.num_kv_heads, :group].flatten(0, 2)
     return Reassembled(whole, (heads[: sizes.num_kv_heads, group:], heads[sizes.num_kv_heads :]))
 
 
@@ -149,7 +179,7 @@ def _join_kv(parts: list[torch.Tensor], sizes: CheckpointSizes) -> Reassembled:
         same = parts[first : first + copies]
         unequal += _unequal(same, what="the duplicated KV head on rank", first_rank=first)
     joined = torch.cat(parts[::copies])
-    kept = sizes.num_kv_heads * sizes.head_size
+    kept = joined.shape[0] // sizes.padded_kv_heads * sizes.num_kv_heads
     return Reassembled(joined[:kept], (joined[kept:],), tuple(unequal))
 
 

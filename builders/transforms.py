@@ -10,28 +10,32 @@ from dataclasses import dataclass
 
 import torch
 
+from tpforge.model import ModelSpec
+
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """A change of a whole tensor, and the shape that comes of it."""
+    """A change of a whole tensor of a model, and the shape that comes of it."""
 
-    shape: Callable[[Shape], Shape]
-    tensor: Callable[[torch.Tensor], torch.Tensor]
+    shape: Callable[[Shape, ModelSpec], Shape]
+    tensor: Callable[[torch.Tensor, ModelSpec], torch.Tensor]
 
 
 TRANSFORMS: dict[str, Transform] = {
     # Conv1D of GPT-2 keeps weights as [in, out]; TensorRT-LLM wants [out, in].
-    "transpose": Transform(shape=lambda shape: shape[::-1], tensor=lambda tensor: tensor.T),
+    "transpose": Transform(shape=lambda shape, model: shape[::-1], tensor=lambda tensor, model: tensor.T),
+    # Gemma and Nemotron store a norm's weight as its distance from one; TensorRT-LLM wants the factor.
+    "plus one": Transform(shape=lambda shape, model: shape, tensor=lambda tensor, model: tensor + 1),
 }
 
 
-def transformed(tensor: torch.Tensor, name: str | None) -> torch.Tensor:
+def transformed(tensor: torch.Tensor, name: str | None, *, model: ModelSpec) -> torch.Tensor:
     """`tensor` after the named transform; itself when `name` is None."""
-    return tensor if name is None else TRANSFORMS[name].tensor(tensor)
+    return tensor if name is None else TRANSFORMS[name].tensor(tensor, model)
 
 
-def transformed_shape(shape: Shape, name: str | None) -> Shape:
+def transformed_shape(shape: Shape, name: str | None, *, model: ModelSpec) -> Shape:
     """`shape` after the named transform; itself when `name` is None."""
-    return shape if name is None else TRANSFORMS[name].shape(shape)
+    return shape if name is None else TRANSFORMS[name].shape(shape, model)

@@ -21,6 +21,7 @@ from builders.sources.json_files import read_json_object
 from builders.sources.safetensors_reader import SafetensorsFile
 from builders.torch_types import cast
 from builders.transforms import transformed
+from builders.unfuse import unfuse
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.sharding import Rule, ShardPlan, Stage
@@ -91,7 +92,8 @@ def _targets(source: Source, *, plan: ShardPlan, stage: int) -> Iterator[tuple[R
     for rule in source.family.rules(plan):
         if rule.stage is Stage.LAYER:
             for local, layer in enumerate(_stage_layers(plan, stage)):
-                yield rule, rule.target.format(layer=local), layer
+                if rule.layers.holds(plan.model, layer):
+                    yield rule, rule.target.format(layer=local), layer
         elif stage == (0 if rule.stage is Stage.FIRST else plan.mapping.pp_size - 1):
             yield rule, rule.target, 0
 
@@ -118,12 +120,37 @@ def _compare_tensors(
             if all(target in file.entries for file in stage_ranks):
                 where = f"rank{first}-{first + len(stage_ranks) - 1}: {target}"
                 types = {file.entries[target].dtype for file in stage_ranks}
-                if types != {dtype.safetensors}:
-                    yield f"{where}: found type {', '.join(sorted(types))}, expected {dtype.safetensors}"
+                own = rule.dtype or dtype
+                if types != {own.safetensors}:
+                    yield f"{where}: found type {', '.join(sorted(types))}, expected {own.safetensors}"
                     continue
                 shards = [file.read(target) for file in stage_ranks]
-                for problem in _compare(source, rule, layer, shards, sizes=sizes, dtype=dtype):
+                compare = _compare_experts if rule.experts else _compare
+                for problem in compare(source, rule, layer, shards, sizes=sizes, dtype=own):
                     yield f"{where}: {problem}"
+
+
+def _compare_experts(
+    source: Source,
+    rule: Rule,
+    layer: int,
+    shards: list[torch.Tensor],
+    *,
+    sizes: CheckpointSizes,
+    dtype: DType,
+) -> Iterator[str]:
+    """As `_compare`, expert by expert: each lies whole or divided on the ranks of one group."""
+    assert source.spec.moe is not None, "a rule of experts in a model without experts"
+    num_experts, num_groups = source.spec.moe.num_experts, sizes.tp_size // sizes.moe_tp_size
+    held = num_experts // num_groups
+    if any(shard.dim() != 3 or shard.shape[0] != held for shard in shards):
+        yield f"found shapes {[list(shard.shape) for shard in shards]}, expected {held} experts on each rank"
+        return
+    for expert in range(num_experts):
+        # Neighbouring ranks hold different groups.
+        group = shards[expert // held :: num_groups]
+        parts = [shard[expert % held] for shard in group]
+        yield from _compare(source, rule, layer, parts, sizes=sizes, dtype=dtype, expert=expert)
 
 
 def _compare(
@@ -134,14 +161,17 @@ def _compare(
     *,
     sizes: CheckpointSizes,
     dtype: DType,
+    expert: int = 0,
 ) -> Iterator[str]:
-    """What is wrong with one target tensor over the ranks of a stage."""
-    cuts = [part.cut for part in rule.parts]
-    pieces = split_joined(shards, cuts, sizes=sizes)
+    """What is wrong with one target tensor over the ranks that share it."""
+    names = [part.source.format(layer=layer, expert=expert) for part in rule.parts]
+    wholes = []
+    for part, name in zip(rule.parts, names, strict=True):
+        whole = cast(transformed(source.read(name), part.transform, model=source.spec), dtype, name=name)
+        wholes.append(unfuse(whole, part.section, dim=part.cut.dim, model=source.spec, expert=expert))
+    pieces = split_joined(shards, [part.cut for part in rule.parts], wholes, sizes=sizes)
     if pieces is None:
         yield f"found shapes {[list(shard.shape) for shard in shards]}, which the format does not have"
         return
-    for part, parts in zip(rule.parts, pieces, strict=True):
-        name = part.source.format(layer=layer)
-        expected = cast(transformed(source.read(name), part.transform), dtype, name=name)
+    for part, name, parts, expected in zip(rule.parts, names, pieces, wholes, strict=True):
         yield from reassemble(parts, part.cut, sizes=sizes).differences(expected, name=name)

@@ -32,13 +32,17 @@ class RankFilePlan:
 
 
 def plan_rank_file(name: str, tensors: tuple[RankTensor, ...], *, dtype: DType) -> RankFilePlan:
-    """Lay the tensors one after another behind a header that is padded to 8 bytes with spaces."""
+    """Lay the tensors one after another behind a header that is padded to 8 bytes with spaces.
+
+    `dtype` is the type of the tensors that have none of their own.
+    """
     entries = {}
     offset = 0
     for tensor in tensors:
-        stop = offset + math.prod(tensor.shape) * dtype.num_bytes
+        own = tensor.dtype or dtype
+        stop = offset + math.prod(tensor.shape) * own.num_bytes
         entries[tensor.name] = {
-            "dtype": dtype.safetensors,
+            "dtype": own.safetensors,
             "shape": list(tensor.shape),
             "data_offsets": [offset, stop],
         }

@@ -27,10 +27,29 @@ def write_tiny_engine(
 ) -> tuple[Path, Manifest, Path]:
     """Write folder/source and folder/engine; give the engine, its manifest and the source."""
     source_dir = write_tiny_llama(folder / "source", **checkpoint)
-    engine = folder / "engine"
+    engine, manifest = write_engine_of(
+        source_dir,
+        folder / "engine",
+        mapping=Mapping(tp_size=tp_size, pp_size=pp_size),
+        dtype=dtype,
+        parallel_embedding_dim=parallel_embedding_dim,
+        limits=limits,
+    )
+    return engine, manifest, source_dir
+
+
+def write_engine_of(
+    source_dir: Path,
+    engine: Path,
+    *,
+    mapping: Mapping,
+    dtype: DType | None = None,
+    parallel_embedding_dim: int | None = None,
+    limits: Limits | None = None,
+) -> tuple[Path, Manifest]:
+    """Convert any checkpoint to the new folder `engine`; give it and its manifest."""
     (engine / "checkpoint").mkdir(parents=True)
     (engine / "tokenizer").mkdir()
-    mapping = Mapping(tp_size=tp_size, pp_size=pp_size)
     with open_source(str(source_dir)) as source:
         conversion = convert(
             source,
@@ -40,7 +59,8 @@ def write_tiny_engine(
             parallel_embedding_dim=parallel_embedding_dim,
             out=engine / "checkpoint",
         )
-        source.write_tokenizer(engine / "tokenizer")
+        if (source_dir / "tokenizer.json").exists():
+            source.write_tokenizer(engine / "tokenizer")
         manifest = Manifest(
             name="tiny",
             tpforge_version=__version__,
@@ -59,4 +79,4 @@ def write_tiny_engine(
             command=("test",),
         )
     write_manifest(engine, manifest)
-    return engine, manifest, source_dir
+    return engine, manifest

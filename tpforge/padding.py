@@ -50,22 +50,27 @@ class HeadLayout(Record):
 
 
 class Padding(Record):
-    """The padding of a model for one tp_size; `notes` say in words what was added."""
+    """The padding of a model for one mapping; `notes` say in words what was added.
+
+    `expert_size` and `shared_size` are the padded widths of one expert and of the shared experts; 0: none.
+    """
 
     heads: HeadLayout
     intermediate_size: int
+    expert_size: int = 0
+    shared_size: int = 0
     notes: tuple[str, ...] = ()
 
 
-def plan_padding(model: ModelSpec, *, tp_size: int, allow: bool = True) -> Padding:
-    """The smallest exact padding of `model` for `tp_size`; without notes when none is needed.
+def plan_padding(model: ModelSpec, *, tp_size: int, moe_ep_size: int = 1, allow: bool = True) -> Padding:
+    """The smallest exact padding of `model`; without notes when none is needed.
 
     KV heads are split when tp_size divides them and duplicated when they divide tp_size. Else they are
     padded with zero heads up to a multiple of tp_size. Each KV head's group of query heads is padded to
     one size, so that a rank holds exactly the query heads of its KV heads.
 
     Raises:
-        PlanError: tp_size exceeds the query heads or the MLP width, or padding is needed and not allowed.
+        PlanError: tp_size exceeds the query heads, or padding is needed and not allowed or not exact.
     """
     attention = model.attention
     if tp_size > attention.num_heads:
@@ -74,33 +79,77 @@ def plan_padding(model: ModelSpec, *, tp_size: int, allow: bool = True) -> Paddi
             f"{model.architecture}: a rank would hold none; use tp={attention.num_heads} or less"
         )
     heads = _layout(attention.num_heads, attention.num_kv_heads, tp_size=tp_size)
-    intermediate_size = -(-model.mlp.intermediate_size // tp_size) * tp_size
-    notes = []
-    if heads.num_heads != attention.num_heads or heads.num_kv_heads != attention.num_kv_heads:
-        notes.append(
-            f"attention heads {attention.num_heads}/{attention.num_kv_heads} KV padded with zero heads "
-            f"to {heads.num_heads}/{heads.num_kv_heads} for tp={tp_size}"
-        )
-    if intermediate_size != model.mlp.intermediate_size:
-        notes.append(
-            f"MLP intermediate size {model.mlp.intermediate_size} padded with zeros "
-            f"to {intermediate_size} for tp={tp_size}"
+    expert, shared = _expert_sizes(model)
+    padding = Padding(
+        heads=heads,
+        intermediate_size=_padded(model.mlp.intermediate_size, tp_size),
+        expert_size=_padded(expert, tp_size // moe_ep_size),
+        shared_size=_padded(shared, tp_size),
+    )
+    notes = (*_head_notes(model, heads, tp_size=tp_size), *_width_notes(model, padding, tp_size=tp_size))
+    if heads.num_heads != attention.num_heads and model.position in _POSITIONS_BY_HEAD:
+        raise PlanError(
+            f"tp={tp_size} does not divide the {attention.num_heads} heads of {model.architecture}, and "
+            "they cannot be padded: ALiBi slopes depend on the number of heads; "
+            f"use tp={_listed(_sizes_without_padding(model))}"
         )
     if notes and not allow:
-        fitting = ", ".join(str(size) for size in _sizes_without_padding(model))
         raise PlanError(
             f"tp={tp_size} does not divide {model.architecture} without padding "
-            f"({'; '.join(notes)}); use tp={fitting}, or --pad"
+            f"({'; '.join(notes)}); use tp={_listed(_sizes_without_padding(model))}, or --pad"
         )
-    return Padding(heads=heads, intermediate_size=intermediate_size, notes=tuple(notes))
+    return padding.model_copy(update={"notes": notes})
+
+
+_POSITIONS_BY_HEAD = ("alibi", "alibi_with_scale")
+
+
+def _expert_sizes(model: ModelSpec) -> tuple[int, int]:
+    return (0, 0) if model.moe is None else (model.moe.intermediate_size, model.moe.shared_intermediate_size)
+
+
+def _padded(size: int, parts: int) -> int:
+    return -(-size // parts) * parts
+
+
+def _head_notes(model: ModelSpec, heads: HeadLayout, *, tp_size: int) -> tuple[str, ...]:
+    attention = model.attention
+    if (heads.num_heads, heads.num_kv_heads) == (attention.num_heads, attention.num_kv_heads):
+        return ()
+    return (
+        f"attention heads {attention.num_heads}/{attention.num_kv_heads} KV padded with zero heads "
+        f"to {heads.num_heads}/{heads.num_kv_heads} for tp={tp_size}",
+    )
+
+
+def _width_notes(model: ModelSpec, padding: Padding, *, tp_size: int) -> tuple[str, ...]:
+    expert, shared = _expert_sizes(model)
+    widths = (
+        ("MLP", model.mlp.intermediate_size, padding.intermediate_size),
+        ("expert", expert, padding.expert_size),
+        ("shared expert", shared, padding.shared_size),
+    )
+    return tuple(
+        f"{what} intermediate size {size} padded with zeros to {padded} for tp={tp_size}"
+        for what, size, padded in widths
+        if size != padded
+    )
 
 
 def _sizes_without_padding(model: ModelSpec) -> list[int]:
+    attention = model.attention
     sizes = []
-    for tp_size in range(1, min(model.attention.num_heads, 64) + 1):
-        if not plan_padding(model, tp_size=tp_size).notes:
+    for tp_size in range(1, min(attention.num_heads, 64) + 1):
+        heads = _layout(attention.num_heads, attention.num_kv_heads, tp_size=tp_size)
+        same = (heads.num_heads, heads.num_kv_heads) == (attention.num_heads, attention.num_kv_heads)
+        widths = (model.mlp.intermediate_size, *_expert_sizes(model))
+        if same and not any(width % tp_size for width in widths):
             sizes.append(tp_size)
     return sizes
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(str(size) for size in sizes)
 
 
 def _layout(num_heads: int, num_kv_heads: int, *, tp_size: int) -> HeadLayout:

@@ -1,8 +1,8 @@
 """Which slice of which source tensor goes where on which rank: rules, cuts and spans, no tensors.
 
 A family is a tuple of rules. A rule makes one target tensor by joining parts on dim 0; a part is one
-source tensor with a cut; a cut gives, for one rank, the spans of the source along one dim. Anything
-that moves data (`builders.convert`) only follows spans.
+source tensor (or a section of a fused one) with a cut; a cut gives, for one rank, the spans of the source
+along one dim. Anything that moves data (`builders.convert`) only follows spans.
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from tpforge.dtypes import DType
 from tpforge.errors import PlanError
 from tpforge.mapping import Mapping
-from tpforge.model import ModelSpec
+from tpforge.model import ModelSpec, MoeSpec
 from tpforge.padding import Padding
-
-
-@dataclass(frozen=True)
-class Span:
-    """`length` consecutive rows (or columns): from the source at `start`, or zeros when it is None."""
-
-    start: int | None
-    length: int
+from tpforge.sections import Section, Span, compose, merge, section_spans
 
 
 class Cut(Enum):
@@ -39,6 +33,14 @@ class Cut(Enum):
     """Dim 0 of the MLP's width."""
     MLP_COLUMNS = "mlp columns"
     """Dim 1 of the MLP's width."""
+    EXPERT_ROWS = "expert rows"
+    """Dim 0 of one expert's width, over the ranks that share the expert."""
+    EXPERT_COLUMNS = "expert columns"
+    """Dim 1 of one expert's width."""
+    SHARED_ROWS = "shared expert rows"
+    """Dim 0 of the width of the shared experts, over all tp ranks."""
+    SHARED_COLUMNS = "shared expert columns"
+    """Dim 1 of the width of the shared experts."""
     VOCAB_ROWS = "vocab rows"
     """Dim 0 of the vocabulary, padded to a multiple of tp with zero rows on the last ranks."""
     HIDDEN_COLUMNS = "hidden columns"
@@ -47,8 +49,7 @@ class Cut(Enum):
     @property
     def dim(self) -> int:
         """The dim that is divided; 0 for COPY."""
-        columns = (Cut.QUERY_COLUMNS, Cut.MLP_COLUMNS, Cut.HIDDEN_COLUMNS)
-        return 1 if self in columns else 0
+        return 1 if self.value.endswith("columns") else 0
 
 
 class Stage(Enum):
@@ -59,22 +60,46 @@ class Stage(Enum):
     LAYER = "the stage of the layer"
 
 
+class LayerKind(Enum):
+    """Which layers have a tensor, in a model where some layers have experts and the others a dense block."""
+
+    ALL = "all layers"
+    DENSE = "layers without experts"
+    EXPERTS = "layers with experts"
+
+    def holds(self, model: ModelSpec, layer: int) -> bool:
+        """Whether `layer` of `model` is of this kind."""
+        return self is LayerKind.ALL or model.has_experts(layer) is (self is LayerKind.EXPERTS)
+
+
 @dataclass(frozen=True)
 class Part:
-    """One source tensor of a rule; ``{layer}`` in `source` stands for the global layer index."""
+    """One source tensor of a rule, or a section of it.
+
+    ``{layer}`` in `source` stands for the global layer index, ``{expert}`` for the expert. The transform
+    is applied first, the section is taken of its result, the cut divides the section.
+    """
 
     source: str
     cut: Cut
     transform: str | None = None
+    section: Section = Section.WHOLE
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One target tensor; ``{layer}`` in `target` stands for the index local to the pipeline stage."""
+    """One target tensor; ``{layer}`` in `target` stands for the index local to the pipeline stage.
+
+    `experts` repeats the parts for every expert of the rank and stacks the results on a new first dim.
+    `dtype` is the tensor's own type, where it is not the checkpoint's.
+    """
 
     target: str
     parts: tuple[Part, ...]
     stage: Stage = Stage.LAYER
+    layers: LayerKind = LayerKind.ALL
+    experts: bool = False
+    dtype: DType | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +119,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class RankTensor:
-    """One tensor of a rank file: slices joined along dim 0, with the resulting shape."""
+    """One tensor of a rank file: its slices one after the other, and the resulting shape.
+
+    `dtype` None stands for the type of the checkpoint.
+    """
 
     name: str
     slices: tuple[Slice, ...]
     shape: tuple[int, ...]
+    dtype: DType | None = None
 
 
 @dataclass(frozen=True)
@@ -117,18 +146,25 @@ def spans(cut: Cut, size: int, *, plan: ShardPlan, tp_rank: int) -> tuple[Span, 
     Raises:
         PlanError: `size` is not what the model's config says this cut divides.
     """
-    tp_size = plan.mapping.tp_size
+    tp_size, padding = plan.mapping.tp_size, plan.padding
     if cut is Cut.COPY:
         return (Span(0, size),)
     if cut in (Cut.QUERY_ROWS, Cut.QUERY_COLUMNS):
-        heads = plan.padding.heads.rank_query_heads(tp_rank, tp_size=tp_size)
-        return _head_spans(heads, size, num_heads=plan.model.attention.num_heads, plan=plan)
+        heads = padding.heads.rank_query_heads(tp_rank, tp_size=tp_size)
+        return _head_spans(heads, size, num_heads=plan.model.attention.num_heads)
     if cut is Cut.KV_ROWS:
-        heads = plan.padding.heads.rank_kv_heads(tp_rank, tp_size=tp_size)
-        return _head_spans(heads, size, num_heads=plan.model.attention.num_kv_heads, plan=plan)
+        heads = padding.heads.rank_kv_heads(tp_rank, tp_size=tp_size)
+        return _head_spans(heads, size, num_heads=plan.model.attention.num_kv_heads)
     if cut in (Cut.MLP_ROWS, Cut.MLP_COLUMNS):
         _expect(size, plan.model.mlp.intermediate_size, what="intermediate_size")
-        return _even_spans(size, padded=plan.padding.intermediate_size, parts=tp_size, index=tp_rank)
+        return _even_spans(size, padded=padding.intermediate_size, parts=tp_size, index=tp_rank)
+    if cut in (Cut.EXPERT_ROWS, Cut.EXPERT_COLUMNS):
+        _expect(size, _moe(plan).intermediate_size, what="an expert's intermediate size")
+        parts, index = plan.mapping.moe_tp_size, plan.mapping.moe_tp_rank(tp_rank)
+        return _even_spans(size, padded=padding.expert_size, parts=parts, index=index)
+    if cut in (Cut.SHARED_ROWS, Cut.SHARED_COLUMNS):
+        _expect(size, _moe(plan).shared_intermediate_size, what="the shared experts' intermediate size")
+        return _even_spans(size, padded=padding.shared_size, parts=tp_size, index=tp_rank)
     if cut is Cut.VOCAB_ROWS:
         _expect(size, plan.model.vocab_size, what="vocab_size")
         padded = -(-size // tp_size) * tp_size
@@ -136,6 +172,11 @@ def spans(cut: Cut, size: int, *, plan: ShardPlan, tp_rank: int) -> tuple[Span, 
     if size % tp_size:
         raise PlanError(f"hidden size {size} is not a multiple of tp={tp_size}; use --parallel-embedding 0")
     return _even_spans(size, padded=size, parts=tp_size, index=tp_rank)
+
+
+def _moe(plan: ShardPlan) -> MoeSpec:
+    assert plan.model.moe is not None, "a cut of experts in a model without experts"
+    return plan.model.moe
 
 
 def _expect(found: int, expected: int, *, what: str) -> None:
@@ -147,31 +188,15 @@ def _even_spans(size: int, *, padded: int, parts: int, index: int) -> tuple[Span
     per_part = padded // parts
     start = min(index * per_part, size)
     stop = min(start + per_part, size)
-    return _merge([Span(start, stop - start), Span(None, per_part - (stop - start))])
+    return merge([Span(start, stop - start), Span(None, per_part - (stop - start))])
 
 
-def _head_spans(
-    heads: tuple[int | None, ...], size: int, *, num_heads: int, plan: ShardPlan
-) -> tuple[Span, ...]:
-    head_size = plan.model.attention.head_size
-    _expect(size, num_heads * head_size, what=f"{num_heads} heads x head size {head_size}")
-    return _merge([Span(None if head is None else head * head_size, head_size) for head in heads])
-
-
-def _merge(pieces: list[Span]) -> tuple[Span, ...]:
-    """Neighbouring spans joined, empty ones dropped, so that each span is one contiguous copy."""
-    merged: list[Span] = []
-    for piece in pieces:
-        if piece.length == 0:
-            continue
-        last = merged[-1] if merged else None
-        if last is not None and last.start is None and piece.start is None:
-            merged[-1] = Span(None, last.length + piece.length)
-        elif last is not None and last.start is not None and piece.start == last.start + last.length:
-            merged[-1] = Span(last.start, last.length + piece.length)
-        else:
-            merged.append(piece)
-    return tuple(merged)
+def _head_spans(heads: tuple[int | None, ...], size: int, *, num_heads: int) -> tuple[Span, ...]:
+    """A head's size is that of the tensor: queries, keys and values may have different ones (DeepSeek)."""
+    if size % num_heads:
+        raise PlanError(f"found size {size}, but config.json says {num_heads} heads, which do not divide it")
+    head_size = size // num_heads
+    return merge([Span(None if head is None else head * head_size, head_size) for head in heads])
 
 
 def rank_tensors(
@@ -188,7 +213,7 @@ def rank_tensors(
     tensors: list[RankTensor] = []
     problems: list[str] = []
     for rule in rules:
-        for local, layer in _places(rule.stage, layers, plan=plan, rank=rank):
+        for local, layer in _places(rule, layers, plan=plan, rank=rank):
             target = rule.target.format(layer=local)
             try:
                 tensors.append(_rank_tensor(rule, target, layer, source_shapes, plan=plan, rank=rank))
@@ -199,11 +224,12 @@ def rank_tensors(
     return tuple(tensors)
 
 
-def _places(stage: Stage, layers: range, *, plan: ShardPlan, rank: int) -> list[tuple[int, int]]:
+def _places(rule: Rule, layers: range, *, plan: ShardPlan, rank: int) -> list[tuple[int, int]]:
     """(local, global) layer indices at which a rule applies on `rank`."""
-    if stage is Stage.LAYER:
-        return list(enumerate(layers))
-    if stage is Stage.FIRST:
+    if rule.stage is Stage.LAYER:
+        places = enumerate(layers)
+        return [(local, layer) for local, layer in places if rule.layers.holds(plan.model, layer)]
+    if rule.stage is Stage.FIRST:
         return [(0, 0)] if plan.mapping.is_first_stage(rank) else []
     return [(0, 0)] if plan.mapping.is_last_stage(rank) else []
 
@@ -217,25 +243,57 @@ def _rank_tensor(
     plan: ShardPlan,
     rank: int,
 ) -> RankTensor:
+    tp_rank = plan.mapping.tp_rank(rank)
+    if not rule.experts:
+        slices, shape = _joined(rule, target, source_shapes, plan=plan, tp_rank=tp_rank, layer=layer)
+        return RankTensor(name=target, slices=slices, shape=shape, dtype=rule.dtype)
+    held = plan.mapping.experts(tp_rank, num_experts=_moe(plan).num_experts)
+    stacked: list[Slice] = []
+    for expert in held:
+        slices, shape = _joined(
+            rule, target, source_shapes, plan=plan, tp_rank=tp_rank, layer=layer, expert=expert
+        )
+        stacked += slices
+    return RankTensor(name=target, slices=tuple(stacked), shape=(len(held), *shape), dtype=rule.dtype)
+
+
+def _joined(
+    rule: Rule,
+    target: str,
+    source_shapes: dict[str, tuple[int, ...]],
+    *,
+    plan: ShardPlan,
+    tp_rank: int,
+    layer: int,
+    expert: int = 0,
+) -> tuple[tuple[Slice, ...], tuple[int, ...]]:
+    """The slices of the parts of a rule, and the shape of what they make when joined on dim 0."""
     slices = []
     shape: list[int] = []
     for part in rule.parts:
-        name = part.source.format(layer=layer)
+        name = part.source.format(layer=layer, expert=expert)
         if name not in source_shapes:
             raise PlanError(f"{name}: missing; {target} is made of it")
         source_shape = source_shapes[name]
-        cut_dim = part.cut.dim
-        if len(source_shape) <= cut_dim:
-            raise PlanError(f"{name}: found shape {list(source_shape)}, expected {cut_dim + 1} dims")
+        if len(source_shape) <= part.cut.dim:
+            raise PlanError(f"{name}: found shape {list(source_shape)}, expected {part.cut.dim + 1} dims")
         try:
-            held = spans(part.cut, source_shape[cut_dim], plan=plan, tp_rank=plan.mapping.tp_rank(rank))
+            held = _part_spans(part, source_shape[part.cut.dim], plan=plan, tp_rank=tp_rank, expert=expert)
         except PlanError as error:
             raise PlanError(f"{name}: shape {list(source_shape)}: {error}") from None
-        piece = Slice(source=name, dim=cut_dim, spans=held, transform=part.transform)
+        piece = Slice(source=name, dim=part.cut.dim, spans=held, transform=part.transform)
         slices.append(piece)
         piece_shape = list(source_shape)
-        piece_shape[cut_dim] = piece.length
+        piece_shape[part.cut.dim] = piece.length
         if shape and piece_shape[1:] != shape[1:]:
             raise PlanError(f"{name}: shape {list(source_shape)} cannot be joined into {target}")
         shape = [shape[0] + piece_shape[0], *shape[1:]] if shape else piece_shape
-    return RankTensor(name=target, slices=tuple(slices), shape=tuple(shape))
+    return tuple(slices), tuple(shape)
+
+
+def _part_spans(part: Part, size: int, *, plan: ShardPlan, tp_rank: int, expert: int) -> tuple[Span, ...]:
+    if part.section is Section.WHOLE:
+        return spans(part.cut, size, plan=plan, tp_rank=tp_rank)
+    outer = section_spans(part.section, size, model=plan.model, expert=expert)
+    inner = spans(part.cut, sum(span.length for span in outer), plan=plan, tp_rank=tp_rank)
+    return compose(outer, inner)

@@ -7,14 +7,14 @@ what becomes of each, and what TensorRT-LLM's config.json says; nothing else dif
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from builders.families.reading import ConfigReader
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
-from tpforge.sharding import Rule, ShardPlan
+from tpforge.sharding import LayerKind, Rule, ShardPlan
 
 Condition = Callable[[ShardPlan], bool]
 
@@ -36,12 +36,23 @@ class Row:
 class SourceTensor:
     """A tensor a checkpoint holds: its name, its dims by name (see `Family.sizes`), and for which models.
 
-    ``{layer}`` in `name` stands for the layer index.
+    ``{layer}`` in `name` stands for the layer index, ``{expert}`` for the expert.
     """
 
     name: str
     dims: tuple[str, ...]
     when: Callable[[ModelSpec], bool] = lambda model: True
+    layers: LayerKind = LayerKind.ALL
+
+    def names(self, model: ModelSpec) -> Iterator[str]:
+        """The tensor of every layer, and of every expert, that has it."""
+        if "{layer}" not in self.name:
+            yield self.name
+            return
+        num_experts = model.moe.num_experts if model.moe and "{expert}" in self.name else 1
+        for layer in range(model.num_layers):
+            if self.layers.holds(model, layer):
+                yield from (self.name.format(layer=layer, expert=one) for one in range(num_experts))
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,11 @@ class ConfigField:
 
 @dataclass(frozen=True)
 class Family:
-    """One model family; variants are made by `dataclasses.replace`."""
+    """One model family; variants are made by `dataclasses.replace`.
+
+    `refusal` says why no checkpoint is written for it, and what to use: TensorRT-LLM's format does not know
+    the architecture. Such a family can still be inspected and planned.
+    """
 
     name: str
     architectures: tuple[str, ...]
@@ -72,6 +87,7 @@ class Family:
     rows: tuple[Row, ...]
     config_fields: tuple[ConfigField, ...]
     dropped: tuple[Dropped, ...] = ()
+    refusal: str | None = None
 
     def rules(self, plan: ShardPlan) -> tuple[Rule, ...]:
         """The rules that hold for this plan, in the order of the rank files."""
@@ -83,9 +99,8 @@ class Family:
         shapes: dict[str, tuple[int, ...]] = {}
         for tensor in self.source_tensors:
             if tensor.when(model):
-                layers = range(model.num_layers) if "{layer}" in tensor.name else (0,)
                 shape = tuple(sizes[dim] for dim in tensor.dims)
-                shapes.update({tensor.name.format(layer=layer): shape for layer in layers})
+                shapes.update(dict.fromkeys(tensor.names(model), shape))
         return shapes
 
     def reason_to_drop(self, name: str) -> str | None:

@@ -39,9 +39,9 @@ def _mapping(plan: ShardPlan, dtype: DType) -> dict[str, Any]:
         "cp_size": 1,
         "tp_size": tp_size,
         "pp_size": pp_size,
-        "moe_tp_size": tp_size,
+        "moe_tp_size": plan.mapping.moe_tp_size,
         "moe_cluster_size": 1,
-        "moe_ep_size": 1,
+        "moe_ep_size": plan.mapping.moe_ep_size,
         "attn_tp_size": tp_size,
         "attn_cp_size": 1,
         "cp_config": {},
@@ -120,3 +120,28 @@ LLAMA_FIELDS = (
     constant("residual_multiplier", 1.0),
     constant("output_multiplier_scale", 1.0),
 )
+
+
+def moe_field(*, normalization_mode: int) -> ConfigField:
+    """`moe` of a model with experts; the mode is 0 none, 1 renormalize the chosen experts, 2 sparsemixer.
+
+    Source: TensorRT-LLM 1.2, layers/moe.py, MoeConfig.ExpertScaleNormalizationMode.
+    """
+
+    def value(plan: ShardPlan, dtype: DType) -> dict[str, Any]:
+        moe = plan.model.moe
+        assert moe is not None, "the moe field of a model without experts"
+        return DENSE_MOE | {
+            "num_experts": moe.num_experts,
+            "shared_expert_intermediate_size": moe.shared_intermediate_size,
+            "top_k": moe.top_k,
+            "normalization_mode": normalization_mode,
+        }
+
+    return ConfigField("moe", value)
+
+
+def with_fields(fields: tuple[ConfigField, ...], *changes: ConfigField) -> tuple[ConfigField, ...]:
+    """`fields` with some replaced in their place; new ones come at the end."""
+    by_key = {field.key: field for field in fields}
+    return tuple((by_key | {change.key: change for change in changes}).values())

@@ -11,12 +11,23 @@ from dataclasses import replace
 from builders.families.base import Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, LLAMA_FIELDS
 from builders.families.reading import ConfigReader
+from builders.families.rows import (
+    TARGET,
+    biased,
+    copy,
+    cut,
+    embedding_rows,
+    gated_mlp_rows,
+    lm_head_rows,
+    output_biased,
+    separate_qkv,
+)
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
-from tpforge.sharding import Cut, Part, Rule, Stage
+from tpforge.sharding import Cut, LayerKind, Rule, Stage
 
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.{layer}."
-_TARGET = "transformer.layers.{layer}."
+_ATTENTION = _LAYER + "self_attn."
 # Every layer is looked up by name, so that a config cannot ask for a billion of them.
 _MAX_LAYERS = 10_000
 _ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
@@ -29,15 +40,24 @@ def _read_llama(config: ConfigReader) -> ModelSpec:
         why="biases of the MLP are not supported (TensorRT-LLM's own conversion drops them silently)",
     )
     bias = config.flag("attention_bias", default=False)
-    return _read(config, bias=bias, sliding_window=None)
+    return config.checked(read_llama_like(config, bias=bias, output_bias=bias))
 
 
 def _read_mistral(config: ConfigReader) -> ModelSpec:
     window = config.integer("sliding_window") if config.has("sliding_window") else None
-    return _read(config, bias=False, sliding_window=window)
+    return config.checked(read_llama_like(config, sliding_window=window))
 
 
-def _read(config: ConfigReader, *, bias: bool, sliding_window: int | None) -> ModelSpec:
+def read_llama_like(
+    config: ConfigReader,
+    *,
+    bias: bool = False,
+    output_bias: bool = False,
+    qk_norm: bool = False,
+    sliding_window: int | None = None,
+    activations: tuple[str, ...] = ("silu",),
+) -> ModelSpec:
+    """The fields that every descendant of Llama spells alike; the caller checks `config` when it is done."""
     config.require(
         "quantization_config", expected=(), why="the weights are quantized; give the unquantized checkpoint"
     )
@@ -57,7 +77,7 @@ def _read(config: ConfigReader, *, bias: bool, sliding_window: int | None) -> Mo
     if rope.partial_factor != 1.0:
         config.problem(f"partial_rotary_factor: found {rope.partial_factor}, expected 1.0")
     vocab_size = config.integer("vocab_size")
-    model = ModelSpec(
+    return ModelSpec(
         architecture=config.architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -70,29 +90,34 @@ def _read(config: ConfigReader, *, bias: bool, sliding_window: int | None) -> Mo
             num_kv_heads=num_kv_heads,
             head_size=head_size,
             bias=bias,
-            output_bias=bias,
+            output_bias=output_bias,
+            qk_norm=qk_norm,
             sliding_window=sliding_window,
         ),
         mlp=MlpSpec(
             intermediate_size=config.integer("intermediate_size"),
-            activation=config.choice("hidden_act", known=("silu",), default="silu"),
+            activation=config.choice("hidden_act", known=activations, default="silu"),
         ),
         rope=rope,
         norm=NormSpec(epsilon=config.number("rms_norm_eps", default=1e-6)),
         special_tokens=config.special_tokens(vocab_size=vocab_size),
     )
-    config.finish()
-    return model
 
 
-def _sizes(model: ModelSpec) -> dict[str, int]:
-    attention = model.attention
+def llama_sizes(model: ModelSpec) -> dict[str, int]:
+    """The dims that tensors of Llama and its descendants have, by name."""
+    attention, moe = model.attention, model.moe
     return {
         "vocab": model.vocab_size,
         "hidden": model.hidden_size,
         "query": attention.num_heads * attention.head_size,
         "kv": attention.num_kv_heads * attention.head_size,
+        "head": attention.head_size,
         "mlp": model.mlp.intermediate_size,
+        "experts": moe.num_experts if moe else 0,
+        "expert": moe.intermediate_size if moe else 0,
+        "shared": moe.shared_intermediate_size if moe else 0,
+        "one": 1,
     }
 
 
@@ -108,85 +133,64 @@ def _output_biased(model: ModelSpec) -> bool:
     return model.attention.output_bias
 
 
-_SOURCE_TENSORS = (
-    SourceTensor(_EMBEDDING, ("vocab", "hidden")),
+ATTENTION_TENSORS = (
     SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),
-    SourceTensor(_LAYER + "self_attn.q_proj.weight", ("query", "hidden")),
-    SourceTensor(_LAYER + "self_attn.k_proj.weight", ("kv", "hidden")),
-    SourceTensor(_LAYER + "self_attn.v_proj.weight", ("kv", "hidden")),
-    SourceTensor(_LAYER + "self_attn.o_proj.weight", ("hidden", "query")),
-    SourceTensor(_LAYER + "self_attn.q_proj.bias", ("query",), when=_biased),
-    SourceTensor(_LAYER + "self_attn.k_proj.bias", ("kv",), when=_biased),
-    SourceTensor(_LAYER + "self_attn.v_proj.bias", ("kv",), when=_biased),
-    SourceTensor(_LAYER + "self_attn.o_proj.bias", ("hidden",), when=_output_biased),
+    SourceTensor(_ATTENTION + "q_proj.weight", ("query", "hidden")),
+    SourceTensor(_ATTENTION + "k_proj.weight", ("kv", "hidden")),
+    SourceTensor(_ATTENTION + "v_proj.weight", ("kv", "hidden")),
+    SourceTensor(_ATTENTION + "o_proj.weight", ("hidden", "query")),
+    SourceTensor(_ATTENTION + "q_proj.bias", ("query",), when=_biased),
+    SourceTensor(_ATTENTION + "k_proj.bias", ("kv",), when=_biased),
+    SourceTensor(_ATTENTION + "v_proj.bias", ("kv",), when=_biased),
+    SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=_output_biased),
     SourceTensor(_LAYER + "post_attention_layernorm.weight", ("hidden",)),
-    SourceTensor(_LAYER + "mlp.gate_proj.weight", ("mlp", "hidden")),
-    SourceTensor(_LAYER + "mlp.up_proj.weight", ("mlp", "hidden")),
-    SourceTensor(_LAYER + "mlp.down_proj.weight", ("hidden", "mlp")),
+)
+MLP_TENSORS = (
+    SourceTensor(_LAYER + "mlp.gate_proj.weight", ("mlp", "hidden"), layers=LayerKind.DENSE),
+    SourceTensor(_LAYER + "mlp.up_proj.weight", ("mlp", "hidden"), layers=LayerKind.DENSE),
+    SourceTensor(_LAYER + "mlp.down_proj.weight", ("hidden", "mlp"), layers=LayerKind.DENSE),
+)
+OUTER_TENSORS = (
+    SourceTensor(_EMBEDDING, ("vocab", "hidden")),
     SourceTensor("model.norm.weight", ("hidden",)),
     SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
 )
 
 
-def _copy(target: str, source: str, stage: Stage = Stage.LAYER) -> Rule:
-    return Rule(target, (Part(source, Cut.COPY),), stage)
-
-
 def _qkv(suffix: str) -> Rule:
-    return Rule(
-        _TARGET + f"attention.qkv.{suffix}",
-        (
-            Part(_LAYER + f"self_attn.q_proj.{suffix}", Cut.QUERY_ROWS),
-            Part(_LAYER + f"self_attn.k_proj.{suffix}", Cut.KV_ROWS),
-            Part(_LAYER + f"self_attn.v_proj.{suffix}", Cut.KV_ROWS),
-        ),
+    return separate_qkv(
+        suffix, query=_ATTENTION + "q_proj", key=_ATTENTION + "k_proj", value=_ATTENTION + "v_proj"
     )
 
 
-def _embedding(cut: Cut) -> Rule:
-    return Rule("transformer.vocab_embedding.weight", (Part(_EMBEDDING, cut),), Stage.FIRST)
-
-
-def _lm_head(source: str) -> Rule:
-    return Rule("lm_head.weight", (Part(source, Cut.VOCAB_ROWS),), Stage.LAST)
-
-
-_ROWS = (
-    Row(_embedding(Cut.COPY), when=lambda plan: plan.parallel_embedding_dim is None),
-    Row(_embedding(Cut.VOCAB_ROWS), when=lambda plan: plan.parallel_embedding_dim == 0),
-    Row(_embedding(Cut.HIDDEN_COLUMNS), when=lambda plan: plan.parallel_embedding_dim == 1),
-    Row(_copy(_TARGET + "input_layernorm.weight", _LAYER + "input_layernorm.weight")),
+ATTENTION_ROWS = (
+    Row(copy(TARGET + "input_layernorm.weight", _LAYER + "input_layernorm.weight")),
     Row(_qkv("weight")),
-    Row(_qkv("bias"), when=lambda plan: plan.model.attention.bias),
-    Row(
-        Rule(
-            _TARGET + "attention.dense.weight",
-            (Part(_LAYER + "self_attn.o_proj.weight", Cut.QUERY_COLUMNS),),
-        )
-    ),
+    Row(_qkv("bias"), when=biased),
+    Row(cut(TARGET + "attention.dense.weight", _ATTENTION + "o_proj.weight", Cut.QUERY_COLUMNS)),
     # Whole on every rank: the runtime adds it once, after the all-reduce.
-    Row(
-        _copy(_TARGET + "attention.dense.bias", _LAYER + "self_attn.o_proj.bias"),
-        when=lambda plan: plan.model.attention.output_bias,
-    ),
-    Row(_copy(_TARGET + "post_layernorm.weight", _LAYER + "post_attention_layernorm.weight")),
-    # TensorRT-LLM calls HF's gate_proj "fc" and its up_proj "gate".
-    Row(Rule(_TARGET + "mlp.fc.weight", (Part(_LAYER + "mlp.gate_proj.weight", Cut.MLP_ROWS),))),
-    Row(Rule(_TARGET + "mlp.gate.weight", (Part(_LAYER + "mlp.up_proj.weight", Cut.MLP_ROWS),))),
-    Row(Rule(_TARGET + "mlp.proj.weight", (Part(_LAYER + "mlp.down_proj.weight", Cut.MLP_COLUMNS),))),
-    Row(_copy("transformer.ln_f.weight", "model.norm.weight", Stage.LAST)),
-    Row(_lm_head("lm_head.weight"), when=lambda plan: not plan.model.tie_word_embeddings),
-    # The format wants a real copy of a tied embedding.
-    Row(_lm_head(_EMBEDDING), when=lambda plan: plan.model.tie_word_embeddings),
+    Row(copy(TARGET + "attention.dense.bias", _ATTENTION + "o_proj.bias"), when=output_biased),
+    Row(copy(TARGET + "post_layernorm.weight", _LAYER + "post_attention_layernorm.weight")),
+)
+MLP_ROWS = gated_mlp_rows(
+    gate=_LAYER + "mlp.gate_proj",
+    up=_LAYER + "mlp.up_proj",
+    down=_LAYER + "mlp.down_proj",
+    layers=LayerKind.DENSE,
+)
+FIRST_ROWS = embedding_rows(_EMBEDDING)
+LAST_ROWS = (
+    Row(copy("transformer.ln_f.weight", "model.norm.weight", stage=Stage.LAST)),
+    *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
 )
 
 LLAMA = Family(
     name="llama",
     architectures=("LlamaForCausalLM",),
     read_model=_read_llama,
-    sizes=_sizes,
-    source_tensors=_SOURCE_TENSORS,
-    rows=_ROWS,
+    sizes=llama_sizes,
+    source_tensors=(*OUTER_TENSORS, *ATTENTION_TENSORS, *MLP_TENSORS),
+    rows=(*FIRST_ROWS, *ATTENTION_ROWS, *MLP_ROWS, *LAST_ROWS),
     config_fields=(*BASE_FIELDS, *LLAMA_FIELDS),
     dropped=(
         Dropped(

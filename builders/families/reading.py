@@ -10,7 +10,7 @@ from typing import Any
 
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
-from tpforge.model import RopeSpec, SpecialTokens
+from tpforge.model import ModelSpec, RopeSpec, SpecialTokens
 
 # "type" is the older spelling of "rope_type".
 _PLAIN_ROPE = (None, "default")
@@ -44,6 +44,11 @@ class ConfigReader:
         """Raise InputRefused with all the problems, sorted, when there are any."""
         if self._problems:
             raise InputRefused.listing(f"{self.where}: this model cannot be built:", self._problems)
+
+    def checked(self, model: ModelSpec) -> ModelSpec:
+        """`model`, when no problem was found; see `finish`."""
+        self.finish()
+        return model
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from builders.families.base import Family
 from builders.families.llama import LLAMA, MISTRAL
+from builders.families.mixtral import MIXTRAL
 from tpforge.errors import InputRefused
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL)
+FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, MIXTRAL)
 
 
 def known_architectures() -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from tpforge.errors import PlanError
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
 from tpforge.padding import plan_padding
-from tpforge.sharding import Cut, Part, Rule, ShardPlan, Slice, Span, Stage, rank_tensors, spans
+from tpforge.sections import Span
+from tpforge.sharding import Cut, Part, Rule, ShardPlan, Slice, Stage, rank_tensors, spans
 
 
 def plan_of(model: ModelSpec, *, tp_size: int = 1, pp_size: int = 1) -> ShardPlan:
@@ -58,7 +59,9 @@ def test_hidden_columns_that_do_not_divide_are_refused() -> None:
 
 def test_a_size_that_contradicts_the_config_is_refused() -> None:
     plan = plan_of(model_of(num_heads=4, head_size=2))
-    with pytest.raises(PlanError, match=r"found size 9, but config.json says 4 heads x head size 2=8"):
+    with pytest.raises(
+        PlanError, match=r"found size 9, but config.json says 4 heads, which do not divide it"
+    ):
         spans(Cut.QUERY_ROWS, 9, plan=plan, tp_rank=0)
     with pytest.raises(PlanError, match=r"found size 9, but config\.json says intermediate_size=16"):
         spans(Cut.MLP_ROWS, 9, plan=plan, tp_rank=0)

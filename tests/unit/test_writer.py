@@ -11,8 +11,10 @@ from builders import blocks
 from builders.blocks import slice_blocks
 from builders.transforms import transformed, transformed_shape
 from builders.writer import HashingWriter, plan_rank_file, write_config
+from tests.unit.models import model_of
 from tpforge.dtypes import DType
-from tpforge.sharding import RankTensor, Slice, Span
+from tpforge.sections import Span
+from tpforge.sharding import RankTensor, Slice
 
 
 def test_the_header_is_complete_and_aligned_before_any_data() -> None:
@@ -80,7 +82,8 @@ def test_blocks_of_an_unchanged_type_are_views_of_the_source() -> None:
 
 def test_a_transform_changes_tensor_and_shape_alike() -> None:
     tensor = torch.arange(6.0).reshape(2, 3)
-    assert transformed(tensor, "transpose").tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
-    assert transformed_shape((2, 3), "transpose") == (3, 2)
-    assert transformed(tensor, None) is tensor
-    assert transformed_shape((2, 3), None) == (2, 3)
+    model = model_of()
+    assert transformed(tensor, "transpose", model=model).tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    assert transformed_shape((2, 3), "transpose", model=model) == (3, 2)
+    assert transformed(tensor, None, model=model) is tensor
+    assert transformed_shape((2, 3), None, model=model) == (2, 3)

@@ -1,0 +1,69 @@
+"""Mixtral: Mistral with experts in place of the dense block, as tables.
+
+Source: TensorRT-LLM 1.2, models/llama/convert.py and layers/moe.py; transformers 5, models/mixtral.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders.families.base import SourceTensor
+from builders.families.fields import BASE_FIELDS, LLAMA_FIELDS, constant, moe_field, with_fields
+from builders.families.llama import (
+    ATTENTION_ROWS,
+    ATTENTION_TENSORS,
+    FIRST_ROWS,
+    LAST_ROWS,
+    MISTRAL,
+    OUTER_TENSORS,
+    read_llama_like,
+)
+from builders.families.reading import ConfigReader
+from builders.families.rows import expert_rows
+from tpforge.model import ModelSpec, MoeSpec
+
+_MOE = "model.layers.{layer}.block_sparse_moe."
+_EXPERT = _MOE + "experts.{expert}."
+
+
+def _read(config: ConfigReader) -> ModelSpec:
+    window = config.integer("sliding_window") if config.has("sliding_window") else None
+    model = read_llama_like(config, sliding_window=window)
+    num_experts = config.integer("num_local_experts")
+    moe = MoeSpec(
+        num_experts=num_experts,
+        top_k=config.integer("num_experts_per_tok", maximum=num_experts),
+        intermediate_size=model.mlp.intermediate_size,
+    )
+    return config.checked(model.model_copy(update={"moe": moe}))
+
+
+MIXTRAL = replace(
+    MISTRAL,
+    name="mixtral",
+    architectures=("MixtralForCausalLM",),
+    read_model=_read,
+    source_tensors=(
+        *OUTER_TENSORS,
+        *ATTENTION_TENSORS,
+        SourceTensor(_MOE + "gate.weight", ("experts", "hidden")),
+        # w1 is the gate, w3 the up, w2 the down projection.
+        SourceTensor(_EXPERT + "w1.weight", ("expert", "hidden")),
+        SourceTensor(_EXPERT + "w2.weight", ("hidden", "expert")),
+        SourceTensor(_EXPERT + "w3.weight", ("expert", "hidden")),
+    ),
+    rows=(
+        *FIRST_ROWS,
+        *ATTENTION_ROWS,
+        *expert_rows(
+            router=_MOE + "gate.weight",
+            gate=_EXPERT + "w1.weight",
+            up=_EXPERT + "w3.weight",
+            down=_EXPERT + "w2.weight",
+        ),
+        *LAST_ROWS,
+    ),
+    config_fields=with_fields(
+        (*BASE_FIELDS, *LLAMA_FIELDS), constant("hidden_act", "swiglu"), moe_field(normalization_mode=1)
+    ),
+)

@@ -1,0 +1,108 @@
+"""A tiny checkpoint of every model family, with random weights, as transformers itself would save it.
+
+It converts nothing. A family that transformers has no class for is exported from its nearest twin: the same
+function under other names (`FamilyCase.export`), so that the twin's logits are still the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+Tensors = dict[str, torch.Tensor]
+Export = Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]]
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+"""What the tiny models share, where their configs spell it so. 131 is odd: every tp pads the vocabulary."""
+
+
+@dataclass(frozen=True)
+class FamilyCase:
+    """A tiny model of a family.
+
+    `settings` are the fields of its transformers config beside SIZES; `twin` says, for a family without a
+    transformers class, whose class computes the same, and `export` turns the twin's tensors and config into
+    the family's. `pads` is false where heads cannot be padded exactly.
+    """
+
+    name: str
+    model_type: str
+    settings: dict[str, Any]
+    twin: str | None = None
+    export: Export | None = None
+    moe_ep: int | None = None
+    pads: bool = True
+    tolerance: float = 2e-4
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def tiny_config(case: FamilyCase) -> PretrainedConfig:
+    """The transformers config of a case."""
+    return AutoConfig.for_model(case.model_type, **{**SIZES, **case.settings})
+
+
+def tiny_model(case: FamilyCase, *, seed: int = 0) -> PreTrainedModel:
+    """The model in float32, with weights large enough that every part of it shows in the logits."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(case), dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() == 1:
+                one = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+                centre = 0.0 if case.model_type.startswith(("gemma", "nemotron")) else one
+                parameter.copy_(centre + 0.2 * noise)
+            else:
+                parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+    return model
+
+
+def write_tiny_family(folder: Path, case: FamilyCase, *, seed: int = 0) -> PreTrainedModel:
+    """Save a case as a Hugging Face directory; give the model whose logits are the truth."""
+    model = tiny_model(case, seed=seed)
+    model.save_pretrained(folder)
+    if case.export is not None:
+        (weights,) = folder.glob("*.safetensors")
+        config = json.loads((folder / "config.json").read_text())
+        from safetensors.torch import load_file
+
+        tensors, config = case.export(load_file(weights), config)
+        save_file({name: one.contiguous() for name, one in tensors.items()}, weights, {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+    return model
+
+
+MIXTRAL = FamilyCase(
+    "mixtral",
+    "mixtral",
+    {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    moe_ep=2,
+)
+
+LLAMA = FamilyCase("llama", "llama", {})
+MISTRAL = FamilyCase("mistral", "mistral", {"sliding_window": 8})
+
+CASES = (LLAMA, MISTRAL, MIXTRAL)
