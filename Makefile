@@ -6,6 +6,7 @@ SHELL := /bin/bash
 MODEL ?= demo
 TP ?= 4
 PP ?= 1
+MOE_EP ?= 1
 NAME ?=
 ENGINE ?= $(if $(NAME),out/$(NAME)/engine)
 URL ?=
@@ -25,7 +26,7 @@ ready:
 	@scripts/setup.sh --quiet
 
 engine: ready ## Build an engine: MODEL=DIR|hub id|.gguf|demo TP=4 PP=1 NAME=... ARGS="--dtype float16"
-	$(TPFORGE) build $(MODEL) --tp $(TP) --pp $(PP) $(if $(NAME),--name $(NAME)) $(ARGS)
+	$(TPFORGE) build $(MODEL) --tp $(TP) --pp $(PP) $(if $(filter-out 1,$(MOE_EP)),--moe-ep $(MOE_EP)) $(if $(NAME),--name $(NAME)) $(ARGS)
 
 verify: ready ## Prove the newest engine (or NAME=...) against its source and transformers
 	$(TPFORGE) verify $(ENGINE) $(ARGS)

@@ -60,6 +60,13 @@ def sharding() -> Decorator:
         click.option("--tp", type=SIZE, default=1, show_default=True, help="Tensor-parallel size."),
         click.option("--pp", type=SIZE, default=1, show_default=True, help="Pipeline-parallel size."),
         click.option(
+            "--moe-ep",
+            type=SIZE,
+            default=1,
+            show_default=True,
+            help="Groups of ranks that hold different experts; divides tp.",
+        ),
+        click.option(
             "--dtype",
             type=click.Choice(["bfloat16", "float16", "float32"]),
             help="Type of the weights.  [default: the checkpoint's]",

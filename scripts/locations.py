@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpforge.errors import UsageError
+from tpforge.mapping import Mapping
 
 OUT = Path("out")
 """Outputs of the commands, under the current directory."""
@@ -45,12 +46,14 @@ class Places:
         return self.engine.parent / f"{self.engine.name}-{name}"
 
 
-def engine_name(model: str, *, tp: int, pp: int) -> str:
-    """``NAME-tp4`` of a directory, hub id or .gguf file called NAME; ``NAME-tp4-pp2`` when staged."""
+def engine_name(model: str, *, mapping: Mapping) -> str:
+    """``NAME-tp4`` of a directory, hub id or .gguf file called NAME; ``NAME-tp4-pp2-ep2`` when so divided."""
     bare = model.rsplit("@", 1)[0] if not Path(model).exists() else model
     path = Path(bare).resolve() if Path(bare).exists() else Path(bare)
     stem = path.name.removesuffix(".gguf")
-    return f"{stem}-tp{tp}" + (f"-pp{pp}" if pp > 1 else "")
+    staged = f"-pp{mapping.pp_size}" if mapping.pp_size > 1 else ""
+    experts = f"-ep{mapping.moe_ep_size}" if mapping.moe_ep_size > 1 else ""
+    return f"{stem}-tp{mapping.tp_size}{staged}{experts}"
 
 
 def places_of(name: str, *, root: Path = OUT) -> Places:

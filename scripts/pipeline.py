@@ -256,6 +256,7 @@ def _differences(found: Manifest, planned: Planned, source: Source, *, limits: L
             ("tpforge version", found.tpforge_version, __version__),
             ("tp", found.mapping.tp_size, planned.plan.mapping.tp_size),
             ("pp", found.mapping.pp_size, planned.plan.mapping.pp_size),
+            ("moe-ep", found.mapping.moe_ep_size, planned.plan.mapping.moe_ep_size),
             ("parallel embedding", found.parallel_embedding_dim, planned.plan.parallel_embedding_dim),
             ("dtype", found.dtype, planned.dtype),
             *((name, value, getattr(limits, name)) for name, value in found.limits),
@@ -298,12 +299,12 @@ def _refuse_runtime(recipe: EngineRecipe) -> None:
 
 
 def _mapping(recipe: EngineRecipe) -> Mapping:
-    return Mapping(tp_size=recipe.tp, pp_size=recipe.pp)
+    return Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
 
 
 def _name(recipe: EngineRecipe, source: Source) -> str:
     given = recipe.model if source.kind == "hub" else str(source.path)
-    return recipe.name or engine_name(given, tp=recipe.tp, pp=recipe.pp)
+    return recipe.name or engine_name(given, mapping=_mapping(recipe))
 
 
 def _engine_places(recipe: EngineRecipe, source: Source, out: Path | None) -> Places:
@@ -317,6 +318,7 @@ def _checkpoint_folder(recipe: EngineRecipe, source: Source, out: Path | None) -
 def _command(recipe: EngineRecipe, *, limits: Limits, dtype: DType) -> tuple[str, ...]:
     """The command line that makes the same engine, with every default spelled out."""
     words = ["tpforge", "build", recipe.model, "--tp", recipe.tp, "--pp", recipe.pp, "--dtype", dtype.value]
+    words += ["--moe-ep", recipe.moe_ep] if recipe.moe_ep > 1 else []
     words.append("--pad" if recipe.pad else "--no-pad")
     if recipe.parallel_embedding is not None:
         words += ["--parallel-embedding", recipe.parallel_embedding]

@@ -63,6 +63,7 @@ class EngineRecipe(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")] | None = None
     tp: Size = 1
     pp: Size = 1
+    moe_ep: Size = 1
     dtype: DType | None = None
     pad: Switch = True
     parallel_embedding: Literal[0, 1] | None = None
