@@ -1,37 +1,38 @@
-"""Streams a source into rank files, one source tensor at a time.
+"""Plans the rank files of a source and has them written, with its config.json and the hashes of everything.
 
-What goes where is decided before the first byte is written; peak memory does not grow with the model.
+What goes where is decided before the first byte is written (`rank_writing` then streams).
 It does not make the output folder atomic (the caller does) and does not check the result (`verify` does).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from builders.audit import audit
-from builders.blocks import slice_blocks
 from builders.input_hashes import InputHashes
+from builders.journal import JOURNAL_NAME, Journal
+from builders.rank_writing import Meter, Progress, write_rank_files
 from builders.sources.base import Source
-from builders.transforms import transformed, transformed_shape
-from builders.writer import HashingWriter, RankFilePlan, plan_rank_file, write_config
+from builders.transforms import transformed_shape
+from builders.writer import RankFilePlan, config_bytes, plan_rank_file, write_config
 from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable, InputRefused, PlanError, UsageError
 from tpforge.manifest import FileRecord
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
 from tpforge.padding import plan_padding
-from tpforge.sharding import RankTensor, Rule, ShardPlan, Slice, rank_tensors
+from tpforge.sharding import Rule, ShardPlan, rank_tensors
 from tpforge.units import format_bytes
 
 _CONFIG_BYTES = 1 << 16
+_CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,12 @@ def convert(
     pad: bool,
     parallel_embedding_dim: int | None,
     out: Path,
+    progress: Progress | None = None,
 ) -> Conversion:
-    """Write config.json and rank{N}.safetensors into the empty folder `out`; `dtype` None keeps the model's.
+    """Write config.json and rank{N}.safetensors into the folder `out`; `dtype` None keeps the model's.
+
+    The folder is empty, or holds what an interrupted run of the same conversion left there: that is hashed
+    again, and kept as far as it holds.
 
     Raises:
         InputRefused: the checkpoint is not sound, or cannot be sharded as asked.
@@ -67,21 +72,37 @@ def convert(
     plan = plan_shards(source, mapping=mapping, pad=pad, parallel_embedding_dim=parallel_embedding_dim)
     target = dtype or source.spec.dtype
     rank_files = plan_rank_files(source, plan=plan, dtype=target)
-    _refuse_full_disk(out, sum(file.size for file in rank_files) + _CONFIG_BYTES)
+    there = sum(path.stat().st_size for path in out.iterdir())
+    _refuse_full_disk(out, sum(file.size for file in rank_files) + _CONFIG_BYTES - there)
+    config = source.family.target_config(plan, dtype=target)
+    fingerprint = _fingerprint(source, rank_files, config=config)
+    _remove_strays(out, names={JOURNAL_NAME, *(file.name for file in rank_files)})
+    meter = Meter(total=sum(file.size for file in rank_files), progress=progress)
     with (
-        InputHashes(source.input_files, relative_to=_root(source)) as hashes,
+        closing(Journal(out, fingerprint=fingerprint)) as journal,
+        InputHashes(source.input_files, relative_to=_root(source), pace=lambda: meter.fraction) as hashes,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
     ):
-        config = write_config(out / "config.json", source.family.target_config(plan, dtype=target))
-        written = _write_rank_files(source, rank_files, plan=plan, dtype=target, out=out, pool=pool)
+        config_record = write_config(out / _CONFIG_NAME, config)
+        written = write_rank_files(
+            source,
+            rank_files,
+            tp_size=mapping.tp_size,
+            dtype=target,
+            out=out,
+            journal=journal,
+            meter=meter,
+            pool=pool,
+        )
         input_files = hashes.result()
+        journal.finish()
     return Conversion(
         plan=plan,
         dtype=target,
-        files=(config, *written),
+        files=(config_record, *written),
         input_files=input_files,
         dropped=dropped,
-        notes=(*source.notes, *_cast_notes(source, target), *plan.padding.notes),
+        notes=(*source.notes, *_cast_notes(source, target), *plan.padding.notes, *_kept_notes(meter)),
     )
 
 
@@ -140,59 +161,29 @@ def _transformed_shapes(
     return result
 
 
-def _write_rank_files(
-    source: Source,
-    rank_files: tuple[RankFilePlan, ...],
-    *,
-    plan: ShardPlan,
-    dtype: DType,
-    out: Path,
-    pool: ThreadPoolExecutor,
-) -> list[FileRecord]:
-    """Stage by stage; within a stage each source tensor is read once and written to all its ranks."""
-    tp_size = plan.mapping.tp_size
-    records: list[FileRecord] = []
-    for first in range(0, len(rank_files), tp_size):
-        stage = rank_files[first : first + tp_size]
-        with ExitStack() as stack:
-            writers = [HashingWriter(out / file.name) for file in stage]
-            for writer in writers:
-                stack.callback(writer.close)
-            for writer, file in zip(writers, stage, strict=True):
-                writer.write(file.header)
-            for tensors in zip(*(file.tensors for file in stage), strict=True):
-                _write_tensor(source, tensors, writers, dtype=dtype, pool=pool)
-            records += [writer.close() for writer in writers]
-    return records
+def _fingerprint(source: Source, rank_files: tuple[RankFilePlan, ...], *, config: dict[str, object]) -> str:
+    """What must be equal for bytes of an earlier run to be of use: input files, layout, config."""
+    digest = hashlib.sha256(config_bytes(config))
+    for path in source.input_files:
+        status = path.stat()
+        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for file in rank_files:
+        digest.update(file.header)
+    return digest.hexdigest()
 
 
-def _write_tensor(
-    source: Source,
-    tensors: tuple[RankTensor, ...],
-    writers: list[HashingWriter],
-    *,
-    dtype: DType,
-    pool: ThreadPoolExecutor,
-) -> None:
-    """One target tensor on all ranks of a stage."""
-    dtype = tensors[0].dtype or dtype
-    for pieces in zip(*(tensor.slices for tensor in tensors), strict=True):
-        # Ranks differ in their sources only when they hold different experts.
-        wholes = {
-            (name, transform): transformed(source.read(name), transform, model=source.spec)
-            for name, transform in {(piece.source, piece.transform) for piece in pieces}
-        }
-        futures: list[Future[None]] = [
-            pool.submit(_write_slice, writer, wholes[piece.source, piece.transform], piece, dtype)
-            for writer, piece in zip(writers, pieces, strict=True)
-        ]
-        for future in futures:
-            future.result()
+def _remove_strays(out: Path, *, names: set[str]) -> None:
+    """Files of an interrupted run that do not belong to this one."""
+    for path in out.iterdir():
+        if path.name not in names:
+            path.unlink()
 
 
-def _write_slice(writer: HashingWriter, tensor: torch.Tensor, piece: Slice, dtype: DType) -> None:
-    for block in slice_blocks(tensor, piece, dtype=dtype):
-        writer.write(block)
+def _kept_notes(meter: Meter) -> tuple[str, ...]:
+    if not meter.kept:
+        return ()
+    kept, total = format_bytes(meter.kept), format_bytes(meter.total)
+    return (f"kept {kept} of {total} of an interrupted run, whose hashes hold",)
 
 
 def _root(source: Source) -> Path:

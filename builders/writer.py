@@ -13,12 +13,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord
 from tpforge.sharding import RankTensor
 
 _ALIGNMENT = 8
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,36 @@ class HashingWriter:
         self._path = path
         self._file = path.open("xb", buffering=0)
         self._digest = hashlib.sha256()
-        self._size = 0
+        self.size = 0
+
+    @classmethod
+    def resume(cls, path: Path, size: int) -> Self | None:
+        """A file of an earlier run, cut to `size` bytes and hashed up to there; None when it is shorter."""
+        writer = cls.__new__(cls)
+        try:
+            writer._file = path.open("r+b", buffering=0)
+        except FileNotFoundError:
+            return None
+        writer._path, writer._digest, writer.size = path, hashlib.sha256(), 0
+        while chunk := writer._file.read(min(_CHUNK_BYTES, size - writer.size)):
+            writer._digest.update(chunk)
+            writer.size += len(chunk)
+        if writer.size < size:
+            writer._file.close()
+            return None
+        writer._file.truncate(size)
+        return writer
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what is written so far."""
+        return self._digest.copy().hexdigest()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""
         self._digest.update(data)
         rest = memoryview(data)
-        self._size += len(rest)
+        self.size += len(rest)
         while rest:
             written = os.write(self._file.fileno(), rest)
             rest = rest[written:]
@@ -74,12 +99,17 @@ class HashingWriter:
     def close(self) -> FileRecord:
         """Close the file; its record is relative to its folder."""
         self._file.close()
-        return FileRecord(path=self._path.name, size=self._size, sha256=self._digest.hexdigest())
+        return FileRecord(path=self._path.name, size=self.size, sha256=self.digest)
 
 
 def write_config(path: Path, config: dict[str, object]) -> FileRecord:
     """Write a config.json as upstream does: four spaces, keys in the order given."""
-    return write_whole(path, [(json.dumps(config, indent=4) + "\n").encode()])
+    return write_whole(path, [config_bytes(config)])
+
+
+def config_bytes(config: dict[str, object]) -> bytes:
+    """The content of a config.json."""
+    return (json.dumps(config, indent=4) + "\n").encode()
 
 
 def write_whole(path: Path, chunks: Iterable[bytes]) -> FileRecord:

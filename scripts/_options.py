@@ -45,6 +45,9 @@ ENGINE = click.argument("engine", metavar="[ENGINE]", required=False)
 
 DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+RESUME = click.option(
+    "--resume", is_flag=True, help="Go on where an interrupted run stopped; its bytes are hashed again first."
+)
 FORCE = click.option("--force", is_flag=True, help="Replace an existing output.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from scripts import _options
+from scripts._meter import ByteMeter
 from scripts._output import Output
 from scripts._plans import print_plan
 from tpforge.units import format_bytes
@@ -19,11 +20,14 @@ from tpforge.units import format_bytes
 @_options.limits()
 @click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
 @_options.out("Where to write.  [default: out/NAME/engine]")
+@_options.RESUME
 @_options.FORCE
 @_options.DRY_RUN
 @_options.JSON
 @_options.DEBUG
-def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
+def command(
+    model: str, out: Path | None, resume: bool, force: bool, dry_run: bool, as_json: bool, **values: Any
+) -> None:
     """Make an engine folder; converts first when needed.
 
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. An engine that is
@@ -37,7 +41,12 @@ def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: b
         print_plan(output, pipeline.plan_engine(recipe, out=out))
         return
     built = pipeline.build_engine(
-        recipe, out=out, existing="replace" if force else "refuse", progress=output.progress
+        recipe,
+        out=out,
+        existing="replace" if force else "refuse",
+        resume=resume,
+        progress=output.progress,
+        meter=ByteMeter(output),
     )
     manifest = built.manifest
     for note in built.notes:

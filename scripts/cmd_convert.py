@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from scripts import _options
+from scripts._meter import ByteMeter
 from scripts._output import Output
 from scripts._plans import print_plan
 from tpforge.units import format_bytes
@@ -17,11 +18,14 @@ from tpforge.units import format_bytes
 @_options.MODEL
 @_options.sharding()
 @_options.out("Where to write.  [default: out/NAME-tpN/checkpoint]")
+@_options.RESUME
 @_options.FORCE
 @_options.DRY_RUN
 @_options.JSON
 @_options.DEBUG
-def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
+def command(
+    model: str, out: Path | None, resume: bool, force: bool, dry_run: bool, as_json: bool, **values: Any
+) -> None:
     """Write a TensorRT-LLM checkpoint: config.json and a file a rank.
 
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`.
@@ -34,7 +38,14 @@ def command(model: str, out: Path | None, force: bool, dry_run: bool, as_json: b
         print_plan(output, pipeline.plan_checkpoint(recipe, out=out))
         return
     output.progress(f"converting {model}")
-    folder, conversion = pipeline.convert_checkpoint(recipe, out=out, force=force)
+    folder, conversion = pipeline.convert_checkpoint(
+        recipe,
+        out=out,
+        force=force,
+        resume=resume,
+        progress=output.progress,
+        meter=ByteMeter(output),
+    )
     for note in conversion.notes:
         output.note(f"note: {note}")
     for name, reason in conversion.dropped.items():

@@ -7,14 +7,15 @@ repository, `serving` to the server, and `stages` strings the steps together.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scripts.locations import DEMO_MODEL, Places, cache_dir, engine_name, places_of
 from tpforge import __version__
-from tpforge.atomic import atomic_folder, hash_file
+from tpforge.atomic import atomic_folder, hash_file, partial_folder
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from builders.sources.base import Source
 
 Progress = Callable[[str], None]
+BytesProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,15 @@ def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
     )
 
 
-def convert_checkpoint(recipe: EngineRecipe, *, out: Path | None, force: bool) -> tuple[Path, Conversion]:
+def convert_checkpoint(
+    recipe: EngineRecipe,
+    *,
+    out: Path | None,
+    force: bool,
+    resume: bool = False,
+    progress: Progress,
+    meter: BytesProgress | None = None,
+) -> tuple[Path, Conversion]:
     """Write the TensorRT-LLM checkpoint alone, by default to out/NAME/checkpoint; where it is, and what.
 
     Raises:
@@ -132,7 +142,7 @@ def convert_checkpoint(recipe: EngineRecipe, *, out: Path | None, force: bool) -
 
     with open_model(recipe.model) as source:
         final = _checkpoint_folder(recipe, source, out)
-        with atomic_folder(final, force=force) as folder:
+        with _resumable_folder(final, force=force, resume=resume, progress=progress) as folder:
             conversion = convert(
                 source,
                 mapping=_mapping(recipe),
@@ -140,8 +150,26 @@ def convert_checkpoint(recipe: EngineRecipe, *, out: Path | None, force: bool) -
                 pad=recipe.pad,
                 parallel_embedding_dim=recipe.parallel_embedding,
                 out=folder,
+                progress=meter,
             )
     return final, conversion
+
+
+@contextmanager
+def _resumable_folder(final: Path, *, force: bool, resume: bool, progress: Progress) -> Iterator[Path]:
+    """As `atomic_folder`; after an interrupt, what a conversion wrote stays for `--resume`."""
+    from builders.journal import is_resumable
+
+    partial = partial_folder(final)
+    if is_resumable(partial) and not resume:
+        progress(f"starting over: {partial} of an interrupted run is removed (--resume would go on with it)")
+    try:
+        with atomic_folder(final, force=force, resume=resume, keep=is_resumable) as folder:
+            yield folder
+    except BaseException:
+        if is_resumable(partial):
+            progress(f"{partial} is kept: --resume goes on with it, a plain run starts over")
+        raise
 
 
 def build_engine(
@@ -149,7 +177,9 @@ def build_engine(
     *,
     out: Path | None = None,
     existing: Literal["refuse", "update", "replace"] = "refuse",
+    resume: bool = False,
     progress: Progress,
+    meter: BytesProgress | None = None,
 ) -> Built:
     """Make the engine folder of `recipe`, by default out/NAME/engine.
 
@@ -183,8 +213,11 @@ def build_engine(
                 )
             existing = "replace"
         progress(f"converting {recipe.model} to {places.engine}")
-        with atomic_folder(places.engine, force=existing == "replace") as folder:
-            manifest, notes = _write_engine(recipe, planned, source, limits=limits, folder=folder)
+        force = existing == "replace"
+        with _resumable_folder(places.engine, force=force, resume=resume, progress=progress) as folder:
+            manifest, notes = _write_engine(
+                recipe, planned, source, limits=limits, folder=folder, meter=meter
+            )
     return Built(places, manifest, reused=False, notes=notes)
 
 
@@ -201,12 +234,19 @@ def _refuse_unexecutable(model: ModelSpec) -> None:
 
 
 def _write_engine(
-    recipe: EngineRecipe, planned: Planned, source: Source, *, limits: Limits, folder: Path
+    recipe: EngineRecipe,
+    planned: Planned,
+    source: Source,
+    *,
+    limits: Limits,
+    folder: Path,
+    meter: BytesProgress | None,
 ) -> tuple[Manifest, tuple[str, ...]]:
     from builders.convert import convert
     from engines.store import write_manifest
 
-    (folder / "checkpoint").mkdir()
+    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+    (folder / "checkpoint").mkdir(exist_ok=True)
     (folder / "tokenizer").mkdir()
     conversion = convert(
         source,
@@ -215,6 +255,7 @@ def _write_engine(
         pad=recipe.pad,
         parallel_embedding_dim=recipe.parallel_embedding,
         out=folder / "checkpoint",
+        progress=meter,
     )
     source.write_tokenizer(folder / "tokenizer")
     tokenizer_files = sorted(path for path in (folder / "tokenizer").iterdir() if path.is_file())

@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,13 @@ _AT_FDCWD = -100
 
 
 @contextmanager
-def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    final: Path, *, force: bool = False, resume: bool = False, keep: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """A temporary sibling of `final` to write into; it becomes `final` when the block ends well.
+
+    When the block fails, the sibling is removed; after an interrupt it stays if `keep` says so of it, and
+    a run with `resume` finds in it what the interrupted one wrote.
 
     Raises:
         InputRefused: `final` exists and `force` is not given.
@@ -38,20 +43,28 @@ def atomic_folder(final: Path, *, force: bool = False) -> Iterator[Path]:
     with os_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
     with _locked(final):
-        temporary = final.parent / f".{final.name}.partial"
+        temporary = partial_folder(final)
         with os_errors(final):
             _finish_killed_exchange(final)
             refuse_existing(final, force=force)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
+            if not resume:
+                shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(exist_ok=True)
         try:
             with os_errors(final):
                 yield temporary
                 _sync_tree(temporary)
                 _swap(temporary, final)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+        except BaseException as error:
+            interrupted = not isinstance(error, Exception)
+            if not (interrupted and keep is not None and keep(temporary)):
+                shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def partial_folder(final: Path) -> Path:
+    """The hidden sibling in which `final` is made."""
+    return final.absolute().parent / f".{final.name}.partial"
 
 
 def refuse_existing(final: Path, *, force: bool) -> None:

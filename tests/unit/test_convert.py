@@ -274,7 +274,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import builders.convert as module
+import builders.convert, builders.rank_writing as module
 from builders.sources import open_source
 from tpforge.atomic import atomic_folder
 from tpforge.mapping import Mapping
@@ -289,7 +289,7 @@ def counted(*arguments):
 module._write_slice = counted
 options = dict(mapping=Mapping(tp_size=2), dtype=None, pad=True, parallel_embedding_dim=None)
 with open_source(sys.argv[1]) as source, atomic_folder(Path(sys.argv[2])) as out:
-    module.convert(source, out=out, **options)
+    builders.convert.convert(source, out=out, **options)
 """
 
 
@@ -320,6 +320,9 @@ def test_a_failing_conversion_does_not_wait_for_the_hashes(tmp_path: Path) -> No
     class EndlessFile:
         def open(self, mode: str) -> Endless:
             return Endless()
+
+        def stat(self) -> os.stat_result:
+            return os.stat_result([0] * 10)
 
         def relative_to(self, other: Path) -> Path:
             return Path("endless")

@@ -1,0 +1,139 @@
+"""Writes the rank files of a plan from a source: one pass, all ranks of a stage together.
+
+Each source tensor is read once and its slices go to all the ranks that hold one; each file is written front
+to back and hashed on the way. What goes where is decided by then: `convert` plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from builders.blocks import slice_blocks
+from builders.journal import Journal, Mark
+from builders.sources.base import Source
+from builders.transforms import transformed
+from builders.writer import HashingWriter, RankFilePlan
+from tpforge.dtypes import DType
+from tpforge.manifest import FileRecord
+from tpforge.sharding import RankTensor, Slice
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes written so far, and all of them."""
+
+
+@dataclass
+class Meter:
+    """Bytes of rank files that are done, of `total`; `kept` of them come from an interrupted run."""
+
+    total: int
+    progress: Progress | None = None
+    done: int = 0
+    kept: int = 0
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes as done."""
+        self.done += num_bytes
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+    @property
+    def fraction(self) -> float:
+        """The part that is done, from 0 to 1."""
+        return self.done / self.total if self.total else 1.0
+
+
+def write_rank_files(
+    source: Source,
+    rank_files: tuple[RankFilePlan, ...],
+    *,
+    tp_size: int,
+    dtype: DType,
+    out: Path,
+    journal: Journal,
+    meter: Meter,
+    pool: ThreadPoolExecutor,
+) -> list[FileRecord]:
+    """Write the files stage by stage; what the journal vouches for and still holds is kept."""
+    records: list[FileRecord] = []
+    for first in range(0, len(rank_files), tp_size):
+        stage = rank_files[first : first + tp_size]
+        with ExitStack() as stack:
+            done, writers = _open_stage(out, stage, journal.last(first), meter=meter, pool=pool)
+            for writer in writers:
+                stack.callback(writer.close)
+            rows = list(zip(*(file.tensors for file in stage), strict=True))
+            for number, tensors in enumerate(rows[done:], start=done + 1):
+                before = sum(writer.size for writer in writers)
+                _write_tensor(source, tensors, writers, dtype=dtype, pool=pool)
+                meter.add(sum(writer.size for writer in writers) - before)
+                sizes, digests = zip(*((writer.size, writer.digest) for writer in writers), strict=True)
+                journal.add(first, number, sizes=sizes, digests=digests)
+            records += [writer.close() for writer in writers]
+    return records
+
+
+def _open_stage(
+    out: Path,
+    stage: tuple[RankFilePlan, ...],
+    mark: Mark | None,
+    *,
+    meter: Meter,
+    pool: ThreadPoolExecutor,
+) -> tuple[int, list[HashingWriter]]:
+    """How many tensors of a stage are there already, and its files, ready for the next one."""
+    paths = [out / file.name for file in stage]
+    if mark is not None:
+        resumed = list(pool.map(HashingWriter.resume, paths, mark.sizes))
+        if all(w is not None and w.digest == d for w, d in zip(resumed, mark.digests, strict=True)):
+            meter.kept += sum(mark.sizes)
+            meter.add(sum(mark.sizes))
+            return mark.num_tensors, [writer for writer in resumed if writer is not None]
+        for writer in resumed:
+            if writer is not None:
+                writer.close()
+    writers = []
+    for path, file in zip(paths, stage, strict=True):
+        path.unlink(missing_ok=True)
+        writers.append(HashingWriter(path))
+        writers[-1].write(file.header)
+        meter.add(len(file.header))
+    return 0, writers
+
+
+def _write_tensor(
+    source: Source,
+    tensors: tuple[RankTensor, ...],
+    writers: list[HashingWriter],
+    *,
+    dtype: DType,
+    pool: ThreadPoolExecutor,
+) -> None:
+    """One target tensor on all ranks of a stage."""
+    dtype = tensors[0].dtype or dtype
+    for pieces in zip(*(tensor.slices for tensor in tensors), strict=True):
+        # Ranks differ in their sources only when they hold different experts.
+        wholes = {
+            (name, transform): transformed(source.read(name), transform, model=source.spec)
+            for name, transform in {(piece.source, piece.transform) for piece in pieces}
+        }
+        futures: list[Future[None]] = [
+            pool.submit(_write_slice, writer, wholes[piece.source, piece.transform], piece, dtype)
+            for writer, piece in zip(writers, pieces, strict=True)
+        ]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            # An interrupt must not close a file that another thread still writes.
+            wait(futures)
+
+
+def _write_slice(writer: HashingWriter, tensor: torch.Tensor, piece: Slice, dtype: DType) -> None:
+    for block in slice_blocks(tensor, piece, dtype=dtype):
+        writer.write(block)
