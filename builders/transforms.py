@@ -23,11 +23,29 @@ class Transform:
     tensor: Callable[[torch.Tensor, ModelSpec], torch.Tensor]
 
 
+def _key_transposed(tensor: torch.Tensor, model: ModelSpec) -> torch.Tensor:
+    """The key part of DeepSeek's kv_b_proj, transposed within each head: [heads x kv_lora_rank, nope]."""
+    assert model.attention.latent is not None
+    heads = tensor.reshape(model.attention.num_heads, -1, tensor.shape[1])
+    return heads[:, : model.attention.latent.qk_nope_head_size].transpose(1, 2).flatten(0, 1)
+
+
+def _key_transposed_shape(shape: Shape, model: ModelSpec) -> Shape:
+    assert model.attention.latent is not None
+    return (model.attention.num_heads * shape[1], model.attention.latent.qk_nope_head_size)
+
+
 TRANSFORMS: dict[str, Transform] = {
     # Conv1D of GPT-2 keeps weights as [in, out]; TensorRT-LLM wants [out, in].
     "transpose": Transform(shape=lambda shape, model: shape[::-1], tensor=lambda tensor, model: tensor.T),
     # Gemma and Nemotron store a norm's weight as its distance from one; TensorRT-LLM wants the factor.
     "plus one": Transform(shape=lambda shape, model: shape, tensor=lambda tensor, model: tensor + 1),
+    # Baichuan 2 divides each row of its LM head by its norm when it is applied.
+    "unit rows": Transform(
+        shape=lambda shape, model: shape,
+        tensor=lambda tensor, model: torch.nn.functional.normalize(tensor.float()).to(tensor.dtype),
+    ),
+    "key transposed": Transform(shape=_key_transposed_shape, tensor=_key_transposed),
 }
 
 

@@ -28,6 +28,12 @@ def unfuse(
         assert model.moe is not None
         return tensor.reshape(model.moe.num_experts, -1, *rest)[expert]
     num_heads, num_kv_heads = model.attention.num_heads, model.attention.num_kv_heads
+    if section in (Section.HEAD_KEY, Section.HEAD_VALUE):
+        assert model.attention.latent is not None
+        both = tensor.reshape(num_heads, -1, *rest)
+        size = model.attention.latent.qk_nope_head_size
+        wanted = both[:, :size] if section is Section.HEAD_KEY else both[:, size:]
+        return wanted.flatten(0, 1)
     if section in (Section.STACKED_QUERY, Section.STACKED_KEY, Section.STACKED_VALUE):
         heads = tensor.reshape(num_heads + 2 * num_kv_heads, -1, *rest)
         query, key, value = torch.split(heads, [num_heads, num_kv_heads, num_kv_heads])

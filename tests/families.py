@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from tpforge.mapping import Mapping
 
 Tensors = dict[str, torch.Tensor]
 Export = Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]]
@@ -57,6 +59,18 @@ class FamilyCase:
     def __str__(self) -> str:
         return self.name
 
+    def mappings(self) -> list[Mapping]:
+        """tp 1, 2, 4, uneven pipeline stages, padding where it is exact, and experts divided."""
+        sizes = [Mapping(tp_size=tp) for tp in (1, 2, 4)] + [Mapping(tp_size=2, pp_size=2)]
+        if self.pads:
+            sizes.append(Mapping(tp_size=3))
+        if self.moe_ep is not None:
+            sizes += [
+                Mapping(tp_size=4, moe_ep_size=self.moe_ep),
+                Mapping(tp_size=self.moe_ep, moe_ep_size=self.moe_ep),
+            ]
+        return sizes
+
 
 def tiny_config(case: FamilyCase) -> PretrainedConfig:
     """The transformers config of a case."""
@@ -87,22 +101,7 @@ def write_tiny_family(folder: Path, case: FamilyCase, *, seed: int = 0) -> PreTr
     if case.export is not None:
         (weights,) = folder.glob("*.safetensors")
         config = json.loads((folder / "config.json").read_text())
-        from safetensors.torch import load_file
-
         tensors, config = case.export(load_file(weights), config)
         save_file({name: one.contiguous() for name, one in tensors.items()}, weights, {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=2))
     return model
-
-
-MIXTRAL = FamilyCase(
-    "mixtral",
-    "mixtral",
-    {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
-    moe_ep=2,
-)
-
-LLAMA = FamilyCase("llama", "llama", {})
-MISTRAL = FamilyCase("mistral", "mistral", {"sliding_window": 8})
-
-CASES = (LLAMA, MISTRAL, MIXTRAL)

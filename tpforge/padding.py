@@ -82,7 +82,7 @@ def plan_padding(model: ModelSpec, *, tp_size: int, moe_ep_size: int = 1, allow:
     expert, shared = _expert_sizes(model)
     padding = Padding(
         heads=heads,
-        intermediate_size=_padded(model.mlp.intermediate_size, tp_size),
+        intermediate_size=_dense_size(model, tp_size=tp_size),
         expert_size=_padded(expert, tp_size // moe_ep_size),
         shared_size=_padded(shared, tp_size),
     )
@@ -106,6 +106,13 @@ _POSITIONS_BY_HEAD = ("alibi", "alibi_with_scale")
 
 def _expert_sizes(model: ModelSpec) -> tuple[int, int]:
     return (0, 0) if model.moe is None else (model.moe.intermediate_size, model.moe.shared_intermediate_size)
+
+
+def _dense_size(model: ModelSpec, *, tp_size: int) -> int:
+    """The padded width of the dense blocks; as it is in a model that has experts in every layer."""
+    width = model.mlp.intermediate_size
+    has_dense = not all(model.has_experts(layer) for layer in range(model.num_layers))
+    return _padded(width, tp_size) if has_dense else width
 
 
 def _padded(size: int, parts: int) -> int:
@@ -142,8 +149,8 @@ def _sizes_without_padding(model: ModelSpec) -> list[int]:
     for tp_size in range(1, min(attention.num_heads, 64) + 1):
         heads = _layout(attention.num_heads, attention.num_kv_heads, tp_size=tp_size)
         same = (heads.num_heads, heads.num_kv_heads) == (attention.num_heads, attention.num_kv_heads)
-        widths = (model.mlp.intermediate_size, *_expert_sizes(model))
-        if same and not any(width % tp_size for width in widths):
+        dense = _dense_size(model, tp_size=tp_size) == model.mlp.intermediate_size
+        if same and dense and not any(width % tp_size for width in _expert_sizes(model)):
             sizes.append(tp_size)
     return sizes
 

@@ -38,6 +38,10 @@ class Section(Enum):
     SECOND_HALF = "second half"
     AFTER_TWO = "after two"
     """All but the first two rows (the position table of OPT)."""
+    HEAD_KEY = "head key"
+    """Of each head's rows the first qk_nope_head_size (latent attention)."""
+    HEAD_VALUE = "head value"
+    """Of each head's rows the last v_head_size (latent attention)."""
     EXPERT = "expert"
     """One of num_experts equal pieces (DBRX)."""
 
@@ -56,6 +60,8 @@ def section_spans(section: Section, size: int, *, model: ModelSpec, expert: int 
         return _grouped(section, size, model.attention)
     if section is Section.AFTER_TWO:
         return (Span(2, size - 2),)
+    if section in (Section.HEAD_KEY, Section.HEAD_VALUE):
+        return _of_each_head(section, size, model.attention)
     if section is Section.EXPERT:
         assert model.moe is not None, "a section of experts in a model without experts"
         count, index = model.moe.num_experts, expert
@@ -98,6 +104,15 @@ def _grouped(section: Section, size: int, attention: AttentionSpec) -> tuple[Spa
         Span((kv_head * (group + 2) + offset) * head_size, count * head_size)
         for kv_head in range(attention.num_kv_heads)
     )
+
+
+def _of_each_head(section: Section, size: int, attention: AttentionSpec) -> tuple[Span, ...]:
+    assert attention.latent is not None, "a section of latent heads in a model without them"
+    key, value = attention.latent.qk_nope_head_size, attention.latent.v_head_size
+    if size != attention.num_heads * (key + value):
+        raise PlanError(f"found size {size}, expected {attention.num_heads} heads x ({key} + {value})")
+    offset, length = (0, key) if section is Section.HEAD_KEY else (key, value)
+    return tuple(Span(head * (key + value) + offset, length) for head in range(attention.num_heads))
 
 
 def compose(outer: tuple[Span, ...], inner: tuple[Span, ...]) -> tuple[Span, ...]:

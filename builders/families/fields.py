@@ -6,6 +6,7 @@ Source: TensorRT-LLM 1.2, models/modeling_utils.py, models/llama/config.py, mapp
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from builders.families.base import ConfigField
@@ -29,6 +30,12 @@ def rope(model: ModelSpec) -> RopeSpec:
 
 def _rotary_dim(model: ModelSpec) -> int:
     return 0 if model.rope is None else int(model.attention.head_size * model.rope.partial_factor)
+
+
+def _attention_multiplier(model: ModelSpec) -> float:
+    """The factor on scores that are divided by sqrt(head_size) already."""
+    scale = model.attention.scale
+    return 1.0 if scale is None else scale * math.sqrt(model.attention.head_size)
 
 
 def _mapping(plan: ShardPlan, dtype: DType) -> dict[str, Any]:
@@ -115,28 +122,38 @@ LLAMA_FIELDS = (
     constant("use_last_layernorm", True),
     constant("layer_idx_offset", 0),
     # TensorRT-LLM 1.2
-    constant("embedding_multiplier", 1.0),
-    constant("attention_multiplier", 1.0),
-    constant("residual_multiplier", 1.0),
-    constant("output_multiplier_scale", 1.0),
+    ConfigField("embedding_multiplier", lambda plan, dtype: plan.model.multipliers.embedding),
+    ConfigField("attention_multiplier", lambda plan, dtype: _attention_multiplier(plan.model)),
+    ConfigField("residual_multiplier", lambda plan, dtype: plan.model.multipliers.residual),
+    ConfigField("output_multiplier_scale", lambda plan, dtype: plan.model.multipliers.logits),
 )
 
+EXPERT_SIZE = ConfigField("intermediate_size", lambda plan, dtype: plan.padding.expert_size)
+"""For architectures whose experts have the one width that config.json states."""
+QK_NORM = ConfigField("qk_layernorm", lambda plan, dtype: plan.model.attention.qk_norm)
+SWIGLU = constant("hidden_act", "swiglu")
+"""A gated activation on fused halves, which upstream spells so."""
 
-def moe_field(*, normalization_mode: int) -> ConfigField:
-    """`moe` of a model with experts; the mode is 0 none, 1 renormalize the chosen experts, 2 sparsemixer.
 
+def moe_field(**others: Any) -> ConfigField:
+    """`moe` of a model with experts; `others` are further keys of it.
+
+    normalization_mode is 0 for none, 1 to renormalize the weights of the chosen experts, 2 for sparsemixer.
     Source: TensorRT-LLM 1.2, layers/moe.py, MoeConfig.ExpertScaleNormalizationMode.
     """
 
     def value(plan: ShardPlan, dtype: DType) -> dict[str, Any]:
         moe = plan.model.moe
         assert moe is not None, "the moe field of a model without experts"
-        return DENSE_MOE | {
-            "num_experts": moe.num_experts,
-            "shared_expert_intermediate_size": moe.shared_intermediate_size,
-            "top_k": moe.top_k,
-            "normalization_mode": normalization_mode,
-        }
+        return (
+            DENSE_MOE
+            | {
+                "num_experts": moe.num_experts,
+                "top_k": moe.top_k,
+                "normalization_mode": 2 if moe.scoring == "sparsemixer" else int(moe.normalize),
+            }
+            | others
+        )
 
     return ConfigField("moe", value)
 

@@ -29,7 +29,7 @@ _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 # Every layer is looked up by name, so that a config cannot ask for a billion of them.
-_MAX_LAYERS = 10_000
+MAX_LAYERS = 10_000
 _ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
 
 
@@ -58,9 +58,7 @@ def read_llama_like(
     activations: tuple[str, ...] = ("silu",),
 ) -> ModelSpec:
     """The fields that every descendant of Llama spells alike; the caller checks `config` when it is done."""
-    config.require(
-        "quantization_config", expected=(), why="the weights are quantized; give the unquantized checkpoint"
-    )
+    config.refuse_quantized()
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
     num_kv_heads = config.integer("num_key_value_heads", default=num_heads)
@@ -81,7 +79,7 @@ def read_llama_like(
         architecture=config.architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        num_layers=config.integer("num_hidden_layers", maximum=_MAX_LAYERS),
+        num_layers=config.integer("num_hidden_layers", maximum=MAX_LAYERS),
         max_position_embeddings=config.integer("max_position_embeddings"),
         dtype=config.dtype(),
         tie_word_embeddings=config.flag("tie_word_embeddings", default=False),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from builders.families.base import SourceTensor
-from builders.families.fields import BASE_FIELDS, LLAMA_FIELDS, constant, moe_field, with_fields
+from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, LLAMA_FIELDS, SWIGLU, moe_field, with_fields
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -63,7 +63,5 @@ MIXTRAL = replace(
         ),
         *LAST_ROWS,
     ),
-    config_fields=with_fields(
-        (*BASE_FIELDS, *LLAMA_FIELDS), constant("hidden_act", "swiglu"), moe_field(normalization_mode=1)
-    ),
+    config_fields=with_fields((*BASE_FIELDS, *LLAMA_FIELDS), SWIGLU, EXPERT_SIZE, moe_field()),
 )

@@ -106,6 +106,14 @@ class ConfigReader:
         if value is not None and value not in expected:
             self.problem(f"{key}: found {_short(value)}; {why}")
 
+    def refuse_quantized(self) -> None:
+        """Note a problem when the weights are quantized."""
+        self.require(
+            "quantization_config",
+            expected=(),
+            why="the weights are quantized; give the unquantized checkpoint",
+        )
+
     def dtype(self) -> DType:
         """The declared type (``dtype``, or ``torch_dtype`` before transformers 5), else the weights'."""
         declared = self.values.get("dtype") or self.values.get("torch_dtype")

@@ -6,11 +6,25 @@ It holds no tables; add a family's table to `FAMILIES`.
 from __future__ import annotations
 
 from builders.families.base import Family
+from builders.families.granite import GRANITE
+from builders.families.internlm import INTERNLM2
 from builders.families.llama import LLAMA, MISTRAL
 from builders.families.mixtral import MIXTRAL
+from builders.families.qwen import QWEN, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from tpforge.errors import InputRefused
 
-FAMILIES: tuple[Family, ...] = (LLAMA, MISTRAL, MIXTRAL)
+FAMILIES: tuple[Family, ...] = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    GRANITE,
+    INTERNLM2,
+)
 
 
 def known_architectures() -> tuple[str, ...]:

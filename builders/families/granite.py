@@ -1,0 +1,31 @@
+"""Granite: Llama with constant factors on the embedding, the scores, the blocks and the logits.
+
+Not here: Granite with experts or with Mamba layers.
+Source: TensorRT-LLM 1.2, models/llama/config.py; transformers 5, models/granite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders.families.llama import LLAMA, read_llama_like
+from builders.families.reading import ConfigReader
+from tpforge.model import ModelSpec, MultiplierSpec
+
+
+def _read(config: ConfigReader) -> ModelSpec:
+    config.require("mlp_bias", expected=(False,), why="biases of the MLP are not supported")
+    bias = config.flag("attention_bias", default=False)
+    model = read_llama_like(config, bias=bias, output_bias=bias)
+    # Transformers' own default is 1, not 1 / sqrt(head_size).
+    scale = config.number("attention_multiplier", default=1.0)
+    multipliers = MultiplierSpec(
+        embedding=config.number("embedding_multiplier", default=1.0),
+        residual=config.number("residual_multiplier", default=1.0),
+        logits=1.0 / config.number("logits_scaling", default=1.0),
+    )
+    attention = model.attention.model_copy(update={"scale": scale})
+    return config.checked(model.model_copy(update={"attention": attention, "multipliers": multipliers}))
+
+
+GRANITE = replace(LLAMA, name="granite", architectures=("GraniteForCausalLM",), read_model=_read)

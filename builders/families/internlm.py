@@ -1,0 +1,82 @@
+"""InternLM 2: Llama with a fused wqkv, under names of its own.
+
+Source: TensorRT-LLM 1.2, models/llama/convert.py; the remote code of internlm2-7b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders.families.base import Dropped, Row, SourceTensor
+from builders.families.llama import LLAMA, llama_sizes, read_llama_like
+from builders.families.reading import ConfigReader
+from builders.families.rows import (
+    GROUPED,
+    TARGET,
+    biased,
+    copy,
+    cut,
+    embedding_rows,
+    fused_qkv,
+    gated_mlp_rows,
+    lm_head_rows,
+    output_biased,
+)
+from tpforge.model import ModelSpec
+from tpforge.sharding import Cut, Stage
+
+_EMBEDDING = "model.tok_embeddings.weight"
+_LAYER = "model.layers.{layer}."
+_ATTENTION = _LAYER + "attention."
+_MLP = _LAYER + "feed_forward."
+
+
+def _read(config: ConfigReader) -> ModelSpec:
+    bias = config.flag("bias", default=False)
+    return config.checked(read_llama_like(config, bias=bias, output_bias=bias))
+
+
+def _sizes(model: ModelSpec) -> dict[str, int]:
+    sizes = llama_sizes(model)
+    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"]}
+
+
+INTERNLM2 = replace(
+    LLAMA,
+    name="internlm2",
+    architectures=("InternLM2ForCausalLM",),
+    read_model=_read,
+    sizes=_sizes,
+    source_tensors=(
+        SourceTensor(_EMBEDDING, ("vocab", "hidden")),
+        SourceTensor(_LAYER + "attention_norm.weight", ("hidden",)),
+        SourceTensor(_ATTENTION + "wqkv.weight", ("qkv", "hidden")),
+        SourceTensor(_ATTENTION + "wqkv.bias", ("qkv",), when=lambda model: model.attention.bias),
+        SourceTensor(_ATTENTION + "wo.weight", ("hidden", "query")),
+        SourceTensor(_ATTENTION + "wo.bias", ("hidden",), when=lambda model: model.attention.bias),
+        SourceTensor(_LAYER + "ffn_norm.weight", ("hidden",)),
+        SourceTensor(_MLP + "w1.weight", ("mlp", "hidden")),
+        SourceTensor(_MLP + "w3.weight", ("mlp", "hidden")),
+        SourceTensor(_MLP + "w2.weight", ("hidden", "mlp")),
+        SourceTensor("model.norm.weight", ("hidden",)),
+        SourceTensor("output.weight", ("vocab", "hidden"), when=lambda model: not model.tie_word_embeddings),
+    ),
+    rows=(
+        *embedding_rows(_EMBEDDING),
+        Row(copy(TARGET + "input_layernorm.weight", _LAYER + "attention_norm.weight")),
+        Row(fused_qkv("weight", source=_ATTENTION + "wqkv", layout=GROUPED)),
+        Row(fused_qkv("bias", source=_ATTENTION + "wqkv", layout=GROUPED), when=biased),
+        Row(cut(TARGET + "attention.dense.weight", _ATTENTION + "wo.weight", Cut.QUERY_COLUMNS)),
+        Row(copy(TARGET + "attention.dense.bias", _ATTENTION + "wo.bias"), when=output_biased),
+        Row(copy(TARGET + "post_layernorm.weight", _LAYER + "ffn_norm.weight")),
+        *gated_mlp_rows(gate=_MLP + "w1", up=_MLP + "w3", down=_MLP + "w2"),
+        Row(copy("transformer.ln_f.weight", "model.norm.weight", stage=Stage.LAST)),
+        *lm_head_rows("output.weight", embedding=_EMBEDDING),
+    ),
+    dropped=(
+        Dropped(
+            r"model\.layers\.\d+\.attention\.rotary_emb\.inv_freq",
+            "recomputed by the runtime from rotary_base and rotary_scaling",
+        ),
+    ),
+)
