@@ -16,12 +16,22 @@ class Logits(Enum):
 
 @dataclass(frozen=True)
 class Prefill:
-    """A chunk of one request's prompt: `tokens` at positions start, start + 1, ..."""
+    """A chunk of one request's prompt: `tokens` at positions start, start + 1, ...
+
+    `prompt_length` is that of the whole prompt, where the chunk is not its end: some rotary embeddings
+    depend on it.
+    """
 
     slot: int
     start: int
     tokens: tuple[int, ...]
     logits: Logits = Logits.LAST
+    prompt_length: int | None = None
+
+    @property
+    def stop(self) -> int:
+        """One past the position of the last token."""
+        return self.start + len(self.tokens)
 
 
 @dataclass(frozen=True)

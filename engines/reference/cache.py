@@ -5,44 +5,59 @@ It does not decide who gets a slot; the scheduler does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-class KvCache:
-    """Keys and values, each [layers, slots, KV heads on the rank, positions, head_size].
+class LayerCache:
+    """Keys and values of one layer, each [slots, KV heads on the rank, positions, head_size].
 
-    Untouched pages cost no memory: the zeros are mapped lazily.
+    With `value_size`, values are the first so many dims of the keys and are not kept apart: latent
+    attention. Untouched pages cost no memory: the zeros are mapped lazily.
     """
 
     def __init__(
         self,
+        shape: tuple[int, int, int, int],
         *,
-        num_layers: int,
-        num_slots: int,
-        num_kv_heads: int,
-        num_positions: int,
-        head_size: int,
+        value_size: int | None = None,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_slots, num_kv_heads, num_positions, head_size)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._is_shared = value_size is not None
+        self.values = self.keys[..., :value_size] if self._is_shared else torch.zeros_like(self.keys)
 
-    def write_chunk(self, layer: int, slot: int, start: int, keys: Tensor, values: Tensor) -> None:
+    def write_chunk(self, slot: int, start: int, keys: Tensor, values: Tensor | None = None) -> None:
         """Store [KV heads, tokens, head_size] of one request from position `start` on."""
         stop = start + keys.shape[1]
-        self.keys[layer][slot, :, start:stop] = keys
-        self.values[layer][slot, :, start:stop] = values
+        self.keys[slot, :, start:stop] = keys
+        if values is not None:
+            self.values[slot, :, start:stop] = values
 
-    def write_tokens(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+    def write_tokens(self, positions: Tensor, keys: Tensor, values: Tensor | None = None) -> None:
         """Store one token, [requests, KV heads, head_size], for each of the first slots."""
         slots = torch.arange(keys.shape[0], device=keys.device)
-        self.keys[layer][slots, :, positions] = keys
-        self.values[layer][slots, :, positions] = values
+        self.keys[slots, :, positions] = keys
+        if values is not None:
+            self.values[slots, :, positions] = values
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot to another slot."""
-        for tensor in (*self.keys, *self.values):
-            tensor[target, :, :length] = tensor[source, :, :length]
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        if not self._is_shared:
+            self.values[target, :, :length] = self.values[source, :, :length]
+
+
+class KvCache:
+    """The caches of all layers of a rank."""
+
+    def __init__(self, layers: Sequence[LayerCache]) -> None:
+        self._layers = tuple(layers)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a slot to another slot, in every layer."""
+        for layer in self._layers:
+            layer.move(source, target, length)

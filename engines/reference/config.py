@@ -1,6 +1,7 @@
 """What the runtime needs to know of an engine, read from checkpoint/config.json and engine.json.
 
-It reads no weights. The checkpoint's config states the padded head counts, which are what is executed.
+It reads no weights. The checkpoint's config states the padded head counts, which are what is executed;
+what the format leaves to the model definition is in `architectures`, and sliding windows are in engine.json.
 """
 
 from __future__ import annotations
@@ -10,13 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-_ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+from .architectures import Architecture, resolve
+from .errors import EngineError
+from .fields import (
+    ROPE_TYPES,
+    ExpertsConfig,
+    LatentConfig,
+    LongRope,
+    Multipliers,
+    read_experts,
+    read_latent,
+    read_longrope,
+    read_multipliers,
+    rope_type,
+)
+from .refusing import refusals
 
-
-class EngineError(RuntimeError):
-    """The engine folder cannot be executed: what was found, what was expected."""
+__all__ = ["ROPE_TYPES", "EngineConfig", "EngineError", "Limits", "load_config", "refusals", "rope_type"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +41,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """The sizes of the whole (padded) model, its mapping and the limits of the engine."""
+    """The sizes of the whole (padded) model, its mapping and the limits of the engine.
+
+    `form` is the architecture's row. `windows` has each layer's sliding window, or None where it sees all;
+    layers with a window take `rotary_local_base`, where there is one.
+    """
 
     folder: Path
     architecture: str
+    form: Architecture
     dtype: str
     vocab_size: int
     hidden_size: int
@@ -44,11 +60,20 @@ class EngineConfig:
     intermediate_size: int
     activation: str
     norm_epsilon: float
+    position: str
     rotary_base: float
+    rotary_local_base: float | None
     rotary_dim: int
     rotary_scaling: dict[str, Any] | None
+    longrope: LongRope | None
     max_position_embeddings: int
-    sliding_window: int | None
+    windows: tuple[int | None, ...]
+    qk_norm: bool
+    clip_qkv: float | None
+    alibi_bias_max: float
+    multipliers: Multipliers
+    experts: ExpertsConfig | None
+    latent: LatentConfig | None
     parallel_embedding_dim: int | None
     tp_size: int
     pp_size: int
@@ -83,27 +108,29 @@ def load_config(folder: Path | str) -> EngineConfig:
     checkpoint = _read_json(folder / "checkpoint" / "config.json")
     manifest = _read_json(folder / "engine.json")
     try:
-        config = _build(folder, checkpoint, manifest)
+        problems = refusals(checkpoint, manifest["model"], max_seq_len=manifest["limits"]["max_seq_len"])
+        if not problems:
+            config = _build(folder, checkpoint, manifest)
+            problems = _missing_files(config)
     except KeyError as error:
         raise EngineError(f"{folder}: the key {error} is missing; build the engine again") from error
-    problems = _problems(config, checkpoint)
     if problems:
         raise EngineError(f"{folder}: the reference runtime cannot execute it: {'; '.join(problems)}")
     return config
 
 
-def rope_type(scaling: dict[str, Any] | None) -> str:
-    """The kind of a Hugging Face rope scaling dictionary, under its new or its old key."""
-    return "default" if scaling is None else str(scaling.get("rope_type", scaling.get("type", "default")))
-
-
 def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -> EngineConfig:
     limits = manifest["limits"]
     tokens = manifest["model"]["special_tokens"]
+    form = resolve(checkpoint["architecture"], checkpoint)
+    assert form is not None, "an architecture that refusals() lets pass has a row"
+    latent = read_latent(checkpoint) if form.latent else None
+    position = checkpoint.get("position_embedding_type", "rope_gpt_neox")
     parallel = checkpoint["use_parallel_embedding"]
     return EngineConfig(
         folder=folder,
         architecture=checkpoint["architecture"],
+        form=form,
         dtype=checkpoint["dtype"],
         vocab_size=checkpoint["vocab_size"],
         hidden_size=checkpoint["hidden_size"],
@@ -111,14 +138,23 @@ def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -
         num_heads=checkpoint["num_attention_heads"],
         num_kv_heads=checkpoint["num_key_value_heads"],
         head_size=checkpoint["head_size"],
-        intermediate_size=checkpoint["intermediate_size"],
+        intermediate_size=_dense_width(checkpoint),
         activation=checkpoint["hidden_act"],
         norm_epsilon=checkpoint["norm_epsilon"],
-        rotary_base=checkpoint["rotary_base"],
-        rotary_dim=checkpoint["rotary_embedding_dim"],
-        rotary_scaling=checkpoint["rotary_scaling"],
+        position=position,
+        rotary_base=checkpoint.get("rotary_base", 10000.0),
+        rotary_local_base=checkpoint.get("rope_local_base_freq"),
+        rotary_dim=latent.qk_rope_head_dim if latent else checkpoint["rotary_embedding_dim"],
+        rotary_scaling=checkpoint.get("rotary_scaling"),
+        longrope=read_longrope(checkpoint) if position == "long_rope" else None,
         max_position_embeddings=checkpoint["max_position_embeddings"],
-        sliding_window=manifest["model"]["attention"]["sliding_window"],
+        windows=_windows(checkpoint["num_hidden_layers"], manifest["model"]["attention"]),
+        qk_norm=checkpoint.get("qk_layernorm", False) if form.qk_norm is None else form.qk_norm,
+        clip_qkv=checkpoint.get("clip_qkv"),
+        alibi_bias_max=checkpoint.get("alibi_bias_max", 8),
+        multipliers=read_multipliers(checkpoint, latent=latent, sqrt_embedding=form.sqrt_embedding),
+        experts=read_experts(checkpoint),
+        latent=latent,
         parallel_embedding_dim=checkpoint["embedding_sharding_dim"] if parallel else None,
         tp_size=checkpoint["mapping"]["tp_size"],
         pp_size=checkpoint["mapping"]["pp_size"],
@@ -132,27 +168,22 @@ def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -
     )
 
 
-def _problems(config: EngineConfig, checkpoint: dict[str, Any]) -> list[str]:
-    problems = []
-    if config.architecture not in _ARCHITECTURES:
-        problems.append(f"architecture {config.architecture}, known are {', '.join(_ARCHITECTURES)}")
-    if config.activation not in _ACTIVATIONS:
-        problems.append(f"hidden_act {config.activation}, known are {', '.join(_ACTIVATIONS)}")
-    if rope_type(config.rotary_scaling) not in ROPE_TYPES:
-        found = rope_type(config.rotary_scaling)
-        problems.append(f"rope scaling {found!r}, known are {', '.join(ROPE_TYPES)}")
-    quantization = checkpoint.get("quantization") or {}
-    for key in ("quant_algo", "kv_cache_quant_algo"):
-        if quantization.get(key):
-            problems.append(f"{key} {quantization[key]}, only unquantized weights are executed")
-    missing = [
-        config.rank_file(rank).name
-        for rank in range(config.world_size)
-        if not config.rank_file(rank).is_file()
-    ]
-    if missing:
-        problems.append(f"rank files are missing: {', '.join(missing)}")
-    return problems
+def _dense_width(checkpoint: dict[str, Any]) -> int:
+    """The width of a dense block; Qwen 1 counts its two halves together."""
+    width: int = checkpoint["intermediate_size"]
+    return width // 2 if checkpoint.get("qwen_type") == "qwen" else width
+
+
+def _windows(num_layers: int, attention: dict[str, Any]) -> tuple[int | None, ...]:
+    window = attention["sliding_window"]
+    sliding = attention.get("sliding_layers") or [True] * num_layers
+    return tuple(window if here else None for here in sliding)
+
+
+def _missing_files(config: EngineConfig) -> list[str]:
+    files = (config.rank_file(rank) for rank in range(config.world_size))
+    missing = [file.name for file in files if not file.is_file()]
+    return [f"rank files are missing: {', '.join(missing)}"] if missing else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .batches import Batch, Move
 from .config import EngineConfig
-from .model import AllGather, AllReduce, Exchange, Forward, RankModel, Receive
+from .exchanges import AllGather, AllReduce, Exchange, Forward, Receive
+from .model import RankModel
 
 
 class Lockstep:

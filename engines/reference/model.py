@@ -1,70 +1,42 @@
 """One rank of the model: it reads its own rank file and yields where ranks must exchange tensors.
 
 It is written once for every executor: ``forward`` is a generator that yields an exchange and is sent
-the result, so that ranks may live in one process (lockstep) or in one process each.
+the result, so that ranks may live in one process (lockstep) or in one process each. What a layer computes
+is in `attention`, `latent`, `mlp` and `experts`; here is how layers are put together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from .architectures import Residual
+from .attention import Attention
 from .batches import Batch, Logits, Prefill
-from .cache import KvCache
-from .config import EngineConfig, EngineError
-from .layers import ACTIVATIONS, rms_norm, rotary_tables, rotate
-
-
-@dataclass(frozen=True)
-class AllReduce:
-    """Sum the tensors of the stage's ranks; each is sent the sum."""
-
-    tensor: Tensor
-
-
-@dataclass(frozen=True)
-class AllGather:
-    """Join the tensors of the stage's ranks on the last dim, in rank order."""
-
-    tensor: Tensor
-
-
-@dataclass(frozen=True)
-class Receive:
-    """Take the hidden states [tokens, hidden] of the same tp rank of the stage before."""
-
-    num_tokens: int
-
-
-@dataclass(frozen=True)
-class Send:
-    """Hand the hidden states to the same tp rank of the stage after."""
-
-    tensor: Tensor
-
-
-Exchange = AllReduce | AllGather | Receive | Send
-Forward = Generator[Exchange, Tensor, Tensor | None]
+from .cache import KvCache, LayerCache
+from .config import EngineConfig
+from .exchanges import AllGather, AllReduce, Forward, Receive, Send, Step
+from .experts import Experts
+from .latent import LatentAttention
+from .layers import Norm
+from .loading import RankFile
+from .mlp import DenseMlp, read_dense_mlp
+from .places import Place, Places
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """The weights of one layer on one rank; fc and gate are joined, to be one product."""
+    """The blocks and norms of one layer; `mlp_norm` None: the MLP reads what attention reads."""
 
-    input_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    dense: Tensor
-    dense_bias: Tensor | None
-    post_norm: Tensor
-    fc_gate: Tensor
-    proj: Tensor
+    input_norm: Norm
+    attention: Attention | LatentAttention
+    mlp: DenseMlp | Experts
+    mlp_norm: Norm | None
+    after_attention: Norm | None = None
+    after_mlp: Norm | None = None
 
 
 class RankModel:
@@ -86,44 +58,30 @@ class RankModel:
         self.config = config
         self.rank = rank
         self.tp_rank = rank % config.tp_size
-        self.num_heads = config.num_heads // config.tp_size
-        self.num_kv_heads = max(1, config.num_kv_heads // config.tp_size)
         self.is_first = rank // config.tp_size == 0
         self.is_last = rank // config.tp_size == config.pp_size - 1
         self.device, self.dtype = device, dtype
-        self._activation = ACTIVATIONS[config.activation]
+        self._num_slots = num_slots
+        self._places = Places(config, tp_rank=self.tp_rank, device=device, dtype=dtype)
+        self._add_blocks = {
+            Residual.SEQUENTIAL: self._sequential,
+            Residual.PARALLEL: self._parallel,
+            Residual.SANDWICH: self._sandwich,
+        }[config.form.residual]
         self._load()
-        cosine, sine = rotary_tables(config, num_positions=config.limits.max_seq_len)
-        self._cosine = cosine.to(device, dtype)[:, None, :]
-        self._sine = sine.to(device, dtype)[:, None, :]
-        self.cache = KvCache(
-            num_layers=len(self.layers),
-            num_slots=num_slots,
-            num_kv_heads=self.num_kv_heads,
-            num_positions=config.limits.max_seq_len,
-            head_size=config.head_size,
-            dtype=dtype,
-            device=device,
-        )
 
     def forward(self, batch: Batch) -> Forward:
         """Run the rank's stage; the last stage returns logits [positions asked for, vocab], float32.
 
         Every rank of the last stage returns the same logits; the others return None.
         """
-        tokens = torch.tensor(batch.tokens, device=self.device)
+        place = self._places.find(batch)
         if self.is_first:
-            hidden = yield from self._embed(tokens)
+            hidden = yield from self._embed(torch.tensor(batch.tokens, device=self.device), place)
         else:
             hidden = yield Receive(num_tokens=len(batch.tokens))
-        place = _place(batch, self.config, self.device)
-        rotary = self._cosine[place.positions], self._sine[place.positions]
-        for index, layer in enumerate(self.layers):
-            normed = rms_norm(hidden, layer.input_norm, self.config.norm_epsilon)
-            attended = yield AllReduce(self._attention(index, normed, batch, place, rotary))
-            hidden = hidden + attended if layer.dense_bias is None else hidden + attended + layer.dense_bias
-            normed = rms_norm(hidden, layer.post_norm, self.config.norm_epsilon)
-            hidden = hidden + (yield AllReduce(self._mlp(layer, normed)))
+        for layer in self.layers:
+            hidden = yield from self._add_blocks(layer, hidden, batch, place)
         if not self.is_last:
             yield Send(hidden)
             return None
@@ -131,11 +89,52 @@ class RankModel:
             return None
         if isinstance(batch, Prefill) and batch.logits is Logits.LAST:
             hidden = hidden[-1:]
-        normed = rms_norm(hidden, self._final_norm, self.config.norm_epsilon)
-        logits = yield AllGather(functional.linear(normed, self._lm_head))
-        return logits[:, : self.config.vocab_size].float()
+        logits = yield AllGather(functional.linear(self._final_norm(hidden), self._lm_head, self._lm_bias))
+        return self._scaled(logits[:, : self.config.vocab_size].float())
 
-    def _embed(self, tokens: Tensor) -> Generator[Exchange, Tensor, Tensor]:
+    def _sequential(self, layer: _Layer, hidden: Tensor, batch: Batch, place: Place) -> Step:
+        assert layer.mlp_norm is not None, "sequential blocks have a norm each"
+        part = layer.attention(layer.input_norm(hidden), batch, place)
+        hidden = self._add(hidden, (yield AllReduce(part)), layer.attention.dense_bias)
+        part = layer.mlp(layer.mlp_norm(hidden))
+        return self._add(hidden, (yield AllReduce(part)), layer.mlp.proj_bias)
+
+    def _parallel(self, layer: _Layer, hidden: Tensor, batch: Batch, place: Place) -> Step:
+        normed = layer.input_norm(hidden)
+        part = layer.attention(normed, batch, place)
+        part = part + layer.mlp(normed if layer.mlp_norm is None else layer.mlp_norm(hidden))
+        part = _biased((yield AllReduce(part)), layer.mlp.proj_bias)
+        return self._add(hidden, part, layer.attention.dense_bias)
+
+    def _sandwich(self, layer: _Layer, hidden: Tensor, batch: Batch, place: Place) -> Step:
+        assert layer.mlp_norm and layer.after_attention and layer.after_mlp, "a sandwich has four norms"
+        part = yield AllReduce(layer.attention(layer.input_norm(hidden), batch, place))
+        hidden = hidden + layer.after_attention(_biased(part, layer.attention.dense_bias))
+        part = yield AllReduce(layer.mlp(layer.mlp_norm(hidden)))
+        return hidden + layer.after_mlp(_biased(part, layer.mlp.proj_bias))
+
+    def _add(self, hidden: Tensor, part: Tensor, bias: Tensor | None) -> Tensor:
+        part = _biased(part, bias)
+        multiplier = self.config.multipliers.residual
+        return hidden + part if multiplier == 1.0 else hidden + part * multiplier
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        multipliers = self.config.multipliers
+        if multipliers.logits != 1.0:
+            logits = logits * multipliers.logits
+        if multipliers.logit_softcap is not None:
+            logits = torch.tanh(logits / multipliers.logit_softcap) * multipliers.logit_softcap
+        return logits
+
+    def _embed(self, tokens: Tensor, place: Place) -> Step:
+        hidden = yield from self._look_up(tokens)
+        if self.config.multipliers.embedding != 1.0:
+            hidden = hidden * self.config.multipliers.embedding
+        if self._position_embedding is not None:
+            hidden = hidden + functional.embedding(place.positions, self._position_embedding)
+        return hidden if self._embedding_norm is None else self._embedding_norm(hidden)
+
+    def _look_up(self, tokens: Tensor) -> Step:
         table = self._embedding
         if self.config.parallel_embedding_dim is None:
             return functional.embedding(tokens, table).to(self.dtype)
@@ -146,159 +145,89 @@ class RankModel:
         rows = functional.embedding(local.clamp(0, table.shape[0] - 1), table).to(self.dtype)
         return (yield AllReduce(rows * held[:, None]))
 
-    def _attention(
-        self, index: int, hidden: Tensor, batch: Batch, place: _Place, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """The rank's part of attention and output projection, [tokens, hidden], without its bias."""
-        layer, head_size = self.layers[index], self.config.head_size
-        heads = functional.linear(hidden, layer.qkv, layer.qkv_bias)
-        heads = heads.view(hidden.shape[0], self.num_heads + 2 * self.num_kv_heads, head_size)
-        turned = rotate(heads[:, : self.num_heads + self.num_kv_heads], *rotary)
-        queries, keys = turned[:, : self.num_heads], turned[:, self.num_heads :]
-        values = heads[:, self.num_heads + self.num_kv_heads :]
-        if isinstance(batch, Prefill):
-            attended = self._attend_chunk(index, batch, place, queries, keys, values)
-        else:
-            attended = self._attend_tokens(index, place, queries, keys, values)
-        return functional.linear(attended, layer.dense)
-
-    def _attend_chunk(
-        self, index: int, batch: Prefill, place: _Place, queries: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        cache, stop = self.cache, batch.start + len(batch.tokens)
-        cache.write_chunk(index, batch.slot, batch.start, keys.transpose(0, 1), values.transpose(0, 1))
-        group = self.num_heads // self.num_kv_heads
-        past_keys = cache.keys[index][batch.slot, :, :stop].repeat_interleave(group, dim=0)
-        past_values = cache.values[index][batch.slot, :, :stop].repeat_interleave(group, dim=0)
-        attended = functional.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None],
-            past_keys[None],
-            past_values[None],
-            attn_mask=place.mask,
-            is_causal=place.mask is None,
-        )
-        return attended[0].transpose(0, 1).reshape(len(batch.tokens), -1)
-
-    def _attend_tokens(
-        self, index: int, place: _Place, queries: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        """The heads of a KV group stand as query positions, so that K and V are not repeated."""
-        cache, count = self.cache, queries.shape[0]
-        cache.write_tokens(index, place.positions, keys, values)
-        attended = functional.scaled_dot_product_attention(
-            queries.reshape(count, self.num_kv_heads, -1, self.config.head_size),
-            cache.keys[index][:count, :, : place.length],
-            cache.values[index][:count, :, : place.length],
-            attn_mask=place.mask,
-        )
-        return attended.reshape(count, -1)
-
-    def _mlp(self, layer: _Layer, hidden: Tensor) -> Tensor:
-        # TensorRT-LLM calls Hugging Face's gate_proj "fc" and its up_proj "gate".
-        fc, gate = functional.linear(hidden, layer.fc_gate).chunk(2, dim=-1)
-        return functional.linear(self._activation(fc) * gate, layer.proj)
-
     def _load(self) -> None:
         config = self.config
         hidden, vocab = config.hidden_size, -(-config.vocab_size // config.tp_size)
-        file = _RankFile(config.rank_file(self.rank), device=self.device, dtype=self.dtype)
+        file = RankFile(config.rank_file(self.rank), device=self.device, dtype=self.dtype)
+        caches = [self._new_cache() for _ in config.layers(self.rank)]
+        self.cache = KvCache(caches)
         self.layers = [
-            self._load_layer(file, f"transformer.layers.{local}.")
-            for local in range(len(config.layers(self.rank)))
+            self._load_layer(file, f"transformer.layers.{local}.", layer=layer, cache=caches[local])
+            for local, layer in enumerate(config.layers(self.rank))
         ]
         if self.is_first:
-            shapes = {None: (config.vocab_size, hidden), 0: (vocab, hidden)}
-            split_hidden = (config.vocab_size, hidden // config.tp_size)
-            # The table stays in its own dtype: only the rows that are looked up are converted.
-            self._embedding = file.read_unconverted(
-                "transformer.vocab_embedding.weight", shapes.get(config.parallel_embedding_dim, split_hidden)
-            ).to(self.device)
+            self._load_embedding(file, vocab_part=vocab)
         if self.is_last:
-            self._final_norm = file.read("transformer.ln_f.weight", (hidden,))
+            self._final_norm = self._load_norm(file, "transformer.ln_f")
             self._lm_head = file.read("lm_head.weight", (vocab, hidden))
+            self._lm_bias = file.read_if("lm_head.bias", (vocab,))
         file.refuse_unread()
 
-    def _load_layer(self, file: _RankFile, prefix: str) -> _Layer:
+    def _load_embedding(self, file: RankFile, *, vocab_part: int) -> None:
         config, hidden = self.config, self.config.hidden_size
-        width = config.intermediate_size // config.tp_size
-        q_width = self.num_heads * config.head_size
-        qkv_width = q_width + 2 * self.num_kv_heads * config.head_size
-        fc = file.read(f"{prefix}mlp.fc.weight", (width, hidden))
-        gate = file.read(f"{prefix}mlp.gate.weight", (width, hidden))
+        shapes = {None: (config.vocab_size, hidden), 0: (vocab_part, hidden)}
+        split_hidden = (config.vocab_size, hidden // config.tp_size)
+        # The table stays in its own dtype: only the rows that are looked up are converted.
+        self._embedding = file.read_unconverted(
+            "transformer.vocab_embedding.weight", shapes.get(config.parallel_embedding_dim, split_hidden)
+        ).to(self.device)
+        self._position_embedding: Tensor | None = None
+        if config.position == "learned_absolute":
+            self._position_embedding = file.read(
+                "transformer.position_embedding.weight", (config.max_position_embeddings, hidden)
+            )
+        name = config.form.embedding_norm
+        self._embedding_norm = None if name is None else self._load_norm(file, f"transformer.{name}")
+
+    def _load_layer(self, file: RankFile, prefix: str, *, layer: int, cache: LayerCache) -> _Layer:
+        form = self.config.form
+        names = {"mlp_norm": form.mlp_norm}
+        if form.residual is Residual.SANDWICH:
+            names = {
+                "after_attention": "post_layernorm",
+                "mlp_norm": "pre_feedforward_layernorm",
+                "after_mlp": "post_feedforward_layernorm",
+            }
+        norms = {key: self._load_norm(file, prefix + name) if name else None for key, name in names.items()}
         return _Layer(
-            input_norm=file.read(f"{prefix}input_layernorm.weight", (hidden,)),
-            qkv=file.read(f"{prefix}attention.qkv.weight", (qkv_width, hidden)),
-            qkv_bias=file.read_if(f"{prefix}attention.qkv.bias", (qkv_width,)),
-            dense=file.read(f"{prefix}attention.dense.weight", (hidden, q_width)),
-            dense_bias=file.read_if(f"{prefix}attention.dense.bias", (hidden,)),
-            post_norm=file.read(f"{prefix}post_layernorm.weight", (hidden,)),
-            fc_gate=torch.cat((fc, gate)),
-            proj=file.read(f"{prefix}mlp.proj.weight", (hidden, width)),
+            input_norm=self._load_norm(file, f"{prefix}input_layernorm"),
+            attention=self._load_attention(file, prefix, layer=layer, cache=cache),
+            mlp=self._load_mlp(file, f"{prefix}mlp"),
+            **norms,
+        )
+
+    def _load_attention(
+        self, file: RankFile, prefix: str, *, layer: int, cache: LayerCache
+    ) -> Attention | LatentAttention:
+        config = self.config
+        if config.latent is not None:
+            return LatentAttention(file, prefix, config, sizes=config.latent, cache=cache)
+        return Attention(file, prefix, config, window=config.windows[layer], cache=cache)
+
+    def _load_mlp(self, file: RankFile, name: str) -> DenseMlp | Experts:
+        """Some layers of a model with experts have a dense block; the router tells."""
+        if file.holds(f"{name}.router.weight") and self.config.experts is not None:
+            return Experts(file, name, self.config, experts=self.config.experts, tp_rank=self.tp_rank)
+        return read_dense_mlp(file, name, self.config)
+
+    def _load_norm(self, file: RankFile, name: str) -> Norm:
+        config, form = self.config, self.config.form
+        return file.read_norm(
+            name, (config.hidden_size,), kind=form.norm, bias=form.norm_bias, epsilon=config.norm_epsilon
+        )
+
+    def _new_cache(self) -> LayerCache:
+        config, latent = self.config, self.config.latent
+        heads, size = max(1, config.num_kv_heads // config.tp_size), config.head_size
+        if latent is not None:
+            heads, size = 1, latent.kv_lora_rank + latent.qk_rope_head_dim
+        return LayerCache(
+            (self._num_slots, heads, config.limits.max_seq_len, size),
+            value_size=latent.kv_lora_rank if latent else None,
+            dtype=self.dtype,
+            device=self.device,
         )
 
 
-class _RankFile:
-    """A rank file that is read by name and expected shape, and remembers what was not read."""
-
-    def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
-        self._path, self._device, self._dtype = path, device, dtype
-        try:
-            self._file = safe_open(path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise EngineError(f"{path}: cannot be read: {error}") from error
-        self._unread: set[str] = set(self._file.keys())  # type: ignore[no-untyped-call]
-
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor in the dtype and on the device of the rank."""
-        return self.read_unconverted(name, shape).to(self._device, self._dtype)
-
-    def read_if(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
-        """As `read`, or None when the file does not hold it."""
-        return self.read(name, shape) if name in self._unread else None
-
-    def read_unconverted(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor as it is in the file, on the CPU."""
-        if name not in self._unread:
-            raise EngineError(f"{self._path}: {name} is missing")
-        self._unread.remove(name)
-        tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
-        if tuple(tensor.shape) != shape:
-            found, expected = list(tensor.shape), list(shape)
-            raise EngineError(f"{self._path}: {name}: found shape {found}, expected {expected}")
-        return tensor
-
-    def refuse_unread(self) -> None:
-        """Raise EngineError when a tensor was not read: it would be silently missing from the result."""
-        if self._unread:
-            raise EngineError(f"{self._path}: not understood: {', '.join(sorted(self._unread))}")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a batch stands in its sequences: positions [tokens], cache length, attention mask."""
-
-    positions: Tensor
-    length: int
-    mask: Tensor | None
-
-
-def _place(batch: Batch, config: EngineConfig, device: torch.device) -> _Place:
-    window = config.sliding_window
-    if isinstance(batch, Prefill):
-        stop = batch.start + len(batch.tokens)
-        positions = torch.arange(batch.start, stop, device=device)
-        needs_mask = batch.start > 0 or (window is not None and stop > window)
-    else:
-        positions = torch.tensor(batch.positions, device=device)
-        stop = max(batch.positions) + 1
-        ragged = min(batch.positions) + 1 != stop
-        needs_mask = ragged or (window is not None and stop > window)
-    if not needs_mask:
-        return _Place(positions, stop, None)
-    keys = torch.arange(stop, device=device)
-    mask = keys[None, :] <= positions[:, None]
-    if window is not None:
-        mask &= keys[None, :] > positions[:, None] - window
-    if not isinstance(batch, Prefill):
-        mask = mask[:, None, None, :]
-    return _Place(positions, stop, mask)
+def _biased(part: Tensor, bias: Tensor | None) -> Tensor:
+    return part if bias is None else part + bias

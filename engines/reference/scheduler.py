@@ -229,6 +229,7 @@ class Scheduler:
             start=start,
             tokens=chunk,
             logits=Logits.LAST if is_last else Logits.NONE,
+            prompt_length=len(request.input_ids),
         )
         logits = executor.forward(batch)
         request.num_prefilled += len(chunk)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from .batches import Batch, Move
 from .config import EngineConfig, load_config
-from .model import AllGather, AllReduce, Exchange, RankModel, Receive
+from .exchanges import AllGather, AllReduce, Exchange, Receive
+from .model import RankModel
 from .ranks import START_TIMEOUT_S
 
 _PR_SET_PDEATHSIG = 1

@@ -1,0 +1,71 @@
+"""A rank file, read by name and expected shape. It does not know which tensors a model has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import EngineError
+from .layers import LayerNorm, Norm, RmsNorm
+
+
+class RankFile:
+    """A rank file that remembers what was not read, so that nothing in it is silently left out.
+
+    Raises:
+        EngineError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._path, self._device, self._dtype = path, device, dtype
+        try:
+            self._file = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise EngineError(f"{path}: cannot be read: {error}") from error
+        self._unread: set[str] = set(self._file.keys())  # type: ignore[no-untyped-call]
+
+    def holds(self, name: str) -> bool:
+        """Whether the file has the tensor, and it was not read yet."""
+        return name in self._unread
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor in the dtype and on the device of the rank."""
+        return self.read_unconverted(name, shape).to(self._device, self._dtype)
+
+    def read_if(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+        """As `read`, or None when the file does not hold it."""
+        return self.read(name, shape) if self.holds(name) else None
+
+    def read_unconverted(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor as it is in the file, on the CPU."""
+        if name not in self._unread:
+            raise EngineError(f"{self._path}: {name} is missing")
+        self._unread.remove(name)
+        tensor: Tensor = self._file.get_tensor(name)  # type: ignore[no-untyped-call]
+        if tuple(tensor.shape) != shape:
+            found, expected = list(tensor.shape), list(shape)
+            raise EngineError(f"{self._path}: {name}: found shape {found}, expected {expected}")
+        return tensor
+
+    def read_float32(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor in float32 on the device of the rank."""
+        return self.read_unconverted(name, shape).to(self._device, torch.float32)
+
+    def read_norm(self, name: str, shape: tuple[int, ...], *, kind: str, bias: bool, epsilon: float) -> Norm:
+        """The norm `name`, of one weight of `shape` and, where `bias` says so, one bias."""
+        weight = self.read(f"{name}.weight", shape)
+        if kind == "rmsnorm":
+            return RmsNorm(weight, epsilon)
+        return LayerNorm(weight, self.read(f"{name}.bias", shape) if bias else None, epsilon)
+
+    def refuse(self, problem: str) -> None:
+        """Raise EngineError for what the tensors say together."""
+        raise EngineError(f"{self._path}: {problem}")
+
+    def refuse_unread(self) -> None:
+        """Raise EngineError when a tensor was not read: it would be silently missing from the result."""
+        if self._unread:
+            raise EngineError(f"{self._path}: not understood: {', '.join(sorted(self._unread))}")

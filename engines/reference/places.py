@@ -1,0 +1,121 @@
+"""Where a batch stands in its sequences: positions, attention masks, rotary rows, ALiBi biases.
+
+All of it is the same for every layer (or for every layer with a sliding window), and is made once a step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .batches import Batch, Prefill
+from .config import EngineConfig
+from .rotary import Rope, RotaryTable, Rows
+
+Mask = Tensor | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of one step: positions [tokens], length of the cache that is read; by window, masks and rotary rows.
+
+    A mask is None where plain causality is meant; else boolean, or a float that is added to the scores.
+    For a chunk it is [tokens, length] (ALiBi: [heads, tokens, length]), for single tokens
+    [requests, 1, 1, length] (ALiBi: [requests, KV heads, heads a group, length]).
+    """
+
+    positions: Tensor
+    length: int
+    masks: dict[int | None, Mask]
+    rotary: dict[int | None, Rows]
+
+
+class Places:
+    """Makes the place of every batch of one rank."""
+
+    def __init__(
+        self, config: EngineConfig, *, tp_rank: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._windows = tuple(dict.fromkeys(config.windows))
+        self._device, self._dtype = device, dtype
+        self._slopes = _rank_slopes(config, tp_rank=tp_rank, device=device)
+        self._num_kv_heads = max(1, config.num_kv_heads // config.tp_size)
+        self._tables = _tables(config, self._windows, device=device, dtype=dtype)
+
+    def find(self, batch: Batch) -> Place:
+        """The place of `batch`."""
+        if isinstance(batch, Prefill):
+            positions, stop = torch.arange(batch.start, batch.stop, device=self._device), batch.stop
+            prompt_length, is_plain = batch.prompt_length or stop, batch.start == 0
+        else:
+            positions, stop = torch.tensor(batch.positions, device=self._device), max(batch.positions) + 1
+            prompt_length, is_plain = None, min(batch.positions) + 1 == stop
+        rows = {table: table.rows(positions, length=prompt_length) for table in set(self._tables.values())}
+        masks: dict[int | None, Mask] = {}
+        for window in self._windows:
+            no_mask = is_plain and self._slopes is None and (window is None or stop <= window)
+            masks[window] = None if no_mask else self._mask(batch, positions, stop, window)
+        rotary = {window: rows[table] for window, table in self._tables.items()}
+        return Place(positions, stop, masks, rotary)
+
+    def _mask(self, batch: Batch, positions: Tensor, stop: int, window: int | None) -> Tensor:
+        keys = torch.arange(stop, device=self._device)
+        mask = keys[None, :] <= positions[:, None]
+        if window is not None:
+            mask &= keys[None, :] > positions[:, None] - window
+        if self._slopes is None:
+            return mask if isinstance(batch, Prefill) else mask[:, None, None, :]
+        distances = (keys[None, :] - positions[:, None]).float()
+        distances = distances.masked_fill(~mask, -math.inf)
+        if isinstance(batch, Prefill):
+            return (self._slopes[:, None, None] * distances).to(self._dtype)
+        slopes = self._slopes.view(self._num_kv_heads, -1)
+        return (slopes[None, :, :, None] * distances[:, None, None, :]).to(self._dtype)
+
+
+def alibi_slopes(num_heads: int, *, bias_max: float = 8) -> Tensor:
+    """The slope of each head, [num_heads]: a geometric sequence, its gaps filled for other than powers of 2.
+
+    Source: "Train Short, Test Long", section 3, and its reference implementation.
+    """
+    floor = 2 ** math.floor(math.log2(num_heads))
+    whole = [2 ** (-bias_max * (index + 1) / floor) for index in range(floor)]
+    between = [2 ** (-bias_max * (2 * index + 1) / (2 * floor)) for index in range(num_heads - floor)]
+    return torch.tensor(whole + between)
+
+
+def _rank_slopes(config: EngineConfig, *, tp_rank: int, device: torch.device) -> Tensor | None:
+    if not config.position.startswith("alibi"):
+        return None
+    count = config.num_heads // config.tp_size
+    slopes = alibi_slopes(config.num_heads, bias_max=config.alibi_bias_max)
+    if config.position == "alibi_with_scale":
+        slopes = slopes * config.multipliers.score_scale
+    return slopes[tp_rank * count : (tp_rank + 1) * count].to(device)
+
+
+def _tables(
+    config: EngineConfig, windows: tuple[int | None, ...], *, device: torch.device, dtype: torch.dtype
+) -> dict[int | None, RotaryTable]:
+    """The table of each window; empty without rotary embedding. Local bases are not scaled (Gemma 3)."""
+    if not config.latent and not config.position.startswith(("rope", "long_rope")):
+        return {}
+    whole = Rope(
+        base=config.rotary_base,
+        dim=config.rotary_dim,
+        trained_length=config.max_position_embeddings,
+        scaling=None if config.longrope else config.rotary_scaling,
+        longrope=config.longrope,
+        interleaved=config.latent is not None or config.position == "rope_gptj",
+    )
+
+    def table(rope: Rope) -> RotaryTable:
+        return RotaryTable(rope, num_positions=config.limits.max_seq_len, device=device, dtype=dtype)
+
+    whole_table = local_table = table(whole)
+    if config.rotary_local_base is not None:
+        local_table = table(replace(whole, base=config.rotary_local_base, scaling=None))
+    return {window: whole_table if window is None else local_table for window in windows}
