@@ -87,9 +87,10 @@ def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> Planned:
     """
     _refuse_runtime(recipe)
     with open_model(recipe.model) as source:
-        _refuse_unexecutable(source.spec)
-        recipe.limits.resolve(source.spec)
-        return _plan(recipe, source, out=_engine_places(recipe, source, out).engine)
+        limits = recipe.limits.resolve(source.spec)
+        planned = _plan(recipe, source, out=_engine_places(recipe, source, out).engine)
+        _refuse_unexecutable(source, planned, limits=limits)
+        return planned
 
 
 def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> Planned:
@@ -195,10 +196,10 @@ def build_engine(
     _refuse_runtime(recipe)
     progress(f"opening {recipe.model}")
     with open_model(recipe.model) as source:
-        _refuse_unexecutable(source.spec)
         limits = recipe.limits.resolve(source.spec)
         places = _engine_places(recipe, source, out)
         planned = _plan(recipe, source, out=places.engine)
+        _refuse_unexecutable(source, planned, limits=limits)
         if (places.engine / MANIFEST_NAME).is_file() and existing != "replace":
             progress(f"comparing {places.engine} with its model")
             kept = read_manifest(places.engine)
@@ -221,15 +222,16 @@ def build_engine(
     return Built(places, manifest, reused=False, notes=notes)
 
 
-def _refuse_unexecutable(model: ModelSpec) -> None:
+def _refuse_unexecutable(source: Source, planned: Planned, *, limits: Limits) -> None:
     """Refuse before anything is written what converts, but would not run in the reference runtime."""
-    from engines.reference.config import ROPE_TYPES, rope_type
+    from engines.reference.refusing import refusals
 
-    found = rope_type(model.rope.scaling if model.rope else None)
-    if found not in ROPE_TYPES:
-        raise InputRefused(
-            f"rope scaling {found!r} is not executed by the reference runtime, which knows "
-            f"{', '.join(ROPE_TYPES)}; `tpforge convert` writes the checkpoint without an engine"
+    config = source.family.target_config(planned.plan, dtype=planned.dtype)
+    model = planned.model.model_dump(mode="json")
+    if problems := refusals(config, model, max_seq_len=limits.max_seq_len):
+        raise InputRefused.listing(
+            "not executed by the reference runtime (`tpforge convert` writes the checkpoint alone):",
+            problems,
         )
 
 

@@ -10,6 +10,11 @@ from tests.family_exports import export_internlm2, export_qwen1
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1}
 
+GPT = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128, "n_inner": 96}
+FALCON = {"num_kv_heads": 4, "ffn_hidden_size": 96, "tie_word_embeddings": True}
+
+GEMMA = {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8}
+
 CASES = (
     FamilyCase("llama", "llama", {}),
     FamilyCase("llama, biased", "llama", {"attention_bias": True}),
@@ -52,4 +57,76 @@ CASES = (
         },
     ),
     FamilyCase("internlm2", "llama", {}, twin="LlamaForCausalLM, its q, k, v fused", export=export_internlm2),
+    FamilyCase("nemotron", "nemotron", {"head_dim": 16, "partial_rotary_factor": 0.5}),
+    FamilyCase("gpt2", "gpt2", {**GPT, "tie_word_embeddings": True}),
+    FamilyCase("gpt_bigcode", "gpt_bigcode", GPT),
+    FamilyCase("gpt_bigcode, many keys", "gpt_bigcode", {**GPT, "multi_query": False}),
+    FamilyCase("starcoder2", "starcoder2", {"sliding_window": 8, "use_bias": True}),
+    FamilyCase("gpt_neox", "gpt_neox", {"rotary_pct": 0.5}),
+    FamilyCase("gptj", "gptj", {**GPT, "rotary_dim": 8}),
+    FamilyCase("opt", "opt", {"ffn_dim": 96, "word_embed_proj_dim": 64, "tie_word_embeddings": True}),
+    FamilyCase("bloom", "bloom", {"n_layer": 3, "n_head": 4, "tie_word_embeddings": True}, pads=False),
+    FamilyCase("falcon, one key", "falcon", {**FALCON, "multi_query": True}),
+    FamilyCase(
+        "falcon, grouped keys", "falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
+    ),
+    FamilyCase(
+        "falcon, grouped keys and one norm",
+        "falcon",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    FamilyCase(
+        "falcon, alibi",
+        "falcon",
+        {**FALCON, "alibi": True, "bias": True, "multi_query": False, "parallel_attn": False},
+        pads=False,
+    ),
+    FamilyCase("gemma", "gemma", {**GEMMA, "num_key_value_heads": 1}),
+    FamilyCase(
+        "gemma2",
+        "gemma2",
+        {**GEMMA, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0},
+    ),
+    FamilyCase(
+        "gemma3",
+        "gemma3_text",
+        {
+            **GEMMA,
+            "query_pre_attn_scalar": 20,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 50000.0},
+            },
+        },
+    ),
+    FamilyCase("phi2", "phi", {"partial_rotary_factor": 0.5}),
+    FamilyCase("phi3", "phi3", {"sliding_window": 8}),
+    FamilyCase(
+        "phi3, long rope",
+        "phi3",
+        {
+            "sliding_window": None,
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0 + 0.1 * pair for pair in range(8)],
+                "long_factor": [2.0 + 0.3 * pair for pair in range(8)],
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    FamilyCase(
+        "phimoe",
+        "phimoe",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "attention_bias": True,
+            "lm_head_bias": True,
+            "router_jitter_noise": 0.01,
+        },
+        moe_ep=2,
+    ),
 )

@@ -95,11 +95,12 @@ class MoeSpec(Record):
 
 
 class NormSpec(Record):
-    """The normalization of a layer."""
+    """The normalization of a layer; `count` norms stand before its two blocks."""
 
     epsilon: float
     kind: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     bias: bool = False
+    count: int = 2
 
 
 class SpecialTokens(Record):

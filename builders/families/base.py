@@ -7,7 +7,7 @@ what becomes of each, and what TensorRT-LLM's config.json says; nothing else dif
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,8 @@ class Family:
     """One model family; variants are made by `dataclasses.replace`.
 
     `refusal` says why no checkpoint is written for it, and what to use: TensorRT-LLM's format does not know
-    the architecture. Such a family can still be inspected and planned.
+    the architecture. Such a family can still be inspected and planned. `optional_prefix` begins the names of
+    most tensors, but not in the checkpoints that were saved without the head around the model.
     """
 
     name: str
@@ -88,6 +89,15 @@ class Family:
     config_fields: tuple[ConfigField, ...]
     dropped: tuple[Dropped, ...] = ()
     refusal: str | None = None
+    optional_prefix: str = ""
+
+    def canonical(self, names: Iterable[str]) -> dict[str, str]:
+        """The names of the tables, each with the name in the file."""
+        given = list(names)
+        prefix = self.optional_prefix
+        if not prefix or any(name.startswith(prefix) for name in given):
+            return {name: name for name in given}
+        return {name if name.startswith("lm_head.") else prefix + name: name for name in given}
 
     def rules(self, plan: ShardPlan) -> tuple[Rule, ...]:
         """The rules that hold for this plan, in the order of the rank files."""

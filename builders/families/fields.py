@@ -95,7 +95,7 @@ BASE_FIELDS = (
     ConfigField("hidden_act", lambda plan, dtype: plan.model.mlp.activation),
     ConfigField("intermediate_size", lambda plan, dtype: plan.padding.intermediate_size),
     ConfigField("norm_epsilon", lambda plan, dtype: plan.model.norm.epsilon),
-    constant("position_embedding_type", "rope_gpt_neox"),
+    ConfigField("position_embedding_type", lambda plan, dtype: plan.model.position),
     ConfigField("max_position_embeddings", lambda plan, dtype: plan.model.max_position_embeddings),
     ConfigField("rotary_embedding_dim", lambda plan, dtype: _rotary_dim(plan.model)),
     ConfigField("tie_word_embeddings", lambda plan, dtype: plan.model.tie_word_embeddings),
@@ -126,6 +126,26 @@ LLAMA_FIELDS = (
     ConfigField("attention_multiplier", lambda plan, dtype: _attention_multiplier(plan.model)),
     ConfigField("residual_multiplier", lambda plan, dtype: plan.model.multipliers.residual),
     ConfigField("output_multiplier_scale", lambda plan, dtype: plan.model.multipliers.logits),
+)
+
+GPT_FIELDS = (
+    *BASE_FIELDS,
+    ConfigField("bias", lambda plan, dtype: plan.model.attention.bias),
+    constant("q_scaling", 1.0),
+    constant("embedding_scale", None),
+    constant("apply_query_key_layer_scaling", False),
+    ConfigField("rotary_pct", lambda plan, dtype: plan.model.rope.partial_factor if plan.model.rope else 1.0),
+    ConfigField("rotary_base", lambda plan, dtype: plan.model.rope.base if plan.model.rope else 10000.0),
+    ConfigField("rotary_scaling", lambda plan, dtype: plan.model.rope.scaling if plan.model.rope else None),
+    constant("moe", DENSE_MOE | {"normalization_mode": 1}),
+    constant("inner_layernorm", False),
+    constant("norm_before_bmm1", False),
+)
+"""Source: TensorRT-LLM 1.2, models/gpt/config.py."""
+
+ROTARY_FIELDS = (
+    ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
+    ConfigField("rotary_scaling", lambda plan, dtype: rope(plan.model).scaling),
 )
 
 EXPERT_SIZE = ConfigField("intermediate_size", lambda plan, dtype: plan.padding.expert_size)

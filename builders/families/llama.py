@@ -30,7 +30,7 @@ _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 # Every layer is looked up by name, so that a config cannot ask for a billion of them.
 MAX_LAYERS = 10_000
-_ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
+ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
 
 
 def _read_llama(config: ConfigReader) -> ModelSpec:
@@ -56,8 +56,16 @@ def read_llama_like(
     qk_norm: bool = False,
     sliding_window: int | None = None,
     activations: tuple[str, ...] = ("silu",),
+    default_tied: bool = False,
+    default_head_size: int | None = None,
+    rope_types: tuple[str, ...] = ROPE_TYPES,
+    partial_rotary: bool = False,
+    default_share: float = 1.0,
 ) -> ModelSpec:
-    """The fields that every descendant of Llama spells alike; the caller checks `config` when it is done."""
+    """The fields that every descendant of Llama spells alike; the caller checks `config` when it is done.
+
+    `partial_rotary` allows that only a part of each head is rotated, `default_share` when nothing is said.
+    """
     config.refuse_quantized()
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
@@ -68,11 +76,11 @@ def read_llama_like(
         )
     if hidden_size % num_heads and not config.has("head_dim"):
         config.problem(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
-    head_size = config.integer("head_dim", default=max(1, hidden_size // num_heads))
+    head_size = config.integer("head_dim", default=default_head_size or max(1, hidden_size // num_heads))
     if head_size % 2:
         config.problem(f"head_dim {head_size} is odd; rotary embeddings need an even one")
-    rope = config.rope(default_base=10000.0, types=_ROPE_TYPES)
-    if rope.partial_factor != 1.0:
+    rope = config.rope(default_base=10000.0, types=rope_types, default_share=default_share)
+    if rope.partial_factor != 1.0 and not partial_rotary:
         config.problem(f"partial_rotary_factor: found {rope.partial_factor}, expected 1.0")
     vocab_size = config.integer("vocab_size")
     return ModelSpec(
@@ -82,7 +90,7 @@ def read_llama_like(
         num_layers=config.integer("num_hidden_layers", maximum=MAX_LAYERS),
         max_position_embeddings=config.integer("max_position_embeddings"),
         dtype=config.dtype(),
-        tie_word_embeddings=config.flag("tie_word_embeddings", default=False),
+        tie_word_embeddings=config.flag("tie_word_embeddings", default=default_tied),
         attention=AttentionSpec(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
@@ -94,7 +102,7 @@ def read_llama_like(
         ),
         mlp=MlpSpec(
             intermediate_size=config.integer("intermediate_size"),
-            activation=config.choice("hidden_act", known=activations, default="silu"),
+            activation=config.choice("hidden_act", known=activations, default=activations[0]),
         ),
         rope=rope,
         norm=NormSpec(epsilon=config.number("rms_norm_eps", default=1e-6)),

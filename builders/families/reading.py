@@ -125,18 +125,53 @@ class ConfigReader:
             self.problem(str(error))
             return self._weight_dtype
 
-    def rope(self, *, default_base: float, types: tuple[str, ...]) -> RopeSpec:
-        """``rope_parameters`` of transformers 5, or the older ``rope_theta`` and ``rope_scaling``."""
+    def replaced(self, **values: Any) -> ConfigReader:
+        """A reader of the same config with some values replaced, whose problems are noted here."""
+        reader = ConfigReader(
+            self.values | values,
+            where=self.where,
+            weight_dtype=self._weight_dtype,
+            generation=self._generation,
+        )
+        reader._problems = self._problems
+        return reader
+
+    def within(self, key: str) -> ConfigReader:
+        """The object under `key` as a reader of its own, whose problems are noted here; empty when absent."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            self.problem(f"{key}: found {_short(value)}, expected an object")
+        held = value if isinstance(value, dict) else {}
+        reader = ConfigReader(held, where=self.where, weight_dtype=self._weight_dtype)
+        reader._problems = self._problems
+        return reader
+
+    def rope(
+        self,
+        *,
+        default_base: float,
+        types: tuple[str, ...],
+        base_key: str = "rope_theta",
+        share_key: str = "partial_rotary_factor",
+        default_share: float = 1.0,
+    ) -> RopeSpec:
+        """``rope_parameters`` of transformers 5, or the older ``rope_theta`` and ``rope_scaling``.
+
+        `base_key` and `share_key` are what older configs of a family call the base and the rotary share.
+        """
         parameters = self.values.get("rope_parameters")
         scaling = parameters if parameters is not None else self.values.get("rope_scaling")
         if scaling is not None and not isinstance(scaling, dict):
             self.problem(f"rope_scaling: found {scaling!r}, expected an object or null")
             scaling = None
         scaling = dict(scaling or {})
-        found = scaling.pop("rope_theta", self.values.get("rope_theta"))
-        base = self._number("rope_theta", found, default=default_base)
-        partial = scaling.pop("partial_rotary_factor", self.values.get("partial_rotary_factor"))
-        factor = self._number("partial_rotary_factor", partial, default=1.0)
+        found = scaling.pop("rope_theta", self.values.get("rope_theta", self.values.get(base_key)))
+        base = self._number(base_key, found, default=default_base)
+        outer = self.values.get("partial_rotary_factor", self.values.get(share_key))
+        partial = scaling.pop("partial_rotary_factor", outer)
+        factor = self._number(share_key, partial, default=default_share)
+        if factor > 1:
+            self.problem(f"{share_key}: found {factor}, expected 1 or less")
         kind = scaling.get("rope_type", scaling.get("type"))
         if kind in _PLAIN_ROPE:
             unknown = sorted(set(scaling) - {"rope_type", "type"})

@@ -6,10 +6,17 @@ It holds no tables; add a family's table to `FAMILIES`.
 from __future__ import annotations
 
 from builders.families.base import Family
+from builders.families.bloom import BLOOM
+from builders.families.falcon import FALCON
+from builders.families.gemma import GEMMA, GEMMA2, GEMMA3
+from builders.families.gpt import BIGCODE, GPT2, NEMOTRON, STARCODER2
+from builders.families.gptneox import GPT_NEOX, GPTJ
 from builders.families.granite import GRANITE
 from builders.families.internlm import INTERNLM2
 from builders.families.llama import LLAMA, MISTRAL
 from builders.families.mixtral import MIXTRAL
+from builders.families.opt import OPT
+from builders.families.phi import PHI2, PHI3, PHIMOE
 from builders.families.qwen import QWEN, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from tpforge.errors import InputRefused
 
@@ -24,6 +31,21 @@ FAMILIES: tuple[Family, ...] = (
     QWEN3_MOE,
     GRANITE,
     INTERNLM2,
+    NEMOTRON,
+    GPT2,
+    BIGCODE,
+    STARCODER2,
+    GPT_NEOX,
+    GPTJ,
+    OPT,
+    BLOOM,
+    FALCON,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    PHI2,
+    PHI3,
+    PHIMOE,
 )
 
 

@@ -6,7 +6,7 @@ Source: TensorRT-LLM 1.2, models/convert_utils.py, models/llama/convert.py, laye
 
 from __future__ import annotations
 
-from builders.families.base import Row
+from builders.families.base import Condition, Row, always
 from tpforge.dtypes import DType
 from tpforge.sections import Section
 from tpforge.sharding import Cut, LayerKind, Part, Rule, ShardPlan, Stage
@@ -91,6 +91,31 @@ def separate_qkv(suffix: str, *, query: str, key: str, value: str) -> Rule:
             Part(f"{key}.{suffix}", Cut.KV_ROWS),
             Part(f"{value}.{suffix}", Cut.KV_ROWS),
         ),
+    )
+
+
+def norm_rows(
+    target: str,
+    source: str,
+    *,
+    stage: Stage = Stage.LAYER,
+    transform: str | None = None,
+    when: Condition = always,
+    bias: bool = True,
+) -> tuple[Row, ...]:
+    """A norm, its weight and, for a layernorm that has one, its bias; the transform is the weight's."""
+    rows = (Row(copy(f"{target}.weight", f"{source}.weight", stage=stage, transform=transform), when),)
+    return (*rows, Row(copy(f"{target}.bias", f"{source}.bias", stage=stage), when)) if bias else rows
+
+
+def linear_rows(
+    target: str, source: str, how: Cut, *, bias: Condition, transform: str | None = None
+) -> tuple[Row, ...]:
+    """A linear layer; the bias of one that is cut by columns is whole on every rank and added once."""
+    bias_cut = Cut.COPY if how.dim == 1 else how
+    return (
+        Row(cut(f"{target}.weight", f"{source}.weight", how, transform=transform)),
+        Row(cut(f"{target}.bias", f"{source}.bias", bias_cut), when=bias),
     )
 
 

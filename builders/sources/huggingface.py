@@ -45,10 +45,11 @@ class HuggingFaceSource:
     input_files: tuple[Path, ...]
     notes: tuple[str, ...]
     weights: Weights
+    names_in_files: dict[str, str]
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, as a view of the mapped file."""
-        return self.weights.read(name)
+        return self.weights.read(self.names_in_files[name])
 
     def write_tokenizer(self, out: Path) -> None:
         """Copy the tokenizer files."""
@@ -96,7 +97,8 @@ def open_directory(
             refuse_lfs_pointer(file, opened.read(64))
     generation_file = path / "generation_config.json"
     weights = Weights(path)
-    entries = weights.entries
+    names = family.canonical(weights.entries)
+    entries = {name: weights.entries[given] for name, given in names.items()}
     dtypes = {name: parse_dtype(entry.dtype) for name, entry in entries.items() if entry.dtype in _FLOATS}
     try:
         reader = ConfigReader(
@@ -123,6 +125,7 @@ def open_directory(
         input_files=tuple(sorted({config_file, *index, *weights.paths, *find_tokenizer_files(path)})),
         notes=(),
         weights=weights,
+        names_in_files=names,
     )
 
 

@@ -55,7 +55,7 @@ class Attention:
             self._cache.write_chunk(batch.slot, batch.start, keys.transpose(0, 1), values.transpose(0, 1))
             attended = self._core.attend_chunk(batch, queries, mask)
         else:
-            self._cache.write_tokens(place.positions, keys, values)
+            self._cache.write_tokens(place.slots, place.positions, keys, values)
             attended = self._core.attend_tokens(place.length, queries, mask)
         return functional.linear(attended, self._dense)
 

@@ -37,9 +37,10 @@ class LayerCache:
         if values is not None:
             self.values[slot, :, start:stop] = values
 
-    def write_tokens(self, positions: Tensor, keys: Tensor, values: Tensor | None = None) -> None:
-        """Store one token, [requests, KV heads, head_size], for each of the first slots."""
-        slots = torch.arange(keys.shape[0], device=keys.device)
+    def write_tokens(
+        self, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor | None = None
+    ) -> None:
+        """Store one token, [requests, KV heads, head_size], for each of `slots`."""
         self.keys[slots, :, positions] = keys
         if values is not None:
             self.values[slots, :, positions] = values

@@ -59,7 +59,7 @@ class LatentAttention:
             self._cache.write_chunk(batch.slot, batch.start, keys.transpose(0, 1))
             attended = self._core.attend_chunk(batch, queries, mask)
         else:
-            self._cache.write_tokens(place.positions, keys)
+            self._cache.write_tokens(place.slots, place.positions, keys)
             attended = self._core.attend_tokens(place.length, queries, mask)
         values = torch.einsum(
             "thk,hvk->thv", attended.view(len(hidden), self._num_heads, -1), self._value_factor

@@ -22,12 +22,15 @@ Mask = Tensor | None
 class Place:
     """Of one step: positions [tokens], length of the cache that is read; by window, masks and rotary rows.
 
+    `slots` counts the tokens: single tokens belong to one slot each.
+
     A mask is None where plain causality is meant; else boolean, or a float that is added to the scores.
     For a chunk it is [tokens, length] (ALiBi: [heads, tokens, length]), for single tokens
     [requests, 1, 1, length] (ALiBi: [requests, KV heads, heads a group, length]).
     """
 
     positions: Tensor
+    slots: Tensor
     length: int
     masks: dict[int | None, Mask]
     rotary: dict[int | None, Rows]
@@ -59,7 +62,8 @@ class Places:
             no_mask = is_plain and self._slopes is None and (window is None or stop <= window)
             masks[window] = None if no_mask else self._mask(batch, positions, stop, window)
         rotary = {window: rows[table] for window, table in self._tables.items()}
-        return Place(positions, stop, masks, rotary)
+        slots = torch.arange(len(positions), device=self._device)
+        return Place(positions, slots, stop, masks, rotary)
 
     def _mask(self, batch: Batch, positions: Tensor, stop: int, window: int | None) -> Tensor:
         keys = torch.arange(stop, device=self._device)

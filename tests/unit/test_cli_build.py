@@ -150,12 +150,15 @@ def test_a_tp_beyond_the_heads_is_refused_and_leaves_nothing(
     assert not Path("out").exists()
 
 
-def test_a_rope_scaling_that_the_runtime_cannot_execute_is_refused_before_anything_is_written(
-    model: Path, capsys: pytest.CaptureFixture[str]
+def test_what_the_runtime_cannot_execute_is_refused_before_anything_is_written(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tiny_llama(model, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    """No family converts an activation that the runtime lacks today, so that one is taken away."""
+    monkeypatch.setattr("engines.reference.refusing.ACTIVATION_NAMES", ("gelu",))
     assert main(["build", str(model), "--tp", "2"]) == 4
-    assert "rope scaling 'dynamic' is not executed by the reference runtime" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "not executed by the reference runtime" in message
+    assert "hidden_act silu, known are gelu" in message
     assert not Path("out").exists()
     assert main(["convert", str(model), "--tp", "2"]) == 0
 

@@ -12,6 +12,7 @@ from engines.reference.batches import Decode, Logits, Prefill
 from tests.families import FamilyCase, write_tiny_family
 from tests.family_cases import CASES
 from tests.tiny_engine import write_engine_of
+from tpforge.manifest import Limits
 
 TOKENS = tuple(3 + (5 * i * i + 7 * i) % 120 for i in range(24))
 
@@ -24,7 +25,8 @@ def test_ranks_compute_what_transformers_computes(tmp_path: Path, case: FamilyCa
     limit = case.tolerance * float(truth.abs().max())
     for mapping in case.mappings():
         name = f"tp{mapping.tp_size}-pp{mapping.pp_size}-ep{mapping.moe_ep_size}"
-        engine, _ = write_engine_of(tmp_path / "source", tmp_path / name, mapping=mapping)
+        limits = Limits(max_batch_size=1, max_input_len=32, max_seq_len=64)
+        engine, _ = write_engine_of(tmp_path / "source", tmp_path / name, mapping=mapping, limits=limits)
         executor = open_executor(
             load_config(engine), kind="lockstep", device="cpu", compute_dtype="float32", num_slots=1
         )

@@ -251,9 +251,9 @@ def test_an_index_beside_a_single_file_it_does_not_name_is_refused(tmp_path: Pat
 
 
 def test_an_unknown_architecture_lists_the_known_ones_and_says_nothing_was_spent(tmp_path: Path) -> None:
-    edit_config(write_tiny_llama(tmp_path), architectures=["GPT2LMHeadModel"])
+    edit_config(write_tiny_llama(tmp_path), architectures=["MambaForCausalLM"])
     message = refusal(tmp_path)
-    assert "found architecture GPT2LMHeadModel, which is not supported" in message
+    assert "found architecture MambaForCausalLM, which is not supported" in message
     assert "known are LlamaForCausalLM, MistralForCausalLM" in message
     assert "nothing was written" in message
 

@@ -1,0 +1,189 @@
+"""Falcon: 7B (one key for all heads), 40B (grouped keys, two norms), 11B, RefinedWeb (ALiBi), as a table.
+
+Source: TensorRT-LLM 1.2, models/falcon/{config,convert,model}.py; transformers 5, models/falcon.
+"""
+
+from __future__ import annotations
+
+from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.fields import BASE_FIELDS
+from builders.families.llama import MAX_LAYERS, llama_sizes
+from builders.families.reading import ConfigReader
+from builders.families.rows import (
+    GROUPED,
+    TARGET,
+    biased,
+    embedding_rows,
+    fused_qkv,
+    linear_rows,
+    lm_head_rows,
+    norm_rows,
+)
+from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
+from tpforge.sharding import Cut, ShardPlan, Stage
+
+_LAYER = "transformer.h.{layer}."
+_QKV = _LAYER + "self_attention.query_key_value"
+_EMBEDDING = "transformer.word_embeddings.weight"
+
+
+def _read(config: ConfigReader) -> ModelSpec:
+    config.refuse_quantized()
+    hidden_size = config.integer("hidden_size")
+    num_heads = config.integer("num_attention_heads" if config.has("num_attention_heads") else "n_head")
+    vocab_size = config.integer("vocab_size")
+    new = config.flag("new_decoder_architecture", default=False)
+    parallel = new or config.flag("parallel_attn", default=True)
+    num_kv_heads = num_heads
+    if new:
+        num_kv_heads = config.integer("num_kv_heads", default=num_heads)
+    elif config.flag("multi_query", default=True):
+        num_kv_heads = 1
+    bias = config.flag("bias", default=False)
+    alibi = config.flag("alibi", default=False)
+    num_norms = config.integer("num_ln_in_parallel_attn", default=2 if new else 1, maximum=2)
+    if num_norms == 2 and not new:
+        config.problem("num_ln_in_parallel_attn: found 2 without new_decoder_architecture")
+    return config.checked(
+        ModelSpec(
+            architecture=config.architecture,
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_layers=config.integer(
+                "num_hidden_layers" if config.has("num_hidden_layers") else "n_layer", maximum=MAX_LAYERS
+            ),
+            max_position_embeddings=config.integer("max_position_embeddings", default=2048),
+            dtype=config.dtype(),
+            tie_word_embeddings=config.flag("tie_word_embeddings", default=True),
+            attention=AttentionSpec(
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                head_size=max(1, hidden_size // num_heads),
+                bias=bias,
+                output_bias=bias,
+            ),
+            mlp=MlpSpec(
+                intermediate_size=config.integer("ffn_hidden_size", default=4 * hidden_size),
+                activation=config.choice("activation", known=("gelu",), default="gelu"),
+                bias=bias,
+                gated=False,
+            ),
+            rope=None if alibi else config.rope(default_base=10000.0, types=()),
+            position="alibi_with_scale" if alibi else "rope_gpt_neox",
+            norm=NormSpec(
+                epsilon=config.number("layer_norm_epsilon", default=1e-5),
+                kind="layernorm",
+                bias=True,
+                count=num_norms if parallel else 2,
+            ),
+            parallel_residual=parallel,
+            special_tokens=config.special_tokens(vocab_size=vocab_size),
+        )
+    )
+
+
+def _sizes(model: ModelSpec) -> dict[str, int]:
+    sizes = llama_sizes(model)
+    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"]}
+
+
+def _has_bias(model: ModelSpec) -> bool:
+    return model.attention.bias
+
+
+def _side_by_side(model: ModelSpec) -> bool:
+    return model.parallel_residual and model.norm.count == 2
+
+
+def _one_norm_first(model: ModelSpec) -> bool:
+    return not _side_by_side(model)
+
+
+def _sequential(model: ModelSpec) -> bool:
+    return not model.parallel_residual
+
+
+_NORMS = (
+    (_LAYER + "input_layernorm", _one_norm_first),
+    (_LAYER + "post_attention_layernorm", _sequential),
+    (_LAYER + "ln_attn", _side_by_side),
+    (_LAYER + "ln_mlp", _side_by_side),
+)
+
+FALCON = Family(
+    name="falcon",
+    architectures=("FalconForCausalLM", "RWForCausalLM"),
+    read_model=_read,
+    sizes=_sizes,
+    source_tensors=(
+        SourceTensor(_EMBEDDING, ("vocab", "hidden")),
+        *(
+            SourceTensor(f"{norm}.{suffix}", ("hidden",), when=when)
+            for norm, when in _NORMS
+            for suffix in ("weight", "bias")
+        ),
+        SourceTensor(_QKV + ".weight", ("qkv", "hidden")),
+        SourceTensor(_QKV + ".bias", ("qkv",), when=_has_bias),
+        SourceTensor(_LAYER + "self_attention.dense.weight", ("hidden", "query")),
+        SourceTensor(_LAYER + "self_attention.dense.bias", ("hidden",), when=_has_bias),
+        SourceTensor(_LAYER + "mlp.dense_h_to_4h.weight", ("mlp", "hidden")),
+        SourceTensor(_LAYER + "mlp.dense_h_to_4h.bias", ("mlp",), when=_has_bias),
+        SourceTensor(_LAYER + "mlp.dense_4h_to_h.weight", ("hidden", "mlp")),
+        SourceTensor(_LAYER + "mlp.dense_4h_to_h.bias", ("hidden",), when=_has_bias),
+        SourceTensor("transformer.ln_f.weight", ("hidden",)),
+        SourceTensor("transformer.ln_f.bias", ("hidden",)),
+        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=lambda model: not model.tie_word_embeddings),
+    ),
+    rows=(
+        *embedding_rows(_EMBEDDING),
+        *norm_rows(
+            TARGET + "input_layernorm",
+            _LAYER + "input_layernorm",
+            when=lambda plan: _one_norm_first(plan.model),
+        ),
+        *norm_rows(
+            TARGET + "input_layernorm", _LAYER + "ln_attn", when=lambda plan: _side_by_side(plan.model)
+        ),
+        *norm_rows(TARGET + "mlp_layernorm", _LAYER + "ln_mlp", when=lambda plan: _side_by_side(plan.model)),
+        *norm_rows(
+            TARGET + "post_layernorm",
+            _LAYER + "post_attention_layernorm",
+            when=lambda plan: _sequential(plan.model),
+        ),
+        Row(fused_qkv("weight", source=_QKV, layout=GROUPED)),
+        Row(fused_qkv("bias", source=_QKV, layout=GROUPED), when=biased),
+        *linear_rows(
+            TARGET + "attention.dense", _LAYER + "self_attention.dense", Cut.QUERY_COLUMNS, bias=biased
+        ),
+        *linear_rows(TARGET + "mlp.fc", _LAYER + "mlp.dense_h_to_4h", Cut.MLP_ROWS, bias=biased),
+        *linear_rows(TARGET + "mlp.proj", _LAYER + "mlp.dense_4h_to_h", Cut.MLP_COLUMNS, bias=biased),
+        *norm_rows("transformer.ln_f", "transformer.ln_f", stage=Stage.LAST),
+        *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
+    ),
+    config_fields=(
+        *BASE_FIELDS,
+        ConfigField("bias", lambda plan, dtype: plan.model.attention.bias),
+        ConfigField("parallel_attention", lambda plan, dtype: plan.model.parallel_residual),
+        ConfigField("num_ln_in_parallel_attn", lambda plan, dtype: _norms_side_by_side(plan)),
+        ConfigField("new_decoder_architecture", lambda plan, dtype: _is_new(plan)),
+        ConfigField("rotary_base", lambda plan, dtype: plan.model.rope.base if plan.model.rope else 10000.0),
+    ),
+    dropped=(
+        Dropped(
+            r"transformer\.h\.\d+\.self_attention\.rotary_emb\.inv_freq",
+            "recomputed by the runtime from rotary_base",
+        ),
+    ),
+)
+
+
+def _is_new(plan: ShardPlan) -> bool:
+    """Grouped keys: neither one key for all heads nor one for each."""
+    attention = plan.model.attention
+    return plan.model.parallel_residual and (
+        plan.model.norm.count == 2 or attention.num_kv_heads not in (1, attention.num_heads)
+    )
+
+
+def _norms_side_by_side(plan: ShardPlan) -> int | None:
+    return plan.model.norm.count if _is_new(plan) else None

@@ -1,0 +1,204 @@
+"""Gemma, Gemma 2 and Gemma 3 (text): norms stored as their distance from one, embeddings scaled, as tables.
+
+Not here: Gemma 3 with images, Gemma 3n.
+Source: TensorRT-LLM 1.2, models/gemma/{config,convert,model}.py; transformers 5, models/gemma{,2,3}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from builders.families.base import ConfigField, Row, SourceTensor
+from builders.families.fields import BASE_FIELDS, QK_NORM, ROTARY_FIELDS, constant, rope, with_fields
+from builders.families.llama import LLAMA, MLP_ROWS, read_llama_like
+from builders.families.reading import ConfigReader
+from builders.families.rows import (
+    TARGET,
+    biased,
+    copy,
+    cut,
+    embedding_rows,
+    lm_head_rows,
+    output_biased,
+    separate_qkv,
+)
+from tpforge.model import ModelSpec, RopeSpec
+from tpforge.sharding import Cut, Rule, Stage
+
+_LAYER = "model.layers.{layer}."
+_ATTENTION = _LAYER + "self_attn."
+_EMBEDDING = "model.embed_tokens.weight"
+_ACTIVATION = "gelu_pytorch_tanh"
+
+
+def _read_any(config: ConfigReader, *, head_size: int, qk_norm: bool = False) -> ModelSpec:
+    bias = config.flag("attention_bias", default=False)
+    model = read_llama_like(
+        config,
+        bias=bias,
+        output_bias=bias,
+        qk_norm=qk_norm,
+        activations=(_ACTIVATION, "gelu"),
+        default_tied=True,
+        default_head_size=head_size,
+    )
+    # "gelu" in hidden_act is a mistake of the first checkpoints: the model has always used the other one.
+    config.require("hidden_activation", expected=(_ACTIVATION,), why=f"expected {_ACTIVATION}")
+    return model.model_copy(update={"mlp": model.mlp.model_copy(update={"activation": _ACTIVATION})})
+
+
+def _read_gemma(config: ConfigReader) -> ModelSpec:
+    return config.checked(_read_any(config, head_size=256))
+
+
+def _read_gemma2(config: ConfigReader) -> ModelSpec:
+    return config.checked(_softened(config, _read_any(config, head_size=256), full_every=2))
+
+
+def _read_gemma3(config: ConfigReader) -> ModelSpec:
+    full, local_base = _two_ropes(config)
+    model = _softened(config.replaced(rope_parameters=full), _gemma3_base(config, full), full_every=6)
+    assert model.rope is not None
+    rope = model.rope.model_copy(update={"local_base": local_base})
+    return config.checked(model.model_copy(update={"rope": rope}))
+
+
+def _gemma3_base(config: ConfigReader, full: dict[str, object] | None) -> ModelSpec:
+    config.require("use_bidirectional_attention", expected=(False,), why="only causal models are converted")
+    return _read_any(config.replaced(rope_parameters=full), head_size=256, qk_norm=True)
+
+
+def _two_ropes(config: ConfigReader) -> tuple[dict[str, object] | None, float]:
+    """The rope of the full layers, and the base of those with a window.
+
+    Transformers 5 has a dictionary for each kind of layer, older configs rope_local_base_freq.
+    """
+    ropes = config.within("rope_parameters")
+    if not ropes.has("full_attention"):
+        base = config.number("rope_theta", default=1e6)
+        old = dict(config.values.get("rope_scaling") or {"rope_type": "default"})
+        return old | {"rope_theta": base}, config.number("rope_local_base_freq", default=10000.0)
+    local = ropes.within("sliding_attention")
+    local.require("rope_type", expected=("default",), why="the layers with a window have an unscaled rope")
+    return dict(ropes.within("full_attention").values), local.number("rope_theta", default=10000.0)
+
+
+def _softened(config: ConfigReader, model: ModelSpec, *, full_every: int) -> ModelSpec:
+    """With soft caps, the scale of the scores, and windows on all layers but every `full_every`-th."""
+    scale = config.number("query_pre_attn_scalar", default=256.0) ** -0.5
+    sliding = _sliding_layers(config, model.num_layers, full_every=full_every)
+    attention = model.attention.model_copy(
+        update={
+            "scale": scale,
+            "logit_softcap": _cap(config, "attn_logit_softcapping"),
+            "sliding_window": config.integer("sliding_window", default=4096),
+            "sliding_layers": sliding,
+        }
+    )
+    cap = _cap(config, "final_logit_softcapping")
+    return model.model_copy(update={"attention": attention, "logit_softcap": cap})
+
+
+def _cap(config: ConfigReader, key: str) -> float | None:
+    return config.number(key) if config.has(key) else None
+
+
+def _sliding_layers(config: ConfigReader, num_layers: int, *, full_every: int) -> tuple[bool, ...]:
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        every = config.integer("sliding_window_pattern", default=full_every)
+        return tuple((layer + 1) % every != 0 for layer in range(num_layers))
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in known for kind in kinds):
+        config.problem(f"layer_types: expected {num_layers} of {' or '.join(known)}")
+        return (False,) * num_layers
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+def _norm(target: str, source: str, stage: Stage = Stage.LAYER) -> Row:
+    return Row(copy(target, source, stage=stage, transform="plus one"))
+
+
+def _qkv(suffix: str) -> Rule:
+    return separate_qkv(
+        suffix, query=_ATTENTION + "q_proj", key=_ATTENTION + "k_proj", value=_ATTENTION + "v_proj"
+    )
+
+
+_ROWS = (
+    *embedding_rows(_EMBEDDING),
+    _norm(TARGET + "input_layernorm.weight", _LAYER + "input_layernorm.weight"),
+    Row(_qkv("weight")),
+    Row(_qkv("bias"), when=biased),
+    Row(cut(TARGET + "attention.dense.weight", _ATTENTION + "o_proj.weight", Cut.QUERY_COLUMNS)),
+    Row(copy(TARGET + "attention.dense.bias", _ATTENTION + "o_proj.bias"), when=output_biased),
+    _norm(TARGET + "post_layernorm.weight", _LAYER + "post_attention_layernorm.weight"),
+    *MLP_ROWS,
+    _norm("transformer.ln_f.weight", "model.norm.weight", Stage.LAST),
+    *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
+)
+_FEEDFORWARD = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+_GEMMA_FIELDS = (
+    *BASE_FIELDS,
+    *ROTARY_FIELDS,
+    ConfigField("attn_bias", lambda plan, dtype: plan.model.attention.bias),
+    constant("mlp_bias", False),
+)
+_GEMMA2_FIELDS = (
+    *_GEMMA_FIELDS,
+    constant("inter_layernorms", True),
+    ConfigField(
+        "query_pre_attn_scalar", lambda plan, dtype: round((plan.model.attention.scale or 1.0) ** -2, 6)
+    ),
+    ConfigField("final_logit_softcapping", lambda plan, dtype: plan.model.logit_softcap),
+    ConfigField("attn_logit_softcapping", lambda plan, dtype: plan.model.attention.logit_softcap),
+)
+
+
+def _local_base(model: ModelSpec) -> float:
+    found: RopeSpec = rope(model)
+    return found.base if found.local_base is None else found.local_base
+
+
+GEMMA = replace(
+    LLAMA,
+    name="gemma",
+    architectures=("GemmaForCausalLM",),
+    read_model=_read_gemma,
+    rows=_ROWS,
+    config_fields=_GEMMA_FIELDS,
+)
+GEMMA2 = replace(
+    GEMMA,
+    name="gemma2",
+    architectures=("Gemma2ForCausalLM",),
+    read_model=_read_gemma2,
+    source_tensors=(
+        *LLAMA.source_tensors,
+        *(SourceTensor(f"{_LAYER}{name}.weight", ("hidden",)) for name in _FEEDFORWARD),
+    ),
+    rows=(*_ROWS, *(_norm(f"{TARGET}{name}.weight", f"{_LAYER}{name}.weight") for name in _FEEDFORWARD)),
+    config_fields=_GEMMA2_FIELDS,
+)
+GEMMA3 = replace(
+    GEMMA2,
+    name="gemma3",
+    architectures=("Gemma3ForCausalLM",),
+    read_model=_read_gemma3,
+    source_tensors=(
+        *GEMMA2.source_tensors,
+        SourceTensor(_ATTENTION + "q_norm.weight", ("head",)),
+        SourceTensor(_ATTENTION + "k_norm.weight", ("head",)),
+    ),
+    rows=(
+        *GEMMA2.rows,
+        _norm(TARGET + "attention.q_layernorm.weight", _ATTENTION + "q_norm.weight"),
+        _norm(TARGET + "attention.k_layernorm.weight", _ATTENTION + "k_norm.weight"),
+    ),
+    config_fields=with_fields(
+        _GEMMA2_FIELDS,
+        QK_NORM,
+        ConfigField("rope_local_base_freq", lambda plan, dtype: _local_base(plan.model)),
+        ConfigField("sliding_window", lambda plan, dtype: plan.model.attention.sliding_window),
+    ),
+)

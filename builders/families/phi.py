@@ -1,0 +1,329 @@
+"""Phi-2, Phi-3 to Phi-4 (fused qkv and gate_up) and Phi-3.5-MoE: tables.
+
+Not here: Phi-3 small (block-sparse attention), Phi with images.
+Source: TensorRT-LLM 1.2, models/phi and models/phi3; transformers 5, models/phi, phi3, phimoe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, SWIGLU, constant, moe_field, rope, with_fields
+from builders.families.llama import llama_sizes, read_llama_like
+from builders.families.reading import ConfigReader
+from builders.families.rows import (
+    STACKED,
+    TARGET,
+    biased,
+    copy,
+    cut,
+    embedding_rows,
+    expert_rows,
+    fused_qkv,
+    linear_rows,
+    lm_head_rows,
+    norm_rows,
+    separate_qkv,
+)
+from tpforge.dtypes import DType
+from tpforge.model import ModelSpec, MoeSpec, NormSpec
+from tpforge.sections import Section
+from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
+
+_LAYER = "model.layers.{layer}."
+_ATTENTION = _LAYER + "self_attn."
+_EMBEDDING = "model.embed_tokens.weight"
+_QKV = {"query": _ATTENTION + "q_proj", "key": _ATTENTION + "k_proj", "value": _ATTENTION + "v_proj"}
+_INV_FREQ = Dropped(
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "recomputed by the runtime from rotary_base"
+)
+
+
+def _always(plan: ShardPlan) -> bool:
+    return True
+
+
+def _untied(model: ModelSpec) -> bool:
+    return not model.tie_word_embeddings
+
+
+def _linear(name: str, rows: str, columns: str) -> tuple[SourceTensor, ...]:
+    return (SourceTensor(f"{name}.weight", (rows, columns)), SourceTensor(f"{name}.bias", (rows,)))
+
+
+def _norm(name: str) -> tuple[SourceTensor, ...]:
+    return (SourceTensor(f"{name}.weight", ("hidden",)), SourceTensor(f"{name}.bias", ("hidden",)))
+
+
+_HEAD_BIAS = Rule("lm_head.bias", (Part("lm_head.bias", Cut.VOCAB_ROWS),), Stage.LAST)
+
+
+def _read_phi2(config: ConfigReader) -> ModelSpec:
+    config.require("qk_layernorm", expected=(False,), why="the format has no norms of queries and keys")
+    model = read_llama_like(
+        config,
+        bias=True,
+        output_bias=True,
+        activations=("gelu_new", "gelu", "gelu_pytorch_tanh"),
+        partial_rotary=True,
+        default_share=0.5,
+    )
+    changes = {
+        "mlp": model.mlp.model_copy(update={"gated": False, "bias": True}),
+        "norm": NormSpec(
+            epsilon=config.number("layer_norm_eps", default=1e-5), kind="layernorm", bias=True, count=1
+        ),
+        "parallel_residual": True,
+        "lm_head_bias": True,
+    }
+    return config.checked(model.model_copy(update=changes))
+
+
+PHI2 = Family(
+    name="phi2",
+    architectures=("PhiForCausalLM",),
+    read_model=_read_phi2,
+    sizes=llama_sizes,
+    source_tensors=(
+        SourceTensor(_EMBEDDING, ("vocab", "hidden")),
+        *_norm(_LAYER + "input_layernorm"),
+        *_norm("model.final_layernorm"),
+        *_linear(_ATTENTION + "q_proj", "query", "hidden"),
+        *_linear(_ATTENTION + "k_proj", "kv", "hidden"),
+        *_linear(_ATTENTION + "v_proj", "kv", "hidden"),
+        *_linear(_ATTENTION + "dense", "hidden", "query"),
+        *_linear(_LAYER + "mlp.fc1", "mlp", "hidden"),
+        *_linear(_LAYER + "mlp.fc2", "hidden", "mlp"),
+        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+        SourceTensor("lm_head.bias", ("vocab",)),
+    ),
+    rows=(
+        *embedding_rows(_EMBEDDING),
+        *norm_rows(TARGET + "input_layernorm", _LAYER + "input_layernorm"),
+        Row(separate_qkv("weight", **_QKV)),
+        Row(separate_qkv("bias", **_QKV)),
+        *linear_rows(TARGET + "attention.dense", _ATTENTION + "dense", Cut.QUERY_COLUMNS, bias=_always),
+        *linear_rows(TARGET + "mlp.fc", _LAYER + "mlp.fc1", Cut.MLP_ROWS, bias=_always),
+        *linear_rows(TARGET + "mlp.proj", _LAYER + "mlp.fc2", Cut.MLP_COLUMNS, bias=_always),
+        *norm_rows("transformer.ln_f", "model.final_layernorm", stage=Stage.LAST),
+        *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
+        Row(_HEAD_BIAS),
+    ),
+    config_fields=(
+        *BASE_FIELDS,
+        ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
+        ConfigField("rotary_scaling", lambda plan, dtype: rope(plan.model).scaling),
+        ConfigField("partial_rotary_factor", lambda plan, dtype: rope(plan.model).partial_factor),
+    ),
+    dropped=(_INV_FREQ,),
+)
+
+
+def _long(plan: ShardPlan) -> dict[str, Any] | None:
+    """The rope scaling with a factor for each frequency, when the model has one."""
+    scaling = rope(plan.model).scaling
+    return scaling if scaling is not None and "long_factor" in scaling else None
+
+
+def _long_value(key: str, name: str) -> ConfigField:
+    def value(plan: ShardPlan, dtype: DType) -> Any:
+        scaling = _long(plan)
+        return None if scaling is None else scaling.get(name)
+
+    return ConfigField(key, value)
+
+
+def _original_length(plan: ShardPlan, dtype: DType) -> int:
+    scaling = _long(plan) or {}
+    return int(scaling.get("original_max_position_embeddings") or plan.model.max_position_embeddings)
+
+
+_PHI3_FIELDS = (
+    *with_fields(
+        BASE_FIELDS,
+        SWIGLU,
+        ConfigField(
+            "position_embedding_type", lambda plan, dtype: "long_rope" if _long(plan) else "rope_gpt_neox"
+        ),
+    ),
+    ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
+    ConfigField("rotary_scaling", lambda plan, dtype: None if _long(plan) else rope(plan.model).scaling),
+    ConfigField("original_max_position_embeddings", _original_length),
+)
+_LONG_FIELDS = (
+    _long_value("longrope_scaling_short_factors", "short_factor"),
+    _long_value("longrope_scaling_long_factors", "long_factor"),
+)
+_LONG_SCALES = (
+    _long_value("longrope_short_mscale", "short_mscale"),
+    _long_value("longrope_long_mscale", "long_mscale"),
+)
+
+
+def _read_phi3_like(config: ConfigReader, **options: Any) -> ModelSpec:
+    window = config.integer("sliding_window") if config.has("sliding_window") else None
+    model = read_llama_like(
+        config, sliding_window=window, partial_rotary=True, rope_types=("longrope", "su"), **options
+    )
+    assert model.rope is not None
+    if model.rope.scaling is None:
+        return model
+    return model.model_copy(
+        update={"rope": model.rope.model_copy(update={"scaling": _factors(config, model)})}
+    )
+
+
+def _factors(config: ConfigReader, model: ModelSpec) -> dict[str, Any]:
+    """The long rope's dictionary, checked, with the original length that stands beside it in the config."""
+    assert model.rope is not None and model.rope.scaling is not None
+    scaling = dict(model.rope.scaling)
+    pairs = int(model.attention.head_size * model.rope.partial_factor) // 2
+    for key in ("short_factor", "long_factor"):
+        values = scaling.get(key)
+        numbers = isinstance(values, list) and all(
+            isinstance(one, int | float) and not isinstance(one, bool) and one > 0 for one in values
+        )
+        if not numbers or len(values or ()) != pairs:
+            config.problem(f"rope_scaling: {key}: expected {pairs} numbers above 0, one for each pair")
+    length = scaling.get("original_max_position_embeddings")
+    scaling["original_max_position_embeddings"] = (
+        length
+        if isinstance(length, int) and not isinstance(length, bool)
+        else config.integer("original_max_position_embeddings", default=model.max_position_embeddings)
+    )
+    return scaling
+
+
+def _read_phi3(config: ConfigReader) -> ModelSpec:
+    config.require("attention_bias", expected=(False,), why="TensorRT-LLM's Phi-3 has no biases")
+    return config.checked(_read_phi3_like(config))
+
+
+def _phi3_sizes(model: ModelSpec) -> dict[str, int]:
+    sizes = llama_sizes(model)
+    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"], "gate_up": 2 * sizes["mlp"]}
+
+
+_GATE_UP = _LAYER + "mlp.gate_up_proj.weight"
+
+PHI3 = Family(
+    name="phi3",
+    architectures=("Phi3ForCausalLM",),
+    read_model=_read_phi3,
+    sizes=_phi3_sizes,
+    source_tensors=(
+        SourceTensor(_EMBEDDING, ("vocab", "hidden")),
+        SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),
+        SourceTensor(_ATTENTION + "qkv_proj.weight", ("qkv", "hidden")),
+        SourceTensor(_ATTENTION + "o_proj.weight", ("hidden", "query")),
+        SourceTensor(_LAYER + "post_attention_layernorm.weight", ("hidden",)),
+        SourceTensor(_GATE_UP, ("gate_up", "hidden")),
+        SourceTensor(_LAYER + "mlp.down_proj.weight", ("hidden", "mlp")),
+        SourceTensor("model.norm.weight", ("hidden",)),
+        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+    ),
+    rows=(
+        *embedding_rows(_EMBEDDING),
+        Row(copy(TARGET + "input_layernorm.weight", _LAYER + "input_layernorm.weight")),
+        Row(fused_qkv("weight", source=_ATTENTION + "qkv_proj", layout=STACKED)),
+        Row(cut(TARGET + "attention.dense.weight", _ATTENTION + "o_proj.weight", Cut.QUERY_COLUMNS)),
+        Row(copy(TARGET + "post_layernorm.weight", _LAYER + "post_attention_layernorm.weight")),
+        # Each rank holds its rows of up, then its rows of gate; upstream's conversion cuts the fused matrix.
+        Row(
+            Rule(
+                TARGET + "mlp.fc.weight",
+                (
+                    Part(_GATE_UP, Cut.MLP_ROWS, section=Section.SECOND_HALF),
+                    Part(_GATE_UP, Cut.MLP_ROWS, section=Section.FIRST_HALF),
+                ),
+            )
+        ),
+        Row(cut(TARGET + "mlp.proj.weight", _LAYER + "mlp.down_proj.weight", Cut.MLP_COLUMNS)),
+        Row(copy("transformer.ln_f.weight", "model.norm.weight", stage=Stage.LAST)),
+        *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
+    ),
+    config_fields=(*_PHI3_FIELDS, *_LONG_FIELDS),
+    dropped=(_INV_FREQ,),
+)
+
+_MOE = _LAYER + "block_sparse_moe."
+_EXPERT = _MOE + "experts.{expert}."
+
+
+def _read_phimoe(config: ConfigReader) -> ModelSpec:
+    bias = config.flag("attention_bias", default=False)
+    model = _read_phi3_like(config, bias=bias, output_bias=bias)
+    num_experts = config.integer("num_local_experts")
+    config.require("num_experts_per_tok", expected=(2,), why="sparse mixer chooses two experts")
+    changes = {
+        "moe": MoeSpec(
+            num_experts=num_experts,
+            top_k=2,
+            intermediate_size=model.mlp.intermediate_size,
+            scoring="sparsemixer",
+            normalize=False,
+        ),
+        "norm": model.norm.model_copy(update={"kind": "layernorm", "bias": True}),
+        "lm_head_bias": config.flag("lm_head_bias", default=False),
+    }
+    return config.checked(model.model_copy(update=changes))
+
+
+def _has_bias(model: ModelSpec) -> bool:
+    return model.attention.bias
+
+
+PHIMOE = replace(
+    PHI3,
+    name="phimoe",
+    architectures=("PhiMoEForCausalLM", "PhimoeForCausalLM"),
+    read_model=_read_phimoe,
+    sizes=llama_sizes,
+    source_tensors=(
+        SourceTensor(_EMBEDDING, ("vocab", "hidden")),
+        *_norm(_LAYER + "input_layernorm"),
+        *_norm(_LAYER + "post_attention_layernorm"),
+        *_norm("model.norm"),
+        SourceTensor(_ATTENTION + "q_proj.weight", ("query", "hidden")),
+        SourceTensor(_ATTENTION + "k_proj.weight", ("kv", "hidden")),
+        SourceTensor(_ATTENTION + "v_proj.weight", ("kv", "hidden")),
+        SourceTensor(_ATTENTION + "o_proj.weight", ("hidden", "query")),
+        SourceTensor(_ATTENTION + "q_proj.bias", ("query",), when=_has_bias),
+        SourceTensor(_ATTENTION + "k_proj.bias", ("kv",), when=_has_bias),
+        SourceTensor(_ATTENTION + "v_proj.bias", ("kv",), when=_has_bias),
+        SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=_has_bias),
+        SourceTensor(_MOE + "gate.weight", ("experts", "hidden")),
+        SourceTensor(_EXPERT + "w1.weight", ("expert", "hidden")),
+        SourceTensor(_EXPERT + "w2.weight", ("hidden", "expert")),
+        SourceTensor(_EXPERT + "w3.weight", ("expert", "hidden")),
+        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+        SourceTensor("lm_head.bias", ("vocab",), when=lambda model: model.lm_head_bias),
+    ),
+    rows=(
+        *embedding_rows(_EMBEDDING),
+        *norm_rows(TARGET + "input_layernorm", _LAYER + "input_layernorm"),
+        Row(separate_qkv("weight", **_QKV)),
+        Row(separate_qkv("bias", **_QKV), when=biased),
+        *linear_rows(TARGET + "attention.dense", _ATTENTION + "o_proj", Cut.QUERY_COLUMNS, bias=biased),
+        *norm_rows(TARGET + "post_layernorm", _LAYER + "post_attention_layernorm"),
+        *expert_rows(
+            router=_MOE + "gate.weight",
+            gate=_EXPERT + "w1.weight",
+            up=_EXPERT + "w3.weight",
+            down=_EXPERT + "w2.weight",
+        ),
+        *norm_rows("transformer.ln_f", "model.norm", stage=Stage.LAST),
+        *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
+        Row(_HEAD_BIAS, when=lambda plan: plan.model.lm_head_bias),
+    ),
+    config_fields=(
+        *with_fields(_PHI3_FIELDS, EXPERT_SIZE, constant("hidden_act", "swiglu")),
+        *_LONG_FIELDS,
+        *_LONG_SCALES,
+        moe_field(),
+        ConfigField("attn_bias", lambda plan, dtype: plan.model.attention.bias),
+        ConfigField("lm_head_bias", lambda plan, dtype: plan.model.lm_head_bias),
+    ),
+)
