@@ -254,7 +254,7 @@ def test_an_unknown_architecture_lists_the_known_ones_and_says_nothing_was_spent
     edit_config(write_tiny_llama(tmp_path), architectures=["MambaForCausalLM"])
     message = refusal(tmp_path)
     assert "found architecture MambaForCausalLM, which is not supported" in message
-    assert "known are LlamaForCausalLM, MistralForCausalLM" in message
+    assert "LlamaForCausalLM, MistralForCausalLM" in message.split("known are ")[1]
     assert "nothing was written" in message
 
 
