@@ -45,7 +45,8 @@ class AttentionSpec(Record):
 
     `sliding_layers` says of each layer whether `sliding_window` holds there; None means every layer.
     `scale` multiplies the scores, None stands for 1 / sqrt(head_size). `head_size` is that of queries and
-    keys; `latent`, when given, has the sizes of the values.
+    keys; `latent`, when given, has the sizes of the values. `clip_qkv` bounds queries, keys and values;
+    `alibi_bias_max` is the exponent of ALiBi's steepest slopes, for models that have it.
     """
 
     num_heads: int
@@ -58,6 +59,8 @@ class AttentionSpec(Record):
     sliding_layers: tuple[bool, ...] | None = None
     logit_softcap: float | None = None
     scale: float | None = None
+    clip_qkv: float | None = None
+    alibi_bias_max: int = 8
     latent: LatentSpec | None = None
 
 
