@@ -43,14 +43,16 @@ class FamilyCase:
     """A tiny model of a family.
 
     `settings` are the fields of its transformers config beside SIZES; `twin` says, for a family without a
-    transformers class, whose class computes the same, and `export` turns the twin's tensors and config into
-    the family's. `pads` is false where heads cannot be padded exactly.
+    transformers class, whose class computes the same; `adapt` changes the twin where it does not quite, and
+    `export` turns its tensors and config into the family's. `pads` is false where heads cannot be padded
+    exactly.
     """
 
     name: str
     model_type: str
     settings: dict[str, Any]
     twin: str | None = None
+    adapt: Callable[[PreTrainedModel], None] | None = None
     export: Export | None = None
     moe_ep: int | None = None
     pads: bool = True
@@ -91,6 +93,8 @@ def tiny_model(case: FamilyCase, *, seed: int = 0) -> PreTrainedModel:
                 parameter.copy_(centre + 0.2 * noise)
             else:
                 parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+    if case.adapt is not None:
+        case.adapt(model)
     return model
 
 

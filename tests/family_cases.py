@@ -6,7 +6,15 @@ It builds nothing: `families` does.
 from __future__ import annotations
 
 from tests.families import FamilyCase
-from tests.family_exports import export_internlm2, export_qwen1
+from tests.family_exports import (
+    alibi_instead_of_rope,
+    export_baichuan,
+    export_baichuan_13b,
+    export_chatglm,
+    export_internlm2,
+    export_qwen1,
+    unit_head,
+)
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1}
 
@@ -66,6 +74,44 @@ CASES = (
     FamilyCase("gptj", "gptj", {**GPT, "rotary_dim": 8}),
     FamilyCase("opt", "opt", {"ffn_dim": 96, "word_embed_proj_dim": 64, "tie_word_embeddings": True}),
     FamilyCase("bloom", "bloom", {"n_layer": 3, "n_head": 4, "tie_word_embeddings": True}, pads=False),
+    FamilyCase(
+        "mpt",
+        "mpt",
+        {
+            "n_layers": 3,
+            "n_heads": 4,
+            "d_model": 64,
+            "max_seq_len": 128,
+            "tie_word_embeddings": True,
+            # alibi_bias_max stays 8: transformers ignores another.
+            "attn_config": {"clip_qkv": 1.0},
+        },
+        pads=False,
+    ),
+    FamilyCase(
+        "baichuan, rotary",
+        "llama",
+        {"num_key_value_heads": 4},
+        twin="LlamaForCausalLM, its q, k, v fused",
+        adapt=unit_head,
+        export=export_baichuan,
+    ),
+    FamilyCase(
+        "baichuan, alibi",
+        "llama",
+        {"num_key_value_heads": 4},
+        twin="LlamaForCausalLM, a mask of distances for its rope",
+        adapt=alibi_instead_of_rope,
+        export=export_baichuan_13b,
+        pads=False,
+    ),
+    FamilyCase(
+        "chatglm",
+        "glm",
+        {"head_dim": 16, "rope_parameters": {"rope_theta": 30000.0, "partial_rotary_factor": 0.5}},
+        twin="GlmForCausalLM, its q, k, v fused",
+        export=export_chatglm,
+    ),
     FamilyCase("falcon, one key", "falcon", {**FALCON, "multi_query": True}),
     FamilyCase(
         "falcon, grouped keys", "falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}

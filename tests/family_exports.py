@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from tests.families import Tensors
 
@@ -91,4 +92,95 @@ def export_qwen1(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dic
         "use_dynamic_ntk": True,
         "use_logn_attn": True,
     }
+    return renamed(tensors, names), {key: config[key] for key in kept} | changes
+
+
+def unit_head(model: PreTrainedModel) -> None:
+    """Give the LM head rows of length one, as Baichuan 2 has when it applies its own."""
+    with torch.no_grad():
+        head = model.lm_head.weight
+        head /= head.norm(dim=1, keepdim=True)
+
+
+def alibi_instead_of_rope(model: PreTrainedModel) -> None:
+    """Make a Llama of four heads rotate nothing and lower its scores by distance; its head as `unit_head`."""
+    unit_head(model)
+    slopes = torch.tensor([2.0 ** -(2 * (head + 1)) for head in range(4)])
+    rotary, forward = model.model.rotary_emb, model.forward
+
+    def no_rotation(states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        cosines, sines = type(rotary).forward(rotary, states, *args, **kwargs)
+        return torch.ones_like(cosines), torch.zeros_like(sines)
+
+    def with_distances(tokens: torch.Tensor) -> Any:
+        place = torch.arange(tokens.shape[1])
+        distance = place[:, None] - place[None, :]
+        bias = torch.where(distance < 0, -torch.inf, -slopes[:, None, None] * distance)
+        return forward(tokens, attention_mask=bias[None])
+
+    rotary.forward = no_rotation
+    model.forward = with_distances
+
+
+def export_baichuan(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Llama as Baichuan 2 7B, whose LM head has rows of any length."""
+    for prefix in prefixes(tensors, "q_proj.weight"):
+        fuse(tensors, prefix, ("q_proj", "k_proj", "v_proj"), "W_pack", "weight")
+    lengths = 0.5 + torch.rand(config["vocab_size"], 1, generator=torch.Generator().manual_seed(0))
+    tensors["lm_head.weight"] *= lengths
+    kept = (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "vocab_size",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "hidden_act",
+        "eos_token_id",
+        "dtype",
+    )
+    changes = {"architectures": ["BaichuanForCausalLM"], "model_type": "baichuan"}
+    return tensors, {key: config[key] for key in kept} | changes
+
+
+def export_baichuan_13b(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Llama with ALiBi as Baichuan 2 13B."""
+    tensors, config = export_baichuan(tensors, config)
+    return tensors, config | {"model_max_length": config.pop("max_position_embeddings")}
+
+
+def export_chatglm(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Glm as saved with the remote code of GLM-4."""
+    for prefix in prefixes(tensors, "q_proj.weight"):
+        for suffix in ("weight", "bias"):
+            fuse(tensors, prefix, ("q_proj", "k_proj", "v_proj"), "query_key_value", suffix)
+    names = (
+        ("model.embed_tokens", "transformer.embedding.word_embeddings"),
+        ("model.layers", "transformer.encoder.layers"),
+        ("model.norm", "transformer.encoder.final_layernorm"),
+        ("self_attn.o_proj", "self_attention.dense"),
+        ("self_attn", "self_attention"),
+        ("mlp.gate_up_proj", "mlp.dense_h_to_4h"),
+        ("mlp.down_proj", "mlp.dense_4h_to_h"),
+        ("lm_head", "transformer.output_layer"),
+    )
+    changes = {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "add_bias_linear": False,
+        "add_qkv_bias": True,
+        "apply_query_key_layer_scaling": True,
+        "ffn_hidden_size": config["intermediate_size"],
+        "kv_channels": config["head_dim"],
+        "layernorm_epsilon": config["rms_norm_eps"],
+        "multi_query_attention": True,
+        "multi_query_group_num": config["num_key_value_heads"],
+        "num_layers": config["num_hidden_layers"],
+        "original_rope": True,
+        "padded_vocab_size": config["vocab_size"],
+        "rope_ratio": config["rope_parameters"]["rope_theta"] / 10000,
+        "seq_length": config["max_position_embeddings"],
+    }
+    kept = ("hidden_size", "num_attention_heads", "vocab_size", "eos_token_id", "dtype")
     return renamed(tensors, names), {key: config[key] for key in kept} | changes

@@ -5,8 +5,10 @@ It holds no tables; add a family's table to `FAMILIES`.
 
 from __future__ import annotations
 
+from builders.families.baichuan import BAICHUAN
 from builders.families.base import Family
 from builders.families.bloom import BLOOM
+from builders.families.chatglm import CHATGLM
 from builders.families.falcon import FALCON
 from builders.families.gemma import GEMMA, GEMMA2, GEMMA3
 from builders.families.gpt import BIGCODE, GPT2, NEMOTRON, STARCODER2
@@ -15,6 +17,7 @@ from builders.families.granite import GRANITE
 from builders.families.internlm import INTERNLM2
 from builders.families.llama import LLAMA, MISTRAL
 from builders.families.mixtral import MIXTRAL
+from builders.families.mpt import MPT
 from builders.families.opt import OPT
 from builders.families.phi import PHI2, PHI3, PHIMOE
 from builders.families.qwen import QWEN, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
@@ -39,6 +42,9 @@ FAMILIES: tuple[Family, ...] = (
     GPTJ,
     OPT,
     BLOOM,
+    MPT,
+    BAICHUAN,
+    CHATGLM,
     FALCON,
     GEMMA,
     GEMMA2,
@@ -50,8 +56,8 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def known_architectures() -> tuple[str, ...]:
-    """The architectures of all families, sorted."""
-    return tuple(sorted(name for family in FAMILIES for name in family.architectures))
+    """The architectures of all families, sorted without regard to case."""
+    return tuple(sorted((name for family in FAMILIES for name in family.architectures), key=str.lower))
 
 
 def find_family(architectures: object, *, where: str) -> Family:
