@@ -25,7 +25,7 @@ GEMMA = {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8}
 
 CASES = (
     FamilyCase("llama", "llama", {}),
-    FamilyCase("llama, biased", "llama", {"attention_bias": True}),
+    FamilyCase("llama, biased", "llama", {"attention_bias": True, "mlp_bias": True}),
     FamilyCase("mistral", "mistral", {"sliding_window": 8}),
     FamilyCase(
         "mixtral",

@@ -17,6 +17,7 @@ from builders.families.rows import (
     copy,
     cut,
     embedding_rows,
+    gated_mlp_bias_rows,
     gated_mlp_rows,
     lm_head_rows,
     output_biased,
@@ -34,13 +35,10 @@ ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
 
 
 def _read_llama(config: ConfigReader) -> ModelSpec:
-    config.require(
-        "mlp_bias",
-        expected=(False,),
-        why="biases of the MLP are not supported (TensorRT-LLM's own conversion drops them silently)",
-    )
     bias = config.flag("attention_bias", default=False)
-    return config.checked(read_llama_like(config, bias=bias, output_bias=bias))
+    model = read_llama_like(config, bias=bias, output_bias=bias)
+    mlp = model.mlp.model_copy(update={"bias": config.flag("mlp_bias", default=False)})
+    return config.checked(model.model_copy(update={"mlp": mlp}))
 
 
 def _read_mistral(config: ConfigReader) -> ModelSpec:
@@ -139,6 +137,10 @@ def _output_biased(model: ModelSpec) -> bool:
     return model.attention.output_bias
 
 
+def _mlp_biased(model: ModelSpec) -> bool:
+    return model.mlp.bias
+
+
 ATTENTION_TENSORS = (
     SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),
     SourceTensor(_ATTENTION + "q_proj.weight", ("query", "hidden")),
@@ -155,6 +157,11 @@ MLP_TENSORS = (
     SourceTensor(_LAYER + "mlp.gate_proj.weight", ("mlp", "hidden"), layers=LayerKind.DENSE),
     SourceTensor(_LAYER + "mlp.up_proj.weight", ("mlp", "hidden"), layers=LayerKind.DENSE),
     SourceTensor(_LAYER + "mlp.down_proj.weight", ("hidden", "mlp"), layers=LayerKind.DENSE),
+)
+_MLP_BIAS_TENSORS = (
+    SourceTensor(_LAYER + "mlp.gate_proj.bias", ("mlp",), when=_mlp_biased),
+    SourceTensor(_LAYER + "mlp.up_proj.bias", ("mlp",), when=_mlp_biased),
+    SourceTensor(_LAYER + "mlp.down_proj.bias", ("hidden",), when=_mlp_biased),
 )
 OUTER_TENSORS = (
     SourceTensor(_EMBEDDING, ("vocab", "hidden")),
@@ -184,6 +191,10 @@ MLP_ROWS = gated_mlp_rows(
     down=_LAYER + "mlp.down_proj",
     layers=LayerKind.DENSE,
 )
+# The format holds them; TensorRT-LLM's own conversion drops them silently.
+_MLP_BIAS_ROWS = gated_mlp_bias_rows(
+    gate=_LAYER + "mlp.gate_proj", up=_LAYER + "mlp.up_proj", down=_LAYER + "mlp.down_proj"
+)
 FIRST_ROWS = embedding_rows(_EMBEDDING)
 LAST_ROWS = (
     Row(copy("transformer.ln_f.weight", "model.norm.weight", stage=Stage.LAST)),
@@ -195,8 +206,8 @@ LLAMA = Family(
     architectures=("LlamaForCausalLM",),
     read_model=_read_llama,
     sizes=llama_sizes,
-    source_tensors=(*OUTER_TENSORS, *ATTENTION_TENSORS, *MLP_TENSORS),
-    rows=(*FIRST_ROWS, *ATTENTION_ROWS, *MLP_ROWS, *LAST_ROWS),
+    source_tensors=(*OUTER_TENSORS, *ATTENTION_TENSORS, *MLP_TENSORS, *_MLP_BIAS_TENSORS),
+    rows=(*FIRST_ROWS, *ATTENTION_ROWS, *MLP_ROWS, *_MLP_BIAS_ROWS, *LAST_ROWS),
     config_fields=(*BASE_FIELDS, *LLAMA_FIELDS),
     dropped=(
         Dropped(

@@ -34,6 +34,11 @@ def output_biased(plan: ShardPlan) -> bool:
     return plan.model.attention.output_bias
 
 
+def mlp_biased(plan: ShardPlan) -> bool:
+    """The dense block has biases."""
+    return plan.model.mlp.bias
+
+
 def copy(
     target: str,
     source: str,
@@ -141,15 +146,22 @@ def fused_qkv(
     )
 
 
-def gated_mlp_rows(
-    *, gate: str, up: str, down: str, suffix: str = "weight", layers: LayerKind = LayerKind.ALL
-) -> tuple[Row, ...]:
+def gated_mlp_rows(*, gate: str, up: str, down: str, layers: LayerKind = LayerKind.ALL) -> tuple[Row, ...]:
     """The three matrices of a gated block."""
     return (
         # TensorRT-LLM calls HF's gate_proj "fc" and its up_proj "gate".
-        Row(cut(TARGET + f"mlp.fc.{suffix}", f"{gate}.{suffix}", Cut.MLP_ROWS, layers=layers)),
-        Row(cut(TARGET + f"mlp.gate.{suffix}", f"{up}.{suffix}", Cut.MLP_ROWS, layers=layers)),
-        Row(cut(TARGET + f"mlp.proj.{suffix}", f"{down}.{suffix}", Cut.MLP_COLUMNS, layers=layers)),
+        Row(cut(TARGET + "mlp.fc.weight", f"{gate}.weight", Cut.MLP_ROWS, layers=layers)),
+        Row(cut(TARGET + "mlp.gate.weight", f"{up}.weight", Cut.MLP_ROWS, layers=layers)),
+        Row(cut(TARGET + "mlp.proj.weight", f"{down}.weight", Cut.MLP_COLUMNS, layers=layers)),
+    )
+
+
+def gated_mlp_bias_rows(*, gate: str, up: str, down: str) -> tuple[Row, ...]:
+    """The biases of a gated block that has them; that of `down` is whole on every rank and added once."""
+    return (
+        Row(cut(TARGET + "mlp.fc.bias", f"{gate}.bias", Cut.MLP_ROWS), when=mlp_biased),
+        Row(cut(TARGET + "mlp.gate.bias", f"{up}.bias", Cut.MLP_ROWS), when=mlp_biased),
+        Row(copy(TARGET + "mlp.proj.bias", f"{down}.bias"), when=mlp_biased),
     )
 
 

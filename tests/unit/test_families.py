@@ -117,7 +117,7 @@ def test_all_problems_are_reported_at_once_and_sorted() -> None:
     found = problems(
         hidden_act="gelu",
         hidden_size="64",
-        mlp_bias=True,
+        mlp_bias="yes",
         num_attention_heads=6,
         num_key_value_heads=4,
         num_hidden_layers=0,
@@ -131,7 +131,7 @@ def test_all_problems_are_reported_at_once_and_sorted() -> None:
     for words in (
         "hidden_act: found 'gelu', expected silu",
         "hidden_size: found '64', expected an integer",
-        "mlp_bias: found True; biases of the MLP are not supported",
+        "mlp_bias: found 'yes', expected true or false",
         "num_attention_heads 6 is not a multiple of num_key_value_heads 4",
         "num_hidden_layers: found 0, expected 1 or more",
         "quantization_config: found {'quant_method': 'gptq', 'bits': 4}; the weights are quantized",
