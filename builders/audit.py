@@ -5,8 +5,6 @@ It reads no weights, but for one comparison: an LM head stored beside the embedd
 
 from __future__ import annotations
 
-import torch
-
 from builders.sources.base import Source
 from tpforge.errors import InputRefused
 
@@ -47,6 +45,8 @@ def _tied_head(source: Source, name: str) -> str | None:
     embedding = "model.embed_tokens.weight"
     if name != "lm_head.weight" or not source.spec.tie_word_embeddings or embedding not in source.shapes:
         return None
+    import torch
+
     if source.shapes[name] == source.shapes[embedding] and torch.equal(
         source.read(name), source.read(embedding)
     ):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from tpforge.model import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 Shape = tuple[int, ...]
 
@@ -35,16 +37,19 @@ def _key_transposed_shape(shape: Shape, model: ModelSpec) -> Shape:
     return (model.attention.num_heads * shape[1], model.attention.latent.qk_nope_head_size)
 
 
+def _unit_rows(tensor: torch.Tensor, model: ModelSpec) -> torch.Tensor:
+    from torch.nn.functional import normalize
+
+    return normalize(tensor.float()).to(tensor.dtype)
+
+
 TRANSFORMS: dict[str, Transform] = {
     # Conv1D of GPT-2 keeps weights as [in, out]; TensorRT-LLM wants [out, in].
     "transpose": Transform(shape=lambda shape, model: shape[::-1], tensor=lambda tensor, model: tensor.T),
     # Gemma and Nemotron store a norm's weight as its distance from one; TensorRT-LLM wants the factor.
     "plus one": Transform(shape=lambda shape, model: shape, tensor=lambda tensor, model: tensor + 1),
     # Baichuan 2 divides each row of its LM head by its norm when it is applied.
-    "unit rows": Transform(
-        shape=lambda shape, model: shape,
-        tensor=lambda tensor, model: torch.nn.functional.normalize(tensor.float()).to(tensor.dtype),
-    ),
+    "unit rows": Transform(shape=lambda shape, model: shape, tensor=_unit_rows),
     "key transposed": Transform(shape=_key_transposed_shape, tensor=_key_transposed),
 }
 

@@ -105,7 +105,7 @@ def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> Planned:
 
 def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
     from builders.audit import audit
-    from builders.convert import plan_rank_files, plan_shards
+    from builders.planning import plan_rank_files, plan_shards
 
     dropped = audit(source)
     plan = plan_shards(

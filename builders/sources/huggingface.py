@@ -9,9 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
-
-import torch
+from typing import TYPE_CHECKING, Literal, Self
 
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
@@ -23,6 +21,9 @@ from builders.sources.weight_files import Weights
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _FLOATS = {dtype.safetensors for dtype in DType}
 _HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")

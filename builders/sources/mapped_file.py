@@ -8,10 +8,12 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
+
+if TYPE_CHECKING:
+    import torch
 
 # Linux's value: Python's mmap does not name it before 3.13. Without it the kernel may refuse to map a file
 # larger than memory privately; private and writable, because torch wants its buffers writable.
@@ -48,6 +50,9 @@ class MappedFile:
 
     def tensor(self, start: int, *, count: int, dtype: torch.dtype) -> torch.Tensor:
         """A flat view of `count` elements at byte `start`."""
+        # Late, because reading headers needs no torch, whose import takes longer than that.
+        import torch
+
         if count == 0 or self._map is None:
             return torch.empty(0, dtype=dtype)
         if start % dtype.itemsize:

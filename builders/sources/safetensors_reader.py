@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from builders.sources.base import refuse_lfs_pointer
 from builders.sources.json_files import parse_json_object
 from builders.sources.mapped_file import MappedFile
 from tpforge.errors import InputRefused
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
@@ -27,9 +28,9 @@ _ITEM_BYTES = {
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 _TORCH_DTYPES = {
-    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
-    "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16",
+    "I32": "int32", "I64": "int64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 
 
@@ -66,11 +67,13 @@ class SafetensorsFile:
         Raises:
             InputRefused: its type is not one that torch has.
         """
+        import torch
+
         entry = self.entries[name]
         dtype = _TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
             raise InputRefused(f"{self.path}: {name}: type {entry.dtype} cannot be read")
-        flat = self._file.tensor(entry.start, count=math.prod(entry.shape), dtype=dtype)
+        flat = self._file.tensor(entry.start, count=math.prod(entry.shape), dtype=getattr(torch, dtype))
         return flat.reshape(entry.shape)
 
     def close(self) -> None:

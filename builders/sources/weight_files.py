@@ -6,13 +6,14 @@ It never unpickles, and never follows an index out of the directory.
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from builders.sources.json_files import read_json_object
 from builders.sources.safetensors_reader import SafetensorsFile, TensorEntry
 from tpforge.errors import InputRefused
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
