@@ -26,7 +26,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 131,
     "hidden_size": 64,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "intermediate_size": 96,
     "max_position_embeddings": 128,
@@ -62,8 +62,8 @@ class FamilyCase:
         return self.name
 
     def mappings(self) -> list[Mapping]:
-        """tp 1, 2, 4, uneven pipeline stages, padding where it is exact, and experts divided."""
-        sizes = [Mapping(tp_size=tp) for tp in (1, 2, 4)] + [Mapping(tp_size=2, pp_size=2)]
+        """tp 1, 2, 4, 8, uneven pipeline stages, padding where it is exact, and experts divided."""
+        sizes = [Mapping(tp_size=tp) for tp in (1, 2, 4, 8)] + [Mapping(tp_size=2, pp_size=2)]
         if self.pads:
             sizes.append(Mapping(tp_size=3))
         if self.moe_ep is not None:

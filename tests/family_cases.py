@@ -18,8 +18,8 @@ from tests.family_exports import (
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "decoder_sparse_step": 1}
 
-GPT = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128, "n_inner": 96}
-FALCON = {"num_kv_heads": 4, "ffn_hidden_size": 96, "tie_word_embeddings": True}
+GPT = {"n_embd": 64, "n_layer": 3, "n_head": 8, "n_positions": 128, "n_inner": 96}
+FALCON = {"num_kv_heads": 8, "ffn_hidden_size": 96, "tie_word_embeddings": True}
 
 GEMMA = {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8}
 
@@ -36,7 +36,7 @@ CASES = (
     FamilyCase(
         "qwen",
         "qwen2",
-        {"num_key_value_heads": 4, "rms_norm_eps": 1e-6},
+        {"num_key_value_heads": 8, "rms_norm_eps": 1e-6},
         twin="Qwen2ForCausalLM, its q, k, v fused",
         export=export_qwen1,
     ),
@@ -71,15 +71,15 @@ CASES = (
     FamilyCase("gpt_bigcode, many keys", "gpt_bigcode", {**GPT, "multi_query": False}),
     FamilyCase("starcoder2", "starcoder2", {"sliding_window": 8, "use_bias": True}),
     FamilyCase("gpt_neox", "gpt_neox", {"rotary_pct": 0.5}),
-    FamilyCase("gptj", "gptj", {**GPT, "rotary_dim": 8}),
+    FamilyCase("gptj", "gptj", {**GPT, "rotary_dim": 4}),
     FamilyCase("opt", "opt", {"ffn_dim": 96, "word_embed_proj_dim": 64, "tie_word_embeddings": True}),
-    FamilyCase("bloom", "bloom", {"n_layer": 3, "n_head": 4, "tie_word_embeddings": True}, pads=False),
+    FamilyCase("bloom", "bloom", {"n_layer": 3, "n_head": 8, "tie_word_embeddings": True}, pads=False),
     FamilyCase(
         "mpt",
         "mpt",
         {
             "n_layers": 3,
-            "n_heads": 4,
+            "n_heads": 8,
             "d_model": 64,
             "max_seq_len": 128,
             "tie_word_embeddings": True,
@@ -91,7 +91,7 @@ CASES = (
     FamilyCase(
         "baichuan, rotary",
         "llama",
-        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 8},
         twin="LlamaForCausalLM, its q, k, v fused",
         adapt=unit_head,
         export=export_baichuan,
@@ -99,7 +99,7 @@ CASES = (
     FamilyCase(
         "baichuan, alibi",
         "llama",
-        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 8},
         twin="LlamaForCausalLM, a mask of distances for its rope",
         adapt=alibi_instead_of_rope,
         export=export_baichuan_13b,
@@ -108,7 +108,7 @@ CASES = (
     FamilyCase(
         "chatglm",
         "glm",
-        {"head_dim": 16, "rope_parameters": {"rope_theta": 30000.0, "partial_rotary_factor": 0.5}},
+        {"head_dim": 8, "rope_parameters": {"rope_theta": 30000.0, "partial_rotary_factor": 0.5}},
         twin="GlmForCausalLM, its q, k, v fused",
         export=export_chatglm,
     ),
@@ -157,8 +157,8 @@ CASES = (
             "rope_parameters": {
                 "rope_type": "longrope",
                 "rope_theta": 10000.0,
-                "short_factor": [1.0 + 0.1 * pair for pair in range(8)],
-                "long_factor": [2.0 + 0.3 * pair for pair in range(8)],
+                "short_factor": [1.0 + 0.1 * pair for pair in range(4)],
+                "long_factor": [2.0 + 0.3 * pair for pair in range(4)],
                 "original_max_position_embeddings": 64,
             },
         },

@@ -37,4 +37,4 @@ def test_shards_hold_the_source_bit_for_bit(tmp_path: Path, case: FamilyCase) ->
 def test_more_ranks_than_heads_are_refused(tmp_path: Path, case: FamilyCase) -> None:
     write_tiny_family(tmp_path / "source", case)
     with open_source(str(tmp_path / "source")) as source, pytest.raises(PlanError, match="attention heads"):
-        plan_shards(source, mapping=Mapping(tp_size=8), pad=True, parallel_embedding_dim=None)
+        plan_shards(source, mapping=Mapping(tp_size=16), pad=True, parallel_embedding_dim=None)
