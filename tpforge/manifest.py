@@ -14,8 +14,7 @@ from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
 from tpforge.padding import Padding
 from tpforge.records import Record
-
-Runtime = Literal["reference", "tensorrt", "pytorch"]
+from tpforge.runtime import Runtime as Runtime
 
 
 class FileRecord(Record):

@@ -1,0 +1,162 @@
+"""The formats of quantized weights and KV caches: names, bits, groups, and who loads them; from a table.
+
+It quantizes nothing. Whether a format works somewhere is `quantization_gate`, how a quantized matrix lies in
+a rank file is `packing`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from tpforge.errors import UsageError
+from tpforge.records import Record
+from tpforge.runtime import Runtime
+
+Form = Literal["packed", "portable"]
+"""packed: integers and scales in the rank files; portable: float weights, the algorithm only declared."""
+
+
+class Support(Record):
+    """Where a runtime loads a format: compute capabilities that are listed, and those left open.
+
+    `since` gives the first version for a capability that came later than the format.
+    """
+
+    sms: tuple[int, ...] = ()
+    unlisted: tuple[int, ...] = ()
+    since: dict[int, str] = Field(default_factory=dict)
+    architectures: tuple[str, ...] = ()
+
+
+class Loadable(Record):
+    """What weights and KV caches have in common."""
+
+    name: str
+    title: str
+    algo: str
+    tensorrt: Support | None = None
+    pytorch: Support | None = None
+    refusal: dict[str, str] = Field(default_factory=dict)
+
+    def support(self, runtime: Runtime) -> Support | None:
+        """Where `runtime` loads it; None: nowhere. The reference runtime is not asked."""
+        return self.tensorrt if runtime == "tensorrt" else self.pytorch
+
+
+class Format(Loadable):
+    """A format of weights; `group_size` 0 is one scale for a whole row or matrix.
+
+    in_features and out_features of every matrix of a rank must be multiples of `in_multiple` and
+    `out_multiple`.
+    """
+
+    weight_bits: int
+    activations: Literal["float", "int8", "fp8", "fp4"]
+    group_size: int
+    in_multiple: int = 1
+    out_multiple: int = 1
+    made_by: Literal["convert", "modelopt", "checkpoint"]
+
+
+class KvFormat(Loadable):
+    """A format of the KV cache."""
+
+    bits: int
+
+
+class Quantization(Record):
+    """How the rank files of an engine are quantized; part of its plan and of engine.json.
+
+    `group_size` is 0 where a format has none. `kv_cache` names the format of the KV cache, or is None.
+    """
+
+    format: str | None = None
+    form: Form = "packed"
+    group_size: int = 0
+    kv_cache: str | None = None
+    exclude: tuple[str, ...] = ("lm_head", "router", "vocab_embedding", "position_embedding")
+
+    @property
+    def weights(self) -> Format | None:
+        """The row of the weights' format."""
+        return None if self.format is None else find_format(self.format)
+
+
+@cache
+def formats() -> tuple[Format, ...]:
+    """All formats of weights, in the order of the table."""
+    return _rows(Format, "format")
+
+
+@cache
+def kv_formats() -> tuple[KvFormat, ...]:
+    """All formats of the KV cache, in the order of the table."""
+    return _rows(KvFormat, "kv_cache")
+
+
+def find_format(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return _find(formats(), name, what="quantization format")
+
+
+def find_kv_format(name: str) -> KvFormat:
+    """The KV cache format of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return _find(kv_formats(), name, what="KV cache format")
+
+
+def config_field(quantization: Quantization | None) -> dict[str, Any]:
+    """`quantization` of TensorRT-LLM's config.json; empty when there is none to declare.
+
+    Source: TensorRT-LLM 1.2, models/modeling_utils.py, QuantConfig.
+    """
+    if quantization is None:
+        return {}
+    weights, kv = quantization.weights, quantization.kv_cache
+    return {
+        "quantization": {
+            "quant_algo": weights.algo if weights else None,
+            "kv_cache_quant_algo": find_kv_format(kv).algo if kv else None,
+            "group_size": quantization.group_size or 128,
+            "smoothquant_val": 0.5,
+            "clamp_val": None,
+            "use_meta_recipe": False,
+            "has_zero_point": quantization.format in ("gptq", "awq"),
+            "pre_quant_scale": quantization.format in ("int4_awq", "w4a8_awq"),
+            "exclude_modules": list(quantization.exclude) if weights else None,
+        }
+    }
+
+
+_Row = TypeVar("_Row", bound=Loadable)
+
+
+def _find(rows: tuple[_Row, ...], name: str, *, what: str) -> _Row:
+    for row in rows:
+        if row.name == name:
+            return row
+    raise UsageError(f"{what} {name!r} is unknown; known are {', '.join(row.name for row in rows)}")
+
+
+def _rows(kind: type[_Row], key: str) -> tuple[_Row, ...]:
+    table = tomllib.loads(Path(__file__).with_name("quantization.toml").read_text(encoding="utf-8"))
+    rows = tuple(kind.model_validate(row) for row in table[key])
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names), f"two rows of quantization.toml have one name: {names}"
+    for row in rows:
+        for runtime in ("tensorrt", "pytorch"):
+            missing = getattr(row, runtime) is None
+            assert missing is (runtime in row.refusal), f"{row.name}: {runtime} needs a table or a refusal"
+    return rows
