@@ -5,7 +5,7 @@ It imports no tensor library, so that `tpforge inspect` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 from builders.sources.base import Source
 from builders.transforms import transformed_shape
@@ -13,9 +13,8 @@ from builders.writer import RankFilePlan, plan_rank_file
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError, UsageError
 from tpforge.mapping import Mapping
-from tpforge.model import ModelSpec
 from tpforge.padding import plan_padding
-from tpforge.sharding import Rule, ShardPlan, rank_tensors
+from tpforge.sharding import ShardPlan, rank_tensors
 
 
 def plan_shards(
@@ -33,7 +32,7 @@ def plan_shards(
         raise PlanError(
             f"moe-ep={mapping.moe_ep_size}: {source.spec.architecture} has no experts; leave out --moe-ep"
         )
-    return ShardPlan(
+    plan = ShardPlan(
         model=source.spec,
         mapping=mapping,
         padding=plan_padding(
@@ -41,6 +40,10 @@ def plan_shards(
         ),
         parallel_embedding_dim=parallel_embedding_dim,
     )
+    objections = [objection for check in source.family.restrictions if (objection := check(plan))]
+    if objections:
+        raise PlanError.listing(f"{source.spec.architecture} cannot be sharded so:", objections)
+    return plan
 
 
 def plan_rank_files(source: Source, *, plan: ShardPlan, dtype: DType) -> tuple[RankFilePlan, ...]:
@@ -50,24 +53,12 @@ def plan_rank_files(source: Source, *, plan: ShardPlan, dtype: DType) -> tuple[R
         PlanError: the shapes contradict the plan, or a pipeline stage would be empty.
     """
     rules = source.family.rules(plan)
-    shapes = _transformed_shapes(rules, source.shapes, model=source.spec)
+    reshape = partial(transformed_shape, model=source.spec)
     return tuple(
         plan_rank_file(
-            f"rank{rank}.safetensors", rank_tensors(rules, shapes, plan=plan, rank=rank), dtype=dtype
+            f"rank{rank}.safetensors",
+            rank_tensors(rules, source.shapes, plan=plan, rank=rank, reshape=reshape),
+            dtype=dtype,
         )
         for rank in range(plan.mapping.world_size)
     )
-
-
-def _transformed_shapes(
-    rules: Sequence[Rule], shapes: dict[str, tuple[int, ...]], *, model: ModelSpec
-) -> dict[str, tuple[int, ...]]:
-    result = dict(shapes)
-    num_experts = model.moe.num_experts if model.moe else 1
-    for part in {part for rule in rules for part in rule.parts if part.transform}:
-        experts = range(num_experts if "{expert}" in part.source else 1)
-        for layer in range(model.num_layers):
-            for name in (part.source.format(layer=layer, expert=expert) for expert in experts):
-                if name in shapes:
-                    result[name] = transformed_shape(shapes[name], part.transform, model=model)
-    return result

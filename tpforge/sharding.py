@@ -7,6 +7,7 @@ along one dim. Anything that moves data (`builders.convert`) only follows spans.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,6 +17,10 @@ from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec, MoeSpec
 from tpforge.padding import Padding
 from tpforge.sections import Section, Span, compose, merge, section_spans
+
+Shape = tuple[int, ...]
+Reshape = Callable[[Shape, str | None], Shape]
+"""The shape of a tensor after a named transform."""
 
 
 class Cut(Enum):
@@ -199,16 +204,27 @@ def _head_spans(heads: tuple[int | None, ...], size: int, *, num_heads: int) -> 
     return merge([Span(None if head is None else head * head_size, head_size) for head in heads])
 
 
+def _untransformed(shape: Shape, transform: str | None) -> Shape:
+    assert transform is None, "a rule with a transform needs its effect on shapes"
+    return shape
+
+
 def rank_tensors(
-    rules: tuple[Rule, ...], source_shapes: dict[str, tuple[int, ...]], *, plan: ShardPlan, rank: int
+    rules: tuple[Rule, ...],
+    source_shapes: dict[str, Shape],
+    *,
+    plan: ShardPlan,
+    rank: int,
+    reshape: Reshape = _untransformed,
 ) -> tuple[RankTensor, ...]:
     """The tensors of one rank file in their order, with shapes; nothing is read.
 
-    `source_shapes` gives the shape of every source tensor *after* its transform.
+    `reshape` says what the transforms do to shapes; one source tensor may be used with several.
 
     Raises:
         PlanError: a source tensor is missing or has a shape that the config contradicts; all are listed.
     """
+    shapes = _Shapes(source_shapes, reshape)
     layers = plan.mapping.layers(rank, num_layers=plan.model.num_layers)
     tensors: list[RankTensor] = []
     problems: list[str] = []
@@ -216,12 +232,20 @@ def rank_tensors(
         for local, layer in _places(rule, layers, plan=plan, rank=rank):
             target = rule.target.format(layer=local)
             try:
-                tensors.append(_rank_tensor(rule, target, layer, source_shapes, plan=plan, rank=rank))
+                tensors.append(_rank_tensor(rule, target, layer, shapes, plan=plan, rank=rank))
             except PlanError as error:
                 problems.append(str(error))
     if problems:
         raise PlanError.listing("the checkpoint does not hold what its config.json declares:", problems)
     return tuple(tensors)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The shapes of all source tensors, and what transforms do to them."""
+
+    of_source: dict[str, Shape]
+    reshape: Reshape
 
 
 def _places(rule: Rule, layers: range, *, plan: ShardPlan, rank: int) -> list[tuple[int, int]]:
@@ -238,21 +262,19 @@ def _rank_tensor(
     rule: Rule,
     target: str,
     layer: int,
-    source_shapes: dict[str, tuple[int, ...]],
+    shapes: _Shapes,
     *,
     plan: ShardPlan,
     rank: int,
 ) -> RankTensor:
     tp_rank = plan.mapping.tp_rank(rank)
     if not rule.experts:
-        slices, shape = _joined(rule, target, source_shapes, plan=plan, tp_rank=tp_rank, layer=layer)
+        slices, shape = _joined(rule, target, shapes, plan=plan, tp_rank=tp_rank, layer=layer)
         return RankTensor(name=target, slices=slices, shape=shape, dtype=rule.dtype)
     held = plan.mapping.experts(tp_rank, num_experts=_moe(plan).num_experts)
     stacked: list[Slice] = []
     for expert in held:
-        slices, shape = _joined(
-            rule, target, source_shapes, plan=plan, tp_rank=tp_rank, layer=layer, expert=expert
-        )
+        slices, shape = _joined(rule, target, shapes, plan=plan, tp_rank=tp_rank, layer=layer, expert=expert)
         stacked += slices
     return RankTensor(name=target, slices=tuple(stacked), shape=(len(held), *shape), dtype=rule.dtype)
 
@@ -260,7 +282,7 @@ def _rank_tensor(
 def _joined(
     rule: Rule,
     target: str,
-    source_shapes: dict[str, tuple[int, ...]],
+    shapes: _Shapes,
     *,
     plan: ShardPlan,
     tp_rank: int,
@@ -272,9 +294,9 @@ def _joined(
     shape: list[int] = []
     for part in rule.parts:
         name = part.source.format(layer=layer, expert=expert)
-        if name not in source_shapes:
+        if name not in shapes.of_source:
             raise PlanError(f"{name}: missing; {target} is made of it")
-        source_shape = source_shapes[name]
+        source_shape = shapes.reshape(shapes.of_source[name], part.transform)
         if len(source_shape) <= part.cut.dim:
             raise PlanError(f"{name}: found shape {list(source_shape)}, expected {part.cut.dim + 1} dims")
         try:

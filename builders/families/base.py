@@ -17,6 +17,8 @@ from tpforge.model import ModelSpec
 from tpforge.sharding import LayerKind, Rule, ShardPlan
 
 Condition = Callable[[ShardPlan], bool]
+Restriction = Callable[[ShardPlan], str | None]
+"""Why a plan does not suit TensorRT-LLM's definition of the model, or None when it does."""
 
 
 def always(plan: ShardPlan) -> bool:
@@ -77,7 +79,8 @@ class Family:
 
     `refusal` says why no checkpoint is written for it, and what to use: TensorRT-LLM's format does not know
     the architecture. Such a family can still be inspected and planned. `optional_prefix` begins the names of
-    most tensors, but not in the checkpoints that were saved without the head around the model.
+    most tensors, but not in the checkpoints that were saved without the head around the model. A plan that
+    one of the `restrictions` objects to is refused.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Family:
     dropped: tuple[Dropped, ...] = ()
     refusal: str | None = None
     optional_prefix: str = ""
+    restrictions: tuple[Restriction, ...] = ()
 
     def canonical(self, names: Iterable[str]) -> dict[str, str]:
         """The names of the tables, each with the name in the file."""
