@@ -14,10 +14,10 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: help setup ready engine verify serve smoke stop status demo test check format docs lock clean
+.PHONY: help setup ready engine verify serve smoke stop status demo test check format docs families lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install all that is needed: Debian packages, .venv; again: does nothing
 	@scripts/setup.sh
@@ -59,7 +59,11 @@ format: ready ## Format the code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-docs: ready ## Write the generated pages again: docs/cli.md, docs/engine.schema.json
+docs: ready ## Write the generated pages again: docs/cli.md, engine.schema.json, families.md
+	.venv/bin/python -m scripts.generate_docs
+
+families: ready ## Prove every model family again and write docs/families.json and .md
+	.venv/bin/python -m tests.record_families
 	.venv/bin/python -m scripts.generate_docs
 
 lock: ## Write requirements.lock again from requirements.in

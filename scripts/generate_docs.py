@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/: cli.md from the commands' own help, engine.schema.json.
+"""Writes the generated pages of docs/: cli.md from the commands' own help, engine.schema.json, families.md.
 
 Run by `make docs`; a test fails when a page is not current.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from scripts.family_page import families_page
 from scripts.main import cli
 from tpforge.atomic import write_atomic
 from tpforge.manifest import json_schema
@@ -21,7 +22,12 @@ _WIDTH = 100
 
 def pages() -> dict[str, str]:
     """The text of every generated page by its name in docs/."""
-    return {"cli.md": cli_page(), "engine.schema.json": schema_page()}
+    record = json.loads((DOCS / "families.json").read_text(encoding="utf-8"))
+    return {
+        "cli.md": cli_page(),
+        "engine.schema.json": schema_page(),
+        "families.md": families_page(record),
+    }
 
 
 def cli_page() -> str:

@@ -56,7 +56,7 @@ class FamilyCase:
     export: Export | None = None
     moe_ep: int | None = None
     pads: bool = True
-    tolerance: float = 2e-4
+    tolerance: float = 2e-5
 
     def __str__(self) -> str:
         return self.name

@@ -103,7 +103,7 @@ def unit_head(model: PreTrainedModel) -> None:
 
 
 def alibi_instead_of_rope(model: PreTrainedModel) -> None:
-    """Make a Llama of eight heads rotate nothing and lower its scores by distance; its head as `unit_head`."""
+    """Make a Llama of eight heads rotate nothing and lower its scores by distance, with a `unit_head`."""
     unit_head(model)
     slopes = torch.tensor([2.0 ** -(head + 1) for head in range(8)])
     rotary, forward = model.model.rotary_emb, model.forward

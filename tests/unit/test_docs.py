@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-@pytest.mark.parametrize("name", ["cli.md", "engine.schema.json"])
+@pytest.mark.parametrize("name", ["cli.md", "engine.schema.json", "families.md"])
 def test_a_generated_page_is_current(name: str) -> None:
     found = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert found == pages()[name], f"docs/{name} is out of date; run: make docs"
