@@ -23,6 +23,31 @@ FALCON = {"num_kv_heads": 8, "ffn_hidden_size": 96, "tie_word_embeddings": True}
 
 GEMMA = {"head_dim": 16, "tie_word_embeddings": True, "sliding_window": 8}
 
+ROPE = {"rope_type": "default", "rope_theta": 20000.0}
+
+DEEPSEEK = {
+    "num_key_value_heads": 8,
+    "kv_lora_rank": 20,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 32,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "num_experts_per_tok": 3,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.5,
+        "original_max_position_embeddings": 16,
+    },
+}
+
 CASES = (
     FamilyCase("llama", "llama", {}),
     FamilyCase("llama, biased", "llama", {"attention_bias": True, "mlp_bias": True}),
@@ -173,6 +198,50 @@ CASES = (
             "lm_head_bias": True,
             "router_jitter_noise": 0.01,
         },
+        moe_ep=2,
+    ),
+    FamilyCase(
+        "cohere",
+        "cohere",
+        {"logit_scale": 0.25, "use_qk_norm": True, "tie_word_embeddings": True, "rope_parameters": ROPE},
+    ),
+    FamilyCase(
+        "cohere, biased and untied",
+        "cohere",
+        {"logit_scale": 0.5, "attention_bias": True, "rope_parameters": ROPE},
+    ),
+    FamilyCase(
+        "dbrx",
+        "dbrx",
+        {
+            "d_model": 64,
+            "n_heads": 8,
+            "n_layers": 3,
+            "max_seq_len": 128,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 0.7, "rope_theta": 20000.0},
+            "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+        },
+        moe_ep=2,
+        # TensorRT-LLM derives the size of a head from their number.
+        pads=False,
+    ),
+    FamilyCase(
+        "deepseek_v2",
+        "deepseek_v2",
+        {
+            **DEEPSEEK,
+            "q_lora_rank": 24,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "routed_scaling_factor": 2.0,
+        },
+        moe_ep=2,
+    ),
+    FamilyCase(
+        "deepseek_v2, queries not compressed",
+        "deepseek_v2",
+        {**DEEPSEEK, "q_lora_rank": None, "topk_method": "greedy", "routed_scaling_factor": 1.0},
         moe_ep=2,
     ),
 )

@@ -9,6 +9,9 @@ from builders.families.baichuan import BAICHUAN
 from builders.families.base import Family
 from builders.families.bloom import BLOOM
 from builders.families.chatglm import CHATGLM
+from builders.families.cohere import COHERE
+from builders.families.dbrx import DBRX
+from builders.families.deepseek import DEEPSEEK_V2
 from builders.families.falcon import FALCON
 from builders.families.gemma import GEMMA, GEMMA2, GEMMA3
 from builders.families.gpt import BIGCODE, GPT2, NEMOTRON, STARCODER2
@@ -52,6 +55,9 @@ FAMILIES: tuple[Family, ...] = (
     PHI2,
     PHI3,
     PHIMOE,
+    COHERE,
+    DBRX,
+    DEEPSEEK_V2,
 )
 
 
