@@ -95,6 +95,12 @@ def refuse_lfs_pointer(path: Path, head: bytes) -> None:
         )
 
 
+def each_problem(error: InputRefused) -> list[str]:
+    """The problems of an error, one a line; those of a list repeat its headline."""
+    headline, *listed = str(error).split("\n")
+    return [f"{headline} {line.strip()}" for line in listed] or [headline]
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a small input file.
 

@@ -12,20 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from builders.families.base import Family
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
-from builders.sources.base import refuse_lfs_pointer
-from builders.sources.json_files import read_json_object
+from builders.sources.directory import examine
 from builders.sources.tokenizer_files import copy_tokenizer, find_tokenizer_files
 from builders.sources.weight_files import Weights
-from tpforge.dtypes import DType, parse_dtype
+from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 
 if TYPE_CHECKING:
     import torch
 
-_FLOATS = {dtype.safetensors for dtype in DType}
 _HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 _LICENSE = re.compile(r"^license:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
@@ -85,65 +81,41 @@ def open_directory(
     Raises:
         InputRefused: it is not a whole checkpoint of a known family.
     """
-    config_file = path / "config.json"
-    if not config_file.is_file():
-        raise InputRefused(
-            f"{path}: found no config.json; expected a Hugging Face directory with config.json, "
-            "*.safetensors and a tokenizer"
-        )
-    config = read_json_object(config_file)
-    family = find_family(config.get("architectures"), where=str(config_file))
-    for file in find_tokenizer_files(path):
-        with file.open("rb") as opened:
-            refuse_lfs_pointer(file, opened.read(64))
-    generation_file = path / "generation_config.json"
-    weights = Weights(path)
-    names = family.canonical(weights.entries)
-    entries = {name: weights.entries[given] for name, given in names.items()}
-    dtypes = {name: parse_dtype(entry.dtype) for name, entry in entries.items() if entry.dtype in _FLOATS}
+    found = examine(path)
     try:
-        reader = ConfigReader(
-            config,
-            where=str(config_file),
-            weight_dtype=most_common_dtype(dtypes),
-            generation=read_json_object(generation_file) if generation_file.is_file() else None,
-        )
-        spec = family.read_model(reader)
+        found.refuse()
     except InputRefused:
-        weights.close()
+        found.weights.close()
         raise
+    assert found.spec is not None and found.family is not None, "a directory without problems is known"
+    weights = found.weights
     index = (weights.index_file,) if weights.index_file else ()
+    inputs = {path / "config.json", *index, *weights.paths, *find_tokenizer_files(path)}
     return HuggingFaceSource(
         kind=kind,
         location=location,
         path=path,
-        revision=_snapshot_commit(path),
-        license=_declared_license(path / "README.md"),
-        spec=spec,
-        family=family,
-        shapes={name: entry.shape for name, entry in entries.items()},
-        dtypes=dtypes,
-        input_files=tuple(sorted({config_file, *index, *weights.paths, *find_tokenizer_files(path)})),
+        revision=snapshot_commit(path),
+        license=declared_license(path / "README.md"),
+        spec=found.spec,
+        family=found.family,
+        shapes={name: entry.shape for name, entry in found.entries.items()},
+        dtypes=found.dtypes,
+        input_files=tuple(sorted(inputs)),
         notes=(),
         weights=weights,
-        names_in_files=names,
+        names_in_files=found.names,
     )
 
 
-def most_common_dtype(dtypes: dict[str, DType]) -> DType:
-    """The type of most tensors; float32 when there are none."""
-    found = list(dtypes.values())
-    return max(sorted(set(found)), key=found.count) if found else DType.FLOAT32
-
-
-def _snapshot_commit(path: Path) -> str | None:
+def snapshot_commit(path: Path) -> str | None:
     """The commit in a hub cache's ``snapshots/<commit>`` path."""
     resolved = path.absolute()
     is_snapshot = resolved.parent.name == "snapshots" and _HUB_SNAPSHOT.fullmatch(resolved.name)
     return resolved.name if is_snapshot else None
 
 
-def _declared_license(readme: Path) -> str | None:
+def declared_license(readme: Path) -> str | None:
     """The `license` of a model card's front matter."""
     if not readme.is_file():
         return None

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from builders.sources.base import read_bytes
 from tpforge.errors import InputRefused
 
+MAX_DEPTH = 64
+"""Levels of nesting; a model's files have fewer than ten, and Python's own limit depends on the caller."""
+
 
 def parse_json_object(text: bytes, *, where: str) -> dict[str, Any]:
     """The object that `text` holds.
 
     Raises:
-        InputRefused: not UTF-8 JSON, not an object, or a key given twice.
+        InputRefused: not UTF-8 JSON, not an object, a key given twice, or nested beyond MAX_DEPTH.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,7 +39,38 @@ def parse_json_object(text: bytes, *, where: str) -> dict[str, Any]:
         raise InputRefused(f"{where}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise InputRefused(f"{where}: found a JSON {type(content).__name__}, expected an object")
+    if _is_too_deep(content):
+        raise InputRefused(f"{where}: found JSON nested deeper than {MAX_DEPTH} levels")
+    if b"\\ud" in text.lower() and not _is_unicode(content):
+        raise InputRefused(f"{where}: not valid JSON: half a surrogate pair, which is no character")
     return content
+
+
+def shown(value: object) -> str:
+    """A value of a file as an error shows it: cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_too_deep(content: dict[str, Any]) -> bool:
+    level: list[Any] = [content]
+    for _ in range(MAX_DEPTH):
+        level = [one for held in level for one in _members(held) if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _members(held: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return held.values() if isinstance(held, dict) else held
+
+
+def _is_unicode(content: dict[str, Any]) -> bool:
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from builders.sources.base import refuse_lfs_pointer
-from builders.sources.json_files import parse_json_object
+from builders.sources.json_files import parse_json_object, shown
 from builders.sources.mapped_file import MappedFile
 from tpforge.errors import InputRefused
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH_BYTES = 8
+_MAX_DIMS, _MAX_SIZE = 64, 1 << 63
 _ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -45,18 +46,22 @@ class TensorEntry:
 
 
 class SafetensorsFile:
-    """One safetensors file: its entries, and tensors that are views of the mapped file."""
+    """One safetensors file: its entries, and tensors that are views of the mapped file.
+
+    `problems` are those with which the entries are known nevertheless: of the file's size and layout.
+    `read` is for files without any.
+    """
 
     def __init__(self, path: Path) -> None:
         """Map `path` and check its header.
 
         Raises:
-            InputRefused: missing, truncated, a Git LFS pointer, or with a header that contradicts itself.
+            InputRefused: missing, a Git LFS pointer, or with a header that cannot be read.
         """
         self.path = path
         self._file = MappedFile(path)
         try:
-            self.entries = _read_entries(self._file)
+            self.entries, self.problems = _read_entries(self._file)
         except InputRefused:
             self._file.close()
             raise
@@ -81,7 +86,7 @@ class SafetensorsFile:
         self._file.close()
 
 
-def _read_entries(file: MappedFile) -> dict[str, TensorEntry]:
+def _read_entries(file: MappedFile) -> tuple[dict[str, TensorEntry], list[str]]:
     path = file.path
     refuse_lfs_pointer(path, file.bytes(0, 64))
     if file.size < _LENGTH_BYTES:
@@ -94,7 +99,7 @@ def _read_entries(file: MappedFile) -> dict[str, TensorEntry]:
         )
     data_start = _LENGTH_BYTES + header_bytes
     if file.size < data_start:
-        raise _truncated(path, file.size, data_start)
+        raise InputRefused(f"{path}: {_truncated(file.size, data_start)}")
     header = parse_json_object(file.bytes(_LENGTH_BYTES, data_start), where=str(path))
     header.pop("__metadata__", None)
     entries: dict[str, TensorEntry] = {}
@@ -102,26 +107,25 @@ def _read_entries(file: MappedFile) -> dict[str, TensorEntry]:
     for name, value in header.items():
         entry = _entry(value, data_start)
         if isinstance(entry, str):
-            problems.append(f"{name}: {entry}")
+            problems.append(f"its header is broken: {name}: {entry}")
         else:
             entries[name] = entry
-    if problems:
-        raise InputRefused.listing(f"{path}: its header is broken:", problems)
-    _check_layout(path, entries, data_start=data_start, size=file.size)
-    return entries
+    if not problems:
+        problems = _layout_problems(entries, data_start=data_start, size=file.size)
+    return entries, problems
 
 
 def _entry(value: Any, data_start: int) -> TensorEntry | str:
     """The entry, or what is wrong with it."""
     if not isinstance(value, dict):
-        return f"found {value!r}, expected an object"
+        return f"found {shown(value)}, expected an object"
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
-        return f"unknown dtype {dtype!r}"
+        return f"unknown dtype {shown(dtype)}"
     if not _counts(shape):
-        return f"shape {shape!r} is not a list of sizes"
+        return f"shape {shown(shape)} is not a list of sizes"
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        return f"data_offsets {offsets!r} are not [begin, end]"
+        return f"data_offsets {shown(offsets)} are not [begin, end]"
     expected = math.prod(shape) * _ITEM_BYTES[dtype]
     if offsets[1] - offsets[0] != expected:
         return f"{dtype} {shape} takes {expected} bytes, data_offsets hold {offsets[1] - offsets[0]}"
@@ -129,22 +133,31 @@ def _entry(value: Any, data_start: int) -> TensorEntry | str:
 
 
 def _counts(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+    """Whether it is a list of sizes that a file can have; a bool is no size."""
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_DIMS
+        and all(type(one) is int and 0 <= one < _MAX_SIZE for one in value)
+    )
 
 
-def _check_layout(path: Path, entries: dict[str, TensorEntry], *, data_start: int, size: int) -> None:
+def _layout_problems(entries: dict[str, TensorEntry], *, data_start: int, size: int) -> list[str]:
     """The tensors must follow one another without holes or overlaps up to the end of the file."""
+    problems = []
     stop = data_start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != stop:
             found = "overlaps" if entry.start < stop else "leaves a hole after"
-            raise InputRefused(f"{path}: its header is broken: {name} {found} the tensor before it")
-        stop = entry.stop
+            problems.append(f"its header is broken: {name} {found} the tensor before it")
+        stop = max(stop, entry.stop)
+    if problems:
+        return problems
     if size < stop:
-        raise _truncated(path, size, stop)
+        return [_truncated(size, stop)]
     if size > stop:
-        raise InputRefused(f"{path}: found {size} bytes, but its header describes {stop}; download it again")
+        return [f"found {size} bytes, but its header describes {stop}; download it again"]
+    return []
 
 
-def _truncated(path: Path, found: int, expected: int) -> InputRefused:
-    return InputRefused(f"{path}: truncated: found {found} bytes, expected {expected}; download it again")
+def _truncated(found: int, expected: int) -> str:
+    return f"truncated: found {found} bytes, expected {expected}; download it again"

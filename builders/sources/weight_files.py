@@ -1,6 +1,7 @@
 """Decides which weight files make up a Hugging Face directory, and opens them as one set of tensors.
 
-It never unpickles, and never follows an index out of the directory.
+It never unpickles, and never follows an index out of the directory. Nothing that is wrong is raised: it is
+collected, so that all of it can be said at once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from builders.sources.base import each_problem
 from builders.sources.json_files import read_json_object
 from builders.sources.safetensors_reader import SafetensorsFile, TensorEntry
 from tpforge.errors import InputRefused
@@ -17,31 +19,32 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class Weights:
-    """All tensors of a directory, each in exactly one file."""
+    """All tensors of a directory, each in exactly one file, and every `problem` in the way of that.
+
+    `is_whole` says that the header of every file could be read, so that a tensor not found is missing.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Open the weight files of `folder` and check that they agree with the index.
-
-        Raises:
-            InputRefused: none there, files or tensors missing, a tensor in two files, a broken file.
-        """
+        """Open the weight files of `folder` and compare them with the index; no weights are read."""
+        self.problems: list[str] = []
         self.index_file = folder / INDEX if (folder / INDEX).is_file() else None
-        weight_map = _read_index(folder) if self.index_file else None
-        names = _file_names(folder, weight_map)
-        self.paths = tuple(folder / name for name in names)
+        weight_map = self._collect(_read_index, folder) if self.index_file else None
+        names = self._collect(_file_names, folder, weight_map, self.index_file is not None) or []
+        self.paths = tuple(folder / name for name in names if (folder / name).is_file())
         self._files: dict[str, SafetensorsFile] = {}
         self._holder: dict[str, str] = {}
-        try:
-            for name in names:
-                self._files[name] = SafetensorsFile(folder / name)
-            self._index(folder, weight_map)
-        except InputRefused:
-            self.close()
-            raise
+        for name in names:
+            if not (folder / name).is_file():
+                self.problems.append(f"{folder / name}: missing, but {INDEX} names it")
+            elif (file := self._collect(SafetensorsFile, folder / name)) is not None:
+                self._files[name] = file
+        self._place()
+        self._compare(folder, weight_map)
+        self.is_whole = bool(names) and len(self._files) == len(names)
 
     @property
     def entries(self) -> dict[str, TensorEntry]:
@@ -57,21 +60,39 @@ class Weights:
         for file in self._files.values():
             file.close()
 
-    def _index(self, folder: Path, weight_map: dict[str, str] | None) -> None:
-        problems = []
+    def _collect(self, read: Any, *arguments: Any) -> Any:
+        """What `read` gives; None when it raised, and then its problems are kept."""
+        try:
+            return read(*arguments)
+        except InputRefused as error:
+            self.problems += each_problem(error)
+            return None
+
+    def _place(self) -> None:
         for file_name, file in self._files.items():
+            self.problems += [f"{file.path}: {problem}" for problem in file.problems]
             for tensor in file.entries:
                 if tensor in self._holder:
-                    problems.append(f"{tensor}: in {self._holder[tensor]} and in {file_name}")
-                elif weight_map is not None and weight_map.get(tensor, file_name) != file_name:
-                    problems.append(f"{tensor}: in {file_name}, the index says {weight_map[tensor]}")
-                elif weight_map is not None and tensor not in weight_map:
-                    problems.append(f"{tensor}: in {file_name}, but not in the index")
+                    self.problems.append(f"{tensor}: in {self._holder[tensor]} and in {file_name}")
                 self._holder.setdefault(tensor, file_name)
-        for tensor in sorted(set(weight_map or {}) - set(self._holder)):
-            problems.append(f"{tensor}: not in {(weight_map or {})[tensor]}, where the index says it is")
-        if problems:
-            raise InputRefused.listing(f"{folder}: the weight files do not agree:", problems)
+
+    def _compare(self, folder: Path, weight_map: dict[str, str] | None) -> None:
+        """The index must name every tensor, in the file that holds it."""
+        if weight_map is None:
+            return
+        for tensor, file_name in self._holder.items():
+            if tensor not in weight_map:
+                self.problems.append(f"{tensor}: in {file_name}, but not in the index")
+            elif weight_map[tensor] != file_name and tensor not in self._held(weight_map[tensor]):
+                self.problems.append(f"{tensor}: in {file_name}, the index says {weight_map[tensor]}")
+        for tensor, file_name in weight_map.items():
+            if tensor not in self._holder and file_name in self._files:
+                self.problems.append(f"{tensor}: not in {file_name}, where the index says it is")
+
+    def _held(self, file_name: str) -> dict[str, TensorEntry]:
+        """The tensors of a file; one that is in two files is said to be so, and that is enough."""
+        file = self._files.get(file_name)
+        return {} if file is None else file.entries
 
 
 def _read_index(folder: Path) -> dict[str, str]:
@@ -93,23 +114,22 @@ def _leaves_folder(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
 
 
-def _file_names(folder: Path, weight_map: dict[str, str] | None) -> list[str]:
+def _file_names(folder: Path, weight_map: dict[str, str] | None, has_index: bool) -> list[str]:
     single = (folder / SINGLE).is_file()
     if weight_map is None:
-        if single:
+        if single and not has_index:
             return [SINGLE]
+        if has_index:
+            # The index is broken, which is said already: its files are still looked at, as far as they go.
+            return sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
         raise _no_weights(folder)
     if single and SINGLE not in weight_map.values():
         raise InputRefused(f"{folder}: found both {SINGLE} and {INDEX}, which does not name it; remove one")
-    names = sorted(set(weight_map.values()))
-    missing = [f"{name}: missing" for name in names if not (folder / name).is_file()]
-    if missing:
-        raise InputRefused.listing(f"{folder}: files that {INDEX} names are not there:", missing)
-    return names
+    return sorted(set(weight_map.values()))
 
 
 def _no_weights(folder: Path) -> InputRefused:
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         return InputRefused(
             f"{folder}: found only pickled weights ({', '.join(pickles[:3])}), which can run code and are "

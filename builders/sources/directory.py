@@ -1,0 +1,166 @@
+"""Looks at everything a Hugging Face directory holds and collects what is wrong, instead of stopping at it.
+
+It reads configs and headers, no weights. `huggingface` opens what has no problems, `audit` describes the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builders.audit.rope import rope_disagreements
+from builders.audit.tensors import TensorFindings, check_tensors, grouped
+from builders.families.base import Family
+from builders.families.reading import ConfigReader
+from builders.families.registry import find_family
+from builders.sources.base import each_problem, refuse_lfs_pointer
+from builders.sources.json_files import read_json_object
+from builders.sources.quantization import FoundQuantization, find_quantization
+from builders.sources.safetensors_reader import TensorEntry
+from builders.sources.tokenizer_files import find_tokenizer_files
+from builders.sources.weight_files import Weights
+from tpforge.architectures import pytorch_only
+from tpforge.dtypes import DType, parse_dtype
+from tpforge.errors import InputRefused
+from tpforge.model import ModelSpec
+
+_FLOATS = {dtype.safetensors for dtype in DType}
+# A key of config.json that says how the weights are quantized; without it the rest can be read.
+_QUANTIZED = ("quantization_config", "compression_config")
+
+
+@dataclass
+class Directory:
+    """What was found. `names` are the family's names of the tensors, each with the name in the file.
+
+    `spec` is read as if the weights were not quantized; `problems` then say that they are.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    weights: Weights
+    family: Family | None = None
+    spec: ModelSpec | None = None
+    quantization: FoundQuantization | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def entries(self) -> dict[str, TensorEntry]:
+        """Every tensor by the family's name."""
+        held = self.weights.entries
+        return {name: held[given] for name, given in self.names.items()}
+
+    @property
+    def dtypes(self) -> dict[str, DType]:
+        """The types of the tensors that have one of ours."""
+        return {
+            name: parse_dtype(entry.dtype) for name, entry in self.entries.items() if entry.dtype in _FLOATS
+        }
+
+    def check_tensors(self) -> TensorFindings:
+        """Compare the tensors with the family's table; nothing is found where that cannot be done."""
+        if self.family is None or self.spec is None or self.quantization is not None:
+            return TensorFindings()
+        shapes = {name: entry.shape for name, entry in self.entries.items()}
+        return check_tensors(
+            self.family, self.spec, shapes=shapes, dtypes=self.dtypes, is_whole=self.weights.is_whole
+        )
+
+    def refuse(self) -> None:
+        """Raise InputRefused with all the problems, those of the tensors among them, when there are any."""
+        if not self.problems:
+            return
+        problems = [*self.problems, *grouped(self.check_tensors().problems)]
+        if len(problems) == 1:
+            raise InputRefused(problems[0])
+        raise InputRefused.listing(f"{self.path}: cannot be converted:", problems)
+
+
+def examine(path: Path) -> Directory:
+    """Look at a directory. The caller closes `weights`.
+
+    Raises:
+        InputRefused: it has no config.json that can be read, so that nothing can be said of it.
+    """
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise InputRefused(
+            f"{path}: found no config.json; expected a Hugging Face directory with config.json, "
+            "*.safetensors and a tokenizer"
+        )
+    config = read_json_object(config_file)
+    weights = Weights(path)
+    found = Directory(path=path, config=config, weights=weights, problems=list(weights.problems))
+    found.problems += _pointers(path)
+    found.problems += [f"{config_file}: {problem}" for problem in rope_disagreements(config)]
+    found.quantization, problems = find_quantization(path, config)
+    found.problems += problems
+    _read_model(found, config_file)
+    return found
+
+
+def _read_model(found: Directory, config_file: Path) -> None:
+    """Set family, names and spec as far as they can be known."""
+    architectures = found.config.get("architectures")
+    names = list(found.weights.entries)
+    found.names = dict(zip(names, names, strict=True))
+    try:
+        found.family = find_family(architectures, where=str(config_file))
+    except InputRefused as error:
+        found.problems.append(_elsewhere(architectures, config_file) or str(error))
+        return
+    found.names = found.family.canonical(names)
+    if found.quantization is not None:
+        found.problems.append(_quantized(found))
+    generation, problems = _read_generation(found.path / "generation_config.json")
+    found.problems += problems
+    reader = ConfigReader(
+        {key: value for key, value in found.config.items() if key not in _QUANTIZED},
+        where=str(config_file),
+        weight_dtype=most_common_dtype(found.dtypes),
+        generation=generation,
+    )
+    try:
+        found.spec = found.family.read_model(reader)
+    except InputRefused as error:
+        found.problems += each_problem(error)
+
+
+def _read_generation(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    try:
+        return (read_json_object(path) if path.is_file() else None), []
+    except InputRefused as error:
+        return None, each_problem(error)
+
+
+def _elsewhere(architectures: object, config_file: Path) -> str | None:
+    """What is said of an architecture that another runtime serves without a conversion."""
+    names = architectures if isinstance(architectures, list) else [architectures]
+    advice = pytorch_only(names[0]) if len(names) == 1 and isinstance(names[0], str) else None
+    return None if advice is None else f"{config_file}: {advice}. Nothing was written."
+
+
+def _quantized(found: Directory) -> str:
+    assert found.quantization is not None
+    where = found.path / found.quantization.declared_in
+    return f"{where}: the weights are quantized ({found.quantization.title}); give the unquantized checkpoint"
+
+
+def _pointers(path: Path) -> list[str]:
+    problems = []
+    for file in find_tokenizer_files(path):
+        with file.open("rb") as opened:
+            head = opened.read(64)
+        try:
+            refuse_lfs_pointer(file, head)
+        except InputRefused as error:
+            problems += each_problem(error)
+    return problems
+
+
+def most_common_dtype(dtypes: dict[str, DType]) -> DType:
+    """The type of most tensors; float32 when there are none."""
+    found = list(dtypes.values())
+    return max(sorted(set(found)), key=found.count) if found else DType.FLOAT32
