@@ -25,6 +25,11 @@ def slice_blocks(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Iterato
     Raises:
         InputRefused: a finite value does not fit `dtype`.
     """
+    return (as_bytes(block) for block in slice_rows(tensor, piece, dtype=dtype))
+
+
+def slice_rows(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Iterator[torch.Tensor]:
+    """As `slice_blocks`, as tensors of whole rows."""
     if piece.dim == 0:
         for span in piece.spans:
             yield from _row_blocks(tensor, span, dtype=dtype, name=piece.source)
@@ -32,18 +37,24 @@ def slice_blocks(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Iterato
         yield from _column_blocks(tensor, piece, dtype=dtype)
 
 
-def _row_blocks(tensor: torch.Tensor, span: Span, *, dtype: DType, name: str) -> Iterator[memoryview]:
-    row_bytes = max(1, tensor[:1].numel() * dtype.num_bytes)
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The content of a tensor, row by row."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _row_blocks(tensor: torch.Tensor, span: Span, *, dtype: DType, name: str) -> Iterator[torch.Tensor]:
+    rest = tensor.shape[1:]
+    step = max(1, BLOCK_BYTES // max(1, tensor[:1].numel() * dtype.num_bytes))
     if span.start is None:
-        yield from _zeros(span.length * row_bytes)
+        zeros = torch.zeros(min(step, span.length), *rest, dtype=TORCH_DTYPES[dtype])
+        yield from (zeros[: span.length - first] for first in range(0, span.length, step))
         return
-    step = max(1, BLOCK_BYTES // row_bytes)
     stop = span.start + span.length
     for first in range(span.start, stop, step):
-        yield _as_bytes(cast(tensor[first : min(first + step, stop)], dtype, name=name))
+        yield cast(tensor[first : min(first + step, stop)], dtype, name=name)
 
 
-def _column_blocks(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Iterator[memoryview]:
+def _column_blocks(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Iterator[torch.Tensor]:
     step = max(1, BLOCK_BYTES // max(1, piece.length * dtype.num_bytes))
     for first in range(0, tensor.shape[0], step):
         rows = tensor[first : first + step]
@@ -54,15 +65,4 @@ def _column_blocks(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Itera
                 held = rows[:, span.start : span.start + span.length]
                 block[:, column : column + span.length] = cast(held, dtype, name=piece.source)
             column += span.length
-        yield _as_bytes(block)
-
-
-def _zeros(num_bytes: int) -> Iterator[memoryview]:
-    zeros = memoryview(bytes(min(num_bytes, BLOCK_BYTES)))
-    while num_bytes > 0:
-        yield zeros[:num_bytes]
-        num_bytes -= BLOCK_BYTES
-
-
-def _as_bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield block

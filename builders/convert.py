@@ -25,6 +25,7 @@ from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.manifest import FileRecord
 from tpforge.mapping import Mapping
+from tpforge.quantization import Quantization
 from tpforge.sharding import ShardPlan
 from tpforge.units import format_bytes
 
@@ -51,6 +52,7 @@ def convert(
     dtype: DType | None,
     pad: bool,
     parallel_embedding_dim: int | None,
+    quantization: Quantization | None = None,
     out: Path,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -66,7 +68,13 @@ def convert(
     if source.family.refusal is not None:
         raise InputRefused(f"{source.location}: {source.family.refusal}")
     dropped = audit(source)
-    plan = plan_shards(source, mapping=mapping, pad=pad, parallel_embedding_dim=parallel_embedding_dim)
+    plan = plan_shards(
+        source,
+        mapping=mapping,
+        pad=pad,
+        parallel_embedding_dim=parallel_embedding_dim,
+        quantization=quantization,
+    )
     target = dtype or source.spec.dtype
     rank_files = plan_rank_files(source, plan=plan, dtype=target)
     there = sum(path.stat().st_size for path in out.iterdir())

@@ -5,6 +5,7 @@ It imports no tensor library, so that `tpforge inspect` answers at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from builders.sources.base import Source
@@ -13,12 +14,20 @@ from builders.writer import RankFilePlan, plan_rank_file
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError, UsageError
 from tpforge.mapping import Mapping
+from tpforge.packing import is_quantized
 from tpforge.padding import plan_padding
-from tpforge.sharding import ShardPlan, rank_tensors
+from tpforge.quantization import Quantization
+from tpforge.quantization_gate import Linear, Question, require
+from tpforge.sharding import RankTensor, ShardPlan, rank_tensors
 
 
 def plan_shards(
-    source: Source, *, mapping: Mapping, pad: bool, parallel_embedding_dim: int | None
+    source: Source,
+    *,
+    mapping: Mapping,
+    pad: bool,
+    parallel_embedding_dim: int | None,
+    quantization: Quantization | None = None,
 ) -> ShardPlan:
     """The layout of `source` over `mapping`.
 
@@ -32,6 +41,10 @@ def plan_shards(
         raise PlanError(
             f"moe-ep={mapping.moe_ep_size}: {source.spec.architecture} has no experts; leave out --moe-ep"
         )
+    if quantization is not None and quantization.format and source.spec.attention.latent is not None:
+        raise PlanError(
+            f"{source.spec.architecture}: latent attention is not quantized; leave out --quantize"
+        )
     plan = ShardPlan(
         model=source.spec,
         mapping=mapping,
@@ -39,6 +52,7 @@ def plan_shards(
             source.spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size, allow=pad
         ),
         parallel_embedding_dim=parallel_embedding_dim,
+        quantization=quantization,
     )
     objections = [objection for check in source.family.restrictions if (objection := check(plan))]
     if objections:
@@ -54,11 +68,28 @@ def plan_rank_files(source: Source, *, plan: ShardPlan, dtype: DType) -> tuple[R
     """
     rules = source.family.rules(plan)
     reshape = partial(transformed_shape, model=source.spec)
-    return tuple(
-        plan_rank_file(
-            f"rank{rank}.safetensors",
-            rank_tensors(rules, source.shapes, plan=plan, rank=rank, reshape=reshape),
-            dtype=dtype,
-        )
+    ranks = [
+        rank_tensors(rules, source.shapes, plan=plan, rank=rank, reshape=reshape)
         for rank in range(plan.mapping.world_size)
+    ]
+    _refuse_shapes(plan, quantized_linears(tensor for rank in ranks for tensor in rank))
+    return tuple(
+        plan_rank_file(f"rank{rank}.safetensors", tensors, dtype=dtype) for rank, tensors in enumerate(ranks)
     )
+
+
+def quantized_linears(tensors: Iterable[RankTensor]) -> tuple[Linear, ...]:
+    """The matrices of rank files that a quantized engine quantizes, each name and shape of a layer once."""
+    found: dict[Linear, None] = {}
+    for tensor in tensors:
+        if is_quantized(tensor.name):
+            name = tensor.name.removesuffix(".weight").split(".", 3)[-1]
+            found[Linear(name, *tensor.shape[-2:])] = None
+    return tuple(found)
+
+
+def _refuse_shapes(plan: ShardPlan, linears: tuple[Linear, ...]) -> None:
+    quantization = plan.quantization
+    if quantization is not None and quantization.format is not None:
+        group_size = quantization.group_size or None
+        require(Question(quantization.format, "reference", linears=linears, group_size=group_size))

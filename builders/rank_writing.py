@@ -6,16 +6,19 @@ to back and hashed on the way. What goes where is decided by then: `convert` pla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from builders.blocks import slice_blocks
+from builders.blocks import as_bytes, slice_blocks, slice_rows
 from builders.journal import Journal, Mark
+from builders.quantize.packers import pack
 from builders.sources.base import Source
 from builders.transforms import transformed
 from builders.writer import HashingWriter, RankFilePlan
@@ -25,6 +28,8 @@ from tpforge.sharding import RankTensor, Slice
 
 Progress = Callable[[int, int], None]
 """Called with the bytes written so far, and all of them."""
+_Key = tuple[str, str | None]
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -116,22 +121,80 @@ def _write_tensor(
 ) -> None:
     """One target tensor on all ranks of a stage."""
     dtype = tensors[0].dtype or dtype
+    if tensors[0].packing is not None:
+        _write_packed(source, tensors, writers, dtype=dtype, pool=pool)
+        return
     for pieces in zip(*(tensor.slices for tensor in tensors), strict=True):
-        # Ranks differ in their sources only when they hold different experts.
-        wholes = {
-            (name, transform): transformed(source.read(name), transform, model=source.spec)
-            for name, transform in {(piece.source, piece.transform) for piece in pieces}
-        }
-        futures: list[Future[None]] = [
-            pool.submit(_write_slice, writer, wholes[piece.source, piece.transform], piece, dtype)
-            for writer, piece in zip(writers, pieces, strict=True)
-        ]
-        try:
-            for future in futures:
-                future.result()
-        finally:
-            # An interrupt must not close a file that another thread still writes.
-            wait(futures)
+        wholes = _read(source, pieces)
+        _results(
+            [
+                pool.submit(_write_slice, writer, wholes[piece.source, piece.transform], piece, dtype)
+                for writer, piece in zip(writers, pieces, strict=True)
+            ]
+        )
+
+
+def _write_packed(
+    source: Source,
+    tensors: tuple[RankTensor, ...],
+    writers: list[HashingWriter],
+    *,
+    dtype: DType,
+    pool: ThreadPoolExecutor,
+) -> None:
+    """One quantized matrix, or a stack of them: first the weights, then the scales of all."""
+    num_matrices = tensors[0].shape[0] if len(tensors[0].shape) == 3 else 1
+    num_slices = len(tensors[0].slices) // num_matrices
+    scales: list[list[tuple[torch.Tensor, ...]]] = []
+    for first in range(0, len(tensors[0].slices), num_slices):
+        pieces = [tensor.slices[first : first + num_slices] for tensor in tensors]
+        wholes = _read(source, [piece for held in pieces for piece in held])
+        scales.append(
+            _results(
+                [
+                    pool.submit(_write_matrix, writer, tensor, held, wholes, dtype)
+                    for writer, tensor, held in zip(writers, tensors, pieces, strict=True)
+                ]
+            )
+        )
+    for writer, held_scales in zip(writers, zip(*scales, strict=True), strict=True):
+        for stacked in zip(*held_scales, strict=True):
+            for scale in stacked:
+                writer.write(as_bytes(scale))
+
+
+def _write_matrix(
+    writer: HashingWriter,
+    tensor: RankTensor,
+    pieces: tuple[Slice, ...],
+    wholes: dict[_Key, torch.Tensor],
+    dtype: DType,
+) -> tuple[torch.Tensor, ...]:
+    """Write the packed weight of one matrix; what belongs beside it."""
+    assert tensor.packing is not None
+    rows = chain.from_iterable(
+        slice_rows(wholes[piece.source, piece.transform], piece, dtype=dtype) for piece in pieces
+    )
+    num_rows, num_columns = tensor.shape[-2:]
+    weight, *beside = pack(rows, tensor.packing, shape=(num_rows, num_columns), dtype=dtype)
+    writer.write(as_bytes(weight))
+    return tuple(beside)
+
+
+def _read(source: Source, pieces: Iterable[Slice]) -> dict[_Key, torch.Tensor]:
+    """The transformed source tensors; ranks differ in them only when they hold different experts."""
+    return {
+        (name, transform): transformed(source.read(name), transform, model=source.spec)
+        for name, transform in {(piece.source, piece.transform) for piece in pieces}
+    }
+
+
+def _results(futures: list[Future[_T]]) -> list[_T]:
+    try:
+        return [future.result() for future in futures]
+    finally:
+        # An interrupt must not close a file that another thread still writes.
+        wait(futures)
 
 
 def _write_slice(writer: HashingWriter, tensor: torch.Tensor, piece: Slice, dtype: DType) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Self
 
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord
+from tpforge.packing import stored_tensors
 from tpforge.sharding import RankTensor
 
 _ALIGNMENT = 8
@@ -41,14 +41,14 @@ def plan_rank_file(name: str, tensors: tuple[RankTensor, ...], *, dtype: DType) 
     entries = {}
     offset = 0
     for tensor in tensors:
-        own = tensor.dtype or dtype
-        stop = offset + math.prod(tensor.shape) * own.num_bytes
-        entries[tensor.name] = {
-            "dtype": own.safetensors,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, stop],
-        }
-        offset = stop
+        for stored in stored_tensors(tensor, dtype=dtype):
+            stop = offset + stored.num_bytes
+            entries[stored.name] = {
+                "dtype": stored.dtype,
+                "shape": list(stored.shape),
+                "data_offsets": [offset, stop],
+            }
+            offset = stop
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text

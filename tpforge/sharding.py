@@ -8,14 +8,16 @@ along one dim. Anything that moves data (`builders.convert`) only follows spans.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec, MoeSpec
+from tpforge.packing import Packing, packing_of
 from tpforge.padding import Padding
+from tpforge.quantization import Quantization
 from tpforge.sections import Section, Span, compose, merge, section_spans
 
 Shape = tuple[int, ...]
@@ -124,15 +126,17 @@ class Slice:
 
 @dataclass(frozen=True)
 class RankTensor:
-    """One tensor of a rank file: its slices one after the other, and the resulting shape.
+    """One tensor of a rank: its slices one after the other, and the resulting shape.
 
-    `dtype` None stands for the type of the checkpoint.
+    `dtype` None stands for the type of the checkpoint. With a `packing` it becomes several tensors in the
+    file; see `tpforge.packing`.
     """
 
     name: str
     slices: tuple[Slice, ...]
     shape: tuple[int, ...]
     dtype: DType | None = None
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class ShardPlan:
     mapping: Mapping
     padding: Padding
     parallel_embedding_dim: int | None = None
+    quantization: Quantization | None = None
 
 
 def spans(cut: Cut, size: int, *, plan: ShardPlan, tp_rank: int) -> tuple[Span, ...]:
@@ -232,7 +237,8 @@ def rank_tensors(
         for local, layer in _places(rule, layers, plan=plan, rank=rank):
             target = rule.target.format(layer=local)
             try:
-                tensors.append(_rank_tensor(rule, target, layer, shapes, plan=plan, rank=rank))
+                tensor = _rank_tensor(rule, target, layer, shapes, plan=plan, rank=rank)
+                tensors.append(replace(tensor, packing=packing_of(target, plan.quantization)))
             except PlanError as error:
                 problems.append(str(error))
     if problems:

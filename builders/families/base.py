@@ -14,6 +14,7 @@ from typing import Any
 from builders.families.reading import ConfigReader
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
+from tpforge.quantization import config_field
 from tpforge.sharding import LayerKind, Rule, ShardPlan
 
 Condition = Callable[[ShardPlan], bool]
@@ -123,4 +124,5 @@ class Family:
 
     def target_config(self, plan: ShardPlan, *, dtype: DType) -> dict[str, Any]:
         """TensorRT-LLM's config.json."""
-        return {field.key: field.value(plan, dtype) for field in self.config_fields}
+        config = {field.key: field.value(plan, dtype) for field in self.config_fields}
+        return config | config_field(plan.quantization)

@@ -1,0 +1,104 @@
+"""How a quantized matrix lies in a rank file: which tensors it becomes, with their types and shapes.
+
+It computes no value; `builders.quantize` does. A matrix [out, in] of a rank becomes its packed weight and
+what is needed to read it, one after the other, so that plans know every byte.
+Source: TensorRT-LLM 1.2, quantization/layers.py and quantization/functional.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tpforge.dtypes import DType
+from tpforge.quantization import Quantization
+
+if TYPE_CHECKING:
+    from tpforge.sharding import RankTensor
+
+QUANTIZED = (
+    "attention.qkv",
+    "attention.dense",
+    "mlp.fc",
+    "mlp.gate",
+    "mlp.proj",
+    "mlp.shared_expert.fc",
+    "mlp.shared_expert.gate",
+    "mlp.shared_expert.proj",
+)
+"""The linears of a layer that a quantized engine quantizes; all else stays as it is."""
+BLOCK = 128
+"""Rows and columns of a block of fp8_block."""
+_ITEM_BYTES = {"I8": 1, "U8": 1, "F8_E4M3": 1, "F16": 2, "BF16": 2, "F32": 4}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it lies in a rank file; `dtype` is spelled as in a safetensors header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its content."""
+        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """In which format a matrix is packed; `group_size` 0 is a scale for each row."""
+
+    format: str
+    group_size: int = 0
+
+    def stored(self, name: str, shape: tuple[int, ...], *, dtype: DType) -> tuple[Stored, ...]:
+        """What the matrix `name` becomes; shape [out, in], or [experts, out, in]."""
+        *experts, rows, columns = shape
+        base = name.removesuffix(".weight")
+
+        def tensor(suffix: str, own: str, *sizes: int) -> Stored:
+            return Stored(f"{base}.{suffix}", own, (*experts, *sizes))
+
+        match self.format:
+            case "int8_wo":
+                weight = tensor("weight", "I8", columns, rows)
+                return (weight, tensor("per_channel_scale", dtype.safetensors, rows))
+            case "int4_wo":
+                weight = tensor("weight", "I8", columns, rows // 2)
+                return (weight, tensor("per_channel_scale", dtype.safetensors, rows))
+            case "fp8_rowwise":
+                weight = tensor("weight", "F8_E4M3", rows, columns)
+                return (weight, tensor("per_channel_scale", "F32", rows))
+            case "fp8_block":
+                weight = tensor("weight", "F8_E4M3", rows, columns)
+                blocks = (-(-rows // BLOCK), -(-columns // BLOCK))
+                return (weight, tensor("weights_block_scaling_factor", "F32", *blocks))
+            case "mxfp4":
+                weight = tensor("weight", "U8", rows, columns // 2)
+                return (weight, tensor("weights_scaling_factor", "U8", rows, columns // 32))
+        raise AssertionError(f"no packing of {self.format}")
+
+
+def is_quantized(name: str) -> bool:
+    """Whether `name`, a tensor of a rank file, is a matrix that a quantized engine quantizes."""
+    return name.startswith("transformer.layers.") and name.endswith(
+        tuple(f".{one}.weight" for one in QUANTIZED)
+    )
+
+
+def packing_of(name: str, quantization: Quantization | None) -> Packing | None:
+    """How the matrix `name` is packed; None when it is stored as it is."""
+    if quantization is None or quantization.format is None or quantization.form == "portable":
+        return None
+    return Packing(quantization.format, quantization.group_size) if is_quantized(name) else None
+
+
+def stored_tensors(tensor: RankTensor, *, dtype: DType) -> tuple[Stored, ...]:
+    """What `tensor` becomes in its file; `dtype` is the checkpoint's."""
+    own = tensor.dtype or dtype
+    if tensor.packing is None:
+        return (Stored(tensor.name, own.safetensors, tensor.shape),)
+    return tensor.packing.stored(tensor.name, tensor.shape, dtype=own)
