@@ -39,7 +39,7 @@ DEEPSEEK = {
     "rope_parameters": {
         "rope_type": "yarn",
         "rope_theta": 10000.0,
-        "factor": 4.0,
+        "factor": 8.0,
         "beta_fast": 32,
         "beta_slow": 1,
         "mscale": 0.7,
