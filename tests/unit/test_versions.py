@@ -1,0 +1,173 @@
+"""The table of TensorRT-LLM releases, and the values that their arguments take."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scripts.main import main
+from tpforge.arguments import build_arguments, check_values, llm_arguments, parse_pairs
+from tpforge.errors import UsageError
+from tpforge.versions import DEFAULT_RELEASE, find_release, release_for, releases, version_key
+
+BUILD = build_arguments(find_release("1.2.1"))
+LLM = llm_arguments(find_release("1.2.1"))
+
+
+def test_the_default_release_serves_both_runtimes_from_the_newest_container_that_holds_it() -> None:
+    release = find_release(DEFAULT_RELEASE)
+    assert release.runtimes == ("tensorrt", "pytorch")
+    assert release.image == "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
+    assert (release.tensorrt, release.cuda, release.driver) == ("10.14.1.48", "13.1.0", "590.44.01")
+
+
+def test_a_release_is_found_with_or_without_its_v() -> None:
+    assert find_release("v1.1.0") == find_release("1.1.0")
+
+
+def test_an_unknown_release_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"1\.2\.7: not in the table; did you mean 1\.2\."):
+        find_release("1.2.7")
+
+
+def test_engines_for_a_release_without_trtllm_build_are_refused_with_the_way_out() -> None:
+    with pytest.raises(UsageError, match=r"no trtllm-build.*--runtime pytorch.*1\.2\.1.*migrate"):
+        release_for("1.3.0rc21", runtime="tensorrt")
+
+
+def test_a_release_whose_arguments_nobody_compared_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"0\.21\.0: the arguments of runtime tensorrt .* use one of 1"):
+        release_for("0.21.0", runtime="tensorrt")
+
+
+def test_a_release_candidate_comes_before_its_release_and_ten_after_nine() -> None:
+    versions = ["1.3.0", "1.3.0rc21", "1.3.0rc9", "0.10.0", "0.9.0", "1.0.3.2510", "1.0.0"]
+    assert sorted(versions, key=version_key) == [
+        "0.9.0",
+        "0.10.0",
+        "1.0.0",
+        "1.0.3.2510",
+        "1.3.0rc9",
+        "1.3.0rc21",
+        "1.3.0",
+    ]
+
+
+def test_every_release_names_its_sources() -> None:
+    assert [release.trtllm for release in releases() if not release.sources] == []
+
+
+def test_values_of_a_command_line_become_what_they_say() -> None:
+    given = parse_pairs(
+        [
+            "max_batch_size=64",
+            "--multiple-profiles=enable",
+            "lora_dir=a,b",
+            "strip_plan",
+            "max_decoder_seq_len=4_096",
+        ],
+        option="--build-arg",
+    )
+    assert check_values(given, BUILD, what="trtllm-build") == {
+        "max_batch_size": 64,
+        "multiple_profiles": "enable",
+        "lora_dir": ["a", "b"],
+        "strip_plan": True,
+        "max_seq_len": 4096,
+    }
+
+
+def test_values_of_a_file_keep_their_types_and_a_boolean_is_a_switch() -> None:
+    given = {"reduce_fusion": True, "kv_cache_type": "paged", "max_num_tokens": 4096}
+    assert check_values(given, BUILD, what="trtllm-build") == {
+        "reduce_fusion": "enable",
+        "kv_cache_type": "paged",
+        "max_num_tokens": 4096,
+    }
+
+
+def test_nested_values_are_reached_by_dots_and_null_turns_off() -> None:
+    given = {
+        "kv_cache_config.free_gpu_memory_fraction": "0.8",
+        "kv_cache_config.max_attention_window": "[4096, 1024]",
+        "cuda_graph_config": "null",
+        "enable_chunked_prefill": "1",
+    }
+    assert check_values(given, LLM, what="the LLM API") == {
+        "kv_cache_config.free_gpu_memory_fraction": 0.8,
+        "kv_cache_config.max_attention_window": [4096, 1024],
+        "cuda_graph_config": None,
+        "enable_chunked_prefill": True,
+    }
+
+
+def test_all_wrong_values_are_said_at_once_with_the_nearest_name() -> None:
+    given = {
+        "max_batchsize": 1,
+        "gemm_plugin": "fp4",
+        "tokens_per_block": "x",
+        "max_beam_width": 0,
+        "output_dir": "out",
+        "streamingllm": "enable",
+    }
+    with pytest.raises(UsageError) as error:
+        check_values(given, BUILD, what="trtllm-build")
+    assert str(error.value).splitlines() == [
+        "arguments of trtllm-build:",
+        "  gemm_plugin: found 'fp4', "
+        "expected one of auto, float16, float32, bfloat16, int32, fp8, nvfp4, disable",
+        "  max_batchsize: unknown argument; did you mean max_batch_size?",
+        "  max_beam_width: found 0, expected 1 or more",
+        "  output_dir: is set by tpforge itself: where the engine goes",
+        "  streamingllm: no longer works: attention sinks; upstream refuses it by now",
+        "  tokens_per_block: found 'x', expected a whole number",
+    ]
+
+
+def test_a_name_of_the_wrong_level_suggests_the_right_one() -> None:
+    with pytest.raises(UsageError, match=r"did you mean kv_cache_config\.free_gpu_memory_fraction\?"):
+        check_values({"free_gpu_memory_fraction": 0.9}, LLM, what="the LLM API")
+
+
+@pytest.mark.parametrize("value", [True, 1.5, "1.5", None, [1]])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="max_batch_size: found"):
+        check_values({"max_batch_size": value}, BUILD, what="trtllm-build")
+
+
+def test_a_fraction_stays_between_0_and_1() -> None:
+    with pytest.raises(UsageError, match=r"found 90\.0, expected 0 to 1"):
+        check_values({"kv_cache_config.free_gpu_memory_fraction": 90}, LLM, what="the LLM API")
+
+
+def test_a_pair_without_key_or_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="--build-arg =3: expected KEY=VALUE"):
+        parse_pairs(["=3"], option="--build-arg")
+    with pytest.raises(UsageError, match="--build-arg workers: given twice"):
+        parse_pairs(["workers=1", "workers=2"], option="--build-arg")
+
+
+def test_every_default_is_a_value_that_its_own_argument_takes() -> None:
+    for table in (BUILD, LLM):
+        given = {one.name: one.default for one in table if one.default is not None and not one.owned}
+        shown = check_values(
+            {name: value for name, value in given.items() if name != "streamingllm"}, table, what="x"
+        )
+        assert {name: value for name, value in given.items() if name in shown} == shown
+
+
+def test_the_command_shows_a_release_with_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["versions", "--trtllm", "1.2.1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "release"
+    names = {one["name"] for one in found["build_arguments"]}
+    assert {"max_num_tokens", "user_buffer", "speculative_decoding_mode", "pp_reduce_scatter"} <= names
+    assert "auto_parallel" not in names
+
+
+def test_the_command_lists_every_release(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["versions"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(releases())
+    assert lines[-1].split()[:3] == ["1.3.0rc21", "-", "13"]
