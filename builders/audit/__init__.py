@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from builders.audit.tensors import check_tensors, grouped
 from builders.audit.tokenizer import find_tokenizer, vocabulary_problem
-from builders.sources.base import Source
+from builders.sources.base import Source, WeightReader
 from tpforge.errors import InputRefused
 
 
@@ -33,7 +33,7 @@ def audit(source: Source) -> dict[str, str]:
     return dict(sorted({**found.dropped, **tied_reasons(found.ties)}.items()))
 
 
-def tied_problems(source: Source, ties: dict[str, str]) -> list[str]:
+def tied_problems(source: WeightReader, ties: dict[str, str]) -> list[str]:
     """The heads that do not repeat the embedding to which config.json ties them; reads both."""
     if not ties:
         return []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from builders.sources.base import Source
+from builders.sources.base import WeightReader
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes looked at so far, and all of them."""
 
 
-def non_finite(source: Source, *, progress: Progress | None = None) -> list[str]:
+def non_finite(source: WeightReader, *, progress: Progress | None = None) -> list[str]:
     """A line for each tensor that holds NaN or infinite values, with the first place of one."""
     names = [name for name in source.shapes if name in source.dtypes]
     sizes = {name: _num_bytes(source, name) for name in names}
@@ -36,7 +36,7 @@ def non_finite(source: Source, *, progress: Progress | None = None) -> list[str]
     return problems
 
 
-def _num_bytes(source: Source, name: str) -> int:
+def _num_bytes(source: WeightReader, name: str) -> int:
     count = source.dtypes[name].num_bytes
     for size in source.shapes[name]:
         count *= size

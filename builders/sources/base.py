@@ -21,6 +21,21 @@ SourceKind = Literal["huggingface", "hub", "gguf"]
 _LFS_POINTER = b"version https://git-lfs"
 
 
+class WeightReader(Protocol):
+    """Tensors by name, with what is known of them before they are read."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+
+    @property
+    def dtypes(self) -> dict[str, DType]:
+        """The type in which `read` gives each tensor; tensors of other types are left out."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor; a view of the mapped file where that is possible."""
+
+
 class Source(Protocol):
     """A checkpoint that is open; close it, or use it as a context manager."""
 

@@ -1,13 +1,13 @@
 """Looks at everything a Hugging Face directory holds and collects what is wrong, instead of stopping at it.
 
-It reads configs and headers, no weights. `huggingface` opens what has no problems, `audit` describes the rest.
+It reads configs and headers, no weights. `huggingface` opens what has no problems; `audit` describes all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builders.audit.rope import rope_disagreements
 from builders.audit.tensors import TensorFindings, check_tensors, grouped
@@ -24,6 +24,9 @@ from tpforge.architectures import pytorch_only
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _FLOATS = {dtype.safetensors for dtype in DType}
 # A key of config.json that says how the weights are quantized; without it the rest can be read.
@@ -53,19 +56,27 @@ class Directory:
         return {name: held[given] for name, given in self.names.items()}
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    @property
     def dtypes(self) -> dict[str, DType]:
         """The types of the tensors that have one of ours."""
         return {
             name: parse_dtype(entry.dtype) for name, entry in self.entries.items() if entry.dtype in _FLOATS
         }
 
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, as a view of its file; only where the files have no problems."""
+        return self.weights.read(self.names[name])
+
     def check_tensors(self) -> TensorFindings:
         """Compare the tensors with the family's table; nothing is found where that cannot be done."""
         if self.family is None or self.spec is None or self.quantization is not None:
             return TensorFindings()
-        shapes = {name: entry.shape for name, entry in self.entries.items()}
         return check_tensors(
-            self.family, self.spec, shapes=shapes, dtypes=self.dtypes, is_whole=self.weights.is_whole
+            self.family, self.spec, shapes=self.shapes, dtypes=self.dtypes, is_whole=self.weights.is_whole
         )
 
     def refuse(self) -> None:

@@ -10,10 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
-
+from builders.audit.tokenizer import FoundTokenizer
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
@@ -21,10 +20,12 @@ from builders.sources.base import refuse_lfs_pointer
 from builders.sources.gguf_metadata import read_hf_config
 from builders.sources.mapped_file import MappedFile
 from builders.sources.tokenizer_files import convert_tokenizer, remove_volatile_keys
-from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _MAGIC = b"GGUF"
 _PLAIN = {"F32": DType.FLOAT32, "F16": DType.FLOAT16, "BF16": DType.BFLOAT16}
@@ -66,6 +67,7 @@ class GgufSource:
     location: str
     path: Path
     license: str | None
+    tokenizer: FoundTokenizer
     spec: ModelSpec
     family: Family
     tensors: dict[str, GgufTensor]
@@ -154,11 +156,24 @@ def open_gguf(path: Path, *, location: str) -> GgufSource:
     return GgufSource(
         location=location,
         path=path,
+        tokenizer=_tokenizer(fields),
         license=str(license_field.contents()) if license_field is not None else None,
         spec=spec,
         family=family,
         tensors=tensors,
         file=file,
+    )
+
+
+def _tokenizer(fields: dict[str, Any]) -> FoundTokenizer:
+    """What the metadata says of the tokenizer, which lies in the same file."""
+    tokens = fields.get("tokenizer.ggml.tokens")
+    return FoundTokenizer(
+        files=() if tokens is None else ("tokenizer.ggml.*",),
+        num_ids=None if tokens is None else len(tokens.data),
+        largest="",
+        has_chat_template="tokenizer.chat_template" in fields,
+        problems=(),
     )
 
 
@@ -222,6 +237,11 @@ def _hf_name(name: str) -> str | None:
 
 
 def _read_tensor(file: MappedFile, tensor: GgufTensor) -> torch.Tensor:
+    # Late, because `inspect` reads headers only, and torch takes longer to import than they to read.
+    import torch
+
+    from builders.torch_types import TORCH_DTYPES
+
     if tensor.kind in _PLAIN:
         dtype = TORCH_DTYPES[_PLAIN[tensor.kind]]
         flat = file.tensor(tensor.start, count=tensor.size // dtype.itemsize, dtype=dtype)

@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub as a source: downloads a snapshot, then opens it as a directory.
+"""A model of the Hugging Face hub as a source: downloads a snapshot, which is then opened as a directory.
 
 It downloads safetensors, JSON and tokenizer files only, and keeps them in huggingface_hub's own cache.
 """
@@ -9,7 +9,6 @@ import errno
 import os
 from pathlib import Path
 
-from builders.sources.huggingface import HuggingFaceSource, open_directory
 from tpforge.errors import EnvironmentUnusable, InputRefused
 
 _PATTERNS = (
@@ -25,17 +24,13 @@ _IGNORED = ("*/*",)
 _LOCAL_CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
-def open_hub(repository: str, *, location: str, revision: str | None) -> HuggingFaceSource:
-    """Download (or find in the cache) ``org/name`` at a revision, by default the newest, and open it.
+def download(repository: str, *, revision: str | None) -> Path:
+    """The snapshot of ``org/name`` at a revision, by default the newest, downloaded or found in the cache.
 
     Raises:
         InputRefused: there is no such model or revision, or it needs a permission that is not there.
         EnvironmentUnusable: the hub cannot be reached and the cache does not hold it.
     """
-    return open_directory(_download(repository, revision=revision), location=location, kind="hub")
-
-
-def _download(repository: str, *, revision: str | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     # The base of what its HTTP client raises is not an OSError where that client is httpx.

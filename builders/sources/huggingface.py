@@ -99,7 +99,7 @@ def open_directory(
         license=declared_license(path / "README.md"),
         spec=found.spec,
         family=found.family,
-        shapes={name: entry.shape for name, entry in found.entries.items()},
+        shapes=found.shapes,
         dtypes=found.dtypes,
         input_files=tuple(sorted(inputs)),
         notes=(),
