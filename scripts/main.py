@@ -33,7 +33,9 @@ COMMANDS = {
     "generate": "Ask a server one prompt or one chat message.",
     "up": "Do all of a recipe: build, verify, render, serve, smoke.",
     "demo": "Take the demo model the whole way, ask it a question, stop.",
+    "compare": "Show runs side by side, with a verdict per metric.",
     "engines": "List, show, check or remove engine folders.",
+    "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "demo-model": "Fetch the demo model and print its path.",
 }
 """Every command with its short help; the module is `scripts.cmd_NAME`, the attribute `command`."""
