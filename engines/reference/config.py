@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .architectures import Architecture, resolve
+from .dequantize import Quantized, read_quantized
 from .errors import EngineError
 from .fields import (
     ROPE_TYPES,
@@ -74,6 +75,7 @@ class EngineConfig:
     multipliers: Multipliers
     experts: ExpertsConfig | None
     latent: LatentConfig | None
+    quantized: Quantized | None
     parallel_embedding_dim: int | None
     tp_size: int
     pp_size: int
@@ -155,6 +157,7 @@ def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -
         multipliers=read_multipliers(checkpoint, latent=latent, sqrt_embedding=form.sqrt_embedding),
         experts=read_experts(checkpoint),
         latent=latent,
+        quantized=read_quantized(checkpoint),
         parallel_embedding_dim=checkpoint["embedding_sharding_dim"] if parallel else None,
         tp_size=checkpoint["mapping"]["tp_size"],
         pp_size=checkpoint["mapping"]["pp_size"],

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .dequantize import Quantized, read_dequantized
 from .errors import EngineError
 from .layers import LayerNorm, Norm, RmsNorm
 
@@ -15,12 +16,16 @@ from .layers import LayerNorm, Norm, RmsNorm
 class RankFile:
     """A rank file that remembers what was not read, so that nothing in it is silently left out.
 
+    `quantized` says which matrices are quantized; `read` gives the values that they stand for.
+
     Raises:
         EngineError: the file cannot be read.
     """
 
-    def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
-        self._path, self._device, self._dtype = path, device, dtype
+    def __init__(
+        self, path: Path, *, device: torch.device, dtype: torch.dtype, quantized: Quantized | None = None
+    ) -> None:
+        self._path, self._device, self._dtype, self._quantized = path, device, dtype, quantized
         try:
             self._file = safe_open(path, framework="pt")
         except (OSError, SafetensorError) as error:
@@ -33,6 +38,9 @@ class RankFile:
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor in the dtype and on the device of the rank."""
+        if self._quantized is not None and self._quantized.applies(name):
+            values = read_dequantized(self, name, shape, self._quantized)
+            return values.to(self._device, self._dtype).contiguous()
         return self.read_unconverted(name, shape).to(self._device, self._dtype)
 
     def read_if(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
@@ -49,6 +57,17 @@ class RankFile:
             found, expected = list(tensor.shape), list(shape)
             raise EngineError(f"{self._path}: {name}: found shape {found}, expected {expected}")
         return tensor
+
+    def dtype(self, name: str) -> str:
+        """The type of a tensor in the file, as its header spells it.
+
+        Raises:
+            EngineError: it is missing.
+        """
+        if name not in self._unread:
+            raise EngineError(f"{self._path}: {name} is missing")
+        found: str = self._file.get_slice(name).get_dtype()  # type: ignore[no-untyped-call]
+        return found
 
     def read_float32(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor in float32 on the device of the rank."""

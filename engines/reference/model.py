@@ -148,7 +148,9 @@ class RankModel:
     def _load(self) -> None:
         config = self.config
         hidden, vocab = config.hidden_size, -(-config.vocab_size // config.tp_size)
-        file = RankFile(config.rank_file(self.rank), device=self.device, dtype=self.dtype)
+        file = RankFile(
+            config.rank_file(self.rank), device=self.device, dtype=self.dtype, quantized=config.quantized
+        )
         caches = [self._new_cache() for _ in config.layers(self.rank)]
         self.cache = KvCache(caches)
         self.layers = [

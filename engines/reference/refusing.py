@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from .architectures import ARCHITECTURES, Architecture, Residual, resolve
+from .dequantize import quantization_problems
 from .fields import ROPE_TYPES, LatentConfig, Routing, read_experts, read_latent, read_multipliers, rope_type
 
 ACTIVATION_NAMES = (
@@ -46,7 +47,7 @@ def refusals(
         *_form_problems(checkpoint, form),
         *_position_problems(checkpoint, model, form, max_seq_len),
         *_expert_problems(checkpoint),
-        *_quantization_problems(checkpoint),
+        *quantization_problems(checkpoint),
         *_disagreements(checkpoint, model, form, latent),
     ]
 
@@ -113,15 +114,6 @@ def _expert_problems(checkpoint: dict[str, Any]) -> list[str]:
     if checkpoint["hidden_act"] not in ("swiglu", "geglu", "silu"):
         problems.append(f"experts with hidden_act {checkpoint['hidden_act']}, expected a gated one")
     return problems
-
-
-def _quantization_problems(checkpoint: dict[str, Any]) -> list[str]:
-    quantization = checkpoint.get("quantization") or {}
-    return [
-        f"{key} {quantization[key]}, only unquantized weights are executed"
-        for key in ("quant_algo", "kv_cache_quant_algo")
-        if quantization.get(key)
-    ]
 
 
 def _disagreements(

@@ -1,4 +1,4 @@
-"""Weight-only INT8 and INT4: the rounding rules, the packing, and the shards, against independent arithmetic."""
+"""Weight-only INT8 and INT4: the rounding rules, packing and shards, against independent arithmetic."""
 
 import json
 import struct

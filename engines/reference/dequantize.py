@@ -1,0 +1,125 @@
+"""Quantized matrices of a rank file as the float values they stand for, computed when they are loaded.
+
+Nothing is executed in integers: what a format loses is in the values, what it saves in memory and time on a
+GPU is not here. A float checkpoint that only declares an algorithm (the portable form) is rounded as
+trtllm-build would round it.
+Source: TensorRT-LLM 1.2, quantization/functional.py and quantization/layers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .loading import RankFile
+
+LINEARS = (
+    "attention.qkv",
+    "attention.dense",
+    "mlp.fc",
+    "mlp.gate",
+    "mlp.proj",
+    "mlp.shared_expert.fc",
+    "mlp.shared_expert.gate",
+    "mlp.shared_expert.proj",
+)
+"""The linears that an algorithm applies to, unless config.json excludes them."""
+_FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What config.json says of the weights: the algorithm, its group size, modules left as they are."""
+
+    algorithm: str
+    group_size: int
+    exclude: tuple[str, ...]
+
+    def applies(self, name: str) -> bool:
+        """Whether the tensor `name` is a quantized matrix."""
+        module = name.removesuffix(".weight")
+        return (
+            name.endswith(".weight")
+            and module.endswith(tuple(f".{one}" for one in LINEARS))
+            and not any(one.strip("*") in module for one in self.exclude)
+        )
+
+
+def read_quantized(checkpoint: dict[str, Any]) -> Quantized | None:
+    """What the weights of a checkpoint with this config.json are, or None when they are plain."""
+    quantization = checkpoint.get("quantization") or {}
+    if not quantization.get("quant_algo"):
+        return None
+    return Quantized(
+        algorithm=quantization["quant_algo"],
+        group_size=quantization.get("group_size") or 0,
+        exclude=tuple(quantization.get("exclude_modules") or ()),
+    )
+
+
+def quantization_problems(checkpoint: dict[str, Any]) -> list[str]:
+    """What of the quantization in config.json is not executed."""
+    quantization = checkpoint.get("quantization") or {}
+    problems = []
+    algorithm, kv = quantization.get("quant_algo"), quantization.get("kv_cache_quant_algo")
+    if algorithm and algorithm not in _READERS:
+        problems.append(f"quant_algo {algorithm}, known are {', '.join(sorted(_READERS))}")
+    if kv:
+        problems.append(f"kv_cache_quant_algo {kv}, only unquantized KV caches are executed")
+    return problems
+
+
+def read_dequantized(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    """The matrix `name` of `shape` [out, in], or [experts, out, in], in float32 on the CPU.
+
+    Raises:
+        EngineError: a tensor that belongs to it is missing or has another shape.
+    """
+    return _READERS[quantized.algorithm](file, name, shape, quantized)
+
+
+def _integers(weight: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
+    """The integers of a float matrix, and float32 scales by row; halves are rounded away from zero."""
+    limit = 2 ** (bits - 1)
+    scale = weight.float().abs().amax(-1, keepdim=True) / limit
+    ratio = torch.where(scale == 0, 0.0, weight.float() / scale)
+    rest = ratio - ratio.trunc()
+    rounded = ratio.trunc() + torch.where(rest.abs() >= 0.5, rest.sign(), 0.0)
+    return rounded.clamp(-limit, limit - 1), scale
+
+
+def _weight_only(bits: int) -> Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor]:
+    def read(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+        *experts, rows, columns = shape
+        if file.dtype(name) in _FLOATS:
+            weight = file.read_unconverted(name, shape)
+            codes, scale = _integers(weight, bits=bits)
+            # The scales are stored in the type of the weights.
+            return codes * scale.to(weight.dtype).float()
+        stored = file.read_unconverted(name, (*experts, columns, rows * bits // 8))
+        scale = file.read_unconverted(_beside(name, "per_channel_scale"), (*experts, rows))
+        codes = stored if bits == 8 else low_high(stored)
+        return codes.transpose(-1, -2).float() * scale.float()[..., None]
+
+    return read
+
+
+def low_high(packed: Tensor) -> Tensor:
+    """Signed integers of 4 bits, two in each byte of the last dim, the low half first."""
+    low, high = (packed << 4) >> 4, packed >> 4
+    return torch.stack((low, high), dim=-1).flatten(-2)
+
+
+def _beside(name: str, suffix: str) -> str:
+    return f"{name.removesuffix('.weight')}.{suffix}"
+
+
+_READERS: dict[str, Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor]] = {
+    "W8A16": _weight_only(8),
+    "W4A16": _weight_only(4),
+}
