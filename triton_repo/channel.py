@@ -56,12 +56,24 @@ def open_channel(url: str, *, tls: Tls | None) -> Any:
     Raises:
         UsageError: a file of `tls` cannot be read.
     """
-    options = list(_CHANNEL_OPTIONS)
-    if url.rpartition(":")[0] in _LOOPBACK:
-        options.append(("grpc.enable_http_proxy", 0))  # http_proxy would be asked for localhost too.
+    options = _options(url)
     if tls is None:
         return grpc.insecure_channel(url, options=options)
     return grpc.secure_channel(url, _credentials(tls), options=options)
+
+
+def aio_channel(url: str, *, tls: Tls | None) -> Any:
+    """As `open_channel`, for the running event loop.
+
+    Raises:
+        UsageError: a file of `tls` cannot be read.
+    """
+    from grpc import aio
+
+    options = _options(url)
+    if tls is None:
+        return aio.insecure_channel(url, options=options)
+    return aio.secure_channel(url, _credentials(tls), options=options)
 
 
 def check_url(url: str) -> str:
@@ -74,6 +86,13 @@ def check_url(url: str) -> str:
     if "//" in bare or ":" not in bare:
         raise UsageError(f"{url!r} is not HOST:PORT of a gRPC endpoint, like localhost:8001")
     return bare
+
+
+def _options(url: str) -> list[tuple[str, int]]:
+    options = list(_CHANNEL_OPTIONS)
+    if url.rpartition(":")[0] in _LOOPBACK:
+        options.append(("grpc.enable_http_proxy", 0))  # http_proxy would be asked for localhost too.
+    return options
 
 
 def _credentials(tls: Tls) -> Any:

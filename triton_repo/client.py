@@ -186,13 +186,21 @@ class Client:
     def metadata(self, model: str) -> ModelMetadata:
         """The tensors of a model."""
         found = self._ask("ModelMetadata", service_pb2.ModelMetadataRequest(name=model))
-        config = self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model)).config
+        config = self.config(model)
         optional = {item.name for item in config.input if item.optional}
         return ModelMetadata(inputs=_tensors(found.inputs, optional), outputs=_tensors(found.outputs, set()))
 
     def max_batch_size(self, model: str) -> int:
         """How many prompts one request may hold, by the model's config."""
-        return int(self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model)).config.max_batch_size)
+        return int(self.config(model).max_batch_size)
+
+    def config(self, model: str) -> Any:
+        """A model's config as the server has it: the ModelConfig protobuf."""
+        return self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=model)).config
+
+    def server_version(self) -> str:
+        """The version of Triton that answers."""
+        return str(self._ask("ServerMetadata", service_pb2.ServerMetadataRequest()).version)
 
     def open(
         self,

@@ -1,0 +1,212 @@
+"""All levels of a run, one after another, each with its repeats: samples and what was read beside them.
+
+It makes no run.json; `scripts.benching` adds the facts of engine and machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from tpforge.measure.metrics import count_errors, summarize
+from tpforge.measure.prompts import Prompt
+from tpforge.measure.run import Level, Slo, Telemetry
+from tpforge.measure.samples import Sample
+from triton_repo.load.exchange import Target, TokenSource
+from triton_repo.load.reading import Counting, ReadRepeat, read_repetition
+from triton_repo.load.runner import Extent, Repetition, run_repetition
+from triton_repo.load.schedule import Closed, Load, Open
+from triton_repo.load.telemetry import Recorder
+
+_PROGRESS_S = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured: every load `num_repeats` times, over the same prompts."""
+
+    loads: tuple[Load, ...]
+    prompts: tuple[Prompt, ...]
+    extent: Extent
+    num_repeats: int = 1
+    slo: Slo | None = None
+    counting: Counting = field(default_factory=Counting)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a plan; `interrupted` when it was broken off, which keeps what was measured until then."""
+
+    levels: tuple[Level, ...]
+    samples: tuple[Sample, ...]
+    token_source: TokenSource
+    interrupted: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: level and repeat count from 0; `repetition` is the one under way."""
+
+    level: str
+    num_levels: int
+    level_index: int
+    repeat: int
+    num_repeats: int
+    repetition: Repetition
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def measure(
+    target: Target, plan: Plan, *, recorder: Recorder | None = None, on_progress: OnProgress | None = None
+) -> Measured:
+    """Run the plan from start to end, or until Ctrl-C or SIGTERM.
+
+    Raises:
+        TpforgeError: a prompt cannot be asked over the target's protocol.
+    """
+    target.prepare(plan.prompts)
+    return asyncio.run(_Measuring(target, plan, recorder, on_progress).run())
+
+
+class _Measuring:
+    """A plan being carried out, and what it has brought so far."""
+
+    def __init__(
+        self, target: Target, plan: Plan, recorder: Recorder | None, on_progress: OnProgress | None
+    ) -> None:
+        self._target, self._plan, self._recorder, self._on_progress = target, plan, recorder, on_progress
+        self._levels: list[Level] = []
+        self._samples: list[Sample] = []
+        self._sources: list[TokenSource] = []
+        self._notes: list[str] = []
+
+    async def run(self) -> Measured:
+        """All levels; those that were over before an interrupt, and the broken-off one."""
+        await self._target.open()
+        try:
+            async with _interrupts() as interrupt:
+                for index in range(len(self._plan.loads)):
+                    await self._measure_level(index, interrupt)
+                    if interrupt.is_set():
+                        break
+        finally:
+            await self._target.close()
+        if len(sources := sorted(set(self._sources))) > 1:
+            self._notes.append(f"tokens were counted in different ways: by {' and by '.join(sources)}")
+        source = self._sources[-1] if self._sources else "responses"
+        return Measured(
+            tuple(self._levels), tuple(self._samples), source, interrupt.is_set(), tuple(self._notes)
+        )
+
+    async def _measure_level(self, level: int, interrupt: asyncio.Event) -> None:
+        load = self._plan.loads[level]
+        if self._recorder is not None:
+            self._recorder.start()
+        repeats: list[ReadRepeat] = []
+        for repeat in range(self._plan.num_repeats):
+            found, gave_up = await self._measure_repeat(level, repeat, interrupt)
+            repeats.append(found)
+            if gave_up:
+                self._notes.append(f"{load.name}, repeat {repeat}: {gave_up}")
+            if interrupt.is_set() or gave_up:
+                break
+        telemetry = self._recorder.stop() if self._recorder is not None else Telemetry()
+        self._samples += [sample for found in repeats for sample in found.samples]
+        self._sources += [found.token_source for found in repeats]
+        if summary := _level(load, repeats, telemetry, slo=self._plan.slo):
+            self._levels.append(summary)
+
+    async def _measure_repeat(
+        self, level: int, repeat: int, interrupt: asyncio.Event
+    ) -> tuple[ReadRepeat, str | None]:
+        """One repeat, and why it gave up on the server, if it did."""
+        plan = self._plan
+        load = plan.loads[level]
+        extent = replace(plan.extent, seed=plan.extent.seed + repeat)
+        watch: list[Repetition] = []
+
+        def tell() -> None:
+            if self._on_progress is not None and watch:
+                place = (load.name, len(plan.loads), level, repeat, plan.num_repeats)
+                self._on_progress(Progress(*place, watch[0]))
+
+        async with _ticking(tell):
+            repetition = await run_repetition(
+                self._target, load, plan.prompts, extent=extent, interrupt=interrupt, watch=watch
+            )
+        found = read_repetition(
+            self._target, repetition, extent=extent, level=level, repeat=repeat, counting=plan.counting
+        )
+        return found, repetition.gave_up
+
+
+def _level(
+    load: Load, repeats: Sequence[ReadRepeat], telemetry: Telemetry, *, slo: Slo | None
+) -> Level | None:
+    """The record of a level; None when it was broken off before anything was measured."""
+    records = [found.record for found in repeats if found.record is not None]
+    if not records:
+        return None
+    samples = [sample for found in repeats for sample in found.samples]
+    return Level(
+        name=load.name,
+        concurrency=load.concurrency if isinstance(load, Closed) else None,
+        rate_per_s=load.rate_per_s if isinstance(load, Open) else None,
+        repeats=tuple(records),
+        metrics=summarize(samples, records, slo=slo),
+        errors=count_errors(samples),
+        telemetry=telemetry,
+    )
+
+
+@asynccontextmanager
+async def _ticking(tell: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `tell` now and then while the block runs."""
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            tell()
+
+    task = asyncio.ensure_future(tick())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def _interrupts() -> AsyncIterator[asyncio.Event]:
+    """An event that Ctrl-C and SIGTERM set while the block runs; a second one acts as it did before."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+    def interrupt() -> None:
+        event.set()
+        restore()
+
+    try:
+        for number in previous:
+            loop.add_signal_handler(number, interrupt)
+    except (ValueError, RuntimeError):
+        # Not the main thread, which alone may handle signals: the caller's way of stopping stays.
+        yield event
+        return
+    try:
+        yield event
+    finally:
+        restore()

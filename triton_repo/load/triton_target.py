@@ -1,0 +1,272 @@
+"""Load over Triton's gRPC: a stream a request, its responses stamped as raw bytes and decoded afterwards.
+
+It knows the four forms of model: text (ensemble, tensorrt_llm_bls), token ids (tensorrt_llm), and llmapi.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import aio
+from tritonclient.grpc import service_pb2
+
+from tpforge.errors import UsageError
+from tpforge.measure.prompts import Prompt
+from tpforge.measure.samples import ErrorKind
+from triton_repo.channel import Tls, aio_channel, check_url
+from triton_repo.client import Client
+from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
+from triton_repo.wire import Response, Tensor, decode_response, encode_request, tensor
+
+METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+DEFAULT_MAX_TOKENS = 128
+LLMAPI = "llmapi"
+LLMAPI_MODEL = "tensorrt_llm"
+"""The name that TensorRT-LLM's llmapi repository gives its model."""
+
+Form = Literal["text", "tokens", "llmapi"]
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class TritonModel:
+    """A model as the server describes it: its form, its inputs with their types, its batch dimension.
+
+    `is_cumulative`: each response repeats the text so far.
+    """
+
+    name: str
+    form: Form
+    inputs: Mapping[str, str]
+    batched: bool
+    is_cumulative: bool
+    max_batch_size: int
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How the server is asked; `sampling` are inputs of the model by name, alike for every request."""
+
+    deadline_s: float = 60.0
+    streaming: bool = True
+    sampling: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: Tls | None = None
+
+
+def describe_model(client: Client, name: str) -> TritonModel:
+    """What kind of model `name` is, by the server's metadata; ``llmapi`` is upstream's name too.
+
+    Raises:
+        RequestRefused: the server has no such model.
+        UsageError: it takes neither text_input nor input_ids.
+        ServerUnreachable: nothing answers.
+    """
+    if name == LLMAPI and LLMAPI not in {model.name for model in client.models()}:
+        name = LLMAPI_MODEL
+    config = client.config(name)
+    inputs = {item.name: item.datatype for item in client.metadata(name).inputs}
+    if "sampling_param_max_tokens" in inputs:
+        form: Form = "llmapi"
+    elif "text_input" in inputs:
+        form = "text"
+    elif "input_ids" in inputs:
+        form = "tokens"
+    else:
+        raise UsageError(
+            f"model {name} takes neither text_input nor input_ids, only {', '.join(sorted(inputs))}; "
+            "give --model ensemble, tensorrt_llm_bls, tensorrt_llm or llmapi"
+        )
+    parameters = {key: str(value.string_value) for key, value in config.parameters.items()}
+    accumulates = parameters.get("accumulate_tokens", "").lower() in ("true", "1")
+    return TritonModel(
+        name=name,
+        form=form,
+        inputs=inputs,
+        batched=config.max_batch_size > 0,
+        is_cumulative=form == "llmapi" or accumulates,
+        max_batch_size=int(config.max_batch_size),
+        parameters=parameters,
+    )
+
+
+class TritonTarget:
+    """A model of a Triton server; `encode` gives a prompt's token ids, which only the form "tokens" needs.
+
+    Raises:
+        UsageError: a name of `options.sampling` is no input of the model, or the tokenizer is missing.
+    """
+
+    def __init__(
+        self, url: str, model: TritonModel, *, options: TritonOptions, encode: Encode | None = None
+    ) -> None:
+        if unknown := sorted(set(options.sampling) - set(model.inputs)):
+            raise UsageError(
+                f"{model.name} has no input {', '.join(unknown)}; it has {', '.join(sorted(model.inputs))}"
+            )
+        if model.form == "tokens" and encode is None:
+            raise UsageError(f"{model.name} takes token ids: give the tokenizer with --engine or --tokenizer")
+        self.url, self.model, self.options, self._encode = check_url(url), model, options, encode
+        self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
+        self._requests: dict[str, bytes] = {}
+        self._channel: aio.Channel | None = None
+        self._method: Any = None
+
+    async def open(self) -> None:
+        """Connect; an address where nothing listens shows at the first request."""
+        self._channel = aio_channel(self.url, tls=self.options.tls)
+        # No serializers: what comes is stamped as it is, and decoded when nobody waits.
+        self._method = self._channel.stream_stream(METHOD)
+        self._channel.get_state(try_to_connect=True)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Serialize a request for every prompt."""
+        for prompt in prompts:
+            message = encode_request(self.model.name, self._tensors(prompt))
+            self._requests[prompt.id] = message.SerializeToString()
+
+    async def run(self, exchange: Exchange) -> None:
+        """A stream of its own: one request, then responses until the server closes it."""
+        arrivals, pieces = exchange.arrivals, exchange.pieces
+        # Messages that are put in a row are one message: the id is added without encoding all again.
+        request_id = service_pb2.ModelInferRequest(id=uuid.uuid4().hex).SerializeToString()
+        call = self._method(timeout=self.options.deadline_s, metadata=self._metadata)
+        now, end = time.monotonic, aio.EOF
+        try:
+            await call.write(self._requests[exchange.prompt.id] + request_id)
+            exchange.sent = now()
+            await call.done_writing()
+            read = call.read
+            while True:
+                piece = await read()
+                at = now()
+                if piece is end:
+                    break
+                arrivals.append(at)
+                pieces.append(piece)
+            code = await call.code()
+            if code is not grpc.StatusCode.OK:
+                exchange.failure = self._failure(exchange, code, await call.details() or "")
+        except grpc.RpcError as error:
+            exchange.failure = self._failure(exchange, await call.code(), str(error.details() or ""))
+        except asyncio.InvalidStateError:
+            # Writing to a call that has ended meanwhile, such as for want of a connection.
+            exchange.failure = self._failure(exchange, await call.code(), await call.details() or "")
+        except asyncio.CancelledError:
+            exchange.failure = Failure("cancelled", "this client gave up")
+            call.cancel()
+            raise
+        finally:
+            exchange.ended = now()
+
+    def read(self, exchange: Exchange) -> Reading:
+        """Decode the responses of a stream that is over."""
+        pieces: list[Piece] = []
+        said: dict[str, Any] = {}
+        failure, final, whole = exchange.failure, False, ""
+        for at, raw in zip(exchange.arrivals, exchange.pieces, strict=True):
+            try:
+                response = decode_response(service_pb2.ModelStreamInferResponse.FromString(raw))
+                text, token_ids = self._content(response)
+            except (DecodeError, ValueError, KeyError, UnicodeDecodeError) as error:
+                failure = failure or Failure("malformed", f"{type(error).__name__}: {error}")
+                break
+            if response.error is not None:
+                failure = failure or Failure("refused", response.error)
+                break
+            final = final or response.final
+            if self.model.is_cumulative and text:
+                text, whole = text.removeprefix(whole), text
+            pieces.append(Piece(at, text, token_ids))
+            said.update(response.outputs)
+        found = tuple(piece for piece in pieces if not piece.is_empty)
+        if failure is None and not final:
+            failure = Failure("incomplete", "the stream ended without its final response")
+        if failure is None and not found:
+            failure = Failure("incomplete", "the answer holds no token")
+        return Reading(
+            pieces=found,
+            text="".join(piece.text for piece in found),
+            failure=failure,
+            input_tokens=_number(said, "num_input_tokens"),
+            output_tokens=_number(said, "num_output_tokens"),
+            finish_reason=_word(said, "finish_reason"),
+        )
+
+    def _content(self, response: Response) -> tuple[str, tuple[int, ...] | None]:
+        """Text and token ids of a response; neither when it is an error or only carries the flag."""
+        if not response.outputs:
+            return "", None
+        if self.model.form == "tokens":
+            length = int(response.outputs["sequence_length"].reshape(-1)[0])
+            ids = response.outputs["output_ids"].reshape(-1)[:length]
+            return "", tuple(int(token) for token in ids)
+        pieces = response.outputs["text_output"].reshape(-1)
+        return b"".join(pieces).decode("utf-8", errors="replace"), None
+
+    def _failure(self, exchange: Exchange, code: grpc.StatusCode, details: str) -> Failure:
+        """What a status other than OK means, given how far the request had come."""
+        message = f"{code.name}: {details}" if details else code.name
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Failure("timeout", f"no complete answer within {self.options.deadline_s:g} s")
+        if code is grpc.StatusCode.CANCELLED:
+            return Failure("cancelled", message)
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return Failure(_lost(exchange, details), message)
+        return Failure("refused", details or message)
+
+    def _tensors(self, prompt: Prompt) -> list[Tensor]:
+        """The inputs of one request, with a batch dimension of one where the model has it."""
+        values: dict[str, Any] = dict(self.options.sampling)
+        max_tokens = prompt.max_tokens or self.options.default_max_tokens
+        if self.model.form == "tokens":
+            assert self._encode is not None
+            ids = list(self._encode(prompt.text))
+            values |= {"input_ids": ids, "input_lengths": len(ids), "request_output_len": max_tokens}
+            values |= {"streaming": True} if self.options.streaming else {}
+        elif self.model.form == "llmapi":
+            values |= {"text_input": prompt.text, "sampling_param_max_tokens": max_tokens}
+            values |= {"sampling_param_exclude_input_from_output": True, "return_finish_reason": True}
+            values |= {"streaming": True} if self.options.streaming else {}
+        else:
+            values |= {"text_input": prompt.text, "max_tokens": max_tokens}
+            values |= {"stream": True} if self.options.streaming else {}
+        if prompt.min_tokens and "min_tokens" in self.model.inputs:
+            values["min_tokens"] = prompt.min_tokens
+        known = self.model.inputs
+        return [self._tensor(name, value) for name, value in values.items() if name in known]
+
+    def _tensor(self, name: str, value: Any) -> Tensor:
+        row = list(value) if isinstance(value, list | tuple) else [value]
+        return tensor(name, self.model.inputs[name], [row] if self.model.batched else row)
+
+
+def _lost(exchange: Exchange, details: str) -> ErrorKind:
+    """Whether there was no connection, or it was lost with the request under way."""
+    never = "failed to connect" in details.lower() or exchange.sent is None
+    return "unreachable" if never and not exchange.arrivals else "broken"
+
+
+def _number(outputs: Mapping[str, Any], name: str) -> int | None:
+    return int(outputs[name].reshape(-1)[0]) if name in outputs else None
+
+
+def _word(outputs: Mapping[str, Any], name: str) -> str | None:
+    if name not in outputs:
+        return None
+    value = outputs[name].reshape(-1)[0]
+    return value.decode("utf-8", errors="replace") or None
