@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Protocol
 
-from builders.sources.base import Source
+from builders.families.base import Family
 from builders.transforms import transformed_shape
 from builders.writer import RankFilePlan, plan_rank_file
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError, UsageError
 from tpforge.mapping import Mapping
+from tpforge.model import ModelSpec
 from tpforge.packing import is_quantized
 from tpforge.padding import plan_padding
 from tpforge.quantization import Quantization
@@ -21,8 +23,28 @@ from tpforge.quantization_gate import Linear, Question, require
 from tpforge.sharding import RankTensor, ShardPlan, rank_tensors
 
 
+class Layout(Protocol):
+    """What a plan is made from: the part of a Source that needs no open file."""
+
+    @property
+    def location(self) -> str:
+        """What the user gave."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What its config declares."""
+
+    @property
+    def family(self) -> Family:
+        """The family of its architecture."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor."""
+
+
 def plan_shards(
-    source: Source,
+    source: Layout,
     *,
     mapping: Mapping,
     pad: bool,
@@ -60,7 +82,7 @@ def plan_shards(
     return plan
 
 
-def plan_rank_files(source: Source, *, plan: ShardPlan, dtype: DType) -> tuple[RankFilePlan, ...]:
+def plan_rank_files(source: Layout, *, plan: ShardPlan, dtype: DType) -> tuple[RankFilePlan, ...]:
     """Every rank file with its header and size; nothing is read.
 
     Raises:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scripts.locations import DEMO_MODEL, Places, cache_dir, engine_name, places_of
+from scripts.quantizing import quantization_of
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file, partial_folder
 from tpforge.dtypes import DType
@@ -21,6 +22,7 @@ from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
+from tpforge.quantization import Quantization
 from tpforge.recipe import EngineRecipe
 from tpforge.sharding import ShardPlan
 
@@ -64,12 +66,18 @@ def open_model(location: str) -> Source:
     """
     from builders.sources import open_source
 
+    bare, revision = model_location(location)
+    return open_source(bare, revision=revision)
+
+
+def model_location(location: str) -> tuple[str, str | None]:
+    """Where `location` points: `demo` becomes the file, and a hub id is parted from its revision."""
     if location == DEMO_MODEL and not Path(location).exists():
         location = str(demo_model())
     if Path(location).exists() or "@" not in location:
-        return open_source(location)
+        return location, None
     bare, revision = location.rsplit("@", 1)
-    return open_source(bare, revision=revision)
+    return bare, revision
 
 
 def demo_model(cache: Path | None = None) -> Path:
@@ -109,7 +117,11 @@ def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
 
     dropped = audit(source)
     plan = plan_shards(
-        source, mapping=_mapping(recipe), pad=recipe.pad, parallel_embedding_dim=recipe.parallel_embedding
+        source,
+        mapping=_mapping(recipe),
+        pad=recipe.pad,
+        parallel_embedding_dim=recipe.parallel_embedding,
+        quantization=quantization_of(recipe, source),
     )
     dtype = recipe.dtype or source.spec.dtype
     files = plan_rank_files(source, plan=plan, dtype=dtype)
@@ -150,6 +162,7 @@ def convert_checkpoint(
                 dtype=recipe.dtype,
                 pad=recipe.pad,
                 parallel_embedding_dim=recipe.parallel_embedding,
+                quantization=quantization_of(recipe, source),
                 out=folder,
                 progress=meter,
             )
@@ -256,6 +269,7 @@ def _write_engine(
         dtype=planned.dtype,
         pad=recipe.pad,
         parallel_embedding_dim=recipe.parallel_embedding,
+        quantization=planned.plan.quantization,
         out=folder / "checkpoint",
         progress=meter,
     )
@@ -277,6 +291,7 @@ def _write_engine(
         padding=planned.plan.padding,
         parallel_embedding_dim=recipe.parallel_embedding,
         dtype=conversion.dtype,
+        quantization=planned.plan.quantization,
         limits=limits,
         files=(
             *(file.model_copy(update={"path": f"checkpoint/{file.path}"}) for file in conversion.files),
@@ -302,6 +317,7 @@ def _differences(found: Manifest, planned: Planned, source: Source, *, limits: L
             ("moe-ep", found.mapping.moe_ep_size, planned.plan.mapping.moe_ep_size),
             ("parallel embedding", found.parallel_embedding_dim, planned.plan.parallel_embedding_dim),
             ("dtype", found.dtype, planned.dtype),
+            ("quantization", _spelled(found.quantization), _spelled(planned.plan.quantization)),
             *((name, value, getattr(limits, name)) for name, value in found.limits),
         )
         if has != wanted
@@ -341,13 +357,23 @@ def _refuse_runtime(recipe: EngineRecipe) -> None:
         )
 
 
+def _spelled(quantization: Quantization | None) -> str:
+    if quantization is None:
+        return "none"
+    words = (quantization.format, quantization.form, quantization.group_size or None, quantization.kv_cache)
+    return " ".join(str(word) for word in words if word is not None)
+
+
 def _mapping(recipe: EngineRecipe) -> Mapping:
     return Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
 
 
 def _name(recipe: EngineRecipe, source: Source) -> str:
     given = recipe.model if source.kind == "hub" else str(source.path)
-    return recipe.name or engine_name(given, mapping=_mapping(recipe))
+    if recipe.name is not None:
+        return recipe.name
+    name = engine_name(given, mapping=_mapping(recipe))
+    return f"{name}-{recipe.quantize}" if recipe.quantize else name
 
 
 def _engine_places(recipe: EngineRecipe, source: Source, out: Path | None) -> Places:
@@ -365,6 +391,9 @@ def _command(recipe: EngineRecipe, *, limits: Limits, dtype: DType) -> tuple[str
     words.append("--pad" if recipe.pad else "--no-pad")
     if recipe.parallel_embedding is not None:
         words += ["--parallel-embedding", recipe.parallel_embedding]
+    words += ["--quantize", recipe.quantize] if recipe.quantize else []
+    words += ["--portable"] if recipe.portable else []
+    words += ["--max-drop", recipe.max_drop] if recipe.max_drop is not None else []
     for name, value in limits.model_dump().items():
         words += [f"--{name.replace('_', '-')}", value]
     return tuple(str(word) for word in [*words, "--runtime", recipe.runtime])
