@@ -6,6 +6,7 @@ It plans as a conversion does, and writes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from builders.families.base import Family
@@ -26,7 +27,7 @@ class TableLayout:
     spec: ModelSpec
     family: Family
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor, by the table."""
         return self.family.expected_shapes(self.spec)

@@ -1,52 +1,106 @@
-"""`tpforge inspect`: what a checkpoint holds and how it divides over ranks."""
+"""`tpforge inspect`: what a checkpoint holds, what is wrong with it, how it divides, who can serve it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from scripts import _options
 from scripts._output import Output, table
 
+if TYPE_CHECKING:
+    from scripts.inspection import Division, Inspection
+
 
 @click.command("inspect")
 @_options.MODEL
+@click.option("--tp", type=_options.SIZE, default=1, show_default=True, help="Tensor-parallel size.")
+@click.option("--pp", type=_options.SIZE, default=1, show_default=True, help="Pipeline-parallel size.")
+@click.option(
+    "--moe-ep",
+    type=_options.SIZE,
+    default=1,
+    show_default=True,
+    help="Groups of ranks that hold different experts; divides tp.",
+)
+@click.option("--deep", is_flag=True, help="Read every weight and look for NaN and infinite values.")
 @_options.JSON
 @_options.DEBUG
-def command(model: str, as_json: bool) -> None:
+def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool) -> None:
     """Show what a checkpoint holds and how it divides over ranks.
 
-    MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. The tensors are
-    checked against what the config declares: missing, unknown and misshapen ones are refused.
+    MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. It is described as
+    far as it can be; then every problem that would keep it from being converted is listed, and the exit
+    status is 4 when there is one. Only headers and configs are read, but for --deep.
     """
     from scripts.inspection import inspect_model
+    from tpforge.mapping import Mapping
+    from tpforge.units import format_bytes
 
     output = Output(as_json=as_json)
-    found = inspect_model(model)
+
+    def progress(done: int, total: int) -> None:
+        output.progress(f"looking at weights: {format_bytes(done)} of {format_bytes(total)}")
+
+    mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
+    found = inspect_model(model, mapping=mapping, deep=deep, progress=progress)
     output.record("inspection", found.to_dict())
-    spec = found.model
-    rows: list[tuple[str, Any]] = [
-        ("source", f"{found.source} {found.location}"),
-        ("revision", found.revision or "unknown"),
-        ("license", found.license or "not declared"),
-        ("architecture", spec.architecture),
-        ("layers", spec.num_layers),
-        ("hidden size", spec.hidden_size),
-        ("attention heads", f"{spec.attention.num_heads}, {spec.attention.num_kv_heads} KV"),
-        ("head size", spec.attention.head_size),
-        ("MLP size", spec.mlp.intermediate_size),
-        ("vocabulary", spec.vocab_size),
-        ("positions", spec.max_position_embeddings),
-        ("tied embeddings", "yes" if spec.tie_word_embeddings else "no"),
-        ("dtype", spec.dtype.value),
-        ("tensors", found.num_tensors),
-        ("parameters", f"{found.num_parameters:,}"),
+    _print(found, output)
+    _refuse(found, model)
+
+
+def _print(found: Inspection, output: Output) -> None:
+    from scripts.inspection import summary
+    from tpforge.units import format_bytes
+
+    output.result(table([*summary(found.survey), *found.facts], header=("what", "value")))
+    files = [(name, format_bytes(size), str(size)) for name, size in found.survey.files]
+    output.result("\n" + table(files, header=("file", "size", "bytes")))
+    runtimes = [
+        (one.runtime, "yes" if one.serves else "no", one.versions or "-", one.reason)
+        for one in found.runtimes
     ]
-    output.result(table([(name, str(value)) for name, value in rows], header=("what", "value")))
-    for name, reason in found.dropped.items():
+    output.result("\n" + table(runtimes, header=("runtime", "serves", "TensorRT-LLM", "how, or why not")))
+    for name, divisions in (("tp", found.divisions), ("pp", found.stages)):
+        if divisions:
+            header = ("ranks", "largest", "all", "padding", "division")
+            output.result("\n" + table([_row(name, one) for one in divisions], header=header))
+    if found.asked is not None and found.asked.rank_bytes is not None:
+        asked = found.asked
+        ranks = [(f"rank{rank}.safetensors", str(size)) for rank, size in enumerate(asked.rank_bytes or ())]
+        mapping = f"at tp={asked.tp} pp={asked.pp} moe-ep={asked.moe_ep}"
+        output.result("\n" + table(ranks, header=(mapping, "bytes")))
+    for name, reason in found.survey.dropped.items():
         output.note(f"left out: {name}: {reason}")
-    for note in found.notes:
+    for note in found.survey.notes:
         output.note(f"note: {note}")
-    output.result("")
-    output.result(table([(f"tp={tp}", text) for tp, text in found.divisions], header=("ranks", "division")))
+    for warning in found.survey.warnings:
+        output.note(f"warning: {warning}")
+
+
+def _row(name: str, one: Division) -> tuple[str, str, str, str, str]:
+    from tpforge.units import format_bytes
+
+    size = one.tp if name == "tp" else one.pp
+    if one.rank_bytes is None:
+        return (f"{name}={size}", "-", "-", "-", one.division)
+    cost = format_bytes(one.padding_bytes) if one.padding_bytes else "none"
+    return (
+        f"{name}={size}",
+        format_bytes(max(one.rank_bytes)),
+        format_bytes(sum(one.rank_bytes)),
+        cost,
+        one.division,
+    )
+
+
+def _refuse(found: Inspection, model: str) -> None:
+    """Raise InputRefused with the problems, when there are any."""
+    from builders.audit.tensors import grouped
+    from tpforge.errors import InputRefused
+
+    if found.problems:
+        count = len(found.problems)
+        headline = f"{model}: {count} problem{'s' if count > 1 else ''}; it cannot be converted:"
+        raise InputRefused.listing(headline, grouped(found.problems))
