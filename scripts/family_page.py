@@ -28,7 +28,8 @@ converted for each mapping, and then
 Where transformers has no class of its own for an architecture, *truth* names the class that computes the
 same once tensors are renamed and fused. *tp* has the sizes that were executed; a size in parentheses needs
 padding of heads, which is exact; "none" where it would change the model (ALiBi's slopes depend on the
-number of heads), or where TensorRT-LLM would misread it (it derives DBRX's head size from their number).
+number of heads), or where TensorRT-LLM would misread it (it derives the head size of those architectures
+from the number of heads).
 *pp* is the number of stages, with three layers an uneven division. TensorRT-LLM itself
 has not read these checkpoints: it cannot be installed where the proofs were made.
 """

@@ -45,7 +45,7 @@ class FamilyCase:
     `settings` are the fields of its transformers config beside SIZES; `twin` says, for a family without a
     transformers class, whose class computes the same; `adapt` changes the twin where it does not quite, and
     `export` turns its tensors and config into the family's. `pads` is false where heads cannot be padded
-    exactly.
+    exactly, or TensorRT-LLM would misread the result (restrictions of the family).
     """
 
     name: str

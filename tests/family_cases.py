@@ -95,9 +95,11 @@ CASES = (
     FamilyCase("gpt_bigcode", "gpt_bigcode", GPT),
     FamilyCase("gpt_bigcode, many keys", "gpt_bigcode", {**GPT, "multi_query": False}),
     FamilyCase("starcoder2", "starcoder2", {"sliding_window": 8, "use_bias": True}),
-    FamilyCase("gpt_neox", "gpt_neox", {"rotary_pct": 0.5}),
-    FamilyCase("gptj", "gptj", {**GPT, "rotary_dim": 4}),
-    FamilyCase("opt", "opt", {"ffn_dim": 96, "word_embed_proj_dim": 64, "tie_word_embeddings": True}),
+    FamilyCase("gpt_neox", "gpt_neox", {"rotary_pct": 0.5, "intermediate_size": 256}, pads=False),
+    FamilyCase("gptj", "gptj", {**GPT, "n_inner": 256, "rotary_dim": 4}, pads=False),
+    FamilyCase(
+        "opt", "opt", {"ffn_dim": 96, "word_embed_proj_dim": 64, "tie_word_embeddings": True}, pads=False
+    ),
     FamilyCase("bloom", "bloom", {"n_layer": 3, "n_head": 8, "tie_word_embeddings": True}, pads=False),
     FamilyCase(
         "mpt",
@@ -120,6 +122,7 @@ CASES = (
         twin="LlamaForCausalLM, its q, k, v fused",
         adapt=unit_head,
         export=export_baichuan,
+        pads=False,
     ),
     FamilyCase(
         "baichuan, alibi",
@@ -136,15 +139,20 @@ CASES = (
         {"head_dim": 8, "rope_parameters": {"rope_theta": 30000.0, "partial_rotary_factor": 0.5}},
         twin="GlmForCausalLM, its q, k, v fused",
         export=export_chatglm,
+        pads=False,
     ),
-    FamilyCase("falcon, one key", "falcon", {**FALCON, "multi_query": True}),
+    FamilyCase("falcon, one key", "falcon", {**FALCON, "multi_query": True}, pads=False),
     FamilyCase(
-        "falcon, grouped keys", "falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}
+        "falcon, grouped keys",
+        "falcon",
+        {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
+        pads=False,
     ),
     FamilyCase(
         "falcon, grouped keys and one norm",
         "falcon",
         {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+        pads=False,
     ),
     FamilyCase(
         "falcon, alibi",
@@ -171,8 +179,8 @@ CASES = (
             },
         },
     ),
-    FamilyCase("phi2", "phi", {"partial_rotary_factor": 0.5}),
-    FamilyCase("phi3", "phi3", {"sliding_window": 8}),
+    FamilyCase("phi2", "phi", {"partial_rotary_factor": 0.5}, pads=False),
+    FamilyCase("phi3", "phi3", {"sliding_window": 8}, pads=False),
     FamilyCase(
         "phi3, long rope",
         "phi3",
@@ -187,6 +195,7 @@ CASES = (
                 "original_max_position_embeddings": 64,
             },
         },
+        pads=False,
     ),
     FamilyCase(
         "phimoe",
@@ -199,6 +208,7 @@ CASES = (
             "router_jitter_noise": 0.01,
         },
         moe_ep=2,
+        pads=False,
     ),
     FamilyCase(
         "cohere",
@@ -222,7 +232,6 @@ CASES = (
             "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
         },
         moe_ep=2,
-        # TensorRT-LLM derives the size of a head from their number.
         pads=False,
     ),
     FamilyCase(

@@ -19,6 +19,7 @@ from builders.families.llama import (
     read_llama_like,
 )
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import STACKED, TARGET, copy, cut, fused_qkv
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
@@ -88,4 +89,5 @@ BAICHUAN = replace(
         Row(_lm_head(None), when=lambda plan: not _is_second(plan)),
     ),
     config_fields=(*BASE_FIELDS, ConfigField("model_version", _version)),
+    restrictions=(heads_as_they_are,),
 )

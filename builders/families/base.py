@@ -68,10 +68,11 @@ class Dropped:
 
 @dataclass(frozen=True)
 class ConfigField:
-    """One key of TensorRT-LLM's config.json and how its value follows from the plan."""
+    """One key of TensorRT-LLM's config.json, how its value follows from the plan, and when it is there."""
 
     key: str
     value: Callable[[ShardPlan, DType], Any]
+    when: Condition = always
 
 
 @dataclass(frozen=True)
@@ -124,5 +125,6 @@ class Family:
 
     def target_config(self, plan: ShardPlan, *, dtype: DType) -> dict[str, Any]:
         """TensorRT-LLM's config.json."""
-        config = {field.key: field.value(plan, dtype) for field in self.config_fields}
+        fields = (field for field in self.config_fields if field.when(plan))
+        config = {field.key: field.value(plan, dtype) for field in fields}
         return config | config_field(plan.quantization)

@@ -12,6 +12,7 @@ from builders.families.base import ConfigField, Dropped, Family, Row, SourceTens
 from builders.families.fields import BASE_FIELDS, SWIGLU, constant, rope, with_fields
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import (
     STACKED,
     TARGET,
@@ -160,6 +161,7 @@ CHATGLM = Family(
         ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
         ConfigField("rotary_scaling", lambda plan, dtype: rope(plan.model).scaling),
     ),
+    restrictions=(heads_as_they_are,),
     dropped=(
         Dropped(r"transformer\.rotary_pos_emb\.inv_freq", "recomputed by the runtime from rotary_base"),
     ),

@@ -24,9 +24,9 @@ from builders.families.llama import (
 )
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import embedding_by_rows
-from builders.families.rows import TARGET, cut
+from builders.families.rows import TARGET, cut, divided_embedding_rows
 from tpforge.model import ModelSpec, MultiplierSpec, NormSpec
-from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
+from tpforge.sharding import Cut, ShardPlan
 
 _EMBEDDING = "model.embed_tokens.weight"
 _ATTENTION = "model.layers.{layer}.self_attn."
@@ -81,8 +81,7 @@ COHERE = replace(
         *MLP_TENSORS,
     ),
     rows=(
-        # Upstream's model divides its embedding whether config.json says so or not.
-        Row(Rule("transformer.vocab_embedding.weight", (Part(_EMBEDDING, Cut.VOCAB_ROWS),), Stage.FIRST)),
+        *divided_embedding_rows(_EMBEDDING),
         *(row for row in ATTENTION_ROWS if not row.rule.target.endswith("post_layernorm.weight")),
         # A row of weights for each head.
         Row(

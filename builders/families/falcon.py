@@ -6,9 +6,10 @@ Source: TensorRT-LLM 1.2, models/falcon/{config,convert,model}.py; transformers 
 from __future__ import annotations
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS
+from builders.families.fields import BASE_FIELDS, constant, with_fields
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import (
     GROUPED,
     TARGET,
@@ -40,6 +41,8 @@ def _read(config: ConfigReader) -> ModelSpec:
     elif config.flag("multi_query", default=True):
         num_kv_heads = 1
     bias = config.flag("bias", default=False)
+    # TensorRT-LLM makes some of the norms with this epsilon, whatever config.json says.
+    config.require("layer_norm_epsilon", expected=(1e-5,), why="TensorRT-LLM's Falcon has 1e-5")
     alibi = config.flag("alibi", default=False)
     num_norms = config.integer("num_ln_in_parallel_attn", default=2 if new else 1, maximum=2)
     if num_norms == 2 and not new:
@@ -161,13 +164,14 @@ FALCON = Family(
         *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
     ),
     config_fields=(
-        *BASE_FIELDS,
+        *with_fields(BASE_FIELDS, constant("architecture", "FalconForCausalLM")),
         ConfigField("bias", lambda plan, dtype: plan.model.attention.bias),
         ConfigField("parallel_attention", lambda plan, dtype: plan.model.parallel_residual),
         ConfigField("num_ln_in_parallel_attn", lambda plan, dtype: _norms_side_by_side(plan)),
         ConfigField("new_decoder_architecture", lambda plan, dtype: _is_new(plan)),
         ConfigField("rotary_base", lambda plan, dtype: plan.model.rope.base if plan.model.rope else 10000.0),
     ),
+    restrictions=(heads_as_they_are,),
     dropped=(
         Dropped(
             r"transformer\.h\.\d+\.self_attention\.rotary_emb\.inv_freq",

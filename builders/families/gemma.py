@@ -12,12 +12,13 @@ from builders.families.base import ConfigField, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, QK_NORM, ROTARY_FIELDS, constant, rope, with_fields
 from builders.families.llama import LLAMA, MLP_ROWS, read_llama_like
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import embedding_by_rows
 from builders.families.rows import (
     TARGET,
     biased,
     copy,
     cut,
-    embedding_rows,
+    divided_embedding_rows,
     lm_head_rows,
     output_biased,
     separate_qkv,
@@ -126,7 +127,7 @@ def _qkv(suffix: str) -> Rule:
 
 
 _ROWS = (
-    *embedding_rows(_EMBEDDING),
+    *divided_embedding_rows(_EMBEDDING),
     _norm(TARGET + "input_layernorm.weight", _LAYER + "input_layernorm.weight"),
     Row(_qkv("weight")),
     Row(_qkv("bias"), when=biased),
@@ -139,14 +140,18 @@ _ROWS = (
 )
 _FEEDFORWARD = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
 _GEMMA_FIELDS = (
-    *BASE_FIELDS,
+    *with_fields(
+        BASE_FIELDS,
+        ConfigField("use_parallel_embedding", lambda plan, dtype: plan.mapping.tp_size > 1),
+        constant("embedding_sharding_dim", 0),
+    ),
     *ROTARY_FIELDS,
     ConfigField("attn_bias", lambda plan, dtype: plan.model.attention.bias),
     constant("mlp_bias", False),
+    constant("inter_layernorms", False),
 )
 _GEMMA2_FIELDS = (
-    *_GEMMA_FIELDS,
-    constant("inter_layernorms", True),
+    *with_fields(_GEMMA_FIELDS, constant("inter_layernorms", True)),
     ConfigField(
         "query_pre_attn_scalar", lambda plan, dtype: round((plan.model.attention.scale or 1.0) ** -2, 6)
     ),
@@ -167,6 +172,7 @@ GEMMA = replace(
     read_model=_read_gemma,
     rows=_ROWS,
     config_fields=_GEMMA_FIELDS,
+    restrictions=(embedding_by_rows,),
 )
 GEMMA2 = replace(
     GEMMA,

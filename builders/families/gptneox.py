@@ -10,6 +10,7 @@ from builders.families.base import ConfigField, Dropped, Family, Row, SourceTens
 from builders.families.fields import BASE_FIELDS, ROTARY_FIELDS, rope
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import heads_as_they_are, mlp_as_it_is
 from builders.families.rows import (
     GROUPED,
     TARGET,
@@ -50,9 +51,11 @@ def _read_neox(config: ConfigReader) -> ModelSpec:
     config.require(
         "use_parallel_residual", expected=(True,), why="TensorRT-LLM builds NeoX with parallel residuals only"
     )
+    # TensorRT-LLM makes all norms with this epsilon, whatever config.json says.
+    config.require("layer_norm_eps", expected=(1e-5,), why="TensorRT-LLM's NeoX has 1e-5")
+    config.require("attention_bias", expected=(True,), why="TensorRT-LLM's NeoX has biases in its attention")
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     vocab_size = config.integer("vocab_size")
-    bias = config.flag("attention_bias", default=True)
     return config.checked(
         ModelSpec(
             architecture=config.architecture,
@@ -66,8 +69,8 @@ def _read_neox(config: ConfigReader) -> ModelSpec:
                 num_heads=num_heads,
                 num_kv_heads=num_heads,
                 head_size=max(1, hidden_size // num_heads),
-                bias=bias,
-                output_bias=bias,
+                bias=True,
+                output_bias=True,
             ),
             mlp=MlpSpec(
                 intermediate_size=config.integer("intermediate_size"),
@@ -77,7 +80,7 @@ def _read_neox(config: ConfigReader) -> ModelSpec:
             ),
             rope=config.rope(
                 default_base=10000.0,
-                types=("linear", "dynamic", "yarn", "llama3"),
+                types=(),
                 base_key="rotary_emb_base",
                 share_key="rotary_pct",
                 default_share=0.25,
@@ -136,6 +139,7 @@ GPT_NEOX = Family(
         ConfigField("rotary_emb_base", lambda plan, dtype: rope(plan.model).base),
         ConfigField("rotary_pct", lambda plan, dtype: rope(plan.model).partial_factor),
     ),
+    restrictions=(heads_as_they_are, mlp_as_it_is),
     dropped=(
         Dropped(r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)", "the causal mask, not a weight"),
         Dropped(
@@ -150,6 +154,8 @@ def _read_gptj(config: ConfigReader) -> ModelSpec:
     config.refuse_quantized()
     hidden_size, num_heads = config.integer("n_embd"), config.integer("n_head")
     head_size = max(1, hidden_size // num_heads)
+    # TensorRT-LLM makes the last norm with this epsilon, whatever config.json says.
+    config.require("layer_norm_epsilon", expected=(1e-5,), why="TensorRT-LLM's GPT-J has 1e-5")
     rotary_dim = config.integer("rotary_dim", default=min(64, head_size), maximum=head_size)
     vocab_size = config.integer("vocab_size")
     return config.checked(
@@ -220,11 +226,11 @@ GPTJ = Family(
     ),
     config_fields=(
         *BASE_FIELDS,
-        *ROTARY_FIELDS,
         ConfigField(
             "rotary_dim",
             lambda plan, dtype: int(plan.model.attention.head_size * rope(plan.model).partial_factor),
         ),
     ),
+    restrictions=(heads_as_they_are, mlp_as_it_is),
     dropped=(Dropped(r"transformer\.h\.\d+\.attn\.(masked_)?bias", "the causal mask, not a weight"),),
 )

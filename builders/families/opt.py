@@ -10,6 +10,7 @@ from builders.families.base import Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, constant
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import TARGET, embedding_rows, linear_rows, lm_head_rows, norm_rows, separate_qkv
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
 from tpforge.sections import Section
@@ -119,4 +120,5 @@ OPT = Family(
     ),
     config_fields=(*BASE_FIELDS, constant("do_layer_norm_before", True)),
     optional_prefix="model.",
+    restrictions=(heads_as_they_are,),
 )

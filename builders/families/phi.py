@@ -13,6 +13,7 @@ from builders.families.base import ConfigField, Dropped, Family, Row, SourceTens
 from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, SWIGLU, constant, moe_field, rope, with_fields
 from builders.families.llama import llama_sizes, read_llama_like
 from builders.families.reading import ConfigReader
+from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import (
     STACKED,
     TARGET,
@@ -57,16 +58,20 @@ def _norm(name: str) -> tuple[SourceTensor, ...]:
     return (SourceTensor(f"{name}.weight", ("hidden",)), SourceTensor(f"{name}.bias", ("hidden",)))
 
 
+_ROTARY_SHARE = ConfigField("rotary_pct", lambda plan, dtype: rope(plan.model).partial_factor)
 _HEAD_BIAS = Rule("lm_head.bias", (Part("lm_head.bias", Cut.VOCAB_ROWS),), Stage.LAST)
 
 
 def _read_phi2(config: ConfigReader) -> ModelSpec:
     config.require("qk_layernorm", expected=(False,), why="the format has no norms of queries and keys")
+    # TensorRT-LLM makes all norms with this epsilon, whatever config.json says.
+    config.require("layer_norm_eps", expected=(1e-5,), why="TensorRT-LLM's Phi-2 has 1e-5")
     model = read_llama_like(
         config,
         bias=True,
         output_bias=True,
         activations=("gelu_new", "gelu", "gelu_pytorch_tanh"),
+        rope_types=(),
         partial_rotary=True,
         default_share=0.5,
     )
@@ -115,9 +120,10 @@ PHI2 = Family(
         *BASE_FIELDS,
         ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
         ConfigField("rotary_scaling", lambda plan, dtype: rope(plan.model).scaling),
-        ConfigField("partial_rotary_factor", lambda plan, dtype: rope(plan.model).partial_factor),
+        _ROTARY_SHARE,
     ),
     dropped=(_INV_FREQ,),
+    restrictions=(heads_as_they_are,),
 )
 
 
@@ -127,12 +133,13 @@ def _long(plan: ShardPlan) -> dict[str, Any] | None:
     return scaling if scaling is not None and "long_factor" in scaling else None
 
 
-def _long_value(key: str, name: str) -> ConfigField:
-    def value(plan: ShardPlan, dtype: DType) -> Any:
-        scaling = _long(plan)
-        return None if scaling is None else scaling.get(name)
+def _is_long(plan: ShardPlan) -> bool:
+    return _long(plan) is not None
 
-    return ConfigField(key, value)
+
+def _long_value(key: str, name: str) -> ConfigField:
+    """A key that must not be there otherwise: TensorRT-LLM takes its presence for a long rope."""
+    return ConfigField(key, lambda plan, dtype: (_long(plan) or {}).get(name), when=_is_long)
 
 
 def _original_length(plan: ShardPlan, dtype: DType) -> int:
@@ -150,7 +157,8 @@ _PHI3_FIELDS = (
     ),
     ConfigField("rotary_base", lambda plan, dtype: rope(plan.model).base),
     ConfigField("rotary_scaling", lambda plan, dtype: None if _long(plan) else rope(plan.model).scaling),
-    ConfigField("original_max_position_embeddings", _original_length),
+    _ROTARY_SHARE,
+    ConfigField("original_max_position_embeddings", _original_length, when=_is_long),
 )
 _LONG_FIELDS = (
     _long_value("longrope_scaling_short_factors", "short_factor"),
@@ -246,6 +254,7 @@ PHI3 = Family(
     ),
     config_fields=(*_PHI3_FIELDS, *_LONG_FIELDS),
     dropped=(_INV_FREQ,),
+    restrictions=(heads_as_they_are,),
 )
 
 _MOE = _LAYER + "block_sparse_moe."
@@ -253,8 +262,13 @@ _EXPERT = _MOE + "experts.{expert}."
 
 
 def _read_phimoe(config: ConfigReader) -> ModelSpec:
-    bias = config.flag("attention_bias", default=False)
-    model = _read_phi3_like(config, bias=bias, output_bias=bias)
+    for key in ("attention_bias", "lm_head_bias"):
+        if not config.flag(key, default=False):
+            config.problem(f"{key}: expected true: TensorRT-LLM's Phi-3.5-MoE has these biases")
+    config.require(
+        "router_jitter_noise", expected=(0.01,), why="only 0.01, that of the published model, is proven"
+    )
+    model = _read_phi3_like(config, bias=True, output_bias=True)
     num_experts = config.integer("num_local_experts")
     config.require("num_experts_per_tok", expected=(2,), why="sparse mixer chooses two experts")
     changes = {
@@ -266,7 +280,7 @@ def _read_phimoe(config: ConfigReader) -> ModelSpec:
             normalize=False,
         ),
         "norm": model.norm.model_copy(update={"kind": "layernorm", "bias": True}),
-        "lm_head_bias": config.flag("lm_head_bias", default=False),
+        "lm_head_bias": True,
     }
     return config.checked(model.model_copy(update=changes))
 
@@ -319,11 +333,11 @@ PHIMOE = replace(
         Row(_HEAD_BIAS, when=lambda plan: plan.model.lm_head_bias),
     ),
     config_fields=(
-        *with_fields(_PHI3_FIELDS, EXPERT_SIZE, constant("hidden_act", "swiglu")),
+        # The one name by which TensorRT-LLM tells it from Phi-3; transformers 5 saves another.
+        *with_fields(_PHI3_FIELDS, EXPERT_SIZE, constant("architecture", "PhiMoEForCausalLM")),
         *_LONG_FIELDS,
         *_LONG_SCALES,
         moe_field(),
-        ConfigField("attn_bias", lambda plan, dtype: plan.model.attention.bias),
-        ConfigField("lm_head_bias", lambda plan, dtype: plan.model.lm_head_bias),
+        constant("attention_bias", True),
     ),
 )

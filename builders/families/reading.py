@@ -5,7 +5,7 @@ It knows keys only by what families ask for; it opens no file.
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 from tpforge.dtypes import DType, parse_dtype
@@ -14,6 +14,8 @@ from tpforge.model import ModelSpec, RopeSpec, SpecialTokens
 
 # "type" is the older spelling of "rope_type".
 _PLAIN_ROPE = (None, "default")
+# JSON has integers beyond it, which no float can hold.
+_LARGEST = sys.float_info.max
 
 
 class ConfigReader:
@@ -210,8 +212,8 @@ class ConfigReader:
     def _number(self, key: str, value: object, *, default: float | None) -> float:
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            self.problem(f"{key}: found {value!r}, expected a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+            self.problem(f"{key}: found {_short(value)}, expected a number above 0")
             return 1.0
         return float(value)
 

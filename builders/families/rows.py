@@ -78,6 +78,12 @@ def embedding_rows(source: str) -> tuple[Row, ...]:
     )
 
 
+def divided_embedding_rows(source: str) -> tuple[Row, ...]:
+    """The embedding of models that TensorRT-LLM divides by vocabulary, whatever config.json says."""
+    rule = Rule("transformer.vocab_embedding.weight", (Part(source, Cut.VOCAB_ROWS),), Stage.FIRST)
+    return (Row(rule),)
+
+
 def lm_head_rows(source: str, *, embedding: str) -> tuple[Row, ...]:
     """The LM head of the last stage; the format wants a real copy of a tied embedding."""
 
