@@ -85,6 +85,14 @@ def sharding() -> Decorator:
             type=click.Choice([0, 1]),
             help="Divide the embedding by vocabulary (0) or hidden size (1).  [default: not divided]",
         ),
+        click.option(
+            "--quantize", metavar="FORMAT", help="Quantize the weights; `tpforge formats` lists the formats."
+        ),
+        click.option(
+            "--portable",
+            is_flag=True,
+            help="Leave the weights float and declare the format: trtllm-build quantizes them.",
+        ),
     )
 
 
@@ -107,7 +115,7 @@ def limits() -> Decorator:
             type=click.Choice(["reference", "tensorrt", "pytorch"]),
             default="reference",
             show_default=True,
-            help="What runs the engine; this version builds for reference.",
+            help="What runs the engine: ours, compiled TensorRT-LLM engines, or TensorRT-LLM's LLM API.",
         ),
     )
 

@@ -66,6 +66,7 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
             mapping=manifest.mapping,
             padding=manifest.padding,
             parallel_embedding_dim=manifest.parallel_embedding_dim,
+            quantization=manifest.quantization,
         )
         progress("comparing every tensor with the source")
         report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)

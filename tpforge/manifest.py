@@ -13,6 +13,7 @@ from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
 from tpforge.padding import Padding
+from tpforge.quantization import Quantization
 from tpforge.records import Record
 from tpforge.runtime import Runtime as Runtime
 
@@ -81,6 +82,69 @@ class Parity(Record):
     problems: tuple[str, ...] = ()
 
 
+class WeightError(Record):
+    """How far the values of a quantized tensor are from the source's.
+
+    `relative` is the norm of the difference over the norm of the source, over the ranks of a stage together.
+    """
+
+    name: str
+    relative: float
+    max_abs: float
+
+
+class Quality(Record):
+    """What quantization cost, measured against the same model before it, both computed in float32.
+
+    Perplexity is over `num_text_tokens` of a text with this SHA-256; `perplexity_drop` is its increase over
+    the baseline's, as a fraction: 0.01 is one per cent worse. `max_drop` is the limit that was asked for.
+    """
+
+    baseline: str
+    num_positions: int
+    mean_kl_divergence: float
+    top1_agreement: float
+    num_greedy_tokens: int
+    num_greedy_equal: int
+    text_sha256: str
+    num_text_tokens: int
+    baseline_perplexity: float
+    perplexity: float
+    perplexity_drop: float
+    max_drop: float | None = None
+    weight_errors: tuple[WeightError, ...] = ()
+    not_emulated: tuple[str, ...] = ()
+
+
+class EngineBuild(Record):
+    """How trtllm-build made the engines of runtime tensorrt, and on what.
+
+    `sm`, `gpu`, `driver` and `topology` are those of the host that built; None or empty where it could not
+    be asked. `log` has the numbers that the build's log gives: bytes, and seconds.
+    """
+
+    trtllm: str
+    tensorrt: str
+    cuda: str
+    arguments: dict[str, Any]
+    command: tuple[str, ...]
+    sm: int | None = None
+    gpu: str | None = None
+    driver: str | None = None
+    topology: str = ""
+    log: dict[str, int] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class LlmApi(Record):
+    """What the LLM API of runtime pytorch is given: llm.yaml as a record; `sm` is that of the target GPUs."""
+
+    trtllm: str
+    arguments: dict[str, Any]
+    quant_algo: str | None = None
+    sm: int | None = None
+
+
 class Manifest(Record):
     """The content of engine.json."""
 
@@ -94,11 +158,15 @@ class Manifest(Record):
     padding: Padding
     parallel_embedding_dim: int | None = None
     dtype: DType
+    quantization: Quantization | None = None
     limits: Limits
     files: tuple[FileRecord, ...]
     command: tuple[str, ...]
+    engine_build: EngineBuild | None = None
+    llm_api: LlmApi | None = None
     dropped_tensors: dict[str, str] = Field(default_factory=dict)
     parity: Parity | None = None
+    quality: Quality | None = None
     golden: tuple[GoldenAnswer, ...] = ()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -17,6 +17,7 @@ from tpforge.errors import UsageError
 from tpforge.manifest import Limits, Runtime
 from tpforge.model import ModelSpec
 from tpforge.records import Record
+from tpforge.versions import DEFAULT_RELEASE
 
 DEFAULT_MAX_SEQ_LEN = 2048
 
@@ -56,8 +57,33 @@ class LimitsRecipe(Record):
         )
 
 
+class TensorrtRecipe(Record):
+    """How engines of runtime tensorrt are compiled; `build_args` are arguments of trtllm-build by name.
+
+    `container` says what runs trtllm-build: this host, or the release's container by docker, podman or
+    Slurm; `image` is another container than the one that the table of releases has.
+    """
+
+    optimize_for: Literal["latency", "throughput", "memory"] | None = None
+    container: Literal["none", "docker", "podman", "slurm"] = "none"
+    image: str | None = None
+    build_args: dict[str, Any] = Field(default_factory=dict)
+
+
+class PytorchRecipe(Record):
+    """What the LLM API of runtime pytorch is given; `llm_args` are its arguments, nested or with dots."""
+
+    link_model: Switch = True
+    llm_args: dict[str, Any] = Field(default_factory=dict)
+
+
 class EngineRecipe(Record):
-    """What `tpforge build` needs to know; `model` is a directory, a hub id, a .gguf file or `demo`."""
+    """What `tpforge build` needs to know; `model` is a directory, a hub id, a .gguf file or `demo`.
+
+    `quantize` names a format of `tpforge.quantization`; `portable` leaves the weights float and only declares
+    it. `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the compute capability of the GPUs
+    that will serve (90 for Hopper; None: those of this host). An engine whose perplexity grows by more than the fraction `max_drop` is not published.
+    """
 
     model: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")] | None = None
@@ -67,8 +93,15 @@ class EngineRecipe(Record):
     dtype: DType | None = None
     pad: Switch = True
     parallel_embedding: Literal[0, 1] | None = None
+    quantize: str | None = None
+    portable: Switch = False
+    max_drop: Annotated[float, Field(gt=0)] | None = None
     runtime: Runtime = "reference"
+    trtllm: str = DEFAULT_RELEASE
+    sm: Annotated[int, Field(ge=50, le=200, strict=True)] | None = None
     limits: LimitsRecipe = LimitsRecipe()
+    tensorrt: TensorrtRecipe = TensorrtRecipe()
+    pytorch: PytorchRecipe = PytorchRecipe()
 
 
 class RepositoryOptions(Record):
