@@ -17,9 +17,6 @@ from tpforge.measure.compare import Comparison, ComparisonSet, compare_runs
 from tpforge.measure.gates import GateResult, check_gates, worst
 from tpforge.measure.run import RUN_NAME, Run, read_run
 
-RUNS = OUT / "runs"
-"""Where `tpforge bench` puts its runs."""
-
 
 @dataclass(frozen=True)
 class FoundRun:
@@ -29,24 +26,24 @@ class FoundRun:
     run: Run
 
 
-def find_run(given: str, *, root: Path = RUNS) -> FoundRun:
-    """The run in a folder, or the one of that id under out/runs/.
+def find_run(given: str, *, root: Path = OUT) -> FoundRun:
+    """The run in a folder, or the one of that id under out/NAME/runs/.
 
     Raises:
         UsageError: there is no such run; those that exist are named.
         InputRefused: its run.json is broken.
     """
-    for folder in (Path(given), root / given):
+    for folder in (Path(given), *sorted(root.glob(f"*/runs/{given}"))):
         if (folder / RUN_NAME).is_file():
             return FoundRun(folder, read_run(folder))
         if folder.is_file() and folder.name == RUN_NAME:
             return FoundRun(folder.parent, read_run(folder))
-    known = sorted(path.parent.name for path in root.glob(f"*/{RUN_NAME}"))
+    known = sorted(path.parent.name for path in root.glob(f"*/runs/*/{RUN_NAME}"))
     there = f"under {root}/ there are: {', '.join(known)}" if known else f"there are none under {root}/"
     raise UsageError(f"{given}: no such run; {there}; `tpforge bench` makes one")
 
 
-def find_runs(given: Sequence[str], *, root: Path = RUNS) -> tuple[FoundRun, ...]:
+def find_runs(given: Sequence[str], *, root: Path = OUT) -> tuple[FoundRun, ...]:
     """Several runs, each another one.
 
     Raises:

@@ -34,6 +34,7 @@ COMMANDS = {
     "up": "Do all of a recipe: build, verify, render, serve, smoke.",
     "demo": "Take the demo model the whole way, ask it a question, stop.",
     "compare": "Show runs side by side, with a verdict per metric.",
+    "decide": "Write a decision record from measured runs.",
     "engines": "List, show, check or remove engine folders.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "demo-model": "Fetch the demo model and print its path.",

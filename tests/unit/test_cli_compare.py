@@ -86,10 +86,10 @@ def test_a_missing_run_names_those_that_exist(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs)
-    (runs / "out" / "runs").mkdir(parents=True)
-    (runs / "base").rename(runs / "out" / "runs" / "base")
+    (runs / "out" / "m" / "runs").mkdir(parents=True)
+    (runs / "base").rename(runs / "out" / "m" / "runs" / "base")
     assert main(["compare", "base", "nobody"]) == 2
-    assert "nobody: no such run; under out/runs/ there are: base" in capsys.readouterr().err
+    assert "nobody: no such run; under out/ there are: base" in capsys.readouterr().err
     assert main(["compare", "base", "other"]) == 0
 
 

@@ -36,6 +36,7 @@ COMPARED: tuple[tuple[str, tuple[Statistic, ...]], ...] = (
 )
 """The metrics of a comparison and their statistics, in the order of its tables."""
 
+GPU_MEMORY = "gpu_memory_used"
 _ROUNDING = 1e-9
 """Of a value: constant repeats have no spread, and a rounding error must not become a verdict."""
 
@@ -237,6 +238,8 @@ def _memory_rows(level: Level, other: Level) -> list[Row]:
         reason = "the readings of both overlap"
         if ours is None or theirs is None:
             reason = f"not measured in the {_missing_side((ours, theirs))}"
+        elif name != GPU_MEMORY:
+            reason = "is of the whole machine, with all that runs there"
         elif theirs.max < ours.min or theirs.min > ours.max:
             verdict, reason = ("better" if theirs.max < ours.min else "worse"), ""
         rows.append(
@@ -260,7 +263,7 @@ def _memory_series(
     level: Level, other: Level
 ) -> list[tuple[str, SeriesSummary | None, SeriesSummary | None]]:
     """The fullest GPU, and every reading of the host's memory."""
-    series = [("gpu_memory_used", fullest_gpu(level), fullest_gpu(other))]
+    series = [(GPU_MEMORY, fullest_gpu(level), fullest_gpu(other))]
     ours, theirs = level.telemetry.host, other.telemetry.host
     for name in sorted(ours.keys() | theirs.keys()):
         if "memory" in name:

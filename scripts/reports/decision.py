@@ -1,0 +1,227 @@
+"""decision.md and decision.html: a decision record that another person can follow, doubt and repeat."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from scripts.reports.axes import format_number
+from scripts.reports.comparison import HEADER, cells, groups
+from scripts.reports.figures import figures
+from scripts.reports.page import render_html, render_markdown
+from scripts.reports.values import fact_text, run_name
+from tpforge.measure.compare import fullest_gpu
+from tpforge.measure.decision import Limits, Production, levels_within, tokens_per_second
+from tpforge.measure.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Run
+from tpforge.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scripts.deciding import Decided
+
+_LIMITS = {
+    "ttft_p95_ms": "p95 of time to first token at most {:g} ms",
+    "itl_p95_ms": "p95 of inter-token latency at most {:g} ms",
+    "request_latency_p95_ms": "p95 of request latency at most {:g} ms",
+    "min_tokens_per_second": "at least {:g} output tokens/s",
+    "max_error_percent": "at most {:g} % of requests fail",
+    "max_gpu_memory_gib": "at most {:g} GiB on each GPU",
+}
+_PRODUCTION = {
+    "input_tokens": "prompts of up to {} tokens",
+    "output_tokens": "answers of up to {} tokens",
+    "concurrency": "{} requests at once",
+}
+OPTION_HEADER = (
+    "option", "model", "precision", "ranks", "runtime", "hardware", "most tokens/s", "TTFT p95 there",
+    "memory", "failed", "keeps the limits",
+)  # fmt: skip
+_MOST_ANSWERS = 6
+
+
+def decision_html(decided: Decided) -> str:
+    """The page; it needs nothing beside itself."""
+    return render_html("decision.html.j2", _values(decided))
+
+
+def decision_markdown(decided: Decided) -> str:
+    """The same as Markdown; its plots are in the page only, their numbers in its tables."""
+    return render_markdown("decision.md.j2", _values(decided))
+
+
+def first_line(runs: Sequence[Run]) -> str:
+    """What a reader has to know before anything else: whether a GPU was used, and TensorRT-LLM."""
+    runtimes = sorted({str(run.engine["runtime"].value) for run in runs})
+    on_cpu = all(run.environment["gpu"].value is None for run in runs)
+    if on_cpu:
+        cpu = runs[0].environment["num_cpus"].value
+        cores = f" on {cpu} CPU cores" if cpu is not None else ""
+        return (
+            f"This is a CPU demonstration: the {', '.join(runtimes)} runtime{cores}, no GPU. "
+            "Its numbers say nothing of TensorRT-LLM or of GPUs."
+        )
+    if runtimes == ["reference"]:
+        return "Measured with the reference runtime, which is not TensorRT-LLM and has not its speed."
+    return ""
+
+
+def _values(decided: Decided) -> dict[str, Any]:
+    decision, request = decided.decision, decided.decision.request
+    runs = [one.run for one in decided.runs]
+    names = {run.id: run.label for run in runs}
+    limits = request.limits
+    return {
+        "title": request.question,
+        "first_line": first_line(runs),
+        "created": decision.created,
+        "version": decision.tpforge_version,
+        "recommended": run_name(decided.recommended.run),
+        "fallback": run_name(decided.fallback.run),
+        "because": request.because,
+        "trigger": request.trigger,
+        "bottleneck": request.bottleneck,
+        "complexity": request.complexity,
+        "against": decision.against,
+        "findings": decision.findings,
+        "limits": _told(_LIMITS, limits),
+        "production": _told(_PRODUCTION, request.production),
+        "workload": _workload(runs[0]),
+        "considered": request.considered,
+        "option_header": OPTION_HEADER,
+        "options": [option_row(run, limits) for run in runs],
+        "figures": figures(decision, runs, decided.samples),
+        "header": HEADER,
+        "comparisons": [
+            {
+                "title": f"{names[comparison.candidate]} against {names[comparison.baseline]}",
+                "verdict": comparison.variables.verdict,
+                "groups": [
+                    (name, [(cells(row), row.verdict) for row in rows]) for name, rows in groups(comparison)
+                ],
+                "notes": comparison.notes,
+            }
+            for comparison in decision.comparisons
+        ],
+        "scaling": [
+            (
+                names[item.run],
+                item.level,
+                str(item.num_ranks),
+                f"{item.speedup:.2f}",
+                f"{item.efficiency:.2f}",
+            )
+            for item in decision.scaling
+        ],
+        "risks": decision.risks,
+        "checklist": decision.checklist,
+        "num_done": sum(item.status == "done" for item in decision.checklist),
+        "num_missing": sum(item.status == "missing" for item in decision.checklist),
+        "answers": _answers(decided),
+        "facts_header": ("fact", *(run.label for run in runs)),
+        "facts": _facts(runs),
+        "commands": [(run.label, shlex.join(run.command)) for run in runs],
+        "notes": [f"{run.label}: {note}" for run in runs for note in _run_notes(run)],
+    }
+
+
+def option_row(run: Run, limits: Limits) -> tuple[str, ...]:
+    """A run as the texts under OPTION_HEADER."""
+    engine, environment = run.engine, run.environment
+    level = max(run.levels, key=lambda one: speed.value if (speed := tokens_per_second(one)) else 0.0)
+    speed, tail = tokens_per_second(level), level.metrics.get("time_to_first_token")
+    gpus = [used.max for one in run.levels if (used := fullest_gpu(one)) is not None]
+    tp, pp = (engine[name].value for name in ("tp", "pp"))
+    failed = sum(one.num_failed for one in run.levels)
+    kept = levels_within(run, limits)
+    hardware = environment["gpu"] if environment["gpu"].value is not None else environment["cpu"]
+    quantized = fact_text(engine["quantization"])
+    precision = fact_text(engine["precision"])
+    asked = limits != Limits()
+    return (
+        run.label,
+        fact_text(engine["model"]),
+        precision
+        if quantized in ("none", precision) or quantized.startswith("not read")
+        else f"{precision}, {quantized}",
+        f"tp {tp}, pp {pp}" if pp not in (None, 1) else f"tp {tp}",
+        fact_text(engine["runtime"]),
+        fact_text(hardware),
+        f"{_interval(speed)} at {level.name}" if speed else "not measured",
+        f"{format_number(tail.p95)} ms" if tail and tail.p95 is not None else "not measured",
+        f"{format_bytes(round(max(gpus)))} on the fullest GPU" if gpus else "no GPU",
+        f"{failed} of {sum(one.num_requests for one in run.levels)}",
+        (", ".join(kept) or "at no level") if asked else "no limits were given",
+    )
+
+
+def _interval(side: Any) -> str:
+    if side.low is None:
+        return f"{format_number(side.value)} n={side.n}"
+    return f"{format_number(side.value)} [{format_number(side.low)}, {format_number(side.high)}] n={side.n}"
+
+
+def _told(words: dict[str, str], record: Limits | Production) -> list[str]:
+    values = record.model_dump()
+    return [text.format(values[name]) for name, text in words.items() if values[name] is not None]
+
+
+def _workload(run: Run) -> list[str]:
+    work = run.workload
+    lengths = []
+    for name, word in (("input_sequence_length", "prompt"), ("output_sequence_length", "answer")):
+        found = [level.metrics[name] for level in run.levels if name in level.metrics]
+        if found and found[0].min is not None:
+            least, most = min(one.min or 0 for one in found), max(one.max or 0 for one in found)
+            lengths.append(f"{word}s of {least:.0f} to {most:.0f} tokens")
+    return [
+        f"{work.num_prompts} prompts ({work.prompts}), {', '.join(lengths) or 'lengths not counted'}",
+        f"{work.loop} loop: {', '.join(level.name for level in run.levels)}",
+        f"{work.num_repeats} repeats of {work.duration_s:g} s after {work.warmup_s:g} s of warmup",
+        f"asked over {work.target}, model {work.model}, {'streamed' if work.streaming else 'not streamed'}",
+    ]
+
+
+def _answers(decided: Decided) -> list[dict[str, Any]]:
+    """Some prompts with the answer of every run: one of each kind that all were asked, first ones first."""
+    first: dict[str, dict[str, str]] = {}
+    for one in decided.runs:
+        for sample in decided.samples[one.run.id]:
+            if sample.is_complete and sample.output_text:
+                first.setdefault(sample.prompt_id, {}).setdefault(one.run.label, sample.output_text)
+    everyone = [prompt for prompt, answers in first.items() if len(answers) == len(decided.runs)]
+    kinds: dict[str, str] = {}
+    for prompt in sorted(everyone):
+        kinds.setdefault(prompt.rpartition("-")[0], prompt)
+    texts = _prompt_texts(decided)
+    return [
+        {
+            "id": prompt,
+            "text": texts.get(prompt, ""),
+            "answers": list(first[prompt].items()),
+            "equal": len(set(first[prompt].values())) == 1,
+        }
+        for prompt in list(kinds.values())[:_MOST_ANSWERS]
+    ]
+
+
+def _prompt_texts(decided: Decided) -> dict[str, str]:
+    """The texts of the prompts that ship, by id; those of a user's own file are not kept in a run."""
+    from tpforge.errors import TpforgeError
+    from triton_repo.load.prompt_sets import load_prompts
+
+    try:
+        return {prompt.id: prompt.text for prompt in load_prompts(decided.runs[0].run.workload.prompts)}
+    except TpforgeError:
+        return {}
+
+
+def _facts(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    rows = [(name, *(fact_text(run.engine[name]) for run in runs)) for name in ENGINE_FIELDS]
+    return rows + [(name, *(fact_text(run.environment[name]) for run in runs)) for name in ENVIRONMENT_FIELDS]
+
+
+def _run_notes(run: Run) -> list[str]:
+    notes = [f"{level.name}: {note}" for level in run.levels for note in level.telemetry.notes]
+    unread = {(kind, why) for level in run.levels for kind, why in level.telemetry.unavailable.items()}
+    return [*run.notes, *notes, *(f"{kind} not read: {why}" for kind, why in sorted(unread))]
