@@ -14,6 +14,7 @@ from tpforge.model import ModelSpec, RopeSpec, SpecialTokens
 
 # "type" is the older spelling of "rope_type".
 _PLAIN_ROPE = (None, "default")
+_MOST_HEADS, _MOST_EXPERTS = 1 << 14, 1 << 17
 # JSON has integers beyond it, which no float can hold.
 _LARGEST = sys.float_info.max
 
@@ -49,8 +50,20 @@ class ConfigReader:
 
     def checked(self, model: ModelSpec) -> ModelSpec:
         """`model`, when no problem was found; see `finish`."""
+        self._bound(model)
         self.finish()
         return model
+
+    def _bound(self, model: ModelSpec) -> None:
+        """Note numbers of heads and experts that no model has and that no plan of it could hold."""
+        num_experts = model.moe.num_experts if model.moe else 0
+        for what, found, most in (
+            ("attention heads", model.attention.num_heads, _MOST_HEADS),
+            ("KV heads", model.attention.num_kv_heads, _MOST_HEADS),
+            ("experts of all layers", num_experts * model.num_layers, _MOST_EXPERTS),
+        ):
+            if found > most:
+                self.problem(f"{what}: found {found}, expected {most} or less")
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
