@@ -15,24 +15,29 @@ from typing import Any
 
 import torch
 
+from builders.quantize.verification import compare_quantized
 from builders.reassemble import CheckpointSizes, reassemble, split_joined
 from builders.sources.base import Source
 from builders.sources.json_files import read_json_object
 from builders.sources.safetensors_reader import SafetensorsFile
-from builders.torch_types import cast
-from builders.transforms import transformed
-from builders.unfuse import unfuse
+from builders.targets import read_parts, targets
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.sharding import Rule, ShardPlan, Stage
+from tpforge.manifest import WeightError
+from tpforge.packing import packing_of
+from tpforge.sharding import Rule, ShardPlan
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """How many tensors of rank files were checked, and what was wrong; nothing, when it is empty."""
+    """How many tensors of rank files were checked, and what was wrong; nothing, when it is empty.
+
+    `weight_errors` say of each quantized matrix what its format lost.
+    """
 
     num_tensors: int
     problems: tuple[str, ...]
+    weight_errors: tuple[WeightError, ...] = ()
 
 
 def verify_shards(source: Source, checkpoint: Path, *, plan: ShardPlan, dtype: DType) -> ShardReport:
@@ -56,10 +61,18 @@ def verify_shards(source: Source, checkpoint: Path, *, plan: ShardPlan, dtype: D
             except InputRefused as error:
                 return ShardReport(num_tensors=0, problems=(str(error),))
             stack.callback(ranks[-1].close)
+        if broken := [f"{file.path}: {problem}" for file in ranks for problem in file.problems]:
+            return ShardReport(num_tensors=0, problems=tuple(broken))
         problems = _compare_names(source, ranks, plan=plan)
         problems += list(_compare_tensors(source, ranks, plan=plan, dtype=dtype))
+        errors = compare_quantized(source, ranks, plan=plan, dtype=dtype)
+        problems += [problem for one in errors for problem in one.problems]
         num_tensors = sum(len(rank.entries) for rank in ranks)
-    return ShardReport(num_tensors=num_tensors, problems=tuple(problems))
+    return ShardReport(
+        num_tensors=num_tensors,
+        problems=tuple(problems),
+        weight_errors=tuple(one.weight_error for one in errors if one.weight_error is not None),
+    )
 
 
 def _compare_config(found: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
@@ -78,31 +91,14 @@ def _stray_files(checkpoint: Path, plan: ShardPlan) -> Iterator[str]:
     yield from (f"{name}: does not belong to this checkpoint" for name in found - expected)
 
 
-def _stage_layers(plan: ShardPlan, stage: int) -> range:
-    """The layers of a stage, counted one by one: the first stages take one more of the remainder."""
-    counts = [0] * plan.mapping.pp_size
-    for layer in range(plan.model.num_layers):
-        counts[layer % plan.mapping.pp_size] += 1
-    first = sum(counts[:stage])
-    return range(first, first + counts[stage])
-
-
-def _targets(source: Source, *, plan: ShardPlan, stage: int) -> Iterator[tuple[Rule, str, int]]:
-    """(rule, target name, global layer) of all tensors that each rank of a stage must hold."""
-    for rule in source.family.rules(plan):
-        if rule.stage is Stage.LAYER:
-            for local, layer in enumerate(_stage_layers(plan, stage)):
-                if rule.layers.holds(plan.model, layer):
-                    yield rule, rule.target.format(layer=local), layer
-        elif stage == (0 if rule.stage is Stage.FIRST else plan.mapping.pp_size - 1):
-            yield rule, rule.target, 0
-
-
 def _compare_names(source: Source, ranks: list[SafetensorsFile], *, plan: ShardPlan) -> list[str]:
     problems = []
     for rank, file in enumerate(ranks):
         stage = rank // plan.mapping.tp_size
-        expected = {name for _, name, _ in _targets(source, plan=plan, stage=stage)}
+        expected: set[str] = set()
+        for _, name, _ in targets(source, plan=plan, stage=stage):
+            packing = packing_of(name, plan.quantization)
+            expected.update((name,) if packing is None else packing.names(name))
         found = set(file.entries)
         problems += [f"rank{rank}: {name}: missing" for name in sorted(expected - found)]
         problems += [f"rank{rank}: {name}: not expected" for name in sorted(found - expected)]
@@ -116,8 +112,9 @@ def _compare_tensors(
     for stage in range(plan.mapping.pp_size):
         first = stage * plan.mapping.tp_size
         stage_ranks = ranks[first : first + plan.mapping.tp_size]
-        for rule, target, layer in _targets(source, plan=plan, stage=stage):
-            if all(target in file.entries for file in stage_ranks):
+        for rule, target, layer in targets(source, plan=plan, stage=stage):
+            is_packed = packing_of(target, plan.quantization) is not None
+            if not is_packed and all(target in file.entries for file in stage_ranks):
                 where = f"rank{first}-{first + len(stage_ranks) - 1}: {target}"
                 types = {file.entries[target].dtype for file in stage_ranks}
                 own = rule.dtype or dtype
@@ -165,10 +162,7 @@ def _compare(
 ) -> Iterator[str]:
     """What is wrong with one target tensor over the ranks that share it."""
     names = [part.source.format(layer=layer, expert=expert) for part in rule.parts]
-    wholes = []
-    for part, name in zip(rule.parts, names, strict=True):
-        whole = cast(transformed(source.read(name), part.transform, model=source.spec), dtype, name=name)
-        wholes.append(unfuse(whole, part.section, dim=part.cut.dim, model=source.spec, expert=expert))
+    wholes = read_parts(source, rule, layer, dtype=dtype, expert=expert)
     pieces = split_joined(shards, [part.cut for part in rule.parts], wholes, sizes=sizes)
     if pieces is None:
         yield f"found shapes {[list(shard.shape) for shard in shards]}, which the format does not have"

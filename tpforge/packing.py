@@ -81,6 +81,10 @@ class Packing:
                 return (weight, tensor("weights_scaling_factor", "U8", rows, columns // 32))
         raise AssertionError(f"no packing of {self.format}")
 
+    def names(self, name: str) -> tuple[str, ...]:
+        """The names of the tensors that the matrix `name` becomes."""
+        return tuple(one.name for one in self.stored(name, (BLOCK, BLOCK), dtype=DType.FLOAT32))
+
 
 def is_quantized(name: str) -> bool:
     """Whether `name`, a tensor of a rank file, is a matrix that a quantized engine quantizes."""
@@ -91,9 +95,16 @@ def is_quantized(name: str) -> bool:
 
 def packing_of(name: str, quantization: Quantization | None) -> Packing | None:
     """How the matrix `name` is packed; None when it is stored as it is."""
-    if quantization is None or quantization.format is None or quantization.form == "portable":
+    if quantization is None or quantization.form == "portable":
         return None
-    return Packing(quantization.format, quantization.group_size) if is_quantized(name) else None
+    return declared_packing(name, quantization)
+
+
+def declared_packing(name: str, quantization: Quantization | None) -> Packing | None:
+    """As `packing_of`; of the portable form, how trtllm-build packs the matrix."""
+    if quantization is None or quantization.format is None or not is_quantized(name):
+        return None
+    return Packing(quantization.format, quantization.group_size)
 
 
 def stored_tensors(tensor: RankTensor, *, dtype: DType) -> tuple[Stored, ...]:
