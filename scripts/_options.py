@@ -120,6 +120,49 @@ def limits() -> Decorator:
     )
 
 
+def tensorrt_llm() -> Decorator:
+    """What the runtimes of TensorRT-LLM take: the release, the target GPUs, and upstream's own arguments."""
+    return options(
+        click.option(
+            "--trtllm",
+            metavar="VERSION",
+            help="Release of TensorRT-LLM; `tpforge versions` lists them.  [default: 1.2.1]",
+        ),
+        click.option(
+            "--sm",
+            type=click.IntRange(50, 200),
+            help="Compute capability of the serving GPUs, 90 for Hopper.  [default: this host's]",
+        ),
+        click.option(
+            "--optimize-for",
+            type=click.Choice(["latency", "throughput", "memory"]),
+            help="tensorrt: settings for a goal, each explained.",
+        ),
+        click.option(
+            "--build-arg",
+            "build_args",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="tensorrt: an argument of trtllm-build; may be repeated.",
+        ),
+        click.option(
+            "--container",
+            type=click.Choice(["none", "docker", "podman", "slurm"]),
+            default="none",
+            show_default=True,
+            help="tensorrt: run trtllm-build in the release's container.",
+        ),
+        click.option("--image", help="tensorrt: another container than the release's."),
+        click.option(
+            "--llm-arg",
+            "llm_args",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="pytorch: an argument of the LLM API, dots for levels; may be repeated.",
+        ),
+    )
+
+
 def repository() -> Decorator:
     """How an engine is served: the options of its Triton model repository."""
     return options(
@@ -268,6 +311,23 @@ def read_connection(
     return Connection(deadline, pairs, Tls(tls_root, tls_key, tls_cert) if wanted else None)
 
 
+def _nested_runtimes(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of `tensorrt_llm` in the tables of a recipe; what was not given keeps its default."""
+    from tpforge.arguments import parse_pairs
+    from tpforge.recipe import PytorchRecipe, TensorrtRecipe
+
+    others = {key: value for key, value in values.items() if key not in ("trtllm", "sm") or value is not None}
+    for option in ("build_args", "llm_args"):
+        if option in others:
+            flag = f"--{option.replace('_', '-').removesuffix('s')}"
+            others[option] = parse_pairs(others[option], option=flag)
+    for table, fields in (("tensorrt", TensorrtRecipe), ("pytorch", PytorchRecipe)):
+        own = {key: others.pop(key) for key in fields.model_fields if key in others}
+        if own:
+            others[table] = own
+    return others
+
+
 def engine_recipe(model: str, values: dict[str, Any]) -> EngineRecipe:
     """The record for the values of `sharding`, with those of `limits` and `--name` where they are given.
 
@@ -280,6 +340,7 @@ def engine_recipe(model: str, values: dict[str, Any]) -> EngineRecipe:
 
     limits = {key: value for key, value in values.items() if key in LimitsRecipe.model_fields}
     others = {key: value for key, value in values.items() if key not in limits}
+    others = _nested_runtimes(others)
     try:
         return EngineRecipe.model_validate({"model": model, "limits": limits, **others})
     except ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +13,16 @@ from scripts._output import Output
 from scripts._plans import print_plan
 from tpforge.units import format_bytes
 
+if TYPE_CHECKING:
+    from scripts.pipeline import Built
+    from tpforge.recipe import EngineRecipe
+
 
 @click.command("build")
 @_options.MODEL
 @_options.sharding()
 @_options.limits()
+@_options.tensorrt_llm()
 @click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
 @_options.out("Where to write.  [default: out/NAME/engine]")
 @_options.RESUME
@@ -32,11 +37,18 @@ def command(
 
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. An engine that is
     there already, made of the same files with the same options, is kept as it is.
+
+    With --runtime tensorrt the engines are compiled by trtllm-build, here or in a container; with --runtime
+    pytorch the folder holds the model and llm.yaml for TensorRT-LLM's LLM API. Both are checked against the
+    release's own arguments before anything is written. --dry-run prints the commands.
     """
     from scripts import pipeline
 
     output = Output(as_json=as_json)
     recipe = _options.engine_recipe(model, values)
+    if recipe.runtime == "tensorrt":
+        _tensorrt(output, recipe, out=out, force=force, dry_run=dry_run)
+        return
     if dry_run:
         print_plan(output, pipeline.plan_engine(recipe, out=out))
         return
@@ -48,6 +60,27 @@ def command(
         progress=output.progress,
         meter=ByteMeter(output),
     )
+    _print_built(output, built)
+
+
+def _tensorrt(output: Output, recipe: EngineRecipe, *, out: Path | None, force: bool, dry_run: bool) -> None:
+    from scripts import compiling
+    from scripts._compilations import print_compilation
+
+    if dry_run:
+        print_compilation(output, compiling.plan_compilation(recipe, out=out))
+        return
+    built = compiling.compile_engine(
+        recipe,
+        out=out,
+        existing="replace" if force else "refuse",
+        progress=output.progress,
+        meter=ByteMeter(output),
+    )
+    _print_built(output, built)
+
+
+def _print_built(output: Output, built: Built) -> None:
     manifest = built.manifest
     for note in built.notes:
         output.note(f"note: {note}")

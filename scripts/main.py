@@ -30,6 +30,7 @@ COMMANDS = {
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",
     "smoke": "Prove over gRPC that a server keeps its contract.",
+    "bench": "Measure a server under load and record it.",
     "generate": "Ask a server one prompt or one chat message.",
     "up": "Do all of a recipe: build, verify, render, serve, smoke.",
     "demo": "Take the demo model the whole way, ask it a question, stop.",

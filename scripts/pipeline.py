@@ -101,6 +101,15 @@ def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> Planned:
         return planned
 
 
+def plan_source(recipe: EngineRecipe, source: Source, *, out: Path | None) -> Planned:
+    """The plan of a source that is open, for an engine in `out` or under out/; for any runtime.
+
+    Raises:
+        TpforgeError: whatever would keep it from being converted.
+    """
+    return _plan(recipe, source, out=_engine_places(recipe, source, out).engine)
+
+
 def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> Planned:
     """What `convert_checkpoint` would write for `recipe`.
 
@@ -279,13 +288,7 @@ def _write_engine(
         name=planned.name,
         tpforge_version=__version__,
         runtime=recipe.runtime,
-        source=SourceRecord(
-            kind=source.kind,
-            location=recipe.model if source.kind == "hub" else str(source.path.resolve()),
-            revision=source.revision,
-            license=source.license,
-            files=conversion.input_files,
-        ),
+        source=source_record(recipe, source, files=conversion.input_files),
         model=source.spec,
         mapping=planned.plan.mapping,
         padding=planned.plan.padding,
@@ -297,11 +300,22 @@ def _write_engine(
             *(file.model_copy(update={"path": f"checkpoint/{file.path}"}) for file in conversion.files),
             *(hash_file(path, relative_to=folder) for path in tokenizer_files),
         ),
-        command=_command(recipe, limits=limits, dtype=conversion.dtype),
+        command=command_words(recipe, limits=limits, dtype=conversion.dtype),
         dropped_tensors=conversion.dropped,
     )
     write_manifest(folder, manifest)
     return manifest, conversion.notes
+
+
+def source_record(recipe: EngineRecipe, source: Source, *, files: tuple[FileRecord, ...]) -> SourceRecord:
+    """Where a model came from, for engine.json."""
+    return SourceRecord(
+        kind=source.kind,
+        location=recipe.model if source.kind == "hub" else str(source.path.resolve()),
+        revision=source.revision,
+        license=source.license,
+        files=files,
+    )
 
 
 def _differences(found: Manifest, planned: Planned, source: Source, *, limits: Limits) -> list[str]:
@@ -353,7 +367,8 @@ def remove(places: Places) -> tuple[Path, ...]:
 def _refuse_runtime(recipe: EngineRecipe) -> None:
     if recipe.runtime != "reference":
         raise UsageError(
-            f"runtime {recipe.runtime}: this version of tpforge cannot build for it yet; use reference"
+            f"runtime {recipe.runtime}: is built by `tpforge build`, rendered by `tpforge render`, served "
+            "by `tpforge serve`; the proof, and so `tpforge up`, need runtime reference"
         )
 
 
@@ -384,7 +399,7 @@ def _checkpoint_folder(recipe: EngineRecipe, source: Source, out: Path | None) -
     return out if out is not None else places_of(_name(recipe, source)).engine.parent / "checkpoint"
 
 
-def _command(recipe: EngineRecipe, *, limits: Limits, dtype: DType) -> tuple[str, ...]:
+def command_words(recipe: EngineRecipe, *, limits: Limits, dtype: DType) -> tuple[str, ...]:
     """The command line that makes the same engine, with every default spelled out."""
     words = ["tpforge", "build", recipe.model, "--tp", recipe.tp, "--pp", recipe.pp, "--dtype", dtype.value]
     words += ["--moe-ep", recipe.moe_ep] if recipe.moe_ep > 1 else []

@@ -81,8 +81,10 @@ class EngineRecipe(Record):
     """What `tpforge build` needs to know; `model` is a directory, a hub id, a .gguf file or `demo`.
 
     `quantize` names a format of `tpforge.quantization`; `portable` leaves the weights float and only declares
-    it. `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the compute capability of the GPUs
-    that will serve (90 for Hopper; None: those of this host). An engine whose perplexity grows by more than the fraction `max_drop` is not published.
+    it. An engine whose perplexity grows by more than the fraction `max_drop` is not published.
+
+    `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the compute capability of the GPUs
+    that will serve (90 for Hopper; None: those of this host).
     """
 
     model: str

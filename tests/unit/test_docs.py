@@ -56,6 +56,6 @@ def test_the_recipe_page_has_every_key_of_a_recipe_and_no_other() -> None:
             tables[table] = set()
         else:
             tables[table] |= set(re.findall(r"`(\w+)`", first))
-    nested = ("limits", "repository", "serve", "smoke")
+    nested = ("limits", "tensorrt", "pytorch", "repository", "serve", "smoke")
     expected = {name: set(getattr(Recipe(model="m"), name).model_dump()) for name in nested}
     assert tables == {"": set(Recipe.model_fields) - set(nested), **expected}

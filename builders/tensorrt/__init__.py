@@ -1,0 +1,1 @@
+"""From a TensorRT-LLM checkpoint to compiled engines, by trtllm-build of a release up to 1.2."""

@@ -1,0 +1,65 @@
+"""Prints what a build of TensorRT-LLM engines would do: settings with their reasons, command, script."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scripts._output import Output, table
+from tpforge.arguments import build_arguments, write_value
+
+if TYPE_CHECKING:
+    from scripts.compiling import Compilation
+
+UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU and trtllm-build"
+
+
+def print_compilation(output: Output, compilation: Compilation) -> None:
+    """The plan for people, or as one object."""
+    plan, planned = compilation.plan, compilation.planned
+    target = plan.target
+    release, checkpoint = target.release, target.checkpoint
+    for note in planned.notes if planned else ():
+        output.note(f"note: {note}")
+    for warning in plan.warnings:
+        output.note(f"warning: {warning}")
+    output.result(f"engine folder  {compilation.out}")
+    output.result(
+        f"checkpoint     {checkpoint.architecture} {checkpoint.dtype}, "
+        f"{checkpoint.quant_algo or 'not quantized'}, tp={checkpoint.tp_size} pp={checkpoint.pp_size} "
+        f"moe_ep={checkpoint.moe_ep_size}, {checkpoint.world_size} ranks"
+    )
+    output.result(
+        f"release        TensorRT-LLM {release.trtllm}, TensorRT {release.tensorrt}, CUDA {release.cuda}, "
+        f"driver {release.driver} or newer"
+    )
+    output.result(f"container      {release.image}")
+    reasons = {setting.name: f"{setting.why} ({setting.source})" for setting in plan.settings}
+    meanings = {one.name: one.meaning for one in build_arguments(release)}
+    rows = [
+        (name, write_value(value), reasons.get(name, meanings[name]))
+        for name, value in plan.arguments.items()
+    ]
+    output.result("\n" + table(rows, header=("argument", "value", "why")))
+    output.result(f"\n$ cd {compilation.command.folder}\n$ {compilation.command.line}")
+    output.result(f"\nbuild.sh:\n{compilation.script}")
+    output.note(UNRUN)
+    output.record(
+        "compilation",
+        {
+            "out": str(compilation.out),
+            "release": release.trtllm,
+            "image": release.image,
+            "sm": target.sm,
+            "num_gpus": target.num_gpus,
+            "mapping": planned.plan.mapping.model_dump() if planned else None,
+            "file_sizes": planned.file_sizes if planned else {},
+            "limits": compilation.limits.model_dump(),
+            "arguments": plan.arguments,
+            "settings": [vars(setting) for setting in plan.settings],
+            "folder": str(compilation.command.folder),
+            "command": list(compilation.command.words),
+            "script": compilation.script,
+            "warnings": list(plan.warnings),
+            "run": False,
+        },
+    )
