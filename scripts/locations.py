@@ -39,6 +39,11 @@ class Places:
         """What `tpforge up` did last."""
         return self._sibling("stages.json")
 
+    @property
+    def runs(self) -> Path:
+        """The measurements of `tpforge bench`, a folder each."""
+        return self._sibling("runs")
+
     def _sibling(self, name: str) -> Path:
         """out/NAME/engine has plain siblings; another folder's carry its name, so as not to litter."""
         if self.engine.name == "engine":

@@ -15,11 +15,14 @@ from pydantic import Field, JsonValue, ValidationError
 from tpforge.errors import InputRefused
 from tpforge.records import Record
 
+DEFAULT_MAX_TOKENS = 128
+"""The bound of an answer to a prompt that names none."""
+
 
 class Prompt(Record):
     """One request to make.
 
-    `max_tokens` bounds the answer, None leaves it to the run. `min_tokens` forces a length. `json_schema` is
+    `max_tokens` bounds the answer, None is DEFAULT_MAX_TOKENS. `min_tokens` forces a length. `json_schema` is
     what a structured answer must satisfy, `must_contain` are texts that a right answer holds. `language` is
     a BCP 47 tag. `input_tokens` is the length that a synthetic prompt was made to have.
     """

@@ -62,6 +62,7 @@ class Workload(Record):
     `target` is the protocol (``triton``, ``openai``), `model` the model of the server that was asked.
     `prompts` names the prompt set or file, or is ``synthetic``; `prompts_sha256` is the hash of their texts.
     `isl` and `osl` are tokens per request, None where the prompts decide. `trace` is the file's name.
+    A repeat is over after `duration_s` (0 is no limit) or `num_requests`, whichever comes first.
     `token_source` says who counted: ``tokenizer``, ``server`` or ``responses`` (one a response).
     """
 
@@ -77,6 +78,7 @@ class Workload(Record):
     isl: int | None = None
     osl: int | None = None
     duration_s: float
+    num_requests: int | None = None
     warmup_s: float = 0.0
     num_repeats: int
     deadline_s: float

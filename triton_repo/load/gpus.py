@@ -64,6 +64,24 @@ class GpuSeries:
         )
 
 
+def open_nvml(nvml: Any | None = None) -> tuple[Any, list[Any]]:
+    """NVML, opened, and a handle for each GPU; the caller shuts it down.
+
+    Raises:
+        NoGpus: nvidia-ml-py is not installed, there is no driver, or no GPU.
+    """
+    module = nvml if nvml is not None else _import_nvml()
+    try:
+        module.nvmlInit()
+        count = module.nvmlDeviceGetCount()
+        handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+    except module.NVMLError as error:
+        raise NoGpus(f"NVML: {error}") from None
+    if not handles:
+        raise NoGpus("NVML: the driver shows no GPU")
+    return module, handles
+
+
 class Gpus:
     """All GPUs of this machine, as NVML shows them.
 
@@ -72,15 +90,7 @@ class Gpus:
     """
 
     def __init__(self, nvml: Any | None = None) -> None:
-        self._nvml = nvml if nvml is not None else _import_nvml()
-        try:
-            self._nvml.nvmlInit()
-            count = self._nvml.nvmlDeviceGetCount()
-            self._handles = [self._nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-        except self._nvml.NVMLError as error:
-            raise NoGpus(f"NVML: {error}") from None
-        if not self._handles:
-            raise NoGpus("NVML: the driver shows no GPU")
+        self._nvml, self._handles = open_nvml(nvml)
 
     def begin(self) -> list[GpuSeries]:
         """An empty series for each GPU."""

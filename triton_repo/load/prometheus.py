@@ -1,6 +1,7 @@
-"""Triton's metrics, fetched as text while a load runs, and parsed when it is over.
+"""A server's metrics, fetched as text while a load runs, and parsed when it is over.
 
-Every family of Triton and TensorRT-LLM is kept (names start with ``nv_``), histograms by sum and count.
+Every family of Triton and its TensorRT-LLM backend (``nv_``), trtllm-serve and vLLM is kept, histograms by
+sum and count.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from tpforge.measure.run import SeriesSummary
 from triton_repo.load.series import counter, gauge
 
-_SAMPLE = re.compile(r"^(nv_\w+)(\{[^}]*\})?\s+(\S+)", re.MULTILINE)
-_TYPE = re.compile(r"^# TYPE (nv_\w+) (\w+)", re.MULTILINE)
+_NAME = r"((?:nv_|vllm:|trtllm_)[\w:]+)"
+_SAMPLE = re.compile(rf"^{_NAME}(\{{[^}}]*\}})?\s+(\S+)", re.MULTILINE)
+_TYPE = re.compile(rf"^# TYPE {_NAME} (\w+)", re.MULTILINE)
 _UNITS = (("_us", "us"), ("_bytes", "B"), ("_ratio", "ratio"), ("_utilization", "ratio"), ("_joules", "J"))
 
 

@@ -54,13 +54,10 @@ class Repetition:
     begun: float
     started: str
     exchanges: list[Exchange] = field(default_factory=list)
+    num_ended: int = 0
+    num_failed: int = 0
     interrupted: bool = False
     gave_up: str | None = None
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests are not over."""
-        return sum(1 for exchange in self.exchanges if exchange.ended is None)
 
 
 async def run_repetition(
@@ -130,11 +127,11 @@ class _Repeat:
                 exchange = self._due(due)
                 if exchange is None:
                     return
-                requests.create_task(self._target.run(exchange))
+                requests.create_task(self._make(exchange))
 
     async def _user(self) -> None:
         while (exchange := self._due(time.monotonic())) is not None:
-            await self._target.run(exchange)
+            await self._make(exchange)
             failure, now = exchange.failure, time.monotonic()
             if failure is None or failure.kind != "unreachable":
                 self._reached = now
@@ -145,6 +142,11 @@ class _Repeat:
                 return
             else:
                 await asyncio.sleep(_RETRY_S)
+
+    async def _make(self, exchange: Exchange) -> None:
+        await self._target.run(exchange)
+        self._repetition.num_ended += 1
+        self._repetition.num_failed += exchange.failure is not None
 
     def _due(self, scheduled: float) -> Exchange | None:
         """The next request, or None when there are to be no more."""

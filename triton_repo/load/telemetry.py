@@ -6,6 +6,7 @@ Metrics are kept as text and parsed at the end, so that reading takes nothing fr
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import psutil
@@ -48,6 +49,7 @@ class Recorder:
         self._metrics_url, self._is_local, self._no_metrics = metrics_url, is_local, no_metrics
         self._period_s = period_s
         self._process = psutil.Process()
+        self._host_read = 0.0
         self._readings = _Readings()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,8 +103,10 @@ class Recorder:
                 readings.unavailable.pop("server", None)
             except OSError as error:
                 readings.unavailable["server"] = f"{self._metrics_url}: {error}"
-        if first:
-            return  # Percentages are of the time since the last reading: the first has none.
+        # Percentages are of the time since the last reading: the first, or one just after another, has none.
+        since, self._host_read = time.monotonic() - self._host_read, time.monotonic()
+        if first or (since < self._period_s / 2 and readings.host):
+            return
         values = {"client_cpu": self._process.cpu_percent()}
         if self._is_local:
             values |= {

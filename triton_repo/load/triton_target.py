@@ -18,7 +18,7 @@ from grpc import aio
 from tritonclient.grpc import service_pb2
 
 from tpforge.errors import UsageError
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
 from tpforge.measure.samples import ErrorKind
 from triton_repo.channel import Tls, aio_channel, check_url
 from triton_repo.client import Client
@@ -26,7 +26,6 @@ from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
 from triton_repo.wire import Response, Tensor, decode_response, encode_request, tensor
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
-DEFAULT_MAX_TOKENS = 128
 LLMAPI = "llmapi"
 LLMAPI_MODEL = "tensorrt_llm"
 """The name that TensorRT-LLM's llmapi repository gives its model."""
@@ -58,7 +57,6 @@ class TritonOptions:
     deadline_s: float = 60.0
     streaming: bool = True
     sampling: Mapping[str, bool | int | float | str] = field(default_factory=dict)
-    default_max_tokens: int = DEFAULT_MAX_TOKENS
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: Tls | None = None
 
@@ -232,7 +230,7 @@ class TritonTarget:
     def _tensors(self, prompt: Prompt) -> list[Tensor]:
         """The inputs of one request, with a batch dimension of one where the model has it."""
         values: dict[str, Any] = dict(self.options.sampling)
-        max_tokens = prompt.max_tokens or self.options.default_max_tokens
+        max_tokens = prompt.max_tokens or DEFAULT_MAX_TOKENS
         if self.model.form == "tokens":
             assert self._encode is not None
             ids = list(self._encode(prompt.text))

@@ -1,0 +1,214 @@
+"""`tpforge bench`: load on a server, measured and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scripts import _options
+from scripts._output import Output
+from tpforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from scripts.benching import BenchOptions
+    from tpforge.measure.run import Slo
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
+_FILE = click.Path(path_type=Path)
+
+
+def _load() -> _options.Decorator:
+    return _options.options(
+        click.option(
+            "--concurrency", metavar="N,N,...", help="Closed loop: users that each wait.  [default: 1]"
+        ),
+        click.option("--rate", metavar="R,R,...", help="Open loop: requests a second, whatever happens."),
+        click.option("--constant", is_flag=True, help="Equal gaps with --rate, instead of Poisson's."),
+        click.option("--trace", type=_FILE, metavar="FILE", help="Open loop: recorded times, JSONL."),
+        click.option(
+            "--prompts",
+            metavar="SET|FILE",
+            help="easy, average, long-context, malformed, high-value, multilingual, structured-output, "
+            "mixed, several with commas, or a JSONL file.  [default: average]",
+        ),
+        click.option("--isl", type=_options.SIZE, help="Make prompts of so many tokens instead."),
+        click.option("--osl", type=_options.SIZE, help="Ask for answers of exactly so many tokens."),
+        click.option("--max-tokens", type=_options.SIZE, help="Bound answers.  [default: the prompt's]"),
+        click.option("--chat", is_flag=True, help="Put prompts into the chat template."),
+        click.option("--stream/--no-stream", default=True, show_default=True, help="By token, or whole."),
+        click.option(
+            "--sampling",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="An input of the model, such as temperature=0.7; may be repeated.",
+        ),
+    )
+
+
+def _extent() -> _options.Decorator:
+    return _options.options(
+        click.option("--duration", type=_SECONDS, help="Seconds of a repeat.  [default: 20]"),
+        click.option("--num-requests", type=_options.SIZE, help="End a repeat after so many requests."),
+        click.option(
+            "--warmup",
+            type=click.FloatRange(min=0),
+            default=2,
+            show_default=True,
+            help="Seconds before that which are not counted.",
+        ),
+        click.option(
+            "--repeats", type=_options.SIZE, default=3, show_default=True, help="Repeats of every level."
+        ),
+        click.option(
+            "--seed", type=_options.COUNT, default=0, show_default=True, help="Of all that is random."
+        ),
+        click.option("--slo", metavar="ttft=MS,itl=MS,latency=MS", help="Limits that make a request good."),
+    )
+
+
+def _server() -> _options.Decorator:
+    return _options.options(
+        click.option(
+            "--api",
+            type=click.Choice(["triton", "openai"]),
+            default="triton",
+            show_default=True,
+            help="Triton's gRPC, or an OpenAI-compatible server (trtllm-serve, vLLM).",
+        ),
+        click.option(
+            "--model",
+            default="ensemble",
+            show_default=True,
+            help="ensemble, tensorrt_llm_bls, tensorrt_llm, llmapi; with --api openai its name there.",
+        ),
+        click.option("--engine", help="The engine that is served.  [default: as started here]"),
+        click.option(
+            "--tokenizer", type=_FILE, metavar="DIR", help="Counts tokens.  [default: the engine's]"
+        ),
+        click.option("--metrics-url", metavar="URL", help="Its metrics.  [default: as started here]"),
+    )
+
+
+@click.command("bench")
+@click.argument("url", metavar="[URL]", required=False)
+@_load()
+@_extent()
+@_server()
+@click.option("--label", help="What the run is called.  [default: the engine's name]")
+@_options.out("Folder of the run.  [default: out/NAME/runs/ID]")
+@_options.connection()
+@_options.JSON
+@_options.DEBUG
+def command(url: str | None, as_json: bool, **values: Any) -> None:
+    """Measure a server under load and write a record that others can repeat.
+
+    URL is HOST:PORT of Triton's gRPC, or http://HOST:PORT with --api openai; without it the server that
+    runs here. Writes run.json, samples.jsonl with every request and its answer, metrics.csv, and AIPerf's
+    JSON. Ctrl-C keeps what was measured.
+    """
+    from scripts import benching
+    from scripts._bench_output import BenchMeter, print_run
+
+    output = Output(as_json=as_json)
+    options = read_options(values)
+    meter = BenchMeter(output, options)
+    found = benching.bench(
+        url, options, command=command_line(url, values), on_progress=meter, note=output.note
+    )
+    if found is None:
+        output.note("interrupted before anything was measured; nothing is kept")
+        raise KeyboardInterrupt
+    print_run(output, found)
+    if found.run.interrupted:
+        raise KeyboardInterrupt
+    benching.refuse_unanswered(found)
+
+
+def read_options(values: dict[str, Any]) -> BenchOptions:
+    """The options as the record that `benching` takes.
+
+    Raises:
+        UsageError: a list of numbers, a limit or a sampling value cannot be read.
+    """
+    from scripts.benching import BenchOptions
+
+    names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
+    connection = _options.read_connection(**{name: values[name] for name in names})
+    kept = ("api", "model", "constant", "trace", "prompts", "isl", "osl", "max_tokens", "chat", "stream")
+    more = ("num_requests", "seed", "engine", "tokenizer", "metrics_url", "label", "out")
+    return BenchOptions(
+        **{name: values[name] for name in (*kept, *more)},
+        concurrency=tuple(int(number) for number in _numbers(values["concurrency"], "--concurrency", int)),
+        rates=tuple(_numbers(values["rate"], "--rate", float)),
+        sampling=_sampling(values["sampling"]),
+        duration_s=values["duration"],
+        warmup_s=values["warmup"],
+        num_repeats=values["repeats"],
+        slo=_slo(values["slo"]),
+        deadline_s=connection.deadline_s,
+        headers=connection.headers,
+        tls=connection.tls,
+    )
+
+
+def command_line(url: str | None, values: dict[str, Any]) -> tuple[str, ...]:
+    """The command that does the same again; where it would write is left out, and so are headers' values."""
+    words = ["tpforge", "bench", *([url] if url else [])]
+    for name, value in values.items():
+        option = f"--{ {'headers': 'header'}.get(name, name).replace('_', '-') }"
+        if name == "out" or value is None or value is False or value == ():
+            if name == "stream" and value is False:
+                words.append("--no-stream")
+            continue
+        if value is True:
+            words += [] if name == "stream" else [option]
+        elif name == "headers":
+            words += [word for pair in value for word in (option, f"{pair.partition('=')[0]}=...")]
+        elif isinstance(value, tuple):
+            words += [word for item in value for word in (option, str(item))]
+        else:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return tuple(words)
+
+
+def _numbers(text: str | None, option: str, kind: type[int] | type[float]) -> list[float]:
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected numbers with commas, such as 1,2,4") from None
+
+
+def _slo(text: str | None) -> Slo | None:
+    from tpforge.measure.run import Slo
+
+    if text is None:
+        return None
+    names = {"ttft": "ttft_ms", "itl": "itl_ms", "latency": "request_latency_ms"}
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            limits[names[name.strip()]] = float(value)
+        except (KeyError, ValueError):
+            raise UsageError(f"--slo {part}: expected ttft=MS, itl=MS or latency=MS") from None
+        if not equals or limits[names[name.strip()]] <= 0:
+            raise UsageError(f"--slo {part}: a limit is a number of milliseconds above zero")
+    return Slo(**limits)
+
+
+def _sampling(pairs: tuple[str, ...]) -> dict[str, bool | int | float | str]:
+    import json
+
+    values: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--sampling {pair}: expected NAME=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        values[name] = value if isinstance(value, bool | int | float | str) else text
+    return values
