@@ -34,6 +34,8 @@ _NORMS = (
 
 def _read(config: ConfigReader) -> ModelSpec:
     config.refuse_quantized()
+    # TensorRT-LLM makes all norms with this epsilon, whatever config.json says.
+    config.require("layer_norm_epsilon", expected=(1e-5,), why="TensorRT-LLM's BLOOM has 1e-5")
     config.require(
         "apply_residual_connection_post_layernorm", expected=(False,), why="this variant is not supported"
     )
