@@ -151,6 +151,8 @@ class OpenAiTarget:
 def events_of(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
     """The data of every server-sent event, with the stamp of the read that completed it.
 
+    An event without its blank line is dropped.
+
     Source: WHATWG HTML, server-sent events, "parsing an event stream"
     """
     waiting, data = b"", []
@@ -163,8 +165,6 @@ def events_of(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, str
             elif not text and data:
                 yield at, "\n".join(data)
                 data = []
-    if data and parts:
-        yield parts[-1][0], "\n".join(data)
 
 
 def _whole_body(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
