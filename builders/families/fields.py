@@ -29,7 +29,8 @@ def rope(model: ModelSpec) -> RopeSpec:
 
 
 def _rotary_dim(model: ModelSpec) -> int:
-    return 0 if model.rope is None else int(model.attention.head_size * model.rope.partial_factor)
+    """The dims of a head that are rotated; upstream writes the head size of models without a rope too."""
+    return int(model.attention.head_size * (model.rope.partial_factor if model.rope else 1.0))
 
 
 def _attention_multiplier(model: ModelSpec) -> float:

@@ -13,6 +13,7 @@ import pytest
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
 from tests.published_configs import ALIKE, PUBLISHED, Published
+from tests.published_configs_older import OLDER
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.mapping import Mapping
@@ -20,7 +21,8 @@ from tpforge.model import ModelSpec
 from tpforge.padding import plan_padding
 from tpforge.sharding import ShardPlan
 
-BY_NAME = {one.name: one.config for one in PUBLISHED}
+MODELS = (*PUBLISHED, *OLDER)
+BY_NAME = {one.name: one.config for one in MODELS}
 
 
 def read(config: dict[str, Any]) -> ModelSpec:
@@ -43,7 +45,7 @@ def written(config: dict[str, Any], **how: Any) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("model", PUBLISHED, ids=str)
+@pytest.mark.parametrize("model", MODELS, ids=str)
 def test_config_json_is_what_upstream_writes(model: Published) -> None:
     found, expected = written(model.config), ALIKE | model.written
     assert set(found) == set(expected)
@@ -54,7 +56,7 @@ def test_config_json_is_what_upstream_writes(model: Published) -> None:
             assert found[key] == value, key
 
 
-@pytest.mark.parametrize("model", PUBLISHED, ids=str)
+@pytest.mark.parametrize("model", MODELS, ids=str)
 def test_sizes_do_not_depend_on_the_division(model: Published) -> None:
     whole, divided = written(model.config), written(model.config, tp_size=4)
     changed = {key for key in whole if whole[key] != divided[key]}
@@ -80,6 +82,11 @@ HEADS_DERIVED = (
     "tiiuae/falcon-40b",
     "EleutherAI/gpt-j-6b",
     "databricks/dbrx-base",
+    "EleutherAI/gpt-neox-20b",
+    "facebook/opt-6.7b",
+    "baichuan-inc/Baichuan2-7B-Chat",
+    "THUDM/chatglm3-6b",
+    "microsoft/Phi-3.5-MoE-instruct",
 )
 
 
@@ -94,6 +101,15 @@ def test_padded_heads_are_refused_where_their_number_gives_the_head_size(name: s
     assert objections(8) == []
     num_heads = plan_of(BY_NAME[name]).model.attention.num_heads
     assert f"tp=5 would pad {num_heads} attention heads to" in objections(5)[0]
+
+
+def test_an_mlp_of_another_width_is_refused_where_upstream_takes_4_x_hidden() -> None:
+    name = "EleutherAI/gpt-neox-20b"
+    family = find_family(BY_NAME[name]["architectures"], where="")
+    plan = plan_of(BY_NAME[name] | {"intermediate_size": 24000})
+    texts = [text for check in family.restrictions if (text := check(plan))]
+    assert len(texts) == 1
+    assert "an MLP of width 24000" in texts[0] and "takes 4 x hidden_size = 24576" in texts[0]
 
 
 def problems(name: str, **changes: Any) -> str:
@@ -122,6 +138,11 @@ DEEPSEEK = "deepseek-ai/DeepSeek-V2"
         ("microsoft/phi-2", {"layer_norm_eps": 1e-6}, "layer_norm_eps: found 1e-06"),
         ("microsoft/phi-2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: found"),
         ("tiiuae/falcon-40b", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon: found 1e-06"),
+        ("EleutherAI/gpt-neox-20b", {"layer_norm_eps": 1e-6}, "layer_norm_eps: found 1e-06"),
+        ("EleutherAI/gpt-neox-20b", {"attention_bias": False}, "attention_bias: found False"),
+        ("bigscience/bloom-7b1", {"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon: found 1e-06"),
+        ("microsoft/Phi-3.5-MoE-instruct", {"lm_head_bias": False}, "lm_head_bias: expected true"),
+        ("microsoft/Phi-3.5-MoE-instruct", {"router_jitter_noise": 0.1}, "router_jitter_noise: found 0.1"),
     ],
 )
 def test_what_the_model_definition_has_no_place_for_is_refused(
