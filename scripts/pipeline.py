@@ -124,6 +124,8 @@ def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
     from builders.audit import audit
     from builders.planning import plan_rank_files, plan_shards
 
+    if source.family.refusal is not None:
+        raise InputRefused(f"{source.location}: {source.family.refusal}")
     dropped = audit(source)
     plan = plan_shards(
         source,
@@ -164,6 +166,8 @@ def convert_checkpoint(
 
     with open_model(recipe.model) as source:
         final = _checkpoint_folder(recipe, source, out)
+        # Refused before a folder is made, not in it.
+        _plan(recipe, source, out=final)
         with _resumable_folder(final, force=force, resume=resume, progress=progress) as folder:
             conversion = convert(
                 source,
