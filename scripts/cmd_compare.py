@@ -50,9 +50,9 @@ def command(
 ) -> None:
     """Show runs side by side, with a verdict per metric.
 
-    RUN is a folder with a run.json, or an id under out/NAME/runs/; the first is the baseline. A difference that
-    may be chance is undecided. Names the variables that changed, and gains that hide a loss. Exit status 7
-    when a loss is beyond a limit and is no chance, 4 when a limit could not be checked.
+    RUN is a folder with a run.json, or an id under out/NAME/runs/; the first is the baseline. A
+    difference that may be chance is undecided. Names the variables that changed, and gains that hide a loss.
+    Exit status 7 when a loss is beyond a limit and is no chance, 4 when a limit could not be checked.
     """
     from scripts import comparing
 

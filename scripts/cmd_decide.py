@@ -75,10 +75,10 @@ def command(
 ) -> None:
     """Write a decision record from measured runs.
 
-    RUN is a folder with a run.json, or an id under out/NAME/runs/; the first is the baseline. The page has the
-    question, the options, plots, answers side by side, a checklist of what was done and what was not, the
-    risks, the fallback, and how to repeat it. It refuses to recommend what was never measured, and says so
-    where the numbers speak against the recommendation.
+    RUN is a folder with a run.json, or an id under out/NAME/runs/; the first is the baseline. The page has
+    the question, the options, plots, answers side by side, a checklist of what was done and what was not,
+    the risks, the fallback, and how to repeat it. It refuses to recommend what was never measured, and says
+    so where the numbers speak against the recommendation.
     """
     from scripts import deciding
     from scripts.comparing import find_runs

@@ -34,6 +34,7 @@ COMMANDS = {
     "generate": "Ask a server one prompt or one chat message.",
     "up": "Do all of a recipe: build, verify, render, serve, smoke.",
     "demo": "Take the demo model the whole way, ask it a question, stop.",
+    "evaluate": "Measure the quality of answers, and compare it with a baseline.",
     "compare": "Show runs side by side, with a verdict per metric.",
     "decide": "Write a decision record from measured runs.",
     "engines": "List, show, check or remove engine folders.",

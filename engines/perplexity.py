@@ -1,0 +1,94 @@
+"""How well an engine predicts text: the loss of each token of a few passages, by the reference runtime.
+
+It makes no verdict; `tpforge.measure.quality` turns losses into a perplexity and compares two of them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from engines.reference import load_config, open_executor
+from engines.reference.batches import Logits, Prefill
+from tpforge.atomic import os_errors
+from tpforge.errors import InputRefused
+from tpforge.measure.quality import Passage
+
+Progress = Callable[[str], None]
+MIN_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text by its name."""
+
+    name: str
+    text: str
+
+
+def load_texts(path: Path | None = None) -> tuple[Text, ...]:
+    """The passages that ship, or those of the user's file: paragraphs divided by empty lines.
+
+    Raises:
+        InputRefused: the file is not UTF-8 text, or is empty.
+    """
+    if path is None:
+        table = tomllib.loads(Path(__file__).with_name("passages.toml").read_text(encoding="utf-8"))
+        return tuple(Text(row["name"], row["text"].strip()) for row in table["passage"])
+    with os_errors(path):
+        data = path.read_bytes()
+    try:
+        parts = [part.strip() for part in data.decode("utf-8").split("\n\n")]
+    except UnicodeDecodeError as error:
+        raise InputRefused(f"{path}: is not UTF-8 text: {error}") from error
+    texts = tuple(
+        Text(f"paragraph {number}", part) for number, part in enumerate(filter(None, parts), start=1)
+    )
+    if not texts:
+        raise InputRefused(f"{path}: holds no text; give paragraphs divided by empty lines")
+    return texts
+
+
+def measure_passages(engine_dir: Path, texts: Sequence[Text], *, progress: Progress) -> tuple[Passage, ...]:
+    """The loss of every token of each text but its first, with the tokenizer and the limits of the engine.
+
+    A text longer than the engine's max_seq_len is cut there. Special tokens are those the tokenizer adds.
+
+    Raises:
+        InputRefused: no text has two tokens.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer" / "tokenizer.json"))
+    config = load_config(engine_dir)
+    longest = config.limits.max_seq_len
+    executor = open_executor(config, kind="auto", device="auto", compute_dtype="auto", num_slots=1)
+    passages = []
+    try:
+        for text in texts:
+            ids = tokenizer.encode(text.text).ids[:longest]
+            if len(ids) < MIN_TOKENS:
+                continue
+            logits = executor.forward(Prefill(slot=0, start=0, tokens=tuple(ids), logits=Logits.ALL))
+            assert logits is not None
+            loss = _loss(logits, ids)
+            passages.append(Passage(name=text.name, num_tokens=len(ids) - 1, loss=loss))
+            progress(f"perplexity: {text.name}: {loss / (len(ids) - 1):.3f} nats a token")
+    finally:
+        executor.close()
+    if not passages:
+        raise InputRefused("no text of two tokens: a perplexity needs longer ones")
+    return tuple(passages)
+
+
+def _loss(logits: Tensor, ids: Sequence[int]) -> float:
+    """Minus the sum of the log-probabilities of ids[1:], in float64; logits are [tokens, vocab]."""
+    import torch
+
+    log_probs = logits[:-1].double().log_softmax(-1)
+    chosen = log_probs.gather(1, torch.tensor(ids[1:])[:, None])
+    return float(-chosen.sum())
