@@ -38,3 +38,19 @@ def test_more_ranks_than_heads_are_refused(tmp_path: Path, case: FamilyCase) -> 
     write_tiny_family(tmp_path / "source", case)
     with open_source(str(tmp_path / "source")) as source, pytest.raises(PlanError, match="attention heads"):
         plan_shards(source, mapping=Mapping(tp_size=16), pad=True, parallel_embedding_dim=None)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.pads], ids=str)
+def test_padded_heads_are_refused_where_they_would_be_misread(tmp_path: Path, case: FamilyCase) -> None:
+    write_tiny_family(tmp_path / "source", case)
+    with open_source(str(tmp_path / "source")) as source, pytest.raises(PlanError, match="attention|heads"):
+        plan_shards(source, mapping=Mapping(tp_size=3), pad=True, parallel_embedding_dim=None)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in ("gemma", "cohere")], ids=str)
+def test_columns_of_an_embedding_that_is_always_divided_by_rows_are_refused(
+    tmp_path: Path, case: FamilyCase
+) -> None:
+    write_tiny_family(tmp_path / "source", case)
+    with open_source(str(tmp_path / "source")) as source, pytest.raises(PlanError, match="by vocabulary"):
+        plan_shards(source, mapping=Mapping(tp_size=2), pad=True, parallel_embedding_dim=1)
