@@ -1,4 +1,4 @@
-"""Prints what a build of TensorRT-LLM engines would do: settings with their reasons, command, script."""
+"""Prints what --dry-run found for the runtimes of TensorRT-LLM: settings with reasons, commands, files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from tpforge.arguments import build_arguments, write_value
 
 if TYPE_CHECKING:
     from scripts.compiling import Compilation
+    from scripts.llm_engines import LlmEngine
 
-UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU and trtllm-build"
+UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU"
 
 
 def print_compilation(output: Output, compilation: Compilation) -> None:
@@ -60,6 +61,42 @@ def print_compilation(output: Output, compilation: Compilation) -> None:
             "command": list(compilation.command.words),
             "script": compilation.script,
             "warnings": list(plan.warnings),
+            "run": False,
+        },
+    )
+
+
+def print_llm_engine(output: Output, engine: LlmEngine) -> None:
+    """The engine folder of runtime pytorch, as it would be written."""
+    release, model = engine.release, engine.model
+    for line in (*engine.quantization.notes, *engine.plan.warnings):
+        output.note(f"warning: {line}")
+    output.result(f"engine folder  {engine.out}")
+    algo = engine.quantization.algo or "not quantized"
+    output.result(
+        f"model          {model.spec.architecture} {model.spec.dtype}, {algo}, "
+        f"{engine.mapping.world_size} ranks; {len(model.files)} files go to model/ as they are"
+    )
+    output.result(
+        f"release        TensorRT-LLM {release.trtllm}, CUDA {release.cuda}, driver {release.driver} or newer"
+    )
+    output.result(f"container      {release.image}")
+    output.result(f"\nllm.yaml:\n{engine.yaml}")
+    output.note(UNRUN)
+    output.record(
+        "llm_engine",
+        {
+            "out": str(engine.out),
+            "release": release.trtllm,
+            "image": release.image,
+            "sm": engine.sm,
+            "mapping": engine.mapping.model_dump(),
+            "limits": engine.limits.model_dump(),
+            "quant_algo": engine.quantization.algo,
+            "arguments": engine.plan.arguments,
+            "llm_yaml": engine.yaml,
+            "files": [str(path) for path in model.files],
+            "warnings": list(engine.plan.warnings),
             "run": False,
         },
     )

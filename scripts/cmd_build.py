@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -46,8 +46,9 @@ def command(
 
     output = Output(as_json=as_json)
     recipe = _options.engine_recipe(model, values)
-    if recipe.runtime == "tensorrt":
-        _tensorrt(output, recipe, out=out, force=force, dry_run=dry_run)
+    if recipe.runtime != "reference":
+        build = _tensorrt if recipe.runtime == "tensorrt" else _pytorch
+        build(output, recipe, out=out, force=force, dry_run=dry_run)
         return
     if dry_run:
         print_plan(output, pipeline.plan_engine(recipe, out=out))
@@ -77,6 +78,18 @@ def _tensorrt(output: Output, recipe: EngineRecipe, *, out: Path | None, force: 
         progress=output.progress,
         meter=ByteMeter(output),
     )
+    _print_built(output, built)
+
+
+def _pytorch(output: Output, recipe: EngineRecipe, *, out: Path | None, force: bool, dry_run: bool) -> None:
+    from scripts import llm_engines
+    from scripts._compilations import print_llm_engine
+
+    if dry_run:
+        print_llm_engine(output, llm_engines.plan_llm_engine(recipe, out=out))
+        return
+    existing: Literal["refuse", "replace"] = "replace" if force else "refuse"
+    built = llm_engines.build_llm_engine(recipe, out=out, existing=existing, progress=output.progress)
     _print_built(output, built)
 
 

@@ -1,0 +1,201 @@
+"""From a model to an engine folder of runtime pytorch: the model as it is, llm.yaml, the tokenizer.
+
+It prints nothing and converts nothing: TensorRT-LLM's LLM API loads the Hugging Face checkpoint itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from scripts import pipeline
+from scripts.locations import Places, engine_name, places_of
+from tpforge import __version__
+from tpforge.atomic import atomic_folder, hash_file
+from tpforge.errors import InputRefused
+from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
+from tpforge.mapping import Mapping
+from tpforge.model import ModelSpec
+from tpforge.padding import plan_padding
+from tpforge.recipe import EngineRecipe
+from tpforge.versions import Release, release_for
+
+if TYPE_CHECKING:
+    from builders.llm_formats import LoadedFormat
+    from builders.llm_model import LlmModel
+    from builders.llmapi import LlmPlan
+    from scripts.pipeline import Progress
+
+YAML = "llm.yaml"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class LlmEngine:
+    """What an engine folder of runtime pytorch would hold."""
+
+    name: str
+    out: Path
+    release: Release
+    model: LlmModel
+    mapping: Mapping
+    limits: Limits
+    sm: int | None
+    plan: LlmPlan
+    quantization: LoadedFormat
+
+    @property
+    def yaml(self) -> str:
+        """The text of llm.yaml."""
+        from builders.llmapi import yaml_text
+
+        head = f"# The LLM API of TensorRT-LLM {self.release.trtllm}; {self.name} is in {MODEL}/.\n"
+        return head + yaml_text(self.plan.nested)
+
+
+def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
+    """What `build_llm_engine` would write for `recipe`.
+
+    Raises:
+        TpforgeError: whatever the LLM API would refuse, as far as it can be known without a GPU.
+    """
+    from builders.llm_formats import require_loadable
+    from builders.llm_model import open_llm_model
+    from builders.llmapi import LlmTarget, plan_llm
+    from engines.host import find_host
+
+    release = release_for(recipe.trtllm, runtime="pytorch")
+    location = str(pipeline.demo_model()) if recipe.model == "demo" else recipe.model
+    model = open_llm_model(location, release=release)
+    sm = recipe.sm or find_host().sm
+    mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
+    _refuse_conversion(recipe, model.spec, mapping)
+    limits = recipe.limits.resolve(model.spec)
+    quantization = require_loadable(
+        model.quantization,
+        where=recipe.model,
+        trtllm=release.trtllm,
+        sm=sm,
+        architecture=model.spec.architecture,
+    )
+    target = LlmTarget(release, mapping, limits, sm=sm)
+    plan = plan_llm(target, given=recipe.pytorch.llm_args)
+    located = model.located
+    name = recipe.name or engine_name(
+        located.location if located.kind == "hub" else str(located.path), mapping=mapping
+    )
+    return LlmEngine(
+        name=name,
+        out=out or places_of(name).engine,
+        release=release,
+        model=model,
+        mapping=mapping,
+        limits=limits,
+        sm=sm,
+        plan=plan,
+        quantization=quantization,
+    )
+
+
+def build_llm_engine(
+    recipe: EngineRecipe, *, out: Path | None, existing: Literal["refuse", "replace"], progress: Progress
+) -> pipeline.Built:
+    """Write the engine folder: the model linked or copied, llm.yaml, the tokenizer, engine.json.
+
+    Raises:
+        InputRefused: the model is refused, or the folder exists and may not be replaced.
+    """
+    from builders.sources.tokenizer_files import copy_tokenizer
+    from engines.store import write_manifest
+
+    engine = plan_llm_engine(recipe, out=out)
+    place = _link if recipe.pytorch.link_model else shutil.copyfile
+    root = engine.model.located.path
+    with atomic_folder(engine.out, force=existing == "replace") as folder:
+        progress(f"putting {recipe.model} into {engine.out}")
+        for path in engine.model.files:
+            target = folder / MODEL / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place(path.resolve(), target)
+        (folder / "tokenizer").mkdir()
+        copy_tokenizer(root, folder / "tokenizer")
+        (folder / YAML).write_text(engine.yaml, encoding="utf-8")
+        progress("hashing")
+        manifest = _manifest(recipe, engine, folder)
+        write_manifest(folder, manifest)
+    return pipeline.Built(Places(engine.out), manifest, reused=False, notes=engine.quantization.notes)
+
+
+def _refuse_conversion(recipe: EngineRecipe, spec: ModelSpec, mapping: Mapping) -> None:
+    """Refuse what would need another checkpoint than the one that is there."""
+    problems = []
+    if recipe.quantize is not None:
+        problems.append(
+            f"--quantize {recipe.quantize}: the LLM API loads a quantized Hugging Face checkpoint; make one "
+            "with `tpforge quantize`, and build that"
+        )
+    if recipe.dtype is not None and recipe.dtype != spec.dtype:
+        problems.append(f"--dtype {recipe.dtype}: nothing is converted; give --llm-arg dtype={recipe.dtype}")
+    if notes := plan_padding(spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size).notes:
+        problems.append(
+            f"tp={mapping.tp_size}: {'; '.join(notes)}; the LLM API pads nothing, so use a tp that divides "
+            "the model, or --runtime tensorrt"
+        )
+    if problems:
+        raise InputRefused.listing(f"{recipe.model}: not for runtime pytorch:", problems)
+
+
+def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest:
+    model, spec = engine.model, engine.model.spec
+    root = model.located.path
+    kept = sorted(path for path in folder.rglob("*") if path.is_file())
+    return Manifest(
+        name=engine.name,
+        tpforge_version=__version__,
+        runtime="pytorch",
+        source=SourceRecord(
+            kind=model.located.kind,
+            location=recipe.model if model.located.kind == "hub" else str(root.resolve()),
+            revision=model.revision,
+            license=model.license,
+            files=tuple(hash_file(path, relative_to=root) for path in model.inputs),
+        ),
+        model=spec,
+        mapping=engine.mapping,
+        padding=plan_padding(spec, tp_size=engine.mapping.tp_size, moe_ep_size=engine.mapping.moe_ep_size),
+        dtype=spec.dtype,
+        limits=engine.limits,
+        files=tuple(hash_file(path, relative_to=folder) for path in kept),
+        command=(
+            *pipeline.command_words(recipe, limits=engine.limits, dtype=spec.dtype),
+            *_own_words(recipe),
+        ),
+        llm_api=LlmApi(
+            trtllm=engine.release.trtllm,
+            arguments=engine.plan.arguments,
+            quant_algo=engine.quantization.algo,
+            sm=engine.sm,
+        ),
+    )
+
+
+def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:
+    from builders.llmapi import flatten
+    from tpforge.arguments import write_value
+
+    words = ["--trtllm", recipe.trtllm]
+    words += ["--sm", str(recipe.sm)] if recipe.sm else []
+    for name, value in flatten(recipe.pytorch.llm_args, known=set()).items():
+        words += ["--llm-arg", f"{name}={write_value(value).replace(' ', ',')}"]
+    return tuple(words)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system cannot link."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
