@@ -43,7 +43,7 @@ def test_more_ranks_than_heads_are_refused(tmp_path: Path, case: FamilyCase) -> 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.pads], ids=str)
 def test_padded_heads_are_refused_where_they_would_be_misread(tmp_path: Path, case: FamilyCase) -> None:
     write_tiny_family(tmp_path / "source", case)
-    with open_source(str(tmp_path / "source")) as source, pytest.raises(PlanError, match="attention|heads"):
+    with open_source(str(tmp_path / "source")) as source, pytest.raises(PlanError, match="heads"):
         plan_shards(source, mapping=Mapping(tp_size=3), pad=True, parallel_embedding_dim=None)
 
 
