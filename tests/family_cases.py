@@ -230,6 +230,7 @@ CASES = (
             "max_seq_len": 128,
             "attn_config": {"kv_n_heads": 2, "clip_qkv": 0.7, "rope_theta": 20000.0},
             "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+            "rope_parameters": ROPE,
         },
         moe_ep=2,
         pads=False,

@@ -52,9 +52,7 @@ def _read(config: ConfigReader) -> ModelSpec:
     if num_heads % num_kv_heads:
         config.problem(f"n_heads {num_heads} is not a multiple of attn_config.kv_n_heads {num_kv_heads}")
     config.require("tie_word_embeddings", expected=(False,), why="DBRX's LM head has weights of its own")
-    # Transformers 4 has the base among the attention's keys, transformers 5 beside them.
-    found = attention.values.get("rope_theta")
-    base = config if found is None else config.replaced(rope_theta=found)
+    base = _with_base(config, attention)
     vocab_size = config.integer("vocab_size")
     experts = _read_experts(block)
     return config.checked(
@@ -79,6 +77,24 @@ def _read(config: ConfigReader) -> ModelSpec:
             special_tokens=config.special_tokens(vocab_size=vocab_size),
         )
     )
+
+
+def _with_base(config: ConfigReader, attention: ConfigReader) -> ConfigReader:
+    """`config` with the base of the rope, which published configs have among the attention's keys.
+
+    Transformers 5 executes rope_parameters alone, and where there are none fills in its own default, so that
+    a config it has saved may state two.
+    """
+    found = attention.values.get("rope_theta")
+    if found is None:
+        return config
+    other = config.within("rope_parameters").values.get("rope_theta", found)
+    if other != found:
+        config.problem(
+            f"attn_config.rope_theta {found} and rope_parameters.rope_theta {other} differ: transformers 5 "
+            "executes the second, but DBRX was trained with the first; delete the wrong one"
+        )
+    return config.replaced(rope_theta=found)
 
 
 def _read_experts(block: ConfigReader) -> MoeSpec:

@@ -163,6 +163,14 @@ def test_dbrx_experts_of_another_kind_are_refused(changes: dict[str, Any], words
     assert words in problems("databricks/dbrx-base", ffn_config=block)
 
 
+def test_two_bases_of_dbrx_are_refused() -> None:
+    parameters = {"rope_type": "default", "rope_theta": 10000.0}
+    found = problems("databricks/dbrx-base", rope_parameters=parameters)
+    assert "attn_config.rope_theta 500000 and rope_parameters.rope_theta 10000.0 differ" in found
+    same = parameters | {"rope_theta": 500000.0}
+    assert read(BY_NAME["databricks/dbrx-base"] | {"rope_parameters": same}).rope.base == 500000.0
+
+
 def test_null_weights_of_dbrx_are_not_normalized() -> None:
     block = BY_NAME["databricks/dbrx-base"]["ffn_config"] | {"moe_normalize_expert_weights": None}
     assert written(BY_NAME["databricks/dbrx-base"] | {"ffn_config": block})["moe"]["normalization_mode"] == 0
