@@ -1,0 +1,185 @@
+"""GPUs and how they are linked, from a table or from the user's own file.
+
+It does not look at this machine. What nobody published is absent, and what is assumed says so.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from tpforge.errors import InputRefused, UsageError
+from tpforge.records import Record
+from tpforge.units import GIB
+
+Link = Literal["nvlink", "pcie"]
+# The share of the nominal memory that the driver shows, where no source states it: GDDR cards give up memory
+# for ECC. From the rows that do state it: 45.0 of 48 (L40S); 79.1 of 80, 139.8 of 141, 95.6 of 96.
+_SHARE_HBM, _SHARE_GDDR = 0.985, 0.92
+HOST_LINK_GB_S = 50.0
+"""Assumed between hosts, per GPU and direction: 400 Gb/s. Source: aiconfigurator-core 0.12.0,
+systems/*.yaml.
+"""
+
+
+class Gpu(Record):
+    """One kind of GPU; figures are dense, links per direction. See gpus.toml for the units."""
+
+    name: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    architecture: str
+    sm: int
+    memory_gb: float = Field(gt=0)
+    usable_gib: float | None = None
+    gddr: bool = False
+    bandwidth_gb_s: float = Field(gt=0)
+    fp16_tflops: float = Field(gt=0)
+    fp8_tflops: float | None = None
+    fp4_tflops: float | None = None
+    int8_tops: float | None = None
+    nvlink_gb_s: float | None = None
+    nvlink_group: int = 1
+    nvlink_optional: bool = False
+    pcie_gb_s: float = Field(gt=0)
+    watts: float | None = None
+    refusal: str | None = None
+    source: str
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the driver shows as total memory."""
+        if self.usable_gib is not None:
+            return round(self.usable_gib * GIB)
+        share = _SHARE_GDDR if self.gddr else _SHARE_HBM
+        return round(self.memory_gb * share * GIB)
+
+    @property
+    def memory_is_published(self) -> bool:
+        """Whether a source states `memory_bytes`; else it is an assumed share of the nominal size."""
+        return self.usable_gib is not None
+
+    def peak_flops(self, activations: Literal["float", "int8", "fp8", "fp4"]) -> float:
+        """Dense operations a second of matrix products on such activations, or on 16-bit floats."""
+        rates = {"fp8": self.fp8_tflops, "fp4": self.fp4_tflops, "int8": self.int8_tops}
+        return (rates.get(activations) or self.fp16_tflops) * 1e12
+
+
+class Prices(Record):
+    """What an hour of one GPU costs, by the name of the GPU, in any currency."""
+
+    per_gpu_hour: dict[str, float] = Field(default_factory=dict)
+
+
+class Cluster(Record):
+    """Equal GPUs: how many, what joins those of a host, and how many a host holds."""
+
+    gpu: Gpu
+    num_gpus: int = Field(ge=1)
+    link: Link
+    gpus_per_host: int = Field(default=8, ge=1)
+    host_link_gb_s: float = HOST_LINK_GB_S
+
+    @property
+    def fast_group(self) -> int:
+        """The largest number of GPUs that a tensor-parallel group can have without leaving its link."""
+        return self.gpu.nvlink_group if self.link == "nvlink" else self.gpus_per_host
+
+    @property
+    def link_gb_s(self) -> float:
+        """The nominal rate of the link within a host, per direction."""
+        if self.link == "nvlink" and self.gpu.nvlink_gb_s is not None:
+            return self.gpu.nvlink_gb_s
+        return self.gpu.pcie_gb_s
+
+
+@cache
+def gpus() -> tuple[Gpu, ...]:
+    """All GPUs of the table.
+
+    Raises:
+        AssertionError: two have one name.
+    """
+    text = files("tpforge.plan").joinpath("gpus.toml").read_text(encoding="utf-8")
+    rows = tuple(Gpu.model_validate(row) for row in tomllib.loads(text)["gpu"])
+    names = [name for row in rows for name in (row.name, *row.aliases)]
+    assert len(set(names)) == len(names), "two rows of gpus.toml have one name"
+    return rows
+
+
+def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], Prices]:
+    """The user's own GPUs ([[gpu]] as in gpus.toml) and prices ([per_gpu_hour], by GPU name).
+
+    Raises:
+        InputRefused: the file is missing, not TOML, or has wrong values; all are listed.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputRefused(f"{path}: missing") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputRefused(f"{path}: not valid TOML: {error}") from error
+    unknown = sorted(set(values) - {"gpu", "per_gpu_hour"})
+    problems = [f"{key}: unknown key; expected gpu or per_gpu_hour" for key in unknown]
+    found: list[Gpu] = []
+    rows = values.get("gpu", [])
+    for index, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        try:
+            found.append(Gpu.model_validate(row))
+        except ValidationError as error:
+            problems += [
+                f"gpu {index + 1}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+            ]
+    prices = Prices()
+    try:
+        prices = Prices(per_gpu_hour=values.get("per_gpu_hour", {}))
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    if problems:
+        raise InputRefused.listing(f"{path}: is not a list of GPUs:", problems)
+    return tuple(found), prices
+
+
+def find_gpu(name: str, *, own: tuple[Gpu, ...] = ()) -> Gpu:
+    """The GPU of that name; the user's own come first.
+
+    Raises:
+        InputRefused: there is none; names the nearest.
+    """
+    wanted = name.lower().replace("_", "-").replace(" ", "-")
+    rows = (*own, *gpus())
+    for row in rows:
+        if wanted in (row.name, *row.aliases):
+            return row
+    names = [known for row in rows for known in (row.name, *row.aliases)]
+    near = get_close_matches(wanted, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputRefused(
+        f"GPU {name!r} is not in the table{hint} Known are {', '.join(row.name for row in rows)}; "
+        "describe another one with --gpu-file"
+    )
+
+
+def make_cluster(
+    gpu: Gpu, *, num_gpus: int, link: Link | None = None, gpus_per_host: int | None = None
+) -> Cluster:
+    """A cluster; without `link` NVLink where the GPU always has it, else PCIe.
+
+    Raises:
+        UsageError: NVLink is asked for and the GPU has none.
+    """
+    if link == "nvlink" and gpu.nvlink_gb_s is None:
+        raise UsageError(f"--link nvlink: {gpu.title} has no NVLink; use --link pcie")
+    chosen: Link = link or ("nvlink" if gpu.nvlink_gb_s and not gpu.nvlink_optional else "pcie")
+    return Cluster(
+        gpu=gpu,
+        num_gpus=num_gpus,
+        link=chosen,
+        gpus_per_host=gpus_per_host or max(8, gpu.nvlink_group if chosen == "nvlink" else 1),
+    )

@@ -1,0 +1,221 @@
+"""The weights of a rank, to the byte, and the work they make: from the same rules that `convert` follows.
+
+One layer of each kind is planned and counted as often as the rank has it, since layers of a kind have equal
+shapes; so do the tp ranks of a stage, whose parts are padded to one size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tpforge.dtypes import DType
+from tpforge.mapping import Mapping
+from tpforge.model import ModelSpec
+from tpforge.packing import Packing, is_quantized
+from tpforge.padding import plan_padding
+from tpforge.quantization import Format, find_format
+from tpforge.quantization_gate import Linear
+from tpforge.sharding import RankTensor, Rule, Shape, ShardPlan, Stage, rank_tensors
+
+Basis = Literal["exact", "modelled", "assumed"]
+_PACKED = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4")
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A model and what its family says of its tensors; `name` is what the user calls it.
+
+    `shapes` gives every source tensor of a spec, `reshape` what a transform does to a shape, `objections` why
+    TensorRT-LLM's definition cannot take a plan.
+    """
+
+    name: str
+    model: ModelSpec
+    rules: Callable[[ShardPlan], tuple[Rule, ...]]
+    shapes: Callable[[ModelSpec], dict[str, Shape]]
+    reshape: Callable[[Shape, str | None], Shape]
+    objections: Callable[[ShardPlan], list[str]] = lambda plan: []
+
+
+@dataclass(frozen=True)
+class RankShapes:
+    """The tensors of one tp rank: of the first stage, of the last, and of a layer with and without experts.
+
+    `num_layers` says how often the fullest stage has each kind of layer; `pp_size` 1 holds all of them.
+    """
+
+    model: ModelSpec
+    mapping: Mapping
+    plan: ShardPlan
+    first: tuple[RankTensor, ...]
+    last: tuple[RankTensor, ...]
+    layer: dict[bool, tuple[RankTensor, ...]]
+
+    def layers(self, stage: int) -> dict[bool, int]:
+        """How many layers of each kind the pipeline stage holds; True: with experts."""
+        held = self.mapping.layers(stage * self.mapping.tp_size, num_layers=self.model.num_layers)
+        with_experts = sum(self.model.has_experts(layer) for layer in held)
+        return {True: with_experts, False: len(held) - with_experts}
+
+    def linears(self) -> tuple[Linear, ...]:
+        """The matrices that a quantized engine quantizes, each name and shape once."""
+        found: dict[Linear, None] = {}
+        for tensor in (one for tensors in self.layer.values() for one in tensors):
+            if is_quantized(tensor.name):
+                name = tensor.name.removesuffix(".weight").split(".", 3)[-1]
+                found[Linear(name, *tensor.shape[-2:])] = None
+        return tuple(found)
+
+
+def rank_shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool = True) -> RankShapes:
+    """What the ranks of `mapping` hold.
+
+    Raises:
+        PlanError: the model cannot be sharded so.
+    """
+    model = blueprint.model
+    padding = plan_padding(model, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size, allow=pad)
+    sample = _sample(model)
+    flat = Mapping(tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size)
+    plan = ShardPlan(model=sample, mapping=flat, padding=padding)
+    shapes = blueprint.shapes(sample)
+    rules = blueprint.rules(plan)
+
+    def tensors(stage: Stage) -> tuple[RankTensor, ...]:
+        chosen = tuple(rule for rule in rules if rule.stage is stage)
+        return rank_tensors(chosen, shapes, plan=plan, rank=0, reshape=blueprint.reshape)
+
+    layer: dict[bool, list[RankTensor]] = {
+        sample.has_experts(index): [] for index in range(sample.num_layers)
+    }
+    for tensor in tensors(Stage.LAYER):
+        layer[sample.has_experts(int(tensor.name.split(".")[2]))].append(tensor)
+    return RankShapes(
+        model=model,
+        mapping=mapping,
+        plan=ShardPlan(model=model, mapping=mapping, padding=padding),
+        first=tensors(Stage.FIRST),
+        last=tensors(Stage.LAST),
+        layer={kind: tuple(held) for kind, held in layer.items()},
+    )
+
+
+def weight_bytes(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: str | None) -> int:
+    """Bytes of the weights on a rank of `stage`, with scales and padding, in a format or as floats."""
+
+    def size(tensors: tuple[RankTensor, ...]) -> int:
+        return sum(_tensor_bytes(tensor, dtype=dtype, weight_format=weight_format) for tensor in tensors)
+
+    counts = shapes.layers(stage)
+    total = sum(counts[kind] * size(tensors) for kind, tensors in shapes.layer.items())
+    if stage == 0:
+        total += size(shapes.first)
+    if stage == shapes.mapping.pp_size - 1:
+        total += size(shapes.last)
+    return total
+
+
+def weight_basis(weight_format: str | None) -> Basis:
+    """Whether `weight_bytes` is what `convert` writes, or a sum over the layout of another tool's format."""
+    return "exact" if weight_format is None or weight_format in _PACKED else "modelled"
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What a stage's weights make a rank do for one token, and read for one step.
+
+    `linear_weights` counts the elements a token is multiplied with (of the experts: those it is routed to);
+    `dense_bytes` are read at every step, `expert_bytes` as far as experts are chosen. `head_weights` is the
+    LM head's, for tokens whose logits are wanted.
+    """
+
+    linear_weights: float
+    dense_bytes: int
+    expert_bytes: int
+    head_weights: int
+    head_bytes: int
+
+
+def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: str | None) -> StageWork:
+    """The work of a rank of `stage`; vectors (norms, biases) are left out."""
+    moe = shapes.model.moe
+    routed = moe.top_k / moe.num_experts if moe else 0.0
+    linear, dense, expert = 0.0, 0, 0
+    for kind, count in shapes.layers(stage).items():
+        for tensor in shapes.layer.get(kind, ()):
+            if len(tensor.shape) < 2:
+                continue
+            size = count * _tensor_bytes(tensor, dtype=dtype, weight_format=weight_format)
+            elements = count * math.prod(tensor.shape)
+            if len(tensor.shape) == 3:
+                linear += elements * routed
+                expert += size
+            else:
+                linear += elements
+                dense += size
+    is_last = stage == shapes.mapping.pp_size - 1
+    heads = [tensor for tensor in shapes.last if len(tensor.shape) == 2] if is_last else []
+    return StageWork(
+        linear_weights=linear,
+        dense_bytes=dense,
+        expert_bytes=expert,
+        head_weights=sum(math.prod(tensor.shape) for tensor in heads),
+        head_bytes=sum(_tensor_bytes(tensor, dtype=dtype, weight_format=None) for tensor in heads),
+    )
+
+
+def num_parameters(blueprint: Blueprint) -> int:
+    """Parameters of the model: the elements of all tensors that its checkpoint holds."""
+    return sum(math.prod(shape) for shape in blueprint.shapes(blueprint.model).values())
+
+
+def _sample(model: ModelSpec) -> ModelSpec:
+    """The model with the first layer of each kind only."""
+    kinds = [model.has_experts(layer) for layer in range(model.num_layers)]
+    chosen = sorted(kinds.index(kind) for kind in set(kinds))
+    sliding = model.attention.sliding_layers
+    attention = model.attention
+    if sliding is not None:
+        kept = tuple(sliding[layer] for layer in chosen)
+        attention = attention.model_copy(update={"sliding_layers": kept})
+    moe = model.moe
+    if moe is not None:
+        moe = moe.model_copy(update={"layers": tuple(kinds[layer] for layer in chosen)})
+    return model.model_copy(update={"num_layers": len(chosen), "attention": attention, "moe": moe})
+
+
+def _tensor_bytes(tensor: RankTensor, *, dtype: DType, weight_format: str | None) -> int:
+    if weight_format is None or not is_quantized(tensor.name):
+        return math.prod(tensor.shape) * (tensor.dtype or dtype).num_bytes
+    if weight_format in _PACKED:
+        row = find_format(weight_format)
+        packed = Packing(weight_format, row.group_size)
+        return sum(one.num_bytes for one in packed.stored(tensor.name, tensor.shape, dtype=dtype))
+    return _laid_out_elsewhere(find_format(weight_format), tensor.shape)
+
+
+def _laid_out_elsewhere(row: Format, shape: tuple[int, ...]) -> int:
+    """Bytes of a matrix in a format that ModelOpt or the checkpoint's author packs.
+
+    fp8: a byte an element, two float32 scales (weight, input). nvfp4: half a byte, a byte of scale a group,
+    two float32. INT4 with groups: half a byte, a 16-bit scale a group (and as many zeros for GPTQ and AWQ),
+    for AWQ a 16-bit factor a column. int8: a byte, a float32 scale a row.
+    Source: nvidia-modelopt 0.47, hf_quant_config.json and its tensors; TensorRT-LLM 1.2,
+    quantization/layers.py.
+    """
+    *experts, rows, columns = shape
+    matrices = math.prod(experts)
+    elements = rows * columns
+    size = elements * row.weight_bits // 8
+    if row.name == "nvfp4":
+        size += elements // row.group_size + 8
+    elif row.group_size:
+        zeros = 2 if row.name in ("gptq", "awq") else 1
+        size += zeros * 2 * elements // row.group_size
+        size += 2 * columns if row.name in ("int4_awq", "w4a8_awq") else 0
+    else:
+        size += 4 * rows if row.name.startswith("int8") else 8
+    return matrices * size
