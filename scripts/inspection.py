@@ -110,14 +110,20 @@ def inspect_model(
     if found.family is not None and found.family.refusal is not None:
         problems.append(found.family.refusal)
     layout = _layout(found)
-    asked = None if layout is None else _divide(layout, mapping)
+    sizes = {
+        *(Mapping(tp_size=tp) for tp in TP_SIZES),
+        *(Mapping(pp_size=pp) for pp in PP_SIZES),
+        mapping,
+    }
+    divisions = {one: _divide(layout, one) for one in sizes} if layout else {}
+    asked = divisions.get(mapping)
     if asked is not None and asked.rank_bytes is None:
         problems.append(asked.division)
     return Inspection(
         survey=found,
         facts=describe_model(found.spec) if found.spec else describe_config(found.config),
-        divisions=tuple(_divide(layout, Mapping(tp_size=tp)) for tp in TP_SIZES) if layout else (),
-        stages=tuple(_divide(layout, Mapping(pp_size=pp)) for pp in PP_SIZES) if layout else (),
+        divisions=tuple(divisions[Mapping(tp_size=tp)] for tp in TP_SIZES if divisions),
+        stages=tuple(divisions[Mapping(pp_size=pp)] for pp in PP_SIZES if divisions),
         asked=asked,
         runtimes=_runtimes(found),
         problems=tuple(sorted(problems)),

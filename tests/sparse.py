@@ -37,10 +37,16 @@ LLAMA_70B: dict[str, Any] = {
 
 
 def write_sparse(folder: Path, config: dict[str, Any], *, bytes_a_file: int = 5 * 10**9) -> Path:
-    """Write a bfloat16 checkpoint of `config` with holes for weights; give `folder` back."""
+    """Write a bfloat16 checkpoint of `config` with holes for weights; give `folder` back.
+
+    Its tokenizer.json does not tokenize, but has as many tokens and merges as a real one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": []}))
+    vocab = {f"token{number}": number for number in range(config["vocab_size"])}
+    merges = [[f"tok{number}", "en"] for number in range(2 * config["vocab_size"])]
+    tokenizer = {"added_tokens": [], "model": {"vocab": vocab, "merges": merges}}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     files: list[dict[str, tuple[int, ...]]] = [{}]
     held = 0
     for name, shape in tiny_shapes(config).items():

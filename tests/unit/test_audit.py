@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from builders.audit import audit
+from builders.audit.tokenizer import find_tokenizer
 from builders.sources import open_source
 from tests.tiny import write_tiny_llama
 from tpforge.errors import InputRefused
@@ -59,3 +60,24 @@ def test_biases_that_config_json_does_not_declare_are_unknown(tmp_path: Path) ->
     change(model, {"model.layers.0.mlp.up_proj.bias": torch.zeros(128)})
     with open_source(str(model)) as source, pytest.raises(InputRefused, match=r"up_proj\.bias: unknown to"):
         audit(source)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"added_tokens": [{"id": 4, "content": "d"}], "model": {"vocab": {"a": 0, "c": 7}, "merges": ["a"]}}',
+        '{"model": {"vocab": {"\\"merges\\": [": 3, "c": 7}, "merges": [["vo", "cab"]] } }\n',
+        '{"model": {"vocab": {"a": 0}, "merges": [["a", "b"]]}, "added_tokens": [{"id": 7, "content": "c"}]}',
+        '{"model": {"merges": [["vocab", "b"]], "vocab": {"c": 7}}}',
+        '{"model": {"vocab": [["a", 0], ["b", 0], [], [], [], [], [], ["c", -1.5]]}}',
+    ],
+)
+def test_the_largest_id_of_a_tokenizer_is_found_wherever_its_merges_stand(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    found = find_tokenizer(tmp_path)
+    assert (found.num_ids, found.largest, found.problems) == (8, "tokenizer.json: token 'c' has id 7", ())
+
+
+def test_a_broken_tokenizer_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}, "merges": ["a c"]')
+    assert "not valid JSON" in find_tokenizer(tmp_path).problems[0]
