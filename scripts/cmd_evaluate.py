@@ -30,7 +30,13 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
     metavar="FILE",
     help="Paragraphs for the perplexity.  [default: eight that ship]",
 )
-@click.option("--chat/--no-chat", default=True, show_default=True, help="Put prompts into the chat template.")
+@click.option(
+    "--chat-template/--no-chat-template",
+    "chat",
+    default=True,
+    show_default=True,
+    help="Put prompts into the model's chat template.",
+)
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),

@@ -36,6 +36,7 @@ COMMANDS = {
     "demo": "Take the demo model the whole way, ask it a question, stop.",
     "evaluate": "Measure the quality of answers, and compare it with a baseline.",
     "compare": "Show runs side by side, with a verdict per metric.",
+    "diagnose": "Look for the known failure modes, with evidence, cause and what to do.",
     "decide": "Write a decision record from measured runs.",
     "engines": "List, show, check or remove engine folders.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
