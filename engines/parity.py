@@ -7,7 +7,7 @@ nothing is left but what sharding did. It does not compare tensors; `builders.ve
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.scheduler import greedy
+from engines.transformers_model import load_transformers
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
@@ -38,7 +39,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class _Expected:
+class Expected:
     """What transformers says for a prompt: greedy tokens, and logits [prompt + tokens - 1, vocab]."""
 
     prompt: Prompt
@@ -64,17 +65,27 @@ class _Difference:
 
 
 def measure_parity(
-    engine_dir: Path, manifest: Manifest, *, source_path: Path, progress: Progress
+    engine_dir: Path,
+    manifest: Manifest,
+    *,
+    source_path: Path,
+    weights: Mapping[str, Tensor] | None = None,
+    progress: Progress,
 ) -> tuple[Parity, tuple[GoldenAnswer, ...]]:
     """Run every prompt through transformers and through the ranks, and compare.
+
+    `weights` stand for tensors of the source, by name: the values of a quantized engine's matrices.
 
     Raises:
         InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
     """
     config = load_config(engine_dir)
     prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
-    expected = _expectations(source_path, manifest, prompts, progress=progress)
-    with _ranks(config, "float32") as executor:
+    progress(f"transformers: loading {source_path}")
+    model = load_transformers(source_path, manifest, weights=weights)
+    expected = expectations(model, manifest, prompts, progress=progress)
+    del model
+    with open_ranks(config, "float32") as executor:
         differences = []
         for item in expected:
             differences.append(_compare(item, executor))
@@ -126,11 +137,10 @@ def _chat_template(tokenizer_dir: Path) -> Callable[[str], str]:
     return apply
 
 
-def _expectations(
-    source_path: Path, manifest: Manifest, prompts: list[Prompt], *, progress: Progress
-) -> list[_Expected]:
-    progress(f"transformers: loading {source_path}")
-    model = _load_transformers(source_path, manifest)
+def expectations(
+    model: Any, manifest: Manifest, prompts: list[Prompt], *, progress: Progress
+) -> list[Expected]:
+    """What a transformers model says for every prompt."""
     expected = []
     for prompt in prompts:
         room = manifest.limits.max_seq_len - len(prompt.ids)
@@ -139,30 +149,8 @@ def _expectations(
     return expected
 
 
-def _load_transformers(source_path: Path, manifest: Manifest) -> Any:
-    """The source as a transformers model in float32, its weights rounded to the engine's dtype."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    where: dict[str, Any] = {"pretrained_model_name_or_path": source_path}
-    if manifest.source.kind == "gguf":
-        where = {"pretrained_model_name_or_path": source_path.parent, "gguf_file": source_path.name}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
-    rounded = getattr(torch, manifest.dtype.value)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(rounded))
-    return model.eval()
-
-
 @torch.inference_mode()
-def _expect(model: Any, prompt: Prompt, *, num_tokens: int) -> _Expected:
+def _expect(model: Any, prompt: Prompt, *, num_tokens: int) -> Expected:
     """Greedy tokens by a plain loop: generate() would apply the model's own generation config."""
     tokens: list[int] = []
     output = model(torch.tensor([prompt.ids]), use_cache=True)
@@ -170,13 +158,14 @@ def _expect(model: Any, prompt: Prompt, *, num_tokens: int) -> _Expected:
     while True:
         tokens.append(int(logits[-1][-1].argmax()))
         if len(tokens) == num_tokens:
-            return _Expected(prompt, tuple(tokens), torch.cat(logits).float())
+            return Expected(prompt, tuple(tokens), torch.cat(logits).float())
         output = model(torch.tensor([[tokens[-1]]]), past_key_values=output.past_key_values, use_cache=True)
         logits.append(output.logits[0])
 
 
 @contextmanager
-def _ranks(config: EngineConfig, compute_dtype: str) -> Iterator[Executor]:
+def open_ranks(config: EngineConfig, compute_dtype: str) -> Iterator[Executor]:
+    """The ranks of an engine in one process, for as long as the context lasts."""
     executor = open_executor(config, kind="lockstep", device="auto", compute_dtype=compute_dtype, num_slots=1)
     try:
         yield executor
@@ -184,7 +173,7 @@ def _ranks(config: EngineConfig, compute_dtype: str) -> Iterator[Executor]:
         executor.close()
 
 
-def _forced_logits(item: _Expected, executor: Executor) -> Tensor:
+def forced_logits(item: Expected, executor: Executor) -> Tensor:
     """The ranks' logits at every position of the prompt and its expected continuation."""
     sequence = (*item.prompt.ids, *item.tokens[:-1])
     logits = executor.forward(Prefill(slot=0, start=0, tokens=sequence, logits=Logits.ALL))
@@ -192,8 +181,8 @@ def _forced_logits(item: _Expected, executor: Executor) -> Tensor:
     return logits
 
 
-def _compare(item: _Expected, executor: Executor) -> _Difference:
-    logits = _forced_logits(item, executor)
+def _compare(item: Expected, executor: Executor) -> _Difference:
+    logits = forced_logits(item, executor)
     found = greedy(executor, list(item.prompt.ids), len(item.tokens))
     equal = [ours == theirs for ours, theirs in zip(found, item.tokens, strict=True)]
     first_miss = equal.index(False) if False in equal else len(equal)
@@ -215,7 +204,7 @@ def _compare(item: _Expected, executor: Executor) -> _Difference:
     )
 
 
-def _deviations(item: _Expected, logits: Tensor, executor: Executor) -> list[str]:
+def _deviations(item: Expected, logits: Tensor, executor: Executor) -> list[str]:
     """Where the logits miss the tolerance, and whether the ranks say the same when asked again.
 
     They are asked again only to tell a wrong shard, which is wrong every time, from a machine that
@@ -225,25 +214,25 @@ def _deviations(item: _Expected, logits: Tensor, executor: Executor) -> list[str
     off = (errors >= LOGIT_TOLERANCE).nonzero().flatten().tolist()
     if not off:
         return []
-    change = float((_forced_logits(item, executor) - logits).abs().max())
+    change = float((forced_logits(item, executor) - logits).abs().max())
     return [
         f"prompt {item.prompt.name!r}: logits off by up to {float(errors.max()):.2e} at {len(off)} of "
         f"{len(errors)} positions, first at {off[0]}; computed again, the ranks change by {change:.1e}"
     ]
 
 
-def _served(config: EngineConfig, expected: list[_Expected], worst: float) -> tuple[DType, float]:
+def _served(config: EngineConfig, expected: list[Expected], worst: float) -> tuple[DType, float]:
     """The dtype a reference server computes in on this machine, and its largest logit error."""
     dtype = config.dtype if torch.cuda.is_available() else "float32"
     if dtype == "float32":
         return DType.FLOAT32, worst
-    with _ranks(config, dtype) as executor:
-        errors = [float((_forced_logits(item, executor) - item.logits).abs().max()) for item in expected]
+    with open_ranks(config, dtype) as executor:
+        errors = [float((forced_logits(item, executor) - item.logits).abs().max()) for item in expected]
     return parse_dtype(dtype), max(errors)
 
 
 def _summarize(
-    expected: list[_Expected], differences: list[_Difference], served_dtype: DType, served_worst: float
+    expected: list[Expected], differences: list[_Difference], served_dtype: DType, served_worst: float
 ) -> Parity:
     import safetensors
     import transformers
@@ -276,7 +265,7 @@ def _summarize(
     )
 
 
-def _golden(item: _Expected, manifest: Manifest, engine_dir: Path, served_worst: float) -> GoldenAnswer:
+def _golden(item: Expected, manifest: Manifest, engine_dir: Path, served_worst: float) -> GoldenAnswer:
     from tokenizers import Tokenizer
 
     tokens = list(item.tokens)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 @_options.limits()
 @_options.tensorrt_llm()
 @click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Do not publish an engine whose quantization raised the perplexity by more than this fraction.",
+)
 @_options.out("Where to write.  [default: out/NAME/engine]")
 @_options.RESUME
 @_options.FORCE

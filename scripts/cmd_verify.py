@@ -11,24 +11,33 @@ from scripts._output import Output, table
 from tpforge.errors import VerificationFailed
 
 if TYPE_CHECKING:
-    from tpforge.manifest import Parity
+    from tpforge.manifest import Parity, Quality
 
 
 @click.command("verify")
 @_options.ENGINE
 @click.option("--model", help="Where the source lies, when it has moved since the build.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Fail when quantization raised the perplexity by more than this fraction.  "
+    "[default: the one it was built with]",
+)
 @_options.JSON
 @_options.DEBUG
-def command(engine: str | None, model: str | None, as_json: bool) -> None:
+def command(engine: str | None, model: str | None, max_drop: float | None, as_json: bool) -> None:
     """Prove an engine against its source and against transformers.
 
     ENGINE is a folder, or a name under out/; without it the newest one there. Every tensor is put together
     from the ranks and compared bit for bit with the source; then the ranks answer real prompts, and their
     logits and greedy tokens are compared with those of transformers in float32. Writes parity.json, and
-    the golden answers into engine.json. Exit status 6 when something differs.
+    the golden answers into engine.json. Exit status 6 when something differs. Of a quantized engine, its
+    values are compared with the format's rounding of the source, transformers computes with those values,
+    and what they lost against the source is measured beside; exit status 7 when that is above --max-drop.
     """
     from scripts import proving
     from scripts.locations import find_engine
+    from scripts.quantizing import refuse_drop
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -37,11 +46,16 @@ def command(engine: str | None, model: str | None, as_json: bool) -> None:
     verified = proving.verify_engine(places, model=model, progress=output.progress)
     parity = verified.parity
     output.result(table(parity_rows(parity), header=("what", "measured")))
+    quality = verified.manifest.quality
+    if quality is not None:
+        output.result("")
+        output.result(table(quality_rows(quality), header=("what quantization cost", "measured")))
     output.record(
         "verification",
         {
             "path": str(places.engine),
             "parity": parity.model_dump(mode="json"),
+            "quality": quality.model_dump(mode="json") if quality else None,
             "golden": [answer.model_dump(mode="json") for answer in verified.manifest.golden],
         },
     )
@@ -49,6 +63,30 @@ def command(engine: str | None, model: str | None, as_json: bool) -> None:
         raise VerificationFailed(
             "\n  ".join([f"{places.engine}: is not what its source computes:", *parity.problems])
         )
+    limit = max_drop if max_drop is not None else quality.max_drop if quality else None
+    if quality is not None and limit is not None:
+        refuse_drop(quality, limit=limit, where=places.engine)
+
+
+def quality_rows(quality: Quality) -> list[tuple[str, str]]:
+    """What quantization cost, as rows of a table."""
+    errors = [error.relative for error in quality.weight_errors]
+    rows = [
+        ("baseline", quality.baseline),
+        (
+            "perplexity",
+            f"{quality.perplexity:.3f}, baseline {quality.baseline_perplexity:.3f}: "
+            f"{quality.perplexity_drop:+.2%}  (n={quality.num_text_tokens} tokens)",
+        ),
+        ("mean KL divergence", f"{quality.mean_kl_divergence:.1e}  (n={quality.num_positions} positions)"),
+        ("top-1 agreement", f"{quality.top1_agreement:.2%}"),
+        ("greedy tokens equal", f"{quality.num_greedy_equal} of {quality.num_greedy_tokens}"),
+    ]
+    if errors:
+        mean, worst = sum(errors) / len(errors), max(errors)
+        rows.append(("relative weight error", f"mean {mean:.2%}, largest {worst:.2%}  (n={len(errors)})"))
+    rows += [("not emulated", what) for what in quality.not_emulated]
+    return rows
 
 
 def parity_rows(parity: Parity) -> list[tuple[str, str]]:

@@ -17,7 +17,8 @@ from tpforge.manifest import Manifest
 
 def engine_key(manifest: Manifest) -> str:
     """A key of all that an engine is made of, without what was proven of it."""
-    return text_key([manifest.model_copy(update={"parity": None, "golden": ()}).model_dump_json()])
+    unproven = {"parity": None, "quality": None, "golden": ()}
+    return text_key([manifest.model_copy(update=unproven).model_dump_json()])
 
 
 def source_key(folders: Iterable[Path]) -> str:

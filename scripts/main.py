@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "Show what a checkpoint holds and how it divides over ranks.",
     "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
     "build": "Make an engine folder; converts first when needed.",
+    "formats": "List the quantization formats and whether a runtime loads them on a GPU.",
     "verify": "Prove an engine against its source and against transformers.",
     "render": "Write the Triton model repository of an engine.",
     "serve": "Start Triton on an engine and wait until it answers.",

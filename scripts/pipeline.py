@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scripts.locations import DEMO_MODEL, Places, cache_dir, engine_name, places_of
-from scripts.quantizing import quantization_of
+from scripts.quantizing import measure_drop, quantization_of
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file, partial_folder
 from tpforge.dtypes import DType
@@ -162,12 +162,12 @@ def convert_checkpoint(
     Raises:
         InputRefused: `out` exists and `force` is not given, or the model is refused.
     """
-    from builders.convert import convert
-
     with open_model(recipe.model) as source:
         final = _checkpoint_folder(recipe, source, out)
-        # Refused before a folder is made, not in it.
+        # Refused before a folder is made, and before torch is imported, which takes longer than to refuse.
         _plan(recipe, source, out=final)
+        from builders.convert import convert
+
         with _resumable_folder(final, force=force, resume=resume, progress=progress) as folder:
             conversion = convert(
                 source,
@@ -217,7 +217,7 @@ def build_engine(
         UsageError: the runtime or the limits are impossible.
         InputRefused: the model is refused, or another engine is there and may not be replaced.
     """
-    from engines.store import MANIFEST_NAME, read_manifest
+    from engines.store import MANIFEST_NAME, read_manifest, write_manifest
 
     _refuse_runtime(recipe)
     progress(f"opening {recipe.model}")
@@ -245,6 +245,16 @@ def build_engine(
             manifest, notes = _write_engine(
                 recipe, planned, source, limits=limits, folder=folder, meter=meter
             )
+            if recipe.max_drop is not None:
+                manifest = measure_drop(
+                    folder,
+                    manifest,
+                    source,
+                    limit=recipe.max_drop,
+                    where=places.engine,
+                    progress=progress,
+                )
+                write_manifest(folder, manifest)
     return Built(places, manifest, reused=False, notes=notes)
 
 

@@ -6,6 +6,7 @@ It prints nothing; what is compared is `builders.verify` and `engines.parity`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING
 from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.locations import Places
 from scripts.pipeline import input_files, open_model
+from scripts.quantizing import plan_of, quality_of
 from tpforge.atomic import write_atomic
+from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
 from tpforge.sharding import ShardPlan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from builders.sources.base import Source
 
 Progress = Callable[[str], None]
@@ -61,16 +66,19 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
                 f"{source.path}: is not the model that {places.engine} was made of (its files have other "
                 "SHA-256 sums); give the right one with --model, or build the engine again"
             )
-        plan = ShardPlan(
-            model=manifest.model,
-            mapping=manifest.mapping,
-            padding=manifest.padding,
-            parallel_embedding_dim=manifest.parallel_embedding_dim,
-            quantization=manifest.quantization,
-        )
+        plan = plan_of(manifest)
         progress("comparing every tensor with the source")
         report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
-        parity, golden = measure_parity(places.engine, manifest, source_path=source.path, progress=progress)
+        is_quantized = plan.quantization is not None and not report.problems
+        weights = _dequantized(source, places.engine, plan=plan, dtype=manifest.dtype) if is_quantized else {}
+        parity, golden = measure_parity(
+            places.engine, manifest, source_path=source.path, weights=weights, progress=progress
+        )
+        quality = None
+        if is_quantized:
+            quality = quality_of(
+                places.engine, manifest, source, weight_errors=report.weight_errors, progress=progress
+            )
     parity = parity.model_copy(
         update={
             "passed": parity.passed and not report.problems,
@@ -79,11 +87,25 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
             "problems": (*report.problems, *parity.problems),
         }
     )
-    manifest = manifest.model_copy(update={"parity": parity, "golden": golden if parity.passed else ()})
+    kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}
+    manifest = manifest.model_copy(update=kept)
     write_atomic(places.engine / "parity.json", _parity_json(manifest, parity, golden))
     write_manifest(places.engine, manifest)
     keep_stage(places, _PROOF, {"key": _proof_key(manifest)})
     return Verified(places, manifest, parity)
+
+
+def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType) -> dict[str, Tensor]:
+    """The values that the quantized matrices of all ranks stand for, by the names of the source."""
+    from builders.quantize.verification import dequantized_weights
+    from builders.sources.safetensors_reader import SafetensorsFile
+
+    with ExitStack() as stack:
+        ranks = []
+        for rank in range(plan.mapping.world_size):
+            ranks.append(SafetensorsFile(engine / "checkpoint" / f"rank{rank}.safetensors"))
+            stack.callback(ranks[-1].close)
+        return dict(dequantized_weights(source, ranks, plan=plan, dtype=dtype))
 
 
 def _open_source(manifest: Manifest, model: str | None) -> Source:
@@ -128,6 +150,7 @@ def _parity_json(manifest: Manifest, parity: Parity, golden: tuple[GoldenAnswer,
         "schema_version": 1,
         "engine": manifest.name,
         "parity": parity.model_dump(mode="json"),
+        "quality": manifest.quality.model_dump(mode="json") if manifest.quality else None,
         "golden": [answer.model_dump(mode="json") for answer in golden],
     }
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -5,15 +5,21 @@ It prints nothing and quantizes nothing itself: `builders.quantize` does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpforge.errors import UsageError
+from tpforge.errors import RegressionFound, UsageError, VerificationFailed
+from tpforge.manifest import Manifest, Quality, WeightError
 from tpforge.quantization import Quantization, find_format
+from tpforge.quantization_gate import Question, require
+from tpforge.sharding import ShardPlan
 
 if TYPE_CHECKING:
     from builders.sources.base import Source
     from tpforge.recipe import EngineRecipe
 
+Progress = Callable[[str], None]
 PORTABLE = ("int8_wo", "int4_wo")
 """Formats that trtllm-build makes of float weights itself."""
 
@@ -23,6 +29,7 @@ def quantization_of(recipe: EngineRecipe, source: Source) -> Quantization | None
 
     Raises:
         UsageError: the format is unknown, or is not made while converting.
+        InputRefused: the runtime does not load it on such GPUs.
     """
     if recipe.quantize is None:
         if recipe.portable or recipe.max_drop is not None:
@@ -44,6 +51,76 @@ def quantization_of(recipe: EngineRecipe, source: Source) -> Quantization | None
             f"--quantize {row.name} --portable: trtllm-build makes only {' and '.join(PORTABLE)} itself; "
             "leave out --portable"
         )
+    require(
+        Question(
+            row.name,
+            recipe.runtime,
+            version=None if recipe.runtime == "reference" else recipe.trtllm,
+            sm=recipe.sm,
+            architecture=source.spec.architecture,
+        )
+    )
     return Quantization(
         format=row.name, form="portable" if recipe.portable else "packed", group_size=row.group_size
+    )
+
+
+def quality_of(
+    engine: Path,
+    manifest: Manifest,
+    source: Source,
+    *,
+    weight_errors: tuple[WeightError, ...],
+    progress: Progress,
+) -> Quality:
+    """What the quantization of an engine cost; the limit is the one it was built with."""
+    from engines.quality import measure_quality
+
+    quality = measure_quality(engine, manifest, source_path=source.path, progress=progress)
+    return quality.model_copy(
+        update={
+            "weight_errors": weight_errors,
+            "max_drop": manifest.quality.max_drop if manifest.quality else None,
+        }
+    )
+
+
+def refuse_drop(quality: Quality, *, limit: float, where: Path) -> None:
+    """Raise RegressionFound when the perplexity grew by more than the fraction `limit`."""
+    if not quality.perplexity_drop <= limit:
+        raise RegressionFound(
+            f"{where}: quantization raised the perplexity from {quality.baseline_perplexity:.3f} to "
+            f"{quality.perplexity:.3f}, by {quality.perplexity_drop:.2%}; --max-drop allows {limit:.2%}; "
+            "use a format with more bits, or a larger limit"
+        )
+
+
+def measure_drop(
+    folder: Path, manifest: Manifest, source: Source, *, limit: float, where: Path, progress: Progress
+) -> Manifest:
+    """The manifest of an engine that is not published yet, with its quality, which is within `limit`.
+
+    Raises:
+        RegressionFound: it is not.
+    """
+    from builders.verify import verify_shards
+
+    progress(f"measuring what {manifest.quantization and manifest.quantization.format} costs")
+    report = verify_shards(source, folder / "checkpoint", plan=plan_of(manifest), dtype=manifest.dtype)
+    if report.problems:
+        raise VerificationFailed("\n  ".join([f"{where}: is not what was planned:", *report.problems]))
+    quality = quality_of(folder, manifest, source, weight_errors=report.weight_errors, progress=progress)
+    quality = quality.model_copy(update={"max_drop": limit})
+    refuse_drop(quality, limit=limit, where=where)
+    return manifest.model_copy(update={"quality": quality})
+
+
+def plan_of(manifest: Manifest) -> ShardPlan:
+    """The plan by which an engine was sharded."""
+    return ShardPlan(
+        model=manifest.model,
+        mapping=manifest.mapping,
+        padding=manifest.padding,
+        parallel_embedding_dim=manifest.parallel_embedding_dim,
+        quantization=manifest.quantization,
     )

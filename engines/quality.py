@@ -1,0 +1,130 @@
+"""What quantization cost: the ranks against the same model before it, on prompts and on a text.
+
+Whether the ranks compute what their own quantized weights imply is `parity`; here the baseline is the source
+in the engine's float type. The text is of books in the public domain: Austen, Melville, Lincoln, Darwin,
+Carroll.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engines.parity import (
+    Expected,
+    Prompt,
+    expectations,
+    forced_logits,
+    load_prompts,
+    open_ranks,
+)
+from engines.reference import Executor, load_config
+from engines.reference.batches import Logits, Prefill
+from engines.reference.scheduler import greedy
+from engines.transformers_model import load_transformers
+from tpforge.errors import InputRefused
+from tpforge.manifest import Manifest, Quality
+
+WINDOW = 512
+"""Tokens that are scored together; each but the first, from those before it."""
+Progress = Callable[[str], None]
+Scorer = Callable[[tuple[int, ...]], Tensor]
+
+
+def measure_quality(
+    engine_dir: Path, manifest: Manifest, *, source_path: Path, progress: Progress
+) -> Quality:
+    """Run the prompts and the text through transformers with the source's weights, and through the ranks.
+
+    Raises:
+        InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
+    """
+    prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
+    text, tokens = _text(engine_dir / "tokenizer")
+    windows = _windows(tokens, length=min(WINDOW, manifest.limits.max_seq_len))
+    expected, before = _baseline(source_path, manifest, prompts, windows, progress=progress)
+    with open_ranks(load_config(engine_dir), "float32") as executor:
+        progress(f"ranks: perplexity of {len(tokens)} tokens")
+        after = _perplexity(windows, lambda window: _all_logits(executor, window))
+        compared = [_compare(item, executor) for item in expected]
+    num_positions = sum(item.logits.shape[0] for item in expected)
+    return Quality(
+        baseline=f"the source in {manifest.dtype}",
+        num_positions=num_positions,
+        mean_kl_divergence=sum(kl for kl, _, _ in compared) / num_positions,
+        top1_agreement=sum(equal for _, equal, _ in compared) / num_positions,
+        num_greedy_tokens=sum(len(item.tokens) for item in expected),
+        num_greedy_equal=sum(same for _, _, same in compared),
+        text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        num_text_tokens=sum(len(window) - 1 for window in windows),
+        baseline_perplexity=before,
+        perplexity=after,
+        perplexity_drop=after / before - 1,
+    )
+
+
+def _baseline(
+    source_path: Path,
+    manifest: Manifest,
+    prompts: list[Prompt],
+    windows: list[tuple[int, ...]],
+    *,
+    progress: Progress,
+) -> tuple[list[Expected], float]:
+    """What transformers says with the source's weights, and its perplexity."""
+    progress("transformers: loading the source, unquantized")
+    model = load_transformers(source_path, manifest)
+    expected = expectations(model, manifest, prompts, progress=progress)
+    progress("transformers: perplexity of the text")
+    with torch.inference_mode():
+        return expected, _perplexity(windows, lambda window: model(torch.tensor([window])).logits[0])
+
+
+def _text(tokenizer_dir: Path) -> tuple[str, tuple[int, ...]]:
+    from tokenizers import Tokenizer
+
+    text = Path(__file__).with_name("quality_text.txt").read_text(encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    return text, tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _windows(tokens: tuple[int, ...], *, length: int) -> list[tuple[int, ...]]:
+    windows = [tokens[first : first + length] for first in range(0, len(tokens), length)]
+    kept = [window for window in windows if len(window) > 1]
+    if not kept:
+        raise InputRefused(f"max_seq_len {length} is too short to score a text; use 2 or more")
+    return kept
+
+
+def _perplexity(windows: list[tuple[int, ...]], scorer: Scorer) -> float:
+    """exp of the mean negative log likelihood of every token but the first of each window."""
+    total, count = 0.0, 0
+    for window in windows:
+        logits = scorer(window)[:-1].float()
+        targets = torch.tensor(window[1:], device=logits.device)
+        total += float(functional.cross_entropy(logits, targets, reduction="sum"))
+        count += len(window) - 1
+    return math.exp(total / count)
+
+
+def _all_logits(executor: Executor, tokens: tuple[int, ...]) -> Tensor:
+    logits = executor.forward(Prefill(slot=0, start=0, tokens=tokens, logits=Logits.ALL))
+    assert logits is not None
+    return logits
+
+
+def _compare(item: Expected, executor: Executor) -> tuple[float, int, int]:
+    """Sum of the KL divergences, number of equal first choices, greedy tokens before the first other one."""
+    logits = forced_logits(item, executor)
+    expected = item.logits.double().log_softmax(-1)
+    divergence = float((expected.exp() * (expected - logits.double().log_softmax(-1))).sum())
+    equal = int((logits.argmax(-1) == item.logits.argmax(-1)).sum())
+    found = greedy(executor, list(item.prompt.ids), len(item.tokens))
+    same = [ours == theirs for ours, theirs in zip(found, item.tokens, strict=True)]
+    return divergence, equal, same.index(False) if False in same else len(same)

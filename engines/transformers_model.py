@@ -1,0 +1,69 @@
+"""Loads a source as a transformers model in float32: the truth that engines are compared with.
+
+It compares nothing; `parity` and `quality` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tpforge.errors import InputRefused
+from tpforge.manifest import Manifest
+
+
+def load_transformers(
+    source_path: Path, manifest: Manifest, *, weights: Mapping[str, Tensor] | None = None
+) -> Any:
+    """The source as a transformers model in float32, its weights rounded to the engine's dtype.
+
+    `weights` are put in their places unrounded.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rounded = getattr(torch, manifest.dtype.value)
+    is_gguf = manifest.source.kind == "gguf"
+    try:
+        if weights and not is_gguf:
+            return _with_weights(source_path, weights, rounded=rounded).eval()
+        where: dict[str, Any] = {"pretrained_model_name_or_path": source_path}
+        if is_gguf:
+            where = {"pretrained_model_name_or_path": source_path.parent, "gguf_file": source_path.name}
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
+    with torch.no_grad():
+        places = dict(model.named_parameters())
+        for parameter in places.values():
+            parameter.copy_(parameter.to(rounded))
+        for name, values in (weights or {}).items():
+            places[name].copy_(values)
+    return model.eval()
+
+
+def _with_weights(source_path: Path, weights: Mapping[str, Tensor], *, rounded: torch.dtype) -> Any:
+    """The model of the tensors of a directory, some of them replaced.
+
+    Transformers itself finds their places, which for experts are not those of the files.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(source_path.glob("*.safetensors")):
+        tensors |= {name: value.to(rounded).float() for name, value in load_file(path).items()}
+    for name, values in weights.items():
+        # A checkpoint that was saved without the head has shorter names than the tables.
+        tensors[name if name in tensors else name.split(".", 1)[1]] = values
+    config = AutoConfig.from_pretrained(source_path, local_files_only=True)
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config))
+    return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
