@@ -46,7 +46,8 @@ class BenchMeter:
         newest = [item for item in islice(reversed(repetition.exchanges), _NEWEST) if item.arrivals]
         since = now - _RECENT_S
         tokens = sum(len(item.arrivals) - bisect(item.arrivals, since) for item in newest)
-        ttft = [item.arrivals[0] - item.scheduled for item in newest if item.arrivals[0] > since]
+        firsts = [(item.scheduled, item.arrivals[item.num_before_tokens :][:1]) for item in newest]
+        ttft = [at - scheduled for scheduled, first in firsts for at in first if at > since]
         in_flight = len(repetition.exchanges) - repetition.num_ended
         parts = [
             f"{progress.level} ({progress.level_index + 1}/{progress.num_levels})",

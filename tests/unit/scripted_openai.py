@@ -96,15 +96,17 @@ class _Server:
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
-        stamps = []
+        stamps: list[float] = []
+        kind = "chat.completion.chunk" if is_chat else "text_completion"
         for token, text in enumerate(texts):
             await asyncio.sleep(max(0.0, received + script.ttft_s + token * script.itl_s - time.monotonic()))
             if script.cut_every and self.num_requests % script.cut_every == 0 and token == num_tokens // 2:
                 return False
             finish = "length" if token == num_tokens - 1 else None
             stamps.append(time.monotonic())
-            await self._event(writer, {"choices": [_choice(text, is_chat, finish=finish, streamed=True)]})
-        await self._event(writer, {"choices": [], "usage": usage})
+            choice = _choice(text, is_chat, finish=finish, streamed=True)
+            await self._event(writer, {"object": kind, "choices": [choice]})
+        await self._event(writer, {"object": kind, "choices": [], "usage": usage})
         _chunk(writer, b"data: [DONE]\n\n")
         _chunk(writer, b"")
         with Path(script.log).open("a") as log:
@@ -112,7 +114,7 @@ class _Server:
         return True
 
     async def _event(self, writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
-        data = b"data: " + json.dumps({"id": "x", "object": "y", "created": 0, **value}).encode() + b"\n\n"
+        data = b"data: " + json.dumps({"id": "x", "created": 0, "model": "m", **value}).encode() + b"\n\n"
         if not self.script.split:
             _chunk(writer, data)
             return

@@ -40,6 +40,12 @@ class Exchange:
     pieces: list[bytes] = field(default_factory=list)
     failure: Failure | None = None
 
+    @property
+    def num_before_tokens(self) -> int:
+        """How many pieces came before the first that can hold a token: an HTTP head alone is none."""
+        first = self.pieces[0] if self.pieces else b""
+        return int(first.startswith(b"HTTP/") and b"data:" not in first)
+
 
 @dataclass(frozen=True)
 class Piece:
