@@ -1,0 +1,120 @@
+"""Published TensorRT-LLM throughput, and what the planner estimates for each row.
+
+The rows are in benchmarks/data: planner_calibration.csv, which the planner's free values are fitted to, and
+planner_check.csv, which it is judged by. Neither holds a row of the other.
+Source: NVIDIA/TensorRT-LLM, docs/source/performance/perf-overview.md of releases 0.14, 0.17, 0.20 and 1.0,
+and docs/source/developer-guide/perf-overview.md of 1.2 (per GPU there; here times the GPUs). Requests of one
+length, all at once; tokens a second are output tokens.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from scripts.planning import blueprint_from_config
+from tpforge.dtypes import DType
+from tpforge.mapping import Mapping
+from tpforge.plan.calibration import Fit
+from tpforge.plan.hardware import find_gpu, make_cluster
+from tpforge.plan.known import find_known
+from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.throughput import Engine, Load, speed
+from tpforge.plan.weights import RankShapes, rank_shapes
+
+DATA = Path(__file__).with_name("data")
+# num_requests by input and output length, as the documents give it.
+NUM_REQUESTS = {
+    (128, 128): 30000,
+    (128, 2048): 3000,
+    (128, 4096): 1500,
+    (500, 2000): 3000,
+    (1000, 1000): 3000,
+    (1000, 2000): 1500,
+    (1024, 1024): 3000,
+    (1024, 2048): 1500,
+    (1024, 8192): 1500,
+    (2048, 128): 3000,
+    (2048, 2048): 1500,
+    (5000, 500): 1500,
+    (8192, 1024): 1500,
+    (20000, 2000): 1000,
+    (32768, 1024): 1000,
+}
+# From 0.20 on the documents say that most rows were taken with 0.95 of the free memory for the cache.
+KV_FRACTIONS = {"0.14": 0.9, "0.17": 0.9}
+_NAMES = {"mistral-7b": "mistral-7b-v0.1"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published measurement and the engine it was taken with."""
+
+    release: str
+    model: str
+    gpu: str
+    precision: str
+    tp: int
+    pp: int
+    load: Load
+    measured: float
+    engine: Engine
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What is equal between rows that differ in tp only."""
+        lengths = f"{self.load.input_tokens}/{self.load.output_tokens}"
+        return (self.release, self.model, self.gpu, self.precision, str(self.pp), lengths)
+
+    def estimate(self, fit: Fit) -> float:
+        """Output tokens a second; 0 when not one request fits."""
+        found = speed(self.engine, self.load, fit=fit)
+        return found.tokens_per_second if found else 0.0
+
+
+def rows(name: str) -> list[Row]:
+    """The rows of ``planner_NAME.csv``."""
+    with (DATA / f"planner_{name}.csv").open(encoding="utf-8", newline="") as file:
+        return [_row(values) for values in csv.DictReader(file)]
+
+
+def _row(values: dict[str, str]) -> Row:
+    tp, pp = int(values["tp"]), int(values["pp"])
+    gpu = find_gpu(values["gpu"])
+    floats = values["precision"] == "fp16"
+    settings = Settings(
+        DType.FLOAT16,
+        weight_format=None if floats else values["precision"],
+        kv_dtype="float16" if floats else "fp8",
+        kv_fraction=KV_FRACTIONS.get(values["release"], 0.95),
+    )
+    shapes = _shapes(values["model"], tp, pp)
+    lengths = int(values["isl"]), int(values["osl"])
+    return Row(
+        release=values["release"],
+        model=values["model"],
+        gpu=values["gpu"],
+        precision=values["precision"],
+        tp=tp,
+        pp=pp,
+        load=Load(*lengths, num_requests=NUM_REQUESTS[lengths]),
+        measured=float(values["output_tokens_per_s"]),
+        engine=Engine(
+            shapes,
+            rank_memory(shapes, gpu=gpu, settings=settings),
+            make_cluster(gpu, num_gpus=tp * pp),
+            settings,
+        ),
+    )
+
+
+@cache
+def _shapes(model: str, tp: int, pp: int) -> RankShapes:
+    known = find_known(_NAMES.get(model, model))
+    assert known is not None, f"{model} is not among the known models"
+    # The sliding window of Mistral 7B is left out: the lengths of most rows stay below it.
+    config = {key: value for key, value in known.config.items() if key != "sliding_window"}
+    blueprint = blueprint_from_config(config, name=model, where=model)
+    return rank_shapes(blueprint, mapping=Mapping(tp_size=tp, pp_size=pp))

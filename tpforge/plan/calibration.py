@@ -1,0 +1,97 @@
+"""What the roofline cannot know, fitted to published measurements, and how far it was off on others.
+
+It fits nothing: `benchmarks/planner.py` does, and writes calibration.toml.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from tpforge.plan.communication import LinkShares
+from tpforge.plan.hardware import Cluster, Gpu
+from tpforge.records import Record
+
+BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU"]
+
+
+class Fit(Record):
+    """The fitted values.
+
+    flops: share of the peak of matrix products, by architecture, `other_flops` elsewhere. bandwidth: share
+    of the memory rate, by architecture or ``gddr``. blend: the p-norm that joins arithmetic and reading.
+    kv_read: how much dearer the cache is to read than weights. attention_share: of the 16-bit peak, for
+    prompts. vector_passes: times that the vectors of a layer pass through memory. step_us, layer_us,
+    request_us: overheads of a step, of a layer of it, of a request of it.
+    """
+
+    flops: dict[str, float]
+    other_flops: float
+    bandwidth: dict[str, float]
+    other_bandwidth: float
+    blend: float
+    kv_read: float
+    attention_share: float
+    vector_passes: float
+    step_us: float
+    layer_us: float
+    request_us: float
+    links: LinkShares
+
+    def flops_share(self, gpu: Gpu) -> float:
+        """The share of the peak that matrix products reach on `gpu`, whatever they run on."""
+        return self.flops.get(_family(gpu), self.other_flops)
+
+    def bandwidth_share(self, gpu: Gpu) -> float:
+        """The share of the memory rate that reading weights reaches on `gpu`."""
+        return self.bandwidth.get("gddr" if gpu.gddr else _family(gpu), self.other_bandwidth)
+
+
+class Band(Record):
+    """Where the measured throughput lay, as a share of the estimate: 8 of 10 check rows are within.
+
+    `rows` is 0 where nothing was measured and the band is assumed.
+    """
+
+    kind: BandKind
+    low: float
+    high: float
+    rows: int
+
+
+class Calibration(Record):
+    """The fit, its bands, and the GPUs that measurements exist for.
+
+    `scale` multiplies every throughput: 1, or what the user's own runs gave (see `scaled`).
+    """
+
+    fit: Fit
+    bands: tuple[Band, ...]
+    measured_gpus: tuple[str, ...]
+    scale: float = 1.0
+
+    def band(self, cluster: Cluster, *, num_ranks: int, has_experts: bool) -> Band:
+        """The band of an estimate for such a deployment."""
+        kind: BandKind = "one GPU" if num_ranks == 1 else cluster.link
+        if has_experts:
+            kind = "experts"
+        if cluster.gpu.name not in self.measured_gpus:
+            kind = "unmeasured GPU"
+        return next(band for band in self.bands if band.kind == kind)
+
+    def scaled(self, factor: float) -> Calibration:
+        """The same, with every throughput `factor` times as high."""
+        return self.model_copy(update={"scale": self.scale * factor})
+
+
+def _family(gpu: Gpu) -> str:
+    return gpu.architecture.split()[0].lower()
+
+
+@cache
+def calibration() -> Calibration:
+    """The one in the repository."""
+    text = files("tpforge.plan").joinpath("calibration.toml").read_text(encoding="utf-8")
+    return Calibration.model_validate(tomllib.loads(text))
