@@ -213,6 +213,25 @@ def repository() -> Decorator:
             show_default=True,
             help="How often metrics are updated.",
         ),
+        click.option(
+            "--max-queue-delay-microseconds",
+            type=COUNT,
+            default=0,
+            show_default=True,
+            help="tensorrt: how long Triton waits for a fuller batch.",
+        ),
+        click.option(
+            "--parameter",
+            "parameters",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="tensorrt: a parameter of upstream's config.pbtxt; may be repeated.",
+        ),
+        click.option(
+            "--stand-in",
+            is_flag=True,
+            help="tensorrt: serve tensorrt_llm by the reference runtime, to try it without a GPU.",
+        ),
     )
 
 

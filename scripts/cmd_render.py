@@ -22,18 +22,20 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
     """Write the Triton model repository of an engine.
 
     ENGINE is a folder, or a name under out/; without it the newest one there. The repository has the models
-    preprocessing, tensorrt_llm, postprocessing, ensemble and tensorrt_llm_bls, and needs nothing else of
-    tpforge. An existing one is replaced only with --force.
+    preprocessing, tensorrt_llm, postprocessing, ensemble and tensorrt_llm_bls, or tensorrt_llm alone for
+    runtime pytorch, and needs nothing else of tpforge. An existing one is replaced only with --force.
     """
     from scripts import rendering
     from scripts.locations import find_engine
+    from tpforge.arguments import parse_pairs
     from tpforge.recipe import RepositoryOptions
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
-    options = RepositoryOptions(**values)
+    parameters = parse_pairs(values.pop("parameters"), option="--parameter")
+    options = RepositoryOptions(**values, parameters=parameters)
     rendered = rendering.render_repository(places, options, out=out, force=force)
     output.result(f"{rendered.path}: {', '.join(rendered.models)}")
     output.record(

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from triton_repo.repository import RenderedRepository
 
 STEP = "render"
+_DECIDING = (
+    "repository.py",
+    "tensorrt.py",
+    "llmapi.py",
+    "contract.toml",
+    "llm_contract.toml",
+    "parameters.toml",
+)
 
 
 def render_repository(
@@ -31,25 +39,40 @@ def render_repository(
         InputRefused: the engine is not sound, or `out` exists and `force` is not given.
         UsageError: the options do not fit the engine.
     """
-    from engines import reference
     from engines.store import read_manifest
-    from triton_repo.repository import render
 
     manifest = read_manifest(places.engine)
     final = out if out is not None else places.repository
     refuse_existing(final, force=force)
-    rendered = render(
-        places.engine.resolve(),
-        manifest,
-        out=final,
-        runtime_source=Path(reference.__file__).parent,
-        options=options,
-        force=force,
-    )
+    rendered = _render(places, manifest, options, out=final, force=force)
     if final == places.repository:
         key = _key(places, manifest, options)
         keep_stage(places, STEP, {"key": key, "options": options.model_dump(mode="json")})
     return rendered
+
+
+def _render(
+    places: Places, manifest: Manifest, options: RepositoryOptions, *, out: Path, force: bool
+) -> RenderedRepository:
+    """The repository of whichever runtime the engine is of."""
+    from engines import reference
+
+    engine = places.engine.resolve()
+    runtime_source = Path(reference.__file__).parent
+    if manifest.runtime == "pytorch":
+        from triton_repo.llmapi import render_llmapi
+
+        text = (engine / "llm.yaml").read_text(encoding="utf-8")
+        return render_llmapi(engine, manifest, out=out, options=options, llm_yaml=text, force=force)
+    if manifest.runtime == "tensorrt":
+        from triton_repo.tensorrt import render_tensorrt
+
+        return render_tensorrt(
+            engine, manifest, out=out, runtime_source=runtime_source, options=options, force=force
+        )
+    from triton_repo.repository import render
+
+    return render(engine, manifest, out=out, runtime_source=runtime_source, options=options, force=force)
 
 
 def fresh_repository(places: Places, options: RepositoryOptions | None = None) -> tuple[Path, bool]:
@@ -100,6 +123,6 @@ def _key(places: Places, manifest: Manifest, options: RepositoryOptions) -> str:
             engine_key(manifest),
             options.model_dump_json(),
             ours,
-            *((package / name).read_text(encoding="utf-8") for name in ("repository.py", "contract.toml")),
+            *((package / name).read_text(encoding="utf-8") for name in _DECIDING),
         ]
     )

@@ -111,7 +111,9 @@ class RepositoryOptions(Record):
 
     `embed_engine` puts the engine inside the repository, which can then be moved; otherwise the
     repository points at the engine by its absolute path. `max_batch_size` None is the engine's own;
-    `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice.
+    `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice. For runtime tensorrt, `parameters`
+    are those of upstream's config.pbtxt files, and `stand_in` serves `tensorrt_llm` by the reference runtime
+    over the same checkpoint, to try the repository where there is no GPU.
     """
 
     embed_engine: Switch = False
@@ -129,6 +131,9 @@ class RepositoryOptions(Record):
     accumulate_tokens: Switch = False
     cancellation_check_period_ms: Size = 100
     stats_check_period_ms: Size = 100
+    max_queue_delay_microseconds: Count = 0
+    stand_in: Switch = False
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class ServeRecipe(Record):

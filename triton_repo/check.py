@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from triton_repo.contract import MODELS, TensorContract, ensemble_steps, expected_tensors
+from triton_repo.contract import (
+    LLM_MODEL,
+    MODELS,
+    ModelContract,
+    TensorContract,
+    ensemble_steps,
+    expected_tensors,
+    llm_tensors,
+)
+from triton_repo.parameters import parameter_tables
 
 _LEFTOVERS = re.compile(r"\$\{[^}\n]*\}?|\{\{|\}\}|\{%|%\}|<[A-Z_]+>")
+_LLM_FILES = ("config.pbtxt", "1/model.py", "1/llm_requests.py", "1/model.yaml")
 _FILES = {
     "preprocessing": ("1/model.py", "1/serving/__init__.py"),
     "tensorrt_llm": ("1/model.py", "1/serving/__init__.py", "1/reference/__init__.py"),
@@ -21,11 +32,26 @@ _FILES = {
     "ensemble": (),
     "tensorrt_llm_bls": ("1/model.py", "1/serving/__init__.py"),
 }
-_PATHS = {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "engine.json"}
 
 
-def check_repository(path: Path) -> list[str]:
-    """Everything that is wrong with the repository at `path`; empty when nothing is."""
+@dataclass(frozen=True)
+class _Rules:
+    """What differs between models: files beside config.pbtxt, the backend, what paths must lead to."""
+
+    files: dict[str, tuple[str, ...]]
+    backend: str
+    paths: dict[str, str]
+
+
+_RULES = _Rules(_FILES, "python", {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "engine.json"})
+_TENSORRT = _Rules({}, "tensorrtllm", {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "config.json"})
+
+
+def check_repository(path: Path, *, runtime: Literal["reference", "tensorrt"] = "reference") -> list[str]:
+    """Everything that is wrong with the repository at `path`; empty when nothing is.
+
+    In a repository of runtime tensorrt the model tensorrt_llm is TensorRT-LLM's own backend.
+    """
     if not path.is_dir():
         return [f"{path}: is not a folder; render the repository first"]
     present = {child.name for child in path.iterdir() if child.is_dir() and not child.name.startswith(".")}
@@ -33,14 +59,42 @@ def check_repository(path: Path) -> list[str]:
     problems += [f"{name}: is not a model of the contract" for name in sorted(present - set(MODELS))]
     for model in MODELS:
         if model in present:
-            problems.extend(f"{model}/{problem}" for problem in _check_model(path / model))
+            rules = _TENSORRT if runtime == "tensorrt" and model == "tensorrt_llm" else _RULES
+            problems.extend(f"{model}/{problem}" for problem in _check_model(path / model, rules, runtime))
     return problems
 
 
-def _check_model(folder: Path) -> Iterator[str]:
+def check_llm_repository(path: Path) -> list[str]:
+    """Everything that is wrong with a repository of the LLM API; empty when nothing is."""
+    folder = path / LLM_MODEL
+    missing = [name for name in _LLM_FILES if not (folder / name).is_file()]
+    if missing:
+        return [f"{LLM_MODEL}/{name}: missing" for name in missing]
+    text = (folder / "config.pbtxt").read_text(encoding="utf-8")
+    try:
+        config = _parse(text)
+    except ValueError as error:
+        return [f"{LLM_MODEL}/config.pbtxt:{error}"]
+    contract = llm_tensors()
+    problems = [
+        *_leftovers(text),
+        *_check_tensors("input", config.input, contract.inputs),
+        *_check_tensors("output", config.output, contract.outputs),
+    ]
+    if config.max_batch_size != 0:
+        problems.append(f"max_batch_size is {config.max_batch_size}, expected 0")
+    yaml = (folder / "1" / "model.yaml").read_text(encoding="utf-8")
+    problems += [f"model.yaml: {line}" for line in _leftovers(yaml)]
+    decoupled = str(config.model_transaction_policy.decoupled).lower()
+    if f"\n  decoupled: {decoupled}\n" not in yaml:
+        problems.append(f"decoupled is {decoupled} in config.pbtxt, and not so in model.yaml")
+    return [f"{LLM_MODEL}/config.pbtxt: {problem}" for problem in problems]
+
+
+def _check_model(folder: Path, rules: _Rules, runtime: str) -> Iterator[str]:
     if not (folder / "1").is_dir():
         yield "1: the version folder is missing"
-    for name in _FILES[folder.name]:
+    for name in rules.files.get(folder.name, ()):
         if not (folder / name).is_file():
             yield f"{name}: missing"
     file = folder / "config.pbtxt"
@@ -57,7 +111,7 @@ def _check_model(folder: Path) -> Iterator[str]:
     except ValueError as error:
         yield f"config.pbtxt:{error}"
         return
-    yield from (f"config.pbtxt: {problem}" for problem in _check_config(config, folder))
+    yield from (f"config.pbtxt: {problem}" for problem in _check_config(config, folder, rules, runtime))
 
 
 def _leftovers(text: str) -> Iterator[str]:
@@ -81,7 +135,7 @@ def _parse(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _check_config(config: Any, folder: Path) -> Iterator[str]:
+def _check_config(config: Any, folder: Path, rules: _Rules, runtime: str) -> Iterator[str]:
     model = folder.name
     contract = expected_tensors(model)
     if config.name != model:
@@ -93,11 +147,11 @@ def _check_config(config: Any, folder: Path) -> Iterator[str]:
     if model == "ensemble":
         yield from _check_steps(config)
         return
-    if config.backend != "python":
-        yield f"backend is {config.backend!r}, expected 'python'"
+    if config.backend != rules.backend:
+        yield f"backend is {config.backend!r}, expected {rules.backend!r}"
     parameters = {key: value.string_value for key, value in config.parameters.items()}
-    yield from _check_keys("parameter", parameters, contract.parameters)
-    for key, file in _PATHS.items():
+    yield from _check_parameters(parameters, contract, runtime)
+    for key, file in rules.paths.items():
         if key in parameters:
             # Relative paths are relative to the version folder, as the models resolve them.
             target = folder / "1" / parameters[key] / file
@@ -126,6 +180,18 @@ def _check_tensors(
         for key, expected_flag in (("optional", want.optional), ("allow_ragged_batch", want.ragged)):
             if getattr(have, key) != expected_flag:
                 yield f"input {want.name}: {key} is {getattr(have, key)}, expected {expected_flag}"
+
+
+def _check_parameters(found: Iterable[str], contract: ModelContract, runtime: str) -> Iterator[str]:
+    """The keys are those of the contract; in a repository of runtime tensorrt, upstream's too."""
+    if runtime == "reference":
+        yield from _check_keys("parameter", found, contract.parameters)
+        return
+    table = parameter_tables()[contract.model]
+    ours = () if contract.model == "tensorrt_llm" else contract.parameters
+    have = set(found)
+    yield from (f"parameter {name}: missing" for name in sorted({*table.required, *ours} - have))
+    yield from (f"parameter {name}: unknown" for name in sorted(have - {*table.names, *ours}))
 
 
 def _check_steps(config: Any) -> Iterator[str]:

@@ -67,6 +67,22 @@ def expected_tensors(model: str) -> ModelContract:
     return contracts[model]
 
 
+LLM_MODEL = "tensorrt_llm"
+"""The one model of the llmapi repository."""
+
+
+@cache
+def llm_tensors() -> ModelContract:
+    """The tensors of the llmapi repository's model, which has no batch dimension."""
+    text = resources.files("triton_repo").joinpath("llm_contract.toml").read_text("utf-8")
+    content = tomllib.loads(text)[LLM_MODEL]
+    return ModelContract(
+        model=LLM_MODEL,
+        inputs=_tensors(content["inputs"], place="llmapi inputs"),
+        outputs=_tensors(content["outputs"], place="llmapi outputs"),
+    )
+
+
 @cache
 def ensemble_steps() -> tuple[EnsembleStep, ...]:
     """How the ensemble joins its members, in order."""

@@ -22,8 +22,8 @@ from triton_repo.contract import MODELS, ensemble_steps, expected_tensors
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_TEMPLATES = Path(__file__).parent / "templates"
-_RUNTIME_PACKAGE = "reference"
+TEMPLATES = Path(__file__).parent / "templates"
+RUNTIME_PACKAGE = "reference"
 _SERVING_PACKAGE = "serving"
 _EMBEDDED_ENGINE = "engine"
 
@@ -58,15 +58,15 @@ def render(
     if manifest.runtime != "reference":
         raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected reference")
     _refuse_incomplete(engine_dir)
-    values = _Values(engine_dir.resolve(), manifest, options)
+    values = Values(engine_dir.resolve(), manifest, options)
     with atomic_folder(out, force=force) as folder:
-        environment = _environment(_TEMPLATES / "reference")
+        environment = environment_of(TEMPLATES / "reference")
         for model in MODELS:
-            _write_model(folder / model, environment, values)
-        runtime = folder / "tensorrt_llm" / "1" / _RUNTIME_PACKAGE
-        _copy_package(runtime_source, runtime)
+            write_model(folder / model, environment, values)
+        runtime = folder / "tensorrt_llm" / "1" / RUNTIME_PACKAGE
+        copy_package(runtime_source, runtime)
         if options.embed_engine:
-            _link_tree(engine_dir, folder / "tensorrt_llm" / "1" / _EMBEDDED_ENGINE)
+            link_tree(engine_dir, folder / "tensorrt_llm" / "1" / _EMBEDDED_ENGINE)
         problems = check_repository(folder)
         if problems:
             raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
@@ -74,8 +74,8 @@ def render(
     return RenderedRepository(path=out, models=MODELS, files=files)
 
 
-class _Values:
-    """What the templates print for each model."""
+class Values:
+    """What the templates print for each model of an engine."""
 
     def __init__(self, engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
         limit = manifest.limits.max_batch_size
@@ -92,12 +92,12 @@ class _Values:
             "contract": expected_tensors(model),
             "steps": ensemble_steps(),
             "max_batch_size": self.max_batch_size,
-            "decoupled": _text(options.decoupled),
+            "decoupled": text_of(options.decoupled),
             "preprocessing_instances": options.preprocessing_instances,
-            "parameters": self._parameters(model),
+            "parameters": self.parameters(model),
         }
 
-    def _parameters(self, model: str) -> dict[str, str]:
+    def parameters(self, model: str) -> dict[str, str]:
         """The `parameters` of a model, in the contract's order."""
         options, manifest = self._options, self._manifest
         engine = self._engine_path(model)
@@ -118,7 +118,7 @@ class _Values:
         parameters = {}
         for key in expected_tensors(model).parameters:
             value = known[key] if key in known else getattr(options, key)
-            parameters[key] = _text(value)
+            parameters[key] = text_of(value)
         return parameters
 
     def _engine_path(self, model: str) -> str:
@@ -129,7 +129,8 @@ class _Values:
         return inside if model == "tensorrt_llm" else f"../../tensorrt_llm/1/{inside}"
 
 
-def _text(value: bool | int | str) -> str:
+def text_of(value: bool | int | str) -> str:
+    """A value as a parameter of config.pbtxt."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -140,7 +141,8 @@ def _refuse_incomplete(engine_dir: Path) -> None:
         raise InputRefused.listing(f"{engine_dir}: is not a complete engine; build it again:", problems)
 
 
-def _environment(templates: Path) -> Environment:
+def environment_of(templates: Path) -> Environment:
+    """Jinja over a folder of templates: an undefined variable is an error, and text is quoted for pbtxt."""
     from google.protobuf.text_encoding import CEscape
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -154,23 +156,28 @@ def _environment(templates: Path) -> Environment:
     return environment
 
 
-def _write_model(folder: Path, environment: Environment, values: _Values) -> None:
+def write_model(folder: Path, environment: Environment, values: Values) -> None:
     """Write one model: config.pbtxt, and beside 1/model.py the package that it imports."""
     version = folder / "1"
     version.mkdir(parents=True)
     template = environment.get_template(f"{folder.name}/config.pbtxt.j2")
     text = template.render(values.context(folder.name))
     (folder / "config.pbtxt").write_text(text, encoding="utf-8")
-    source = _TEMPLATES / "reference" / folder.name / "1" / "model.py"
+    source = TEMPLATES / "reference" / folder.name / "1" / "model.py"
     if not source.is_file():
         # Triton wants the version folder of an ensemble too; archives drop empty folders.
         (version / ".keep").touch()
         return
     shutil.copyfile(source, version / "model.py")
-    _copy_package(_TEMPLATES / "reference" / _SERVING_PACKAGE, version / _SERVING_PACKAGE)
+    copy_package(TEMPLATES / "reference" / _SERVING_PACKAGE, version / _SERVING_PACKAGE)
 
 
-def _copy_package(source: Path, target: Path) -> None:
+def copy_package(source: Path, target: Path) -> None:
+    """Copy the modules of a Python package.
+
+    Raises:
+        InputRefused: it is none.
+    """
     if not (source / "__init__.py").is_file():
         raise InputRefused(f"{source}: is not a Python package; expected __init__.py in it")
     target.mkdir(parents=True)
@@ -178,7 +185,7 @@ def _copy_package(source: Path, target: Path) -> None:
         shutil.copyfile(path, target / path.name)
 
 
-def _link_tree(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
     """Hard-link a tree, or copy it where the file system cannot link."""
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
