@@ -14,10 +14,10 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: help setup ready engine verify serve smoke stop status demo test check format docs families lock clean
+.PHONY: help setup ready engine verify serve smoke stop status demo decide-demo test check format docs families lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install all that is needed: Debian packages, .venv; again: does nothing
 	@scripts/setup.sh
@@ -45,6 +45,9 @@ status: ready ## Show the servers that run
 
 demo: ready ## The whole way with SmolLM2-135M: engine at TP=4, proof, Triton, smoke test, a question
 	$(TPFORGE) demo $(ARGS)
+
+decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 20 minutes)
+	.venv/bin/python -m scripts.decide_demo $(ARGS)
 
 test: ready ## Run the tests
 	.venv/bin/pytest $(ARGS)

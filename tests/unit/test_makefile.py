@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def test_bare_make_lists_every_target_with_one_line() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = {name for name in re.findall(r"^([a-z]+):", text, flags=re.MULTILINE) if name != "ready"}
+    targets = {name for name in re.findall(r"^([a-z-]+):", text, flags=re.MULTILINE) if name != "ready"}
     phony = set(re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)[1].split())  # type: ignore[index]
     listed = subprocess.check_output(["make", "-s", "-C", str(ROOT)], text=True).splitlines()
     assert {line.split()[1] for line in listed} == targets
