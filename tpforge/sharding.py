@@ -8,7 +8,7 @@ along one dim. Anything that moves data (`builders.convert`) only follows spans.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from tpforge.dtypes import DType
@@ -248,10 +248,14 @@ def rank_tensors(
 
 @dataclass(frozen=True)
 class _Shapes:
-    """The shapes of all source tensors, and what transforms do to them."""
+    """The shapes of all source tensors, what transforms do to them, and the spans that one rank holds.
+
+    Layers and experts by the thousand have the same spans, which are therefore kept.
+    """
 
     of_source: dict[str, Shape]
     reshape: Reshape
+    spans: dict[tuple[Cut, Section, int, int], tuple[Span, ...]] = field(default_factory=dict)
 
 
 def _places(rule: Rule, layers: range, *, plan: ShardPlan, rank: int) -> list[tuple[int, int]]:
@@ -303,16 +307,21 @@ def _joined(
         if name not in shapes.of_source:
             raise PlanError(f"{name}: missing; {target} is made of it")
         source_shape = shapes.reshape(shapes.of_source[name], part.transform)
-        if len(source_shape) <= part.cut.dim:
-            raise PlanError(f"{name}: found shape {list(source_shape)}, expected {part.cut.dim + 1} dims")
-        try:
-            held = _part_spans(part, source_shape[part.cut.dim], plan=plan, tp_rank=tp_rank, expert=expert)
-        except PlanError as error:
-            raise PlanError(f"{name}: shape {list(source_shape)}: {error}") from None
-        piece = Slice(source=name, dim=part.cut.dim, spans=held, transform=part.transform)
+        dim = part.cut.dim
+        if len(source_shape) <= dim:
+            raise PlanError(f"{name}: found shape {list(source_shape)}, expected {dim + 1} dims")
+        key = (part.cut, part.section, source_shape[dim], 0 if part.section is Section.WHOLE else expert)
+        if key not in shapes.spans:
+            try:
+                shapes.spans[key] = _part_spans(
+                    part, source_shape[dim], plan=plan, tp_rank=tp_rank, expert=expert
+                )
+            except PlanError as error:
+                raise PlanError(f"{name}: shape {list(source_shape)}: {error}") from None
+        piece = Slice(source=name, dim=dim, spans=shapes.spans[key], transform=part.transform)
         slices.append(piece)
         piece_shape = list(source_shape)
-        piece_shape[part.cut.dim] = piece.length
+        piece_shape[dim] = piece.length
         if shape and piece_shape[1:] != shape[1:]:
             raise PlanError(f"{name}: shape {list(source_shape)} cannot be joined into {target}")
         shape = [shape[0] + piece_shape[0], *shape[1:]] if shape else piece_shape
