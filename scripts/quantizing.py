@@ -81,8 +81,17 @@ def quality_of(
         update={
             "weight_errors": weight_errors,
             "max_drop": manifest.quality.max_drop if manifest.quality else None,
+            "not_emulated": _not_emulated(manifest.quantization),
         }
     )
+
+
+def _not_emulated(quantization: Quantization | None) -> tuple[str, ...]:
+    """What a GPU would round and the reference runtime does not."""
+    weights = quantization.weights if quantization else None
+    if weights is None or weights.activations == "float":
+        return ()
+    return (f"activations are not rounded to {weights.activations}",)
 
 
 def refuse_drop(quality: Quality, *, limit: float, where: Path) -> None:

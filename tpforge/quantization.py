@@ -24,13 +24,15 @@ Form = Literal["packed", "portable"]
 class Support(Record):
     """Where a runtime loads a format: compute capabilities that are listed, and those left open.
 
-    `since` gives the first version for a capability that came later than the format.
+    `since` gives the first version for a capability that came later than the format. `in_multiple` is what
+    this runtime asks of in_features beyond the format itself.
     """
 
     sms: tuple[int, ...] = ()
     unlisted: tuple[int, ...] = ()
     since: dict[int, str] = Field(default_factory=dict)
     architectures: tuple[str, ...] = ()
+    in_multiple: int = 1
 
 
 class Loadable(Record):

@@ -5,6 +5,7 @@ It answers from the tables alone. What it refuses it explains, with the nearest 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -166,6 +167,9 @@ def _support_problems(row: Loadable, question: Question) -> Iterator[str]:
 def _shape_problems(row: Format, question: Question) -> Iterator[str]:
     group = question.group_size if question.group_size is not None else row.group_size
     in_multiple = group if row.made_by == "checkpoint" and group else row.in_multiple
+    support = None if question.runtime == "reference" else row.support(question.runtime)
+    if support is not None:
+        in_multiple = math.lcm(in_multiple, support.in_multiple)
     for linear in question.linears:
         if linear.in_features % in_multiple:
             yield (

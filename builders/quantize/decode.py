@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
-from tpforge.packing import Packing
+from tpforge.packing import BLOCK, Packing
+
+_E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 
 def decode(stored: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
@@ -20,6 +22,15 @@ def decode(stored: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
             return weight.T.float() * scale.float()[:, None]
         case "int4_wo":
             return signed_halves(weight).T.float() * scale.float()[:, None]
+        case "fp8_rowwise":
+            return weight.float() * scale[:, None]
+        case "fp8_block":
+            spread = scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+            return weight.float() * spread[: weight.shape[0], : weight.shape[1]]
+        case "mxfp4":
+            numbers = _E2M1[torch.stack((weight % 16, weight // 16), dim=-1).flatten(1).long()]
+            powers = 2.0 ** (scale.double() - 127)
+            return (numbers.double() * powers.repeat_interleave(32, 1)).float()
     raise AssertionError(f"no decoding of {packing.format}")
 
 

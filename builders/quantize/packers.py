@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from builders.quantize import weight_only
+from builders.quantize import fp8, mxfp4, weight_only
 from tpforge.dtypes import DType
 from tpforge.packing import Packing
 
@@ -19,6 +19,9 @@ Packer = Callable[[Rows, tuple[int, int], DType], tuple[torch.Tensor, ...]]
 PACKERS: dict[str, Packer] = {
     "int8_wo": weight_only.pack_int8,
     "int4_wo": weight_only.pack_int4,
+    "fp8_rowwise": fp8.pack_rowwise,
+    "fp8_block": fp8.pack_block,
+    "mxfp4": mxfp4.pack_mxfp4,
 }
 
 

@@ -29,6 +29,8 @@ LINEARS = (
     "mlp.shared_expert.proj",
 )
 """The linears that an algorithm applies to, unless config.json excludes them."""
+_BLOCK = 128
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _FLOATS = ("F32", "F16", "BF16")
 
 
@@ -109,6 +111,32 @@ def _weight_only(bits: int) -> Callable[[RankFile, str, tuple[int, ...], Quantiz
     return read
 
 
+def _fp8_rowwise(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    weight = file.read_unconverted(name, shape)
+    scale = file.read_unconverted(_beside(name, "per_channel_scale"), shape[:-1])
+    return weight.float() * scale[..., None]
+
+
+def _fp8_block(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    *experts, rows, columns = shape
+    weight = file.read_unconverted(name, shape)
+    blocks = (*experts, -(-rows // _BLOCK), -(-columns // _BLOCK))
+    scale = file.read_unconverted(_beside(name, "weights_block_scaling_factor"), blocks)
+    scale = scale.repeat_interleave(_BLOCK, -2).repeat_interleave(_BLOCK, -1)
+    return weight.float() * scale[..., :rows, :columns]
+
+
+def _mxfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    *experts, rows, columns = shape
+    packed = file.read_unconverted(name, (*experts, rows, columns // 2))
+    exponents = file.read_unconverted(
+        _beside(name, "weights_scaling_factor"), (*experts, rows, columns // 32)
+    )
+    codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
+    numbers = torch.tensor(_E2M1)[(codes & 7).long()] * (1 - 2.0 * (codes >> 3))
+    return torch.ldexp(numbers, (exponents.int() - 127).repeat_interleave(32, -1))
+
+
 def low_high(packed: Tensor) -> Tensor:
     """Signed integers of 4 bits, two in each byte of the last dim, the low half first."""
     low, high = (packed << 4) >> 4, packed >> 4
@@ -122,4 +150,7 @@ def _beside(name: str, suffix: str) -> str:
 _READERS: dict[str, Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor]] = {
     "W8A16": _weight_only(8),
     "W4A16": _weight_only(4),
+    "FP8_PER_CHANNEL_PER_TOKEN": _fp8_rowwise,
+    "FP8_BLOCK_SCALES": _fp8_block,
+    "W4A16_MXFP4": _mxfp4,
 }
