@@ -44,7 +44,7 @@ def test_sets_are_of_their_kind() -> None:
     assert all(prompt.json_schema for prompt in load_prompts("structured-output"))
     languages = [prompt.language for prompt in load_prompts("multilingual")]
     assert None not in languages and len(set(languages)) == len(languages)
-    assert min(len(prompt.text) for prompt in load_prompts("long-context")) > 1500
+    assert min(len(prompt.text) for prompt in load_prompts("long-context")) > 1000
     assert max(len(prompt.text) for prompt in load_prompts("easy")) < 80
     assert any(prompt.must_contain for prompt in load_prompts("high-value"))
     mixed = load_prompts("mixed")
