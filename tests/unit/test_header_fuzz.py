@@ -200,6 +200,8 @@ def test_any_one_key_of_a_config_may_be_missing_or_junk(
     """Every key in turn, which chance would not reach."""
     folder = checkpoint(case)
     content = (folder / "config.json").read_text()
+    sound = survey(locate(str(folder)))
+    assert [problem for problem in sound.problems if "no tokenizer" not in problem] == []
     junk = [..., None, True, 0, -1, 10**400, 1 << 31, 0.5, float("nan"), "x", [], [1], {}, {"x": 1}]
     generator = random.Random(0)
     try:
