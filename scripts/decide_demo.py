@@ -116,7 +116,8 @@ def _choose(baseline: FoundRun, others: list[FoundRun]) -> tuple[FoundRun, str]:
     best, because = baseline, ""
     for option in others:
         comparison = compare_runs(best.run, option.run)
-        worse = [row for row in comparison.rows if row.section == "quality" and row.verdict == "worse"]
+        quality = compare_runs(baseline.run, option.run).rows
+        worse = [row for row in quality if row.section == "quality" and row.verdict == "worse"]
         if _throughput(comparison) == "better" and not worse:
             best, because = (
                 option,
