@@ -172,6 +172,15 @@ def parse_recipe(text: str, *, path: Path) -> Recipe:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
+    return recipe_of(value, path=path)
+
+
+def recipe_of(value: dict[str, Any], *, path: Path) -> Recipe:
+    """The recipe of a parsed file; as `parse_recipe`.
+
+    Raises:
+        UsageError: unknown keys, missing or wrong values; all of them at once.
+    """
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
