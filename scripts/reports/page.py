@@ -45,11 +45,20 @@ def fenced(text: str) -> str:
     return f"{fence}\n{text}\n{fence}"
 
 
+def _visible(value: object) -> object:
+    """A model may answer with any character; those that no page may hold are shown as unknown ones."""
+    return value.translate(_CONTROL) if type(value) is str else value
+
+
+_CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127, *range(0xD800, 0xE000)], "\ufffd")
+
+
 @cache
 def _environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
+        finalize=_visible,
         autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -18,6 +18,7 @@ from engines.answers import Question, answer_greedily
 from engines.perplexity import Text, load_texts, measure_passages
 from scripts.main import main
 from tests.tiny_engine import write_tiny_engine
+from tests.unit.fake_server import FakeServer, decode, greedy
 from tests.unit.runs import level_of, run_of, score
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
@@ -299,6 +300,30 @@ def test_quality_that_fell_is_exit_7(engine: Path, capsys: pytest.CaptureFixture
     assert "perplexity_increase is worse by 5.13 (limit 5)" in capsys.readouterr().err
     assert evaluate(engine, "--baseline", str(kept), "--max-drop", "6", "--out", str(kept) + "2") == 0
     assert evaluate(engine, "--baseline", str(kept), "--min-agreement", "90", "--out", str(kept) + "2") == 7
+
+
+def test_a_server_is_asked_over_grpc_and_its_perplexity_is_said_to_be_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("triton_repo.client.Client", lambda _url, **_options: FakeServer())
+    prompts = [
+        {"id": "e-1", "text": "w1 w2", "max_tokens": 4, "must_contain": [decode(greedy([1, 2], 4))]},
+        {"id": "s-1", "text": "w3", "max_tokens": 2, "json_schema": {"type": "string"}},
+        {"id": "long-1", "text": "w1 " * 100, "max_tokens": 2, "must_contain": ["x"]},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    out = tmp_path / "q.json"
+    assert main(["evaluate", "localhost:9", "--prompts", "p.jsonl", "--out", str(out)]) == 0
+    kept = json.loads(out.read_text())
+    assert kept["answers"] == {"e-1": decode(greedy([1, 2], 4)), "s-1": decode(greedy([3], 2))}
+    assert (kept["scores"]["expected_text"]["value"], kept["scores"]["structured_validity"]["value"]) == (
+        100,
+        0,
+    )
+    assert kept["problems"]["long-1"].startswith("refused: ")
+    assert kept["problems"]["s-1"].startswith("is not JSON")
+    assert "perplexity: not measured: needs the engine" in capsys.readouterr().out
 
 
 def test_what_cannot_be_evaluated_is_refused(

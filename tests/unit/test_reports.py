@@ -121,6 +121,11 @@ def test_text_of_a_title_is_escaped() -> None:
     assert "<title>&lt;b&gt;</title>" in render_html("page.html.j2", {"title": "<b>"})
 
 
+def test_characters_that_no_page_may_hold_are_shown_as_unknown() -> None:
+    page = render_html("page.html.j2", {"title": "a\x00\x1b[1m\ud800b\tc"})
+    assert "<title>a\ufffd\ufffd[1m\ufffdb\tc</title>" in page
+
+
 def test_markdown_cells_and_fences_hold_any_text() -> None:
     assert cell("a | b\n<script>") == "a \\| b &lt;script>"
     assert fenced("a ``` b") == "````\na ``` b\n````"
