@@ -268,6 +268,24 @@ def server() -> Decorator:
             show_default=True,
             help="Seconds for all models to load.",
         ),
+        click.option(
+            "--container",
+            type=click.Choice(["auto", "none", "docker", "podman"]),
+            default="auto",
+            show_default=True,
+            help="TensorRT-LLM: where it runs; auto: here when that release is installed, else docker.",
+        ),
+        click.option("--image", help="TensorRT-LLM: another container than the release's."),
+        click.option(
+            "--mode",
+            type=click.Choice(["leader", "orchestrator"]),
+            default="leader",
+            show_default=True,
+            help="tensorrt: a tritonserver a rank, or one that starts the ranks itself.",
+        ),
+        click.option(
+            "--gpus", metavar="0,1,...", help="TensorRT-LLM: GPUs to use.  [default: the first ones]"
+        ),
     )
 
 

@@ -8,26 +8,42 @@ import click
 
 from scripts import _options
 from scripts._output import Output
+from tpforge.errors import UsageError
 from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
+    from scripts.launching import Launch
+    from scripts.locations import Places
+    from tpforge.recipe import RepositoryOptions, ServeRecipe
     from triton_repo.deploy.local import Server
 
 
 @click.command("serve")
 @_options.ENGINE
 @_options.server()
+@click.option(
+    "--stand-in",
+    is_flag=True,
+    help="Serve an engine of runtime tensorrt by the reference runtime, without a GPU.",
+)
+@_options.DRY_RUN
 @click.option("--detach", is_flag=True, help="Return when it answers; `tpforge stop` ends it.")
 @_options.JSON
 @_options.DEBUG
-def command(engine: str | None, detach: bool, as_json: bool, **values: Any) -> None:
+def command(
+    engine: str | None, stand_in: bool, dry_run: bool, detach: bool, as_json: bool, **values: Any
+) -> None:
     """Start Triton on an engine and wait until it answers.
 
     ENGINE is a folder, or a name under out/; without it the newest one there. Its model repository is
     rendered first when it is missing or out of date. Without --detach it runs until Ctrl-C. A server or a
     model process that dies is started again.
+
+    An engine of runtime tensorrt or pytorch is served by TensorRT-LLM, here or in its container, once GPUs,
+    memory, driver, versions, ports and files have been checked; --dry-run prints the command and what is
+    wrong.
     """
-    from scripts import serving
+    from scripts import launching, serving
     from scripts.locations import find_engine
     from tpforge.recipe import ServeRecipe
 
@@ -35,6 +51,13 @@ def command(engine: str | None, detach: bool, as_json: bool, **values: Any) -> N
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
+    recipe = ServeRecipe(**values)
+    options = _stand_in(places) if stand_in else None
+    if launching.is_launched(places, options):
+        _launch(output, places, recipe, dry_run=dry_run, detach=detach)
+        return
+    if dry_run:
+        raise UsageError("--dry-run: is for engines of runtime tensorrt and pytorch")
 
     def say_ready(server: Server) -> None:
         output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
@@ -46,7 +69,62 @@ def command(engine: str | None, detach: bool, as_json: bool, **values: Any) -> N
         output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
 
     serving.serve_engine(
-        places, ServeRecipe(**values), detach=detach, progress=output.progress, on_ready=say_ready
+        places, recipe, options=options, detach=detach, progress=output.progress, on_ready=say_ready
+    )
+
+
+def _stand_in(places: Places) -> RepositoryOptions:
+    """The options that the repository was rendered with, but by the reference runtime.
+
+    Raises:
+        UsageError: the engine is not of runtime tensorrt.
+    """
+    from scripts.rendering import kept_options
+    from tpforge.recipe import RepositoryOptions
+
+    kept = kept_options(places).model_dump()
+    return RepositoryOptions.model_validate({**kept, "stand_in": True})
+
+
+def _launch(output: Output, places: Places, recipe: ServeRecipe, *, dry_run: bool, detach: bool) -> None:
+    from scripts import launching
+
+    if detach:
+        raise UsageError("--detach: a server of TensorRT-LLM stays in the foreground; use your init system")
+    launch = launching.plan_launch(places, recipe, options=None, render=not dry_run)
+    for line in launch.doubts:
+        output.note(f"warning: {line}")
+    if dry_run:
+        _print_launch(output, launch)
+        return
+    output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}; Ctrl-C stops it")
+    launching.run_launch(launch, log=places.server / "tritonserver.log", on_line=output.note)
+
+
+def _print_launch(output: Output, launch: Launch) -> None:
+    output.result(f"repository  {launch.repository}")
+    gpus = ", ".join(map(str, launch.devices))
+    output.result(f"release     TensorRT-LLM {launch.release.trtllm}; {launch.container}, GPUs {gpus}")
+    output.result(f"\n$ {launch.line}")
+    if launch.misfits:
+        output.result("\nwould be refused on this host:")
+        for line in launch.misfits:
+            output.result(f"  {line}")
+    output.note("nothing of this was run")
+    output.record(
+        "launch",
+        {
+            "repository": str(launch.repository),
+            "release": launch.release.trtllm,
+            "container": launch.container,
+            "mode": launch.mode,
+            "gpus": list(launch.devices),
+            "command": list(launch.command.words),
+            "environment": launch.command.environment,
+            "misfits": list(launch.misfits),
+            "doubts": list(launch.doubts),
+            "run": False,
+        },
     )
 
 

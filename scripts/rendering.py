@@ -96,6 +96,11 @@ def fresh_repository(places: Places, options: RepositoryOptions | None = None) -
     return places.repository, True
 
 
+def kept_options(places: Places) -> RepositoryOptions:
+    """The options that the repository beside an engine was rendered with, or the defaults."""
+    return _kept_options(read_stages(places).get(STEP, {}))
+
+
 def _kept_options(kept: dict[str, Any]) -> RepositoryOptions:
     """The options of the last rendering; the defaults when another version of tpforge wrote them."""
     try:

@@ -137,12 +137,20 @@ class RepositoryOptions(Record):
 
 
 class ServeRecipe(Record):
-    """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above."""
+    """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above.
+
+    `container`, `image`, `mode` and `gpus` are for TensorRT-LLM's runtimes: where it runs ("auto": here when
+    the engine's release is installed, else docker), how ranks are started, and on which GPUs.
+    """
 
     port_base: Annotated[int, Field(ge=1024, le=65533, strict=True)] = 8000
     host: str = "127.0.0.1"
     tritonserver: Path | None = None
     load_timeout: Annotated[float, Field(gt=0)] = 300.0
+    container: Literal["auto", "none", "docker", "podman"] = "auto"
+    image: str | None = None
+    mode: Literal["leader", "orchestrator"] = "leader"
+    gpus: str | None = None
 
 
 class SmokeRecipe(Record):

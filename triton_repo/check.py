@@ -61,7 +61,25 @@ def check_repository(path: Path, *, runtime: Literal["reference", "tensorrt"] = 
         if model in present:
             rules = _TENSORRT if runtime == "tensorrt" and model == "tensorrt_llm" else _RULES
             problems.extend(f"{model}/{problem}" for problem in _check_model(path / model, rules, runtime))
+    problems.extend(_check_streaming(path))
     return problems
+
+
+def _check_streaming(path: Path) -> Iterator[str]:
+    """A stream passes through both models that generate, so both are decoupled or neither is."""
+    found = {}
+    for model in ("tensorrt_llm", "tensorrt_llm_bls"):
+        file = path / model / "config.pbtxt"
+        try:
+            config = _parse(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        found[model] = bool(config.model_transaction_policy.decoupled)
+    if len(set(found.values())) > 1:
+        yield (
+            f"decoupled is {found['tensorrt_llm']} in tensorrt_llm and {found['tensorrt_llm_bls']} in "
+            "tensorrt_llm_bls: streaming would give one response (tensorrtllm_backend 626)"
+        )
 
 
 def check_llm_repository(path: Path) -> list[str]:

@@ -31,7 +31,8 @@ class BuildCommand:
     @property
     def line(self) -> str:
         """The command for a shell, one argument a line."""
-        return join_lines(self.words)
+        image = next((word for word in self.words if word.startswith("nvcr.io/")), "")
+        return join_lines(self.words, heads=(image, PROGRAM))
 
 
 def build_words(plan: BuildPlan) -> tuple[str, ...]:
@@ -75,11 +76,12 @@ def build_script(command: BuildCommand, plan: BuildPlan) -> str:
     )
 
 
-def join_lines(words: Iterable[str]) -> str:
-    """Words for a shell: the program and what stands before the first option, then an option a line."""
+def join_lines(words: Iterable[str], *, heads: Iterable[str] = ()) -> str:
+    """Words for a shell: an option a line, and each of `heads` at the start of one."""
     lines: list[list[str]] = [[]]
+    firsts = set(heads)
     for word in words:
-        if word.startswith("-") and lines[-1]:
+        if (word.startswith("-") or word in firsts) and lines[-1]:
             lines.append([])
         lines[-1].append(shlex.quote(word))
     return " \\\n  ".join(" ".join(line) for line in lines)

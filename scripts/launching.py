@@ -1,0 +1,246 @@
+"""Serving an engine by TensorRT-LLM: the repository, the command, and what must be right before it runs.
+
+Composes engines and triton_repo; it prints nothing. The reference runtime is served by `serving`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.locations import Places
+from scripts.rendering import fresh_repository, kept_options
+from tpforge.causes import explain
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
+from tpforge.manifest import Manifest
+from tpforge.recipe import RepositoryOptions, ServeRecipe
+from tpforge.versions import Release, find_release
+
+if TYPE_CHECKING:
+    from triton_repo.deploy.mpirun import LaunchCommand
+
+_TAIL = 400
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What would be run; `misfits` keep it from running, `doubts` do not."""
+
+    repository: Path
+    release: Release
+    manifest: Manifest
+    devices: tuple[int, ...]
+    container: str
+    image: str | None
+    mode: str
+    command: LaunchCommand
+    misfits: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The command for a shell."""
+        from triton_repo.deploy.shell import join_lines
+
+        settings = [f"{key}={value}" for key, value in self.command.environment.items()]
+        return join_lines([*settings, *self.command.words], heads=(self.image or "", "mpirun"))
+
+
+def is_launched(places: Places, options: RepositoryOptions | None) -> bool:
+    """Whether the engine is served by TensorRT-LLM, and not by the reference runtime in its place.
+
+    Raises:
+        InputRefused: the engine is not sound.
+    """
+    from engines.store import read_manifest
+
+    stand_in = options is not None and options.stand_in
+    return read_manifest(places.engine).runtime != "reference" and not stand_in
+
+
+def plan_launch(
+    places: Places, recipe: ServeRecipe, *, options: RepositoryOptions | None, render: bool
+) -> Launch:
+    """The command that serves an engine, and everything that is wrong with host or engine.
+
+    With `render` the repository beside the engine is written when it is missing or out of date.
+
+    Raises:
+        InputRefused: the engine is not sound.
+        UsageError: mode, GPUs and container do not go together.
+    """
+    from engines.host import find_host
+    from engines.runtime import find_doubts, find_misfits
+    from engines.store import read_manifest
+    from triton_repo.deploy.mpirun import parse_devices
+
+    manifest = read_manifest(places.engine)
+    release = find_release(_release_of(manifest))
+    container = recipe.container if recipe.container != "auto" else _container(release)
+    _refuse_mode(manifest, recipe)
+    chosen = options or kept_options(places)
+    num_instances = str(chosen.parameters.get("gpu_device_ids", "")).count(";") + 1
+    devices = parse_devices(recipe.gpus, world_size=manifest.mapping.world_size * num_instances)
+    repository = fresh_repository(places, options)[0] if render else places.repository
+    host = find_host()
+    misfits = find_misfits(
+        places.engine, manifest, host, release=release, devices=devices, container=container != "none"
+    )
+    if num_instances > 1 and recipe.mode == "leader":
+        misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
+    misfits += [*_port_problems(recipe), *_tokenizer_problems(places.engine)]
+    return Launch(
+        repository=repository,
+        release=release,
+        manifest=manifest,
+        devices=devices,
+        container=container,
+        image=None if container == "none" else recipe.image or release.image,
+        mode=recipe.mode,
+        command=_command(places, recipe, manifest, release, container, devices, repository),
+        misfits=tuple(misfits),
+        doubts=tuple(find_doubts(host, release=release, devices=devices)),
+    )
+
+
+def run_launch(launch: Launch, *, log: Path, on_line: Callable[[str], None]) -> None:
+    """Run the command until it ends or is interrupted; its output goes to `on_line` and `log`.
+
+    Raises:
+        EnvironmentUnusable: this host cannot run it, or it cannot be started.
+        InputRefused: it failed; with the causes that its log shows.
+    """
+    if launch.misfits:
+        raise EnvironmentUnusable("\n  ".join(["this engine cannot be served here:", *launch.misfits]))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    tail = deque[str](maxlen=_TAIL)
+    try:
+        process = subprocess.Popen(
+            launch.command.words,
+            env={**os.environ, **launch.command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise EnvironmentUnusable(
+            f"{launch.command.words[0]}: cannot be started: {error.strerror}"
+        ) from error
+    try:
+        with log.open("w", encoding="utf-8") as file:
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                tail.append(line)
+                on_line(line.rstrip("\n"))
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if status:
+        lines = explain(tail) or [line.rstrip() for line in list(tail)[-12:]]
+        raise InputRefused("\n  ".join([f"the server ended with status {status}; its log {log}:", *lines]))
+
+
+def _release_of(manifest: Manifest) -> str:
+    if manifest.engine_build is not None:
+        return manifest.engine_build.trtllm
+    if manifest.llm_api is not None:
+        return manifest.llm_api.trtllm
+    raise InputRefused(
+        f"{manifest.name}: engine.json does not say which TensorRT-LLM it is for; build it again"
+    )
+
+
+def _container(release: Release) -> str:
+    """This host when it has that very release, else docker."""
+    from engines.host import find_host
+
+    return "none" if dict(find_host().packages).get("tensorrt_llm") == release.trtllm else "docker"
+
+
+def _refuse_mode(manifest: Manifest, recipe: ServeRecipe) -> None:
+    if recipe.mode == "orchestrator" and manifest.runtime != "tensorrt":
+        raise UsageError("--mode orchestrator: is for compiled engines; leave it out for runtime pytorch")
+
+
+def _command(
+    places: Places,
+    recipe: ServeRecipe,
+    manifest: Manifest,
+    release: Release,
+    container: str,
+    devices: tuple[int, ...],
+    repository: Path,
+) -> LaunchCommand:
+    from triton_repo.deploy.docker import Container, container_command
+    from triton_repo.deploy.mpirun import (
+        TRITONSERVER,
+        TritonArguments,
+        leader_command,
+        llmapi_command,
+        orchestrator_command,
+    )
+    from triton_repo.deploy.ports import Ports
+
+    ports = Ports.from_base(recipe.port_base)
+    arguments = TritonArguments(
+        repository=repository.absolute(),
+        ports=ports,
+        tritonserver=str(recipe.tritonserver or TRITONSERVER),
+        prefix=f"{manifest.name}-",
+    )
+    world = manifest.mapping.world_size
+    if manifest.runtime == "pytorch":
+        command = llmapi_command(arguments, world_size=world)
+    elif recipe.mode == "orchestrator":
+        command = orchestrator_command(arguments, num_gpus=len(devices))
+    else:
+        command = leader_command(arguments, world_size=world)
+    if container == "none":
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)), **command.environment}
+        return type(command)(command.words, environment)
+    image = recipe.image or release.image
+    if image is None:
+        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is listed for it; give --image")
+    around = Container(
+        image=image,
+        name=f"tpforge-{manifest.name}",
+        devices=devices,
+        mounts=(repository.absolute(), places.engine.resolve()),
+        ports=ports,
+        host=recipe.host,
+        engine="podman" if container == "podman" else "docker",
+    )
+    return container_command(around, command)
+
+
+def _port_problems(recipe: ServeRecipe) -> list[str]:
+    from triton_repo.deploy.ports import Ports, refuse_used
+
+    try:
+        refuse_used(Ports.from_base(recipe.port_base), host=recipe.host)
+    except EnvironmentUnusable as error:
+        return [str(error)]
+    return []
+
+
+def _tokenizer_problems(engine: Path) -> list[str]:
+    """The tokenizer can be read, by the user that asks; a wrong one is told when the model is loaded."""
+    file = engine / "tokenizer" / "tokenizer.json"
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"{file}: cannot be read: {error} (tensorrtllm_backend 109)"]
+    return []
