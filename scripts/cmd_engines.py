@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,14 @@ from scripts._output import Output, table
 from tpforge.errors import UsageError, VerificationFailed
 from tpforge.units import format_bytes
 
+if TYPE_CHECKING:
+    from engines.transport import Transfer
+
 
 @click.group("engines")
 @_options.DEBUG
 def command() -> None:
-    """List, show, check or remove engine folders."""
+    """List, show, check, remove, push or pull engine folders."""
 
 
 ROOT = click.option(
@@ -142,3 +146,94 @@ def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     for path in [places.engine for places in found] if dry_run else removed:
         output.result(f"{'would remove' if dry_run else 'removed'} {path}")
     output.record("removal", {"dry_run": dry_run, "removed": [str(path) for path in removed]})
+
+
+HEADERS = click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="http(s): a header of every request; NAME=@FILE reads the value from a file.",
+)
+PARALLEL = click.option(
+    "--parallel",
+    "num_parallel",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="How many files are moved at a time.",
+)
+
+
+@command.command("push", short_help="Put an engine at a URL.")
+@click.argument("engine", metavar="ENGINE")
+@click.argument("url", metavar="URL")
+@HEADERS
+@PARALLEL
+@_options.JSON
+@_options.DEBUG
+def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_json: bool) -> None:
+    """Put an engine at a URL: file:///DIR, http(s):// by PUT, s3://, gs://, az:// by fsspec's drivers.
+
+    Files that an earlier push put there are not sent again. The digest that it prints names every byte of
+    the engine; `tpforge engines pull --digest` takes no other.
+    """
+    from scripts.transporting import push_engine
+
+    output = Output(as_json=as_json)
+    places, moved = push_engine(
+        engine, url, headers=headers, num_parallel=num_parallel, progress=output.progress
+    )
+    output.result(f"{places.engine} is at {url}: {moved.num_files} files, {format_bytes(moved.num_bytes)}")
+    output.result(f"sent    {format_bytes(moved.num_moved_bytes)}")
+    output.result(f"digest  sha256:{moved.digest}")
+    output.record("push", {"path": str(places.engine), "url": url, **_transfer_fields(moved)})
+
+
+@command.command("pull", short_help="Get an engine from a URL, and prove it.")
+@click.argument("url", metavar="URL")
+@_options.out("The folder to make.  [default: out/NAME/engine, NAME being the end of the URL]")
+@click.option("--digest", metavar="SHA256", help="Take no other engine than the one of this digest.")
+@HEADERS
+@PARALLEL
+@_options.FORCE
+@_options.JSON
+@_options.DEBUG
+def pull(
+    url: str,
+    out: Path | None,
+    digest: str | None,
+    headers: tuple[str, ...],
+    num_parallel: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Get an engine that `push` put at a URL; a truncated or altered one is refused.
+
+    The folder appears when every file has its size and SHA-256. Run again, a pull that broke off goes on.
+    """
+    from scripts.transporting import pull_engine
+
+    output = Output(as_json=as_json)
+    folder, moved = pull_engine(
+        url,
+        out,
+        headers=headers,
+        digest=digest,
+        force=force,
+        num_parallel=num_parallel,
+        progress=output.progress,
+    )
+    output.result(f"{folder}: {moved.num_files} files, {format_bytes(moved.num_bytes)}, all as pushed")
+    output.result(f"received  {format_bytes(moved.num_moved_bytes)}")
+    output.result(f"digest    sha256:{moved.digest}")
+    output.record("pull", {"path": str(folder), "url": url, **_transfer_fields(moved)})
+
+
+def _transfer_fields(moved: Transfer) -> dict[str, object]:
+    return {
+        "digest": f"sha256:{moved.digest}",
+        "num_files": moved.num_files,
+        "num_bytes": moved.num_bytes,
+        "num_moved_bytes": moved.num_moved_bytes,
+    }

@@ -22,6 +22,7 @@ from tpforge.errors import TpforgeError
 
 COMMANDS = {
     "inspect": "Show what a checkpoint holds and how it divides over ranks.",
+    "plan": "Plan a deployment from a config.json: memory, speed, options, a verdict.",
     "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
     "build": "Make an engine folder; converts first when needed.",
     "formats": "List the quantization formats and whether a runtime loads them on a GPU.",
@@ -39,7 +40,7 @@ COMMANDS = {
     "compare": "Show runs side by side, with a verdict per metric.",
     "diagnose": "Look for the known failure modes, with evidence, cause and what to do.",
     "decide": "Write a decision record from measured runs.",
-    "engines": "List, show, check or remove engine folders.",
+    "engines": "List, show, check, remove, push or pull engine folders.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "demo-model": "Fetch the demo model and print its path.",
 }
