@@ -106,13 +106,13 @@ def test_a_size_of_zero_is_a_usage_error(option: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "pytorch"])
-def test_a_runtime_of_a_later_version_is_refused_in_a_sentence(
-    runtime: str, capsys: pytest.CaptureFixture[str]
+def test_up_of_a_runtime_that_cannot_be_proven_here_is_refused_in_a_sentence(
+    runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["build", "m", "--runtime", runtime]) == 2
-    assert capsys.readouterr().err == (
-        f"error: runtime {runtime}: this version of tpforge cannot build for it yet; use reference\n"
-    )
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'model = "m"\nruntime = "{runtime}"\n')
+    assert main(["up", str(recipe)]) == 2
+    assert f"error: runtime {runtime}: is built by `tpforge build`" in capsys.readouterr().err
 
 
 def test_an_expected_failure_is_one_line_with_its_own_exit_status(
