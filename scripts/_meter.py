@@ -1,4 +1,4 @@
-"""Shows how far a conversion is: a bar with GB/s and time left on a terminal, now and then a line elsewhere.
+"""Shows how far a pass over weights is: a bar with GB/s and time left on a terminal, or a line now and then.
 
 It measures nothing but the time between calls.
 """
@@ -20,8 +20,11 @@ _LINE_PERIOD_S = 5.0
 class ByteMeter:
     """Called with the bytes done and all of them; prints as often as the output can bear."""
 
-    def __init__(self, output: Output, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, output: Output, *, verb: str = "written", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._output = output
+        self._verb = verb
         self._clock = clock
         self._started = self._shown = clock()
         self._first: int | None = None
@@ -43,6 +46,6 @@ class ByteMeter:
         left = f"{(total - done) / speed:.0f} s left" if speed > 0 else "waiting"
         amount = f"{format_bytes(done)} of {format_bytes(total)}  {speed / 1e9:.2f} GB/s  {left}"
         if not self._on_terminal:
-            return f"written {amount}"
+            return f"{self._verb} {amount}"
         filled = _BAR_WIDTH * done // max(1, total)
         return f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {amount}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts import _options
+from scripts._meter import ByteMeter
 from scripts._output import Output, table
 
 if TYPE_CHECKING:
@@ -36,15 +37,10 @@ def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool
     """
     from scripts.inspection import inspect_model
     from tpforge.mapping import Mapping
-    from tpforge.units import format_bytes
 
     output = Output(as_json=as_json)
-
-    def progress(done: int, total: int) -> None:
-        output.progress(f"looking at weights: {format_bytes(done)} of {format_bytes(total)}")
-
     mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
-    found = inspect_model(model, mapping=mapping, deep=deep, progress=progress)
+    found = inspect_model(model, mapping=mapping, deep=deep, progress=ByteMeter(output, verb="looked at"))
     output.record("inspection", found.to_dict())
     _print(found, output)
     _refuse(found, model)
@@ -102,5 +98,5 @@ def _refuse(found: Inspection, model: str) -> None:
 
     if found.problems:
         count = len(found.problems)
-        headline = f"{model}: {count} problem{'s' if count > 1 else ''}; it cannot be converted:"
+        headline = f"{model}: {count} problem{'s' if count > 1 else ''}:"
         raise InputRefused.listing(headline, grouped(found.problems))

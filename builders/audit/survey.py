@@ -104,6 +104,8 @@ def _survey_directory(found: Directory, located: Located, *, deep: bool, progres
         problems=[*found.problems, *tensors.problems, *tokenizer.problems],
         warnings=other_formats(path, used={one.name for one in found.weights.paths}),
     )
+    if not tokenizer.is_there:
+        result.warnings.append(f"{path}: found no tokenizer; convert needs none, but build does")
     if found.spec is not None:
         problem = vocabulary_problem(tokenizer, vocab_size=found.spec.vocab_size)
         result.problems += [problem] if problem else []

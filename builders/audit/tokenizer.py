@@ -33,13 +33,16 @@ class FoundTokenizer:
     has_chat_template: bool
     problems: tuple[str, ...]
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a file from which a tokenizer can be made."""
+        return any(name.startswith("tokenizer.") for name in self.files)
+
 
 def find_tokenizer(folder: Path) -> FoundTokenizer:
     """Look at the tokenizer files of a directory."""
     files = tuple(path.name for path in find_tokenizer_files(folder))
     problems: list[str] = []
-    if not {"tokenizer.json", "tokenizer.model"} & set(files):
-        problems.append(f"{folder}: found no tokenizer; expected tokenizer.json and tokenizer_config.json")
     settings: dict[str, Any] = {}
     ids: list[tuple[int, str]] = []
     for name in files:

@@ -51,12 +51,10 @@ def _judge(tensor: torch.Tensor) -> str | None:
     first: int | None = None
     for start in range(0, flat.numel(), _CHUNK):
         chunk = flat[start : start + _CHUNK]
-        # A sum is not finite when a term is not, and one pass; it may also overflow, hence the closer look.
-        if torch.isfinite(chunk.sum(dtype=torch.float32)):
+        # NaN is the smallest and the largest of whatever it is among; many times faster than isfinite.
+        if all(torch.isfinite(extreme) for extreme in torch.aminmax(chunk)):
             continue
         finite = torch.isfinite(chunk)
-        if finite.all():
-            continue
         nan = int(torch.isnan(chunk).sum())
         num_nan += nan
         num_infinite += int((~finite).sum()) - nan
