@@ -5,19 +5,41 @@ It prints nothing and reads no weights.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
 from builders.transforms import transformed_shape
+from tpforge.architectures import pytorch_only
 from tpforge.dtypes import DType
+from tpforge.errors import InputRefused
+from tpforge.plan.choose import Plan
+from tpforge.plan.known import find_known, known_models
 from tpforge.plan.weights import Blueprint
 from tpforge.sharding import ShardPlan
 
 # What config.json says of quantized weights: a plan asks about formats itself.
 _QUANTIZED = ("quantization_config", "compression_config")
+_DEMO = "smollm2-135m"
+
+
+def find_blueprint(location: str) -> Blueprint:
+    """The model at `location`: a directory, a config.json, a short name or hub id of a known model, `demo`.
+
+    Raises:
+        InputRefused: it is none of these, or its config is wrong or of an unknown architecture.
+    """
+    path = Path(location)
+    if path.exists():
+        return _read(path / "config.json" if path.is_dir() else path, name=location)
+    known = find_known(_DEMO if location == "demo" else location.partition("@")[0])
+    if known is not None:
+        return blueprint_from_config(known.config, name=known.name, where=f"{known.id} (built in)")
+    return _from_hub(location)
 
 
 def blueprint_from_config(config: dict[str, Any], *, name: str, where: str) -> Blueprint:
@@ -26,7 +48,7 @@ def blueprint_from_config(config: dict[str, Any], *, name: str, where: str) -> B
     Raises:
         InputRefused: the architecture is not known, or values are missing or wrong; all are listed.
     """
-    family = find_family(config.get("architectures"), where=where)
+    family = _family(config.get("architectures"), where=where)
     values = {key: value for key, value in config.items() if key not in _QUANTIZED}
     reader = ConfigReader(values, where=where, weight_dtype=DType.BFLOAT16)
     model = family.read_model(reader)
@@ -38,6 +60,85 @@ def blueprint_from_config(config: dict[str, Any], *, name: str, where: str) -> B
         reshape=partial(transformed_shape, model=model),
         objections=partial(_objections, family),
     )
+
+
+def recipe_text(plan: Plan, *, model: str) -> str:
+    """recipe.toml of the chosen option: one replica, for `tpforge up`."""
+    option, load = plan.chosen, plan.ask.load
+    assert option.speed is not None
+    max_len = max(plan.ask.max_len, load.request_tokens)
+    known = None if model == "demo" or Path(model).exists() else find_known(model)
+    lines = [
+        f"# {option.label}, chosen by tpforge plan for {plan.cluster.num_gpus} x {plan.cluster.gpu.title}:",
+        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); this is "
+        "one of them.",
+        f"model = {_quoted(known.id if known is not None else model)}",
+        f"tp = {option.mapping.tp_size}",
+    ]
+    if option.mapping.pp_size > 1:
+        lines.append(f"pp = {option.mapping.pp_size}")
+    if option.mapping.moe_ep_size > 1:
+        lines.append(f"moe_ep = {option.mapping.moe_ep_size}")
+    lines.append(f'dtype = "{option.dtype.value}"')
+    if option.weight_format is not None:
+        lines.append(f'quantize = "{option.weight_format}"')
+    lines += [f'runtime = "{plan.ask.runtime}"', f"sm = {plan.cluster.gpu.sm}"]
+    if plan.ask.version is not None:
+        lines.append(f"trtllm = {_quoted(plan.ask.version)}")
+    if option.kv_dtype != option.dtype.value:
+        lines.append(f"# The plan counts on a KV cache in {option.kv_dtype}.")
+    lines += [
+        "",
+        "[limits]",
+        f"max_batch_size = {option.speed.batch}",
+        f"max_input_len = {min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens))}",
+        f"max_seq_len = {max_len}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _read(path: Path, *, name: str) -> Blueprint:
+    from builders.sources.json_files import read_json_object
+
+    if path.suffix == ".gguf":
+        raise InputRefused(f"{path}: a plan is made of a config.json; give its directory or the model's name")
+    return blueprint_from_config(read_json_object(path), name=name, where=str(path))
+
+
+def _family(architectures: object, *, where: str) -> Family:
+    names = architectures if isinstance(architectures, list) else [architectures]
+    advice = pytorch_only(names[0]) if len(names) == 1 and isinstance(names[0], str) else None
+    if advice is not None:
+        raise InputRefused(f"{where}: {advice}; it cannot be planned, since its tensors are not in a table")
+    return find_family(architectures, where=where)
+
+
+def _from_hub(location: str) -> Blueprint:
+    """The config.json of a hub id, from the cache or downloaded."""
+    names = [known.name for known in known_models()]
+    near = get_close_matches(location.lower().rpartition("/")[2], names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if location.count("/") != 1 or location.startswith((".", "~", "/")):
+        raise InputRefused(
+            f"{location}: found no such directory, config.json or known model{hint} Known are "
+            f"{', '.join(names)}"
+        )
+    from huggingface_hub import errors, hf_hub_download
+
+    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
+    bare, _, revision = location.partition("@")
+    try:
+        path = hf_hub_download(bare, "config.json", revision=revision or None)
+    except (OSError, http_error) as error:
+        raise InputRefused(
+            f"{location}: its config.json is neither known here, nor cached, nor could it be downloaded "
+            f"({type(error).__name__}){hint}"
+        ) from error
+    return _read(Path(path), name=location)
 
 
 def _objections(family: Family, plan: ShardPlan) -> list[str]:

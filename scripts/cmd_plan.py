@@ -1,0 +1,186 @@
+"""`tpforge plan`: which deployment of a model on given GPUs, what it needs, how fast it would be, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from scripts import _options
+from scripts._output import Output
+
+if TYPE_CHECKING:
+    from tpforge.plan.choose import Plan
+    from tpforge.plan.hardware import Cluster, Gpu, Prices
+    from tpforge.plan.options import Ask
+
+_TIME = click.FloatRange(min=0, min_open=True)
+_FILE = click.Path(path_type=Path)
+
+
+@click.command("plan")
+@_options.MODEL
+@click.option("--gpu", required=True, metavar="NAME", help="The kind of GPU, such as h100-sxm.")
+@click.option("--gpus", "num_gpus", type=_options.SIZE, default=1, show_default=True, help="How many GPUs.")
+@click.option("--link", type=click.Choice(["nvlink", "pcie"]), help="What joins them.  [default: the GPU's]")
+@click.option(
+    "--gpus-per-host", type=_options.SIZE, help="GPUs of one host.  [default: 8, or an NVLink domain]"
+)
+@click.option("--gpu-file", type=_FILE, metavar="FILE", help="TOML with GPUs and prices of your own.")
+@click.option("--isl", type=_options.SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
+@click.option("--osl", type=_options.SIZE, default=1000, show_default=True, help="Tokens of an answer.")
+@click.option("--concurrency", type=_options.SIZE, help="Requests at once.  [default: as many as run]")
+@click.option("--max-len", type=_options.SIZE, help="Longest request that must fit.  [default: isl + osl]")
+@click.option("--ttft-ms", type=_TIME, help="Most milliseconds to the first token.")
+@click.option("--tpot-ms", type=_TIME, help="Most milliseconds a token after it.")
+@click.option(
+    "--goal",
+    type=click.Choice(["throughput", "latency", "cost"]),
+    default="throughput",
+    show_default=True,
+    help="Rank by tokens/s, by time a token, or by tokens/s a GPU.",
+)
+@click.option("--tp", "tp_sizes", type=_options.SIZE, multiple=True, help="Only this tp; may be repeated.")
+@click.option(
+    "--pad/--no-pad", default=True, show_default=True, help="Allow padding where tp does not divide."
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="FORMAT",
+    help="Only this format of weights, or none; repeatable.",
+)
+@click.option("--kv", "kv_dtypes", multiple=True, metavar="TYPE", help="Only this KV cache type; repeatable.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["tensorrt", "pytorch"]),
+    default="tensorrt",
+    show_default=True,
+    help="What would run it.",
+)
+@click.option("--trtllm", metavar="VERSION", help="Version of TensorRT-LLM that the formats must work in.")
+@click.option(
+    "--kv-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Share of the free memory for the KV cache.",
+)
+@click.option(
+    "--alternative", "alternatives", multiple=True, metavar="MODEL", help="A smaller model to compare."
+)
+@click.option("--price", type=_TIME, help="Price of an hour of one GPU.")
+@click.option(
+    "--scale",
+    type=_TIME,
+    default=1.0,
+    show_default=True,
+    help="Multiply all estimates: your measured tokens/s / the estimate of that run.",
+)
+@click.option("--html", type=_FILE, metavar="FILE", help="Write a page of the plan.")
+@click.option("--recipe", type=_FILE, metavar="FILE", help="Write the chosen option for `tpforge up`.")
+@click.option("--all", "show_all", is_flag=True, help="List every option and every rejection.")
+@_options.FORCE
+@_options.JSON
+@_options.DEBUG
+def command(
+    model: str,
+    alternatives: tuple[str, ...],
+    goal: Literal["throughput", "latency", "cost"],
+    html: Path | None,
+    recipe: Path | None,
+    show_all: bool,
+    force: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Plan a deployment from a config.json alone: memory, speed with an error band, and a verdict.
+
+    MODEL is the name of a known model (llama-3.3-70b), a Hugging Face directory, a config.json or a hub id.
+    Nothing is downloaded for known models. Speeds are estimates; how far they are off is in docs/planning.md.
+    Exit status 5 when nothing fits, 4 when no hardware could do what is asked; both name what would work.
+    """
+    from scripts.planning import find_blueprint, recipe_text
+    from scripts.reports.plan import plan_text
+    from tpforge.atomic import write_atomic
+    from tpforge.errors import InputRefused
+    from tpforge.plan.calibration import calibration
+    from tpforge.plan.choose import decide
+    from tpforge.plan.record import plan_record
+
+    output = Output(as_json=as_json)
+    for path in (html, recipe):
+        if path is not None and path.exists() and not force:
+            raise InputRefused(f"{path}: exists already; use --force to replace it")
+    blueprint = find_blueprint(model)
+    cluster, ask = _wishes(values, goal=goal)
+    plan = decide(
+        blueprint,
+        cluster,
+        ask,
+        goal=goal,
+        calibration=calibration().scaled(values["scale"]),
+        alternatives=[find_blueprint(name) for name in alternatives],
+    )
+    output.result(plan_text(plan, show_all=show_all))
+    output.record("deployment_plan", plan_record(plan).model_dump(mode="json"))
+    if html is not None:
+        write_atomic(html, _page(plan))
+        output.note(f"wrote {html}")
+    if recipe is not None:
+        write_atomic(recipe, recipe_text(plan, model=model))
+        output.note(f"wrote {recipe}")
+
+
+def _page(plan: Plan) -> str:
+    from scripts.reports.plan_page import plan_html
+
+    return plan_html(plan)
+
+
+def _wishes(values: dict[str, Any], *, goal: str) -> tuple[Cluster, Ask]:
+    from tpforge.errors import InputRefused
+    from tpforge.plan.hardware import find_gpu, make_cluster
+    from tpforge.plan.options import Ask
+    from tpforge.plan.throughput import Load
+
+    own, prices = _own(values["gpu_file"])
+    gpu = find_gpu(values["gpu"], own=own)
+    if gpu.refusal is not None:
+        raise InputRefused(f"{gpu.title}: {gpu.refusal}; use a GPU of compute capability 8.0 or later")
+    cluster = make_cluster(
+        gpu, num_gpus=values["num_gpus"], link=values["link"], gpus_per_host=values["gpus_per_host"]
+    )
+    concurrency = values["concurrency"] or (1 if goal == "latency" else None)
+    load = Load(values["isl"], values["osl"], concurrency)
+    ask = Ask(
+        load=load,
+        max_len=values["max_len"] or load.request_tokens,
+        runtime=values["runtime"],
+        version=values["trtllm"],
+        ttft_ms=values["ttft_ms"],
+        tpot_ms=values["tpot_ms"],
+        tp_sizes=values["tp_sizes"],
+        formats=_formats(values["formats"]),
+        kv_dtypes=values["kv_dtypes"],
+        pad=values["pad"],
+        kv_fraction=values["kv_fraction"],
+        price=values["price"] or prices.per_gpu_hour.get(gpu.name),
+    )
+    return cluster, ask
+
+
+def _own(path: Path | None) -> tuple[tuple[Gpu, ...], Prices]:
+    from tpforge.plan.hardware import Prices, read_gpu_file
+
+    return read_gpu_file(path) if path is not None else ((), Prices())
+
+
+def _formats(given: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The formats; ``none`` and float types stand for weights as they are."""
+    from tpforge.quantization import find_format
+
+    plain = ("none", "float16", "bfloat16", "fp16", "bf16")
+    return tuple(None if name in plain else find_format(name).name for name in given)

@@ -1,0 +1,174 @@
+"""A plan in words and tables: what `tpforge plan` prints, and what the page shares with it.
+
+It computes nothing of a plan; see `tpforge.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scripts._output import table
+from tpforge.plan.choose import Plan
+from tpforge.plan.memory import RankMemory
+from tpforge.plan.options import Option
+from tpforge.units import GIB, format_bytes
+
+BAR_WIDTH = 48
+_MARKS = {"weights": "W", "activations": "a", "logits": "l", "KV cache": "K", "free": ".", "other": "o"}
+_SHOWN = 10
+OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "a GPU", "batch", "TTFT", "a token", "comm.")
+
+
+def plan_text(plan: Plan, *, show_all: bool) -> str:
+    """The whole plan for a terminal; estimates are called so."""
+    memory = plan.chosen.memory
+    assert memory is not None
+    parts = [
+        headline(plan),
+        summary_table(plan),
+        memory_text(memory),
+        options_text(plan, limit=None if show_all else _SHOWN),
+        rejected_text(plan, show_all=show_all),
+        advice_text(plan),
+        "All speeds are estimates; docs/planning.md says how far they are off. Nothing was run.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def headline(plan: Plan) -> str:
+    """``llama-3.3-70b on 8 x H100 SXM (NVLink): TP2 x 4 fp8, KV fp8``."""
+    cluster = plan.cluster
+    link = {"nvlink": "NVLink", "pcie": "PCIe"}[cluster.link]
+    joined = f" ({link})" if cluster.num_gpus > 1 else ""
+    return f"{plan.blueprint.name} on {cluster.num_gpus} x {cluster.gpu.title}{joined}: {plan.chosen.label}"
+
+
+def summary_table(plan: Plan) -> str:
+    """What the chosen option gives."""
+    return table(summary_rows(plan), header=("what", "estimate"))
+
+
+def summary_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Name and value; for load, length and speed."""
+    option, load = plan.chosen, plan.ask.load
+    memory, speed = option.memory, option.speed
+    assert memory is not None and speed is not None
+    running = (
+        "as many requests as run" if load.concurrency is None else f"{load.concurrency} requests at once"
+    )
+    rows = [
+        ("load", f"prompts of {load.input_tokens}, answers of {load.output_tokens} tokens, {running}"),
+        ("throughput", f"{option.tokens_per_second:.0f} output tokens/s ({band_text(option)})"),
+        ("a GPU", f"{option.tokens_per_gpu:.0f} output tokens/s"),
+        ("time to first token", f"{speed.ttft_ms / option.scale:.0f} ms"),
+        ("time a token", f"{speed.tpot_ms / option.scale:.1f} ms at {speed.batch} requests a replica"),
+        ("batch is limited by", speed.limit),
+        ("communication", f"{100 * speed.communication_share:.0f} % of a step"),
+        ("KV cache", f"{memory.kv_tokens} tokens a replica, {format_bytes(memory.kv_bytes)} a rank"),
+        ("requests that fit", f"{memory.max_requests(load.request_tokens)} a replica"),
+        ("longest request", f"{memory.longest_request(plan.blueprint.model.max_position_embeddings)} tokens"),
+    ]
+    if option.cost_per_million is not None:
+        rows.append(("a million tokens", f"{option.cost_per_million:.2f}"))
+    return rows
+
+
+def band_text(option: Option) -> str:
+    """The error band in tokens a second, and what it rests on."""
+    band = option.band
+    if band is None:
+        return "no band"
+    low, high = option.tokens_per_second * band.low, option.tokens_per_second * band.high
+    rests = f"8 of 10 of {band.rows} published rows, {band.kind}" if band.rows else f"assumed, {band.kind}"
+    return f"{low:.0f} to {high:.0f}: {rests}"
+
+
+def memory_parts(memory: RankMemory) -> list[tuple[str, int]]:
+    """The stack of a rank: its lines, the cache, what stays free; the small ones together."""
+    lines = {line.name: line.num_bytes for line in memory.lines}
+    shown = [(name, lines.pop(name)) for name in ("weights", "activations", "logits")]
+    kv = min(memory.kv_bytes, max(0, memory.free_bytes))
+    return [
+        *shown,
+        ("other", sum(lines.values())),
+        ("KV cache", kv),
+        ("free", max(0, memory.free_bytes - kv)),
+    ]
+
+
+def memory_text(memory: RankMemory) -> str:
+    """A bar of the fullest rank, and its lines with their formulas."""
+    total = memory.gpu.memory_bytes
+    bar, used = "", 0
+    for name, size in memory_parts(memory):
+        used += size
+        bar += _MARKS[name] * (round(used / total * BAR_WIDTH) - len(bar))
+    legend = "  ".join(f"{_MARKS[name]} {name} {format_bytes(size)}" for name, size in memory_parts(memory))
+    rows = [(line.name, f"{line.num_bytes / GIB:.2f}", line.basis, line.formula) for line in memory.lines]
+    published = "" if memory.gpu.memory_is_published else " (assumed)"
+    return "\n".join(
+        [
+            f"memory of the fullest rank, {format_bytes(total)}{published}",
+            f"[{bar}]",
+            legend,
+            "",
+            table(rows, header=("line", "GiB", "basis", "formula")),
+        ]
+    )
+
+
+def options_text(plan: Plan, *, limit: int | None) -> str:
+    """The options that work, the best first."""
+    working = plan.working
+    rows = [option_cells(one) for one in working[:limit]]
+    rows += [(f"instead: {one.model}, {one.label}", *option_cells(one)[1:]) for one in plan.instead]
+    more = f"\n{len(working) - limit} more: --all" if limit is not None and len(working) > limit else ""
+    return f"options that work, the best first by {plan.goal}\n{table(rows, header=OPTION_HEADER)}{more}"
+
+
+def option_cells(option: Option) -> tuple[str, ...]:
+    """An option as the texts under OPTION_HEADER."""
+    speed, band = option.speed, option.band
+    assert speed is not None and band is not None
+    tokens = option.tokens_per_second
+    return (
+        option.label,
+        str(option.num_gpus),
+        f"{tokens:.0f}",
+        f"{tokens * band.low:.0f}-{tokens * band.high:.0f}",
+        f"{option.tokens_per_gpu:.0f}",
+        f"{speed.batch}",
+        f"{speed.ttft_ms / option.scale:.0f} ms",
+        f"{speed.tpot_ms / option.scale:.1f} ms",
+        f"{100 * speed.communication_share:.0f} %",
+    )
+
+
+def rejected_rows(options: Sequence[Option]) -> list[tuple[str, str, str]]:
+    """Rejected options with the same reason in one row: cause, options, reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in options:
+        assert one.rejection is not None
+        found.setdefault((one.rejection.cause, one.rejection.reason), []).append(one.label)
+    return [(cause, _joined(labels), reason) for (cause, reason), labels in found.items()]
+
+
+def rejected_text(plan: Plan, *, show_all: bool) -> str:
+    """The rejected options with their reasons."""
+    rows = rejected_rows(plan.rejected)
+    if not rows:
+        return ""
+    shown = rows if show_all else rows[:_SHOWN]
+    more = f"\n{len(rows) - len(shown)} more reasons: --all" if len(rows) > len(shown) else ""
+    title = f"rejected: {len(plan.rejected)} options"
+    return f"{title}\n{table(shown, header=('for', 'options', 'reason'))}{more}"
+
+
+def advice_text(plan: Plan) -> str:
+    """What the rules say, a line each."""
+    return "\n".join(f"{one.level}: {one.text} [{one.rule}]" for one in plan.advice)
+
+
+def _joined(labels: Sequence[str], *, limit: int = 2) -> str:
+    named = "; ".join(labels[:limit])
+    return named if len(labels) <= limit else f"{named}; {len(labels) - limit} more"

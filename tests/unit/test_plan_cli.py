@@ -1,0 +1,117 @@
+"""`tpforge plan` as a user meets it: text, JSON, page, recipe, exit statuses, time."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.main import main
+from tpforge.plan.record import PlanRecord
+from tpforge.recipe import parse_recipe
+
+MODEL = ("plan", "llama-3.3-70b", "--gpu", "h100-sxm", "--gpus", "8")
+
+
+def test_a_plan_prints_the_choice_the_bar_the_options_and_that_nothing_was_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*MODEL]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("llama-3.3-70b on 8 x H100 SXM (NVLink): TP2 x 4 fp8")
+    bar = re.search(r"^\[(.*)\]$", text, flags=re.MULTILINE)
+    assert bar is not None
+    assert len(bar[1]) == 48
+    assert "8 of 10 of" in text
+    assert "Nothing was run." in text
+
+
+def test_json_is_the_record_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert (value.pop("schema_version"), value.pop("kind")) == (1, "deployment_plan")
+    record = PlanRecord.model_validate(value)
+    assert record.chosen == record.options[0]
+    memory = record.chosen.memory
+    assert memory is not None
+    assert sum(line.bytes for line in memory.lines) + memory.free_bytes == memory.total_bytes
+    speed = record.chosen.speed
+    assert speed is not None
+    assert speed.low < speed.tokens_per_second
+    assert any(not one.works and one.reason for one in record.options)
+
+
+def test_the_page_stands_alone_and_names_every_option(tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    assert main([*MODEL, "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") == 4
+    assert "<script" not in text
+    assert re.findall(r'(?:src|href)="(?!data:)', text) == []
+    assert "http" not in re.sub(r'http-equiv="[^"]*"', "", text)
+    assert "TP8 fp8, KV fp8" in text
+    assert main([*MODEL, "--html", str(page)]) == 4
+    assert main([*MODEL, "--html", str(page), "--force"]) == 0
+
+
+def test_the_recipe_is_one_that_up_reads(tmp_path: Path) -> None:
+    file = tmp_path / "out.toml"
+    assert (
+        main(
+            [*MODEL, "--recipe", str(file), "--isl", "500", "--osl", "100", "--max-len", "4096", "--tp", "2"]
+        )
+        == 0
+    )
+    recipe = parse_recipe(file.read_text(encoding="utf-8"), path=file)
+    assert (recipe.model, recipe.tp, recipe.quantize) == ("meta-llama/Llama-3.3-70B-Instruct", 2, "fp8")
+    assert (recipe.runtime, recipe.sm) == ("tensorrt", 90)
+    assert (recipe.limits.max_input_len, recipe.limits.max_seq_len) == (3996, 4096)
+
+
+def test_a_directory_with_nothing_but_a_config_can_be_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tpforge.plan.known import find_known
+
+    known = find_known("qwen3-8b")
+    assert known is not None
+    (tmp_path / "config.json").write_text(json.dumps(known.config))
+    assert main(["plan", str(tmp_path), "--gpu", "l40s"]) == 0
+    assert "on 1 x L40S" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["llama-3.1-70b", "--gpu", "rtx-4090", "--format", "none"], 5, "nearest that works: 8 x RTX 4090"),
+        (["llama-3.1-8b", "--gpu", "h100", "--gpus", "3", "--tp", "3", "--no-pad"], 4, "use tp=1, 2, 4, 8"),
+        (["llama-3-8b", "--gpu", "h100", "--max-len", "9000"], 4, "use 8192 or less"),
+        (["llama-3.1-8b", "--gpu", "h900"], 4, "is not in the table"),
+        (["llama-3.1-8b", "--gpu", "a100", "--format", "fp8"], 4, "SM80 is not supported"),
+        (["llama-3.1-8b", "--gpu", "v100"], 4, "compute capability 8.0"),
+        (["llama-3.1-9b", "--gpu", "h100"], 4, "did you mean llama-3.1-8b"),
+        (["llama-3.1-8b", "--gpu", "h100", "--format", "fp7"], 2, "'fp7' is unknown"),
+        (["llama-3.1-8b", "--gpu", "l4", "--link", "nvlink"], 2, "has no NVLink"),
+    ],
+)
+def test_an_impossible_ask_says_what_would_work_without_a_traceback(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *arguments]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert said in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_plan_of_three_kinds_of_gpu_takes_less_than_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*MODEL])
+    start = time.process_time()
+    for gpu in ("h100-sxm", "a100-sxm-80gb", "l40s"):
+        assert main(["plan", "llama-3.3-70b", "--gpu", gpu, "--gpus", "8", "--json"]) == 0
+    assert time.process_time() - start < 1
+    capsys.readouterr()

@@ -1,0 +1,233 @@
+"""The decision: which option, what instead, and why; the others with their reasons.
+
+The order of the questions is fixed: one GPU, then fewer bits, then a smaller model, then more GPUs. Speed
+alone never buys complexity: of options that are nearly as good the simplest is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tpforge.errors import InputRefused, NothingFits, PlanError
+from tpforge.plan.calibration import Calibration
+from tpforge.plan.hardware import Cluster, gpus, make_cluster
+from tpforge.plan.options import Ask, Option, list_options
+from tpforge.plan.rules import Advice, advise
+from tpforge.plan.weights import Blueprint
+from tpforge.quantization import find_format
+
+Goal = Literal["throughput", "latency", "cost"]
+NEARLY = 0.10
+"""Options this near the best count as equal: it is less than the error of any estimate."""
+_MAX_GPUS = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision for one model on one cluster; `instead` are the best options of the alternatives named."""
+
+    blueprint: Blueprint
+    cluster: Cluster
+    ask: Ask
+    goal: Goal
+    chosen: Option
+    options: tuple[Option, ...]
+    instead: tuple[Option, ...]
+    advice: tuple[Advice, ...]
+
+    @property
+    def working(self) -> tuple[Option, ...]:
+        """The options that work, the best first."""
+        return rank_options([one for one in self.options if one.rejection is None], goal=self.goal)
+
+    @property
+    def rejected(self) -> tuple[Option, ...]:
+        """The others."""
+        return tuple(one for one in self.options if one.rejection is not None)
+
+
+def check_ask(blueprint: Blueprint, ask: Ask) -> None:
+    """Refuse what no hardware could change.
+
+    Raises:
+        InputRefused: a request is longer than the model's positions.
+    """
+    limit = blueprint.model.max_position_embeddings
+    wanted = max(ask.max_len, ask.load.request_tokens)
+    if wanted > limit:
+        raise InputRefused(
+            f"requests of {wanted} tokens exceed the {limit} positions of {blueprint.name}; "
+            f"use {limit} or less (prompt and answer together), or a model with more"
+        )
+
+
+def decide(
+    blueprint: Blueprint,
+    cluster: Cluster,
+    ask: Ask,
+    *,
+    goal: Goal,
+    calibration: Calibration,
+    alternatives: Sequence[Blueprint] = (),
+) -> Plan:
+    """The plan.
+
+    Raises:
+        InputRefused: the ask is impossible on any hardware of this kind: sharding, format, positions.
+        NothingFits: no option works; names the nearest that does.
+    """
+    check_ask(blueprint, ask)
+    options = list_options(blueprint, cluster, ask, calibration=calibration)
+    working = [one for one in options if one.rejection is None]
+    if not working:
+        raise _failure(blueprint, cluster, ask, options, goal=goal, calibration=calibration)
+    chosen = rank_options(working, goal=goal)[0]
+    instead = tuple(
+        best
+        for other in alternatives
+        if (best := best_option(other, cluster, ask, goal=goal, calibration=calibration)) is not None
+    )
+    return Plan(
+        blueprint=blueprint,
+        cluster=cluster,
+        ask=ask,
+        goal=goal,
+        chosen=chosen,
+        options=options,
+        instead=instead,
+        advice=advise(chosen, options, blueprint=blueprint, ask=ask, instead=instead),
+    )
+
+
+def best_option(
+    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, goal: Goal, calibration: Calibration
+) -> Option | None:
+    """The option that would be chosen; None when none works."""
+    if max(ask.max_len, ask.load.request_tokens) > blueprint.model.max_position_embeddings:
+        return None
+    options = list_options(blueprint, cluster, ask, calibration=calibration)
+    working = [one for one in options if one.rejection is None]
+    return rank_options(working, goal=goal)[0] if working else None
+
+
+def rank_options(options: Sequence[Option], *, goal: Goal) -> tuple[Option, ...]:
+    """The best first, by the goal; of those nearly as good, the simplest.
+
+    Before all: what upstream lists for the GPU, then what it leaves open, then fewer than 8 bits.
+    """
+    rest = sorted(options, key=lambda one: (_doubt(one), -_score(one, goal)))
+    ranked: list[Option] = []
+    while rest:
+        level = [one for one in rest if _doubt(one) == _doubt(rest[0])]
+        limit = _score(level[0], goal) * (1 - NEARLY)
+        near = [one for one in level if _score(one, goal) >= limit]
+        first = min(near, key=lambda one: (_complexity(one), -_score(one, goal)))
+        ranked.append(first)
+        rest.remove(first)
+    return tuple(ranked)
+
+
+def _doubt(option: Option) -> int:
+    """2 for fewer than 8 bits, whose quality only a test on one's own prompts can price; 1 for unlisted."""
+    if option.weight_format is not None and find_format(option.weight_format).weight_bits < 8:
+        return 2
+    return 1 if option.notes else 0
+
+
+def _complexity(option: Option) -> tuple[int, int, int, bool, bool]:
+    mapping = option.mapping
+    quantized_cache = option.kv_dtype != option.dtype.value
+    return (
+        mapping.world_size,
+        mapping.pp_size,
+        mapping.moe_ep_size,
+        option.weight_format is not None,
+        quantized_cache,
+    )
+
+
+def _score(option: Option, goal: Goal) -> float:
+    """Higher is better."""
+    assert option.speed is not None
+    if goal == "latency":
+        return 1e3 / option.speed.tpot_ms
+    return option.tokens_per_gpu if goal == "cost" else option.tokens_per_second
+
+
+def _failure(
+    blueprint: Blueprint,
+    cluster: Cluster,
+    ask: Ask,
+    options: Sequence[Option],
+    *,
+    goal: Goal,
+    calibration: Calibration,
+) -> InputRefused | NothingFits:
+    """The error for options none of which works, with what would."""
+    reasons = _reasons(options)
+    nearest = nearest_working(blueprint, cluster, ask, goal=goal, calibration=calibration)
+    title = f"{blueprint.name} on {cluster.num_gpus} x {cluster.gpu.title}"
+    lines = [f"{title}: no option works:", *(f"  {reason}" for reason in reasons)]
+    lines += [f"  nearest that works: {text}" for text in nearest]
+    text = "\n".join(lines)
+    causes = {one.rejection.cause for one in options if one.rejection is not None}
+    if causes == {"sharding"}:
+        return PlanError(text)
+    return InputRefused(text) if causes <= {"sharding", "format"} else NothingFits(text)
+
+
+def _reasons(options: Sequence[Option]) -> list[str]:
+    """One line for each cause and precision: that of the option that came nearest, the last one listed."""
+    found: dict[tuple[str, str], str] = {}
+    for one in options:
+        assert one.rejection is not None
+        key = (one.rejection.cause, "" if one.rejection.cause == "sharding" else one.precision)
+        found[key] = one.rejection.reason if not key[1] else f"{one.label}: {one.rejection.reason}"
+    return list(found.values())
+
+
+def nearest_working(
+    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, goal: Goal, calibration: Calibration
+) -> list[str]:
+    """What to change so that it works: one thing each, the smallest change of its kind."""
+
+    def best(where: Cluster, wish: Ask) -> Option | None:
+        return best_option(blueprint, where, wish, goal=goal, calibration=calibration)
+
+    found: list[str] = []
+    narrowed = replace(ask, formats=(), kv_dtypes=(), tp_sizes=(), pad=True)
+    if narrowed != ask and (option := best(cluster, narrowed)) is not None:
+        found.append(f"{option.label} on the same GPUs")
+    if option := _more_gpus(cluster, lambda where: best(where, ask)):
+        found.append(f"{option.num_gpus} x {option.cluster.gpu.title}: {option.label}")
+    if option := _another_gpu(cluster, lambda where: best(where, narrowed)):
+        found.append(f"{option.num_gpus} x {option.cluster.gpu.title}: {option.label}")
+    shorter = replace(ask, max_len=0, ttft_ms=None, tpot_ms=None, load=replace(ask.load, concurrency=1))
+    if not found and (option := best(cluster, shorter)) is not None:
+        found.append(f"without the limits on length and latency: {option.label}")
+    return found
+
+
+def _more_gpus(cluster: Cluster, best: Callable[[Cluster], Option | None]) -> Option | None:
+    count = cluster.num_gpus
+    while (count := count * 2) <= _MAX_GPUS:
+        if option := best(cluster.model_copy(update={"num_gpus": count})):
+            return option
+    return None
+
+
+def _another_gpu(cluster: Cluster, best: Callable[[Cluster], Option | None]) -> Option | None:
+    """The GPU with the least memory on as many GPUs."""
+    larger = [
+        gpu
+        for gpu in gpus()
+        if gpu.refusal is None
+        and gpu.name != cluster.gpu.name
+        and gpu.memory_bytes >= cluster.gpu.memory_bytes
+    ]
+    for gpu in sorted(larger, key=lambda one: (one.memory_bytes, one.bandwidth_gb_s)):
+        if option := best(make_cluster(gpu, num_gpus=cluster.num_gpus)):
+            return option
+    return None

@@ -1,0 +1,263 @@
+"""Every way to deploy a model on a cluster, with its memory and speed, and why some do not work.
+
+It lists and judges; `choose` ranks. Nothing is left out silently: what does not work is an option with a
+reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tpforge.dtypes import DType
+from tpforge.errors import PlanError
+from tpforge.mapping import Mapping
+from tpforge.plan.calibration import Band, Calibration
+from tpforge.plan.hardware import Cluster
+from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
+from tpforge.plan.throughput import Engine, Load, Speed, speed
+from tpforge.plan.weights import Blueprint, RankShapes, rank_shapes
+from tpforge.quantization import find_format
+from tpforge.quantization_gate import Question, judge
+from tpforge.runtime import Runtime
+from tpforge.units import format_bytes
+
+FORMATS: tuple[str | None, ...] = (None, "fp8", "int8_wo", "nvfp4", "int4_awq")
+"""What is tried unless the user names formats: floats, and the format of each width that needs least of
+a GPU.
+"""
+MAX_BATCH_SIZE = 2048
+Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted of a deployment; None: no wish. `max_len` is the longest request it must hold.
+
+    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU.
+    """
+
+    load: Load
+    max_len: int
+    runtime: Runtime = "tensorrt"
+    version: str | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    tp_sizes: tuple[int, ...] = ()
+    formats: tuple[str | None, ...] = ()
+    kv_dtypes: tuple[str, ...] = ()
+    pad: bool = True
+    kv_fraction: float = KV_FRACTION
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an option does not work."""
+
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """`replicas` equal engines on a cluster. What could not be computed for a rejected one is None."""
+
+    model: str
+    cluster: Cluster
+    mapping: Mapping
+    replicas: int
+    weight_format: str | None
+    kv_dtype: str
+    dtype: DType
+    rejection: Rejection | None = None
+    memory: RankMemory | None = None
+    speed: Speed | None = None
+    band: Band | None = None
+    scale: float = 1.0
+    price: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """The format of the weights, or their float type."""
+        return self.weight_format or self.dtype.value
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that are used."""
+        return self.replicas * self.mapping.world_size
+
+    @property
+    def label(self) -> str:
+        """``TP4 x 2 fp8, KV fp8``."""
+        sizes = f"TP{self.mapping.tp_size}"
+        sizes += f" PP{self.mapping.pp_size}" if self.mapping.pp_size > 1 else ""
+        sizes += f" EP{self.mapping.moe_ep_size}" if self.mapping.moe_ep_size > 1 else ""
+        times = f" x {self.replicas}" if self.replicas > 1 else ""
+        return f"{sizes}{times} {self.precision}, KV {self.kv_dtype}"
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Output tokens a second of all replicas; 0 when rejected before it was known."""
+        return self.scale * self.replicas * self.speed.tokens_per_second if self.speed else 0.0
+
+    @property
+    def tokens_per_gpu(self) -> float:
+        """Output tokens a second and GPU."""
+        return self.tokens_per_second / self.num_gpus
+
+    @property
+    def cost_per_million(self) -> float | None:
+        """Price of a million output tokens."""
+        if self.price is None or not self.tokens_per_second:
+            return None
+        return self.price * self.num_gpus / (self.tokens_per_second * 3600) * 1e6
+
+
+def list_options(
+    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, calibration: Calibration
+) -> tuple[Option, ...]:
+    """Every option, those that do not work among them, in a fixed order."""
+    return tuple(_options(blueprint, cluster, ask, calibration=calibration))
+
+
+def _options(
+    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, calibration: Calibration
+) -> Iterator[Option]:
+    dtype = _float_type(blueprint.model.dtype, cluster)
+    for mapping in _mappings(blueprint, cluster, ask):
+        base = Option(
+            model=blueprint.name,
+            cluster=cluster,
+            mapping=mapping,
+            replicas=max(1, cluster.num_gpus // mapping.world_size),
+            weight_format=None,
+            kv_dtype=dtype.value,
+            dtype=dtype,
+            price=ask.price,
+        )
+        try:
+            shapes = _shapes(blueprint, mapping=mapping, pad=ask.pad)
+        except PlanError as error:
+            yield replace(base, rejection=Rejection("sharding", str(error)))
+            continue
+        for weight_format in ask.formats or FORMATS:
+            for kv_dtype in ask.kv_dtypes or (dtype.value, "fp8"):
+                option = replace(base, weight_format=weight_format, kv_dtype=kv_dtype)
+                yield _judged(option, shapes, ask, calibration=calibration)
+
+
+def _float_type(dtype: DType, cluster: Cluster) -> DType:
+    """The checkpoint's type, as 16 bits; bfloat16 needs SM80."""
+    if dtype is DType.FLOAT16 or cluster.gpu.sm < 80:
+        return DType.FLOAT16
+    return DType.BFLOAT16
+
+
+def _mappings(blueprint: Blueprint, cluster: Cluster, ask: Ask) -> Iterator[Mapping]:
+    """Powers of two up to the GPUs, and their own number; pp only with what tp within a link leaves over."""
+    powers = [1 << exponent for exponent in range(cluster.num_gpus.bit_length())]
+    sizes = [size for size in sorted({*powers, cluster.num_gpus}) if size <= cluster.num_gpus]
+    for tp_size in ask.tp_sizes or sizes:
+        for pp_size in powers:
+            if tp_size * pp_size > max(cluster.num_gpus, tp_size) or pp_size > blueprint.model.num_layers:
+                continue
+            yield Mapping(tp_size=tp_size, pp_size=pp_size)
+            moe = blueprint.model.moe
+            if moe is not None and tp_size > 1 and moe.num_experts % tp_size == 0:
+                yield Mapping(tp_size=tp_size, pp_size=pp_size, moe_ep_size=tp_size)
+
+
+def _shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool) -> RankShapes:
+    shapes = rank_shapes(blueprint, mapping=mapping, pad=pad)
+    if objections := blueprint.objections(shapes.plan):
+        raise PlanError("; ".join(objections))
+    return shapes
+
+
+def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibration) -> Option:
+    """The option with its memory and speed, or with the first reason against it."""
+    if option.num_gpus > option.cluster.num_gpus:
+        found, held = option.mapping.world_size, option.cluster.num_gpus
+        return replace(option, rejection=Rejection("sharding", f"{found} ranks, but {held} GPUs"))
+    problems, notes = _gate(option, shapes, ask)
+    if problems:
+        return replace(option, rejection=Rejection("format", "; ".join(problems)))
+    concurrency = ask.load.concurrency
+    share = None if concurrency is None else -(-concurrency // option.replicas)
+    settings = Settings(
+        dtype=option.dtype,
+        weight_format=option.weight_format,
+        kv_dtype=option.kv_dtype,
+        kv_fraction=ask.kv_fraction,
+        max_batch_size=min(MAX_BATCH_SIZE, share or MAX_BATCH_SIZE),
+    )
+    memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
+    option = replace(option, memory=memory, notes=notes)
+    if rejection := _no_room(memory, ask):
+        return replace(option, rejection=rejection)
+    load = replace(ask.load, concurrency=share)
+    found_speed = speed(Engine(shapes, memory, option.cluster, settings), load, fit=calibration.fit)
+    assert found_speed is not None, "a request that fits has a speed"
+    band = calibration.band(
+        option.cluster, num_ranks=option.mapping.world_size, has_experts=shapes.model.moe is not None
+    )
+    option = replace(option, speed=found_speed, band=band, scale=calibration.scale)
+    return replace(option, rejection=_too_slow(found_speed, ask, scale=calibration.scale))
+
+
+def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the formats of weights and cache object to, and note."""
+    own = option.dtype.value
+    kv = None if option.kv_dtype == own else option.kv_dtype
+    if option.weight_format is None:
+        if kv is None:
+            return (), ()
+        # The gate judges a cache with a format of weights: INT8 weight-only loads wherever floats do.
+        verdict = judge(Question("int8_wo", ask.runtime, kv, ask.version, option.cluster.gpu.sm))
+        title = find_format("int8_wo").title
+        return (
+            tuple(problem for problem in verdict.problems if title not in problem),
+            tuple(note for note in verdict.notes if title not in note),
+        )
+    verdict = judge(
+        Question(
+            option.weight_format,
+            ask.runtime,
+            kv,
+            ask.version,
+            option.cluster.gpu.sm,
+            shapes.model.architecture,
+            shapes.linears(),
+        )
+    )
+    return verdict.problems, verdict.notes
+
+
+def _no_room(memory: RankMemory, ask: Ask) -> Rejection | None:
+    total = format_bytes(memory.gpu.memory_bytes)
+    if not memory.fits:
+        return Rejection(
+            "memory",
+            f"a rank needs {format_bytes(memory.fixed_bytes)} before any KV cache "
+            f"(weights {format_bytes(memory.weight_bytes)}) and has {total}",
+        )
+    if memory.max_requests(max(ask.max_len, ask.load.request_tokens)) < 1:
+        held = memory.longest_request(ask.max_len)
+        return Rejection(
+            "length",
+            f"{format_bytes(memory.kv_bytes)} of KV cache hold one request of {held} tokens, not of "
+            f"{max(ask.max_len, ask.load.request_tokens)}",
+        )
+    return None
+
+
+def _too_slow(found: Speed, ask: Ask, *, scale: float) -> Rejection | None:
+    ttft, tpot = found.ttft_ms / scale, found.tpot_ms / scale
+    if ask.tpot_ms is not None and tpot > ask.tpot_ms:
+        return Rejection("latency", f"{tpot:.1f} ms a token, more than {ask.tpot_ms:g}")
+    if ask.ttft_ms is not None and ttft > ask.ttft_ms:
+        return Rejection("latency", f"{ttft:.0f} ms to the first token, more than {ask.ttft_ms:g}")
+    return None

@@ -1,0 +1,194 @@
+"""A plan as JSON: the record that `tpforge plan --json` prints and other programs may read.
+
+It computes nothing; see docs/planning.md for what the values mean.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tpforge.plan.choose import Plan
+from tpforge.plan.memory import RankMemory
+from tpforge.plan.options import Option
+from tpforge.plan.weights import Basis
+from tpforge.records import Record
+
+
+class LineRecord(Record):
+    """One line of a rank's memory, in bytes."""
+
+    name: str
+    bytes: int
+    basis: Basis
+    formula: str
+    source: str
+
+
+class MemoryRecord(Record):
+    """The fullest rank; `kv_cache_tokens` counts the tokens of all requests together."""
+
+    total_bytes: int
+    total_is_published: bool
+    lines: list[LineRecord]
+    free_bytes: int
+    kv_cache_bytes: int
+    kv_cache_tokens: int
+    kv_bytes_per_token: int
+    max_requests: int
+    longest_request: int
+
+
+class SpeedRecord(Record):
+    """Estimates of all replicas together, but for `batch`, `ttft_ms` and `tpot_ms`, which are of one.
+
+    8 of 10 measurements of such deployments lay between `low` and `high` tokens/s; `band_rows` is how many
+    there were, 0 for an assumed band.
+    """
+
+    tokens_per_second: float
+    low: float
+    high: float
+    band_kind: str
+    band_rows: int
+    tokens_per_second_per_gpu: float
+    batch: int
+    batch_limit: str
+    ttft_ms: float
+    tpot_ms: float
+    communication_share: float
+    cost_per_million: float | None
+
+
+class OptionRecord(Record):
+    """One way to deploy; `rejected_for` and `reason` say why it does not work."""
+
+    model: str
+    label: str
+    tp: int
+    pp: int
+    moe_ep: int
+    replicas: int
+    gpus: int
+    weights: str
+    kv_cache: str
+    works: bool
+    rejected_for: str | None
+    reason: str | None
+    notes: list[str]
+    memory: MemoryRecord | None
+    speed: SpeedRecord | None
+
+
+class AdviceRecord(Record):
+    """What one rule says."""
+
+    rule: str
+    level: Literal["note", "warning"]
+    text: str
+
+
+class PlanRecord(Record):
+    """The whole plan; `options` holds those that work, the best first, then the rejected ones."""
+
+    model: str
+    architecture: str
+    gpu: str
+    num_gpus: int
+    link: str
+    input_tokens: int
+    output_tokens: int
+    concurrency: int | None
+    max_len: int
+    goal: str
+    runtime: str
+    chosen: OptionRecord
+    alternatives: list[OptionRecord]
+    advice: list[AdviceRecord]
+    options: list[OptionRecord]
+
+
+def plan_record(plan: Plan) -> PlanRecord:
+    """The record of `plan`."""
+    ask = plan.ask
+    return PlanRecord(
+        model=plan.blueprint.name,
+        architecture=plan.blueprint.model.architecture,
+        gpu=plan.cluster.gpu.name,
+        num_gpus=plan.cluster.num_gpus,
+        link=plan.cluster.link,
+        input_tokens=ask.load.input_tokens,
+        output_tokens=ask.load.output_tokens,
+        concurrency=ask.load.concurrency,
+        max_len=ask.max_len,
+        goal=plan.goal,
+        runtime=ask.runtime,
+        chosen=option_record(plan.chosen, plan),
+        alternatives=[option_record(one, plan) for one in plan.instead],
+        advice=[AdviceRecord(rule=one.rule, level=one.level, text=one.text) for one in plan.advice],
+        options=[option_record(one, plan) for one in (*plan.working, *plan.rejected)],
+    )
+
+
+def option_record(option: Option, plan: Plan) -> OptionRecord:
+    """The record of one option."""
+    return OptionRecord(
+        model=option.model,
+        label=option.label,
+        tp=option.mapping.tp_size,
+        pp=option.mapping.pp_size,
+        moe_ep=option.mapping.moe_ep_size,
+        replicas=option.replicas,
+        gpus=option.num_gpus,
+        weights=option.precision,
+        kv_cache=option.kv_dtype,
+        works=option.rejection is None,
+        rejected_for=option.rejection.cause if option.rejection else None,
+        reason=option.rejection.reason if option.rejection else None,
+        notes=list(option.notes),
+        memory=_memory(option.memory, plan) if option.memory else None,
+        speed=_speed(option),
+    )
+
+
+def _memory(memory: RankMemory, plan: Plan) -> MemoryRecord:
+    return MemoryRecord(
+        total_bytes=memory.gpu.memory_bytes,
+        total_is_published=memory.gpu.memory_is_published,
+        lines=[
+            LineRecord(
+                name=line.name,
+                bytes=line.num_bytes,
+                basis=line.basis,
+                formula=line.formula,
+                source=line.source,
+            )
+            for line in memory.lines
+        ],
+        free_bytes=memory.free_bytes,
+        kv_cache_bytes=memory.kv_bytes,
+        kv_cache_tokens=memory.kv_tokens,
+        kv_bytes_per_token=memory.layout.bytes_per_token,
+        max_requests=memory.max_requests(plan.ask.load.request_tokens),
+        longest_request=memory.longest_request(plan.blueprint.model.max_position_embeddings),
+    )
+
+
+def _speed(option: Option) -> SpeedRecord | None:
+    speed, band = option.speed, option.band
+    if speed is None or band is None:
+        return None
+    tokens = option.tokens_per_second
+    return SpeedRecord(
+        tokens_per_second=round(tokens, 1),
+        low=round(tokens * band.low, 1),
+        high=round(tokens * band.high, 1),
+        band_kind=band.kind,
+        band_rows=band.rows,
+        tokens_per_second_per_gpu=round(option.tokens_per_gpu, 1),
+        batch=speed.batch,
+        batch_limit=speed.limit,
+        ttft_ms=round(speed.ttft_ms / option.scale, 1),
+        tpot_ms=round(speed.tpot_ms / option.scale, 2),
+        communication_share=round(speed.communication_share, 4),
+        cost_per_million=option.cost_per_million,
+    )

@@ -1,0 +1,319 @@
+"""The rules that a plan is explained by: each looks at the options and says one thing, or nothing.
+
+A rule has a name, so that a test and a reader can hold it to its word. It changes no choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tpforge.plan.options import Ask, Option
+from tpforge.plan.weights import Blueprint
+from tpforge.quantization import find_format
+from tpforge.units import GIB
+
+BARELY = 2.0
+"""A model misses one GPU barely when it needs less than this many times its memory: 8 bits halve it."""
+STARVED = 16
+"""A batch that the cache keeps below this leaves most of the GPU's arithmetic unused."""
+MUCH_COMMUNICATION = 0.25
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What one rule says."""
+
+    rule: str
+    level: Literal["note", "warning"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the rules look at."""
+
+    chosen: Option
+    options: Sequence[Option]
+    blueprint: Blueprint
+    ask: Ask
+    instead: Sequence[Option]
+
+    def single(self, bits: int) -> Option | None:
+        """The fastest option that works on one GPU a replica, with weights of that many bits."""
+        found = [
+            one
+            for one in self.options
+            if one.rejection is None and one.mapping.world_size == 1 and _bits(one) == bits
+        ]
+        return max(found, key=lambda one: one.tokens_per_second, default=None)
+
+
+def advise(
+    chosen: Option,
+    options: Sequence[Option],
+    *,
+    blueprint: Blueprint,
+    ask: Ask,
+    instead: Sequence[Option] = (),
+) -> tuple[Advice, ...]:
+    """What the rules say, in the order of the questions."""
+    case = Case(chosen, options, blueprint, ask, instead)
+    found = [rule(case) for rule in RULES]
+    return tuple(advice for advice in found if advice is not None)
+
+
+def one_gpu(case: Case) -> Advice | None:
+    """Whether one GPU holds the model with its cache."""
+    eight = case.single(8)
+    if any(
+        one.rejection is None and one.mapping.world_size == 1 and _bits(one) == 16 for one in case.options
+    ):
+        return Advice(
+            "one-gpu", "note", "one GPU holds the model in 16 bits, with cache: TP is not needed to fit"
+        )
+    if eight is not None:
+        return Advice(
+            "one-gpu",
+            "note",
+            f"one GPU holds it only quantized ({eight.precision}): TP is a choice, not a need",
+        )
+    four = case.single(4)
+    if four is not None:
+        return Advice("one-gpu", "note", f"one GPU holds it in 4 bits only ({four.precision})")
+    return Advice("one-gpu", "note", "no precision fits one GPU with this load: more GPUs are needed")
+
+
+def quantize_first(case: Case) -> Advice | None:
+    """A model that barely misses one GPU wants quantization before tensor parallelism."""
+    missed = [
+        one
+        for one in case.options
+        if one.mapping.world_size == 1
+        and one.weight_format is None
+        and one.rejection is not None
+        and one.memory
+    ]
+    if not missed or missed[0].memory is None:
+        return None
+    need = missed[0].memory.fixed_bytes / missed[0].memory.gpu.memory_bytes
+    smaller = case.single(8) or case.single(4)
+    if smaller is None or need > BARELY or case.chosen.weight_format is not None:
+        return None
+    return Advice(
+        "quantize-first",
+        "warning",
+        f"in 16 bits it needs {need:.1f} x the memory of one GPU; {smaller.label} needs no "
+        "communication and gives "
+        f"{smaller.tokens_per_gpu:.0f} tokens/s a GPU against {case.chosen.tokens_per_gpu:.0f}: "
+        "prove its quality first",
+    )
+
+
+def worth_of_tensor_parallelism(case: Case) -> Advice | None:
+    """What the chosen ranks per replica cost or give against the fewest that work at that precision."""
+    same = [
+        one
+        for one in case.options
+        if one.rejection is None
+        and one.precision == case.chosen.precision
+        and one.kv_dtype == case.chosen.kv_dtype
+    ]
+    least = min(same, key=lambda one: one.mapping.world_size)
+    most = max(same, key=lambda one: (one.mapping.tp_size, -one.mapping.pp_size))
+    if least.mapping.world_size == case.chosen.mapping.world_size:
+        if most.mapping.world_size == least.mapping.world_size:
+            return None
+        change = most.tokens_per_gpu / case.chosen.tokens_per_gpu - 1
+        return Advice(
+            "tensor-parallelism",
+            "note",
+            f"{most.label} would give {100 * change:+.0f} % tokens/s a GPU and {_tpot(most):.1f} ms a token "
+            f"against {_tpot(case.chosen):.1f}",
+        )
+    change = case.chosen.tokens_per_gpu / least.tokens_per_gpu - 1
+    starved = least.speed is not None and least.speed.limit == "KV cache"
+    why = (
+        f"; {least.label} is starved of KV cache ({least.speed.batch} requests)"
+        if starved and least.speed
+        else ""
+    )
+    return Advice(
+        "tensor-parallelism",
+        "note",
+        f"{case.chosen.label} gives {100 * change:+.0f} % tokens/s a GPU against {least.label}{why}",
+    )
+
+
+def slow_link(case: Case) -> Advice | None:
+    """More than two ranks over PCIe, or any over the network."""
+    option, cluster = case.chosen, case.chosen.cluster
+    if option.mapping.tp_size > cluster.fast_group:
+        return Advice(
+            "slow-link",
+            "warning",
+            f"tp={option.mapping.tp_size} leaves its link (groups of {cluster.fast_group}): "
+            f"{_share(option):.0f} % of a step is communication; keep tp within a host and use pp "
+            "between hosts",
+        )
+    if cluster.link == "pcie" and option.mapping.tp_size > 2:
+        return Advice(
+            "slow-link",
+            "warning",
+            f"tp={option.mapping.tp_size} over PCIe: {_share(option):.0f} % of a step is "
+            "communication; four GPUs on "
+            "NVLink are another machine",
+        )
+    if option.speed is not None and option.speed.communication_share > MUCH_COMMUNICATION:
+        return Advice("slow-link", "warning", f"{_share(option):.0f} % of a step is communication")
+    return None
+
+
+def diminishing_returns(case: Case) -> Advice | None:
+    """Adding GPUs lowers tokens a second and GPU."""
+    mapping = case.chosen.mapping
+    half = [
+        one
+        for one in case.options
+        if one.rejection is None
+        and one.mapping.tp_size * 2 == mapping.tp_size
+        and one.mapping.pp_size == mapping.pp_size
+        and (one.precision, one.kv_dtype) == (case.chosen.precision, case.chosen.kv_dtype)
+    ]
+    if not half or case.chosen.tokens_per_gpu >= half[0].tokens_per_gpu:
+        return None
+    loss = 1 - case.chosen.tokens_per_gpu / half[0].tokens_per_gpu
+    return Advice(
+        "diminishing-returns",
+        "warning",
+        f"doubling tp to {mapping.tp_size} lowers tokens/s a GPU by {100 * loss:.0f} %",
+    )
+
+
+def starved_of_cache(case: Case) -> Advice | None:
+    """The cache keeps the batch small, or requests wait."""
+    speed, ask = case.chosen.speed, case.ask
+    if speed is None or speed.limit != "KV cache":
+        return None
+    wanted = None if ask.load.concurrency is None else -(-ask.load.concurrency // case.chosen.replicas)
+    if wanted is not None and wanted > speed.batch:
+        return Advice(
+            "kv-starvation",
+            "warning",
+            f"{wanted} requests a replica are asked for, the KV cache holds {speed.batch}: the others wait, "
+            f"{speed.ttft_ms / 1e3:.1f} s to the first token",
+        )
+    if speed.batch < STARVED:
+        return Advice("kv-starvation", "warning", f"the KV cache holds only {speed.batch} requests a replica")
+    return None
+
+
+def tail_risk(case: Case) -> Advice | None:
+    """A full batch makes every user's tokens slow, and bursts queue."""
+    speed = case.chosen.speed
+    if speed is None or speed.batch < 2:
+        return None
+    return Advice(
+        "p95-risk",
+        "note",
+        f"estimates are means of a steady load of equal requests: at {speed.batch} requests a "
+        "replica each user gets "
+        f"{1e3 / speed.tpot_ms:.0f} tokens/s; bursts and mixed lengths raise p95, so measure it "
+        "(tpforge bench)",
+    )
+
+
+def duplicated_heads(case: Case) -> Advice | None:
+    """More ranks than KV heads hold the same cache several times."""
+    heads, tp_size = case.blueprint.model.attention.num_kv_heads, case.chosen.mapping.tp_size
+    if tp_size <= heads or case.blueprint.model.attention.latent is not None:
+        return None
+    return Advice(
+        "duplicated-heads",
+        "warning",
+        f"{heads} KV heads over tp={tp_size}: each is held {tp_size // heads} times, so the cache "
+        "does not shrink",
+    )
+
+
+def coarse_precision(case: Case) -> Advice | None:
+    """Fewer bits are a change of quality, too."""
+    name = case.chosen.weight_format
+    if name is None:
+        return None
+    bits = find_format(name).weight_bits
+    level: Literal["note", "warning"] = "warning" if bits < 8 else "note"
+    return Advice(
+        "quality",
+        level,
+        f"{name} ({bits} bits) changes outputs: compare it with 16 bits on your own prompts, "
+        "structured ones too, "
+        "before it is served (tpforge evaluate)",
+    )
+
+
+def smaller_model(case: Case) -> Advice | None:
+    """What a smaller model would do."""
+    if not case.instead:
+        return None
+    best = max(case.instead, key=lambda one: one.tokens_per_second)
+    return Advice(
+        "smaller-model",
+        "note",
+        f"{best.model} ({best.label}) would give {best.tokens_per_second:.0f} tokens/s against "
+        f"{case.chosen.tokens_per_second:.0f}; compare quality, tokenizer and license too",
+    )
+
+
+def unproven_estimate(case: Case) -> Advice | None:
+    """No measurement of this kind of GPU stands behind the estimate."""
+    band = case.chosen.band
+    if band is None or band.rows:
+        return None
+    return Advice(
+        "unmeasured",
+        "warning",
+        f"no published throughput of {case.chosen.cluster.gpu.title} was compared: the band is assumed",
+    )
+
+
+def unsourced_memory(case: Case) -> Advice | None:
+    """The GPU's usable memory is assumed."""
+    gpu = case.chosen.cluster.gpu
+    if gpu.memory_is_published:
+        return None
+    return Advice(
+        "assumed-memory",
+        "note",
+        f"no source states what the driver shows of {gpu.title}'s {gpu.memory_gb:g} GB; "
+        f"{gpu.memory_bytes / GIB:.1f} GiB are assumed",
+    )
+
+
+RULES: tuple[Callable[[Case], Advice | None], ...] = (
+    one_gpu,
+    quantize_first,
+    smaller_model,
+    worth_of_tensor_parallelism,
+    slow_link,
+    diminishing_returns,
+    starved_of_cache,
+    duplicated_heads,
+    coarse_precision,
+    tail_risk,
+    unproven_estimate,
+    unsourced_memory,
+)
+
+
+def _bits(option: Option) -> int:
+    return 16 if option.weight_format is None else find_format(option.weight_format).weight_bits
+
+
+def _tpot(option: Option) -> float:
+    return option.speed.tpot_ms if option.speed else float("nan")
+
+
+def _share(option: Option) -> float:
+    return 100 * option.speed.communication_share if option.speed else float("nan")
