@@ -37,6 +37,15 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
     show_default=True,
     help="Put prompts into the model's chat template.",
 )
+@click.option("--lm-eval", "tasks", metavar="TASK,TASK...", help="Run tasks of lm-eval too (an extra).")
+@click.option(
+    "--tasks-path",
+    "tasks_folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Your own lm-eval tasks.",
+)
+@click.option("--limit", type=_options.SIZE, help="Items of each lm-eval task.  [default: all]")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -64,6 +73,9 @@ def command(
     prompts: str,
     text: Path | None,
     chat: bool,
+    tasks: str | None,
+    tasks_folder: Path | None,
+    limit: int | None,
     max_drop: float | None,
     min_agreement: float | None,
     out: Path | None,
@@ -82,7 +94,14 @@ def command(
     output = Output(as_json=as_json)
     found = find_run(run_name) if run_name is not None else None
     before = evaluating.read_baseline(baseline) if baseline is not None else None
-    options = evaluating.Options(prompts=prompts, text=text, chat=chat)
+    options = evaluating.Options(
+        prompts=prompts,
+        text=text,
+        chat=chat,
+        tasks=tuple(tasks.split(",")) if tasks else (),
+        tasks_folder=tasks_folder,
+        limit=limit,
+    )
     evaluation = evaluating.evaluate(target, options, baseline=before, progress=output.progress)
     places = evaluating.evaluated_engine(target)
     if found is not None:

@@ -31,7 +31,7 @@ from tpforge.measure.quality import (
     quality_losses,
     structured_validity,
 )
-from tpforge.measure.run import RUN_NAME, update_run
+from tpforge.measure.run import RUN_NAME, QualityScore, update_run
 
 Progress = Callable[[str], None]
 DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
@@ -46,6 +46,9 @@ class Options:
     text: Path | None = None
     chat: bool = True
     deadline_s: float = 120.0
+    tasks: tuple[str, ...] = ()
+    tasks_folder: Path | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def evaluate(
         "structured_validity": structured,
         "expected_text": expected,
     }
+    tasks = _tasks(target, options, unavailable, progress)
     evaluation = Evaluation(
         tpforge_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -99,7 +103,7 @@ def evaluate(
         prompts_sha256=hash_prompts(prompts),
         passages=passages,
         answers=answers,
-        scores={name: score for name, score in found.items() if score is not None},
+        scores={name: score for name, score in found.items() if score is not None} | tasks,
         unavailable=unavailable,
         problems={**refused, **wrong_text, **wrong_form},
     )
@@ -270,6 +274,26 @@ def _passages(
         )
         return ()
     return measure_passages(target.places.engine, load_texts(options.text), progress=progress)
+
+
+def _tasks(
+    target: _Target, options: Options, unavailable: dict[str, str], progress: Progress
+) -> dict[str, QualityScore]:
+    """The scores of lm-eval's tasks, which ask for likelihoods, as a server does not give them."""
+    from scripts.harness import run_tasks
+
+    if not options.tasks:
+        return {}
+    if target.places is None or "perplexity" in unavailable:
+        unavailable["lm-eval"] = unavailable.get("perplexity", "needs the engine")
+        return {}
+    return run_tasks(
+        target.places.engine,
+        options.tasks,
+        folder=options.tasks_folder,
+        limit=options.limit,
+        progress=progress,
+    )
 
 
 def _answers(
