@@ -120,7 +120,7 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
         and one.precision == case.chosen.precision
         and one.kv_dtype == case.chosen.kv_dtype
     ]
-    least = min(same, key=lambda one: one.mapping.world_size)
+    least = min(same, key=lambda one: (one.mapping.world_size, one.mapping.pp_size))
     most = max(same, key=lambda one: (one.mapping.tp_size, -one.mapping.pp_size))
     if least.mapping.world_size == case.chosen.mapping.world_size:
         if most.mapping.world_size == least.mapping.world_size:
