@@ -23,6 +23,7 @@ from tpforge.errors import TpforgeError
 COMMANDS = {
     "inspect": "Show what a checkpoint holds and how it divides over ranks.",
     "plan": "Plan a deployment from a config.json: memory, speed, options, a verdict.",
+    "gpus": "List the known GPUs, or pick one for a model and a load.",
     "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
     "build": "Make an engine folder; converts first when needed.",
     "formats": "List the quantization formats and whether a runtime loads them on a GPU.",

@@ -1,0 +1,98 @@
+"""Which GPU to take for a model and a load: of every kind the fewest that do it, compared.
+
+It looks up no prices: they are the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tpforge.plan.calibration import Calibration
+from tpforge.plan.choose import Goal, best_option, check_ask
+from tpforge.plan.hardware import Gpu, Prices, make_cluster
+from tpforge.plan.options import Ask, Option
+from tpforge.plan.weights import Blueprint
+
+COUNTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A kind of GPU: the option on the fewest that do it, or why none of COUNTS does."""
+
+    gpu: Gpu
+    option: Option | None
+    reason: str | None = None
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """Of all the GPUs of the option."""
+        if self.option is None or self.option.price is None:
+            return None
+        return self.option.price * self.option.num_gpus
+
+
+def pick_gpus(
+    blueprint: Blueprint,
+    kinds: Sequence[Gpu],
+    ask: Ask,
+    *,
+    goal: Goal,
+    calibration: Calibration,
+    prices: Prices,
+    budget: float | None = None,
+) -> tuple[Pick, ...]:
+    """Every kind: those that do it first, the cheapest for a million tokens, or the fewest GPUs, before.
+
+    Raises:
+        InputRefused: a request is longer than the model's positions.
+    """
+    check_ask(blueprint, ask)
+    found = [
+        _pick(blueprint, gpu, ask, goal=goal, calibration=calibration, prices=prices, budget=budget)
+        for gpu in kinds
+    ]
+    return tuple(sorted(found, key=_order))
+
+
+def _pick(
+    blueprint: Blueprint,
+    gpu: Gpu,
+    ask: Ask,
+    *,
+    goal: Goal,
+    calibration: Calibration,
+    prices: Prices,
+    budget: float | None,
+) -> Pick:
+    if gpu.refusal is not None:
+        return Pick(gpu, None, gpu.refusal)
+    price = prices.per_gpu_hour.get(gpu.name)
+    if budget is not None and price is None:
+        return Pick(gpu, None, "no price in --gpu-file, so that the budget cannot be held to")
+    reason = f"not with {COUNTS[-1]} of them"
+    for count in COUNTS:
+        if budget is not None and price is not None and price * count > budget:
+            reason = f"{count} cost {price * count:.2f} an hour, more than {budget:.2f}"
+            break
+        cluster = make_cluster(gpu, num_gpus=count)
+        wish = replace(ask, price=price)
+        option = best_option(blueprint, cluster, wish, goal=goal, calibration=calibration)
+        if option is not None and holds(option, ask):
+            return Pick(gpu, option)
+    return Pick(gpu, None, reason)
+
+
+def holds(option: Option, ask: Ask) -> bool:
+    """Whether all the requests that are asked for run at once."""
+    wanted = ask.load.concurrency
+    return wanted is None or (option.speed is not None and option.speed.batch * option.replicas >= wanted)
+
+
+def _order(pick: Pick) -> tuple[bool, bool, float, int, float]:
+    option = pick.option
+    if option is None:
+        return (True, True, 0.0, 0, pick.gpu.memory_bytes)
+    cost = option.cost_per_million
+    return (False, cost is None, cost or 0.0, option.num_gpus, -option.tokens_per_second)
