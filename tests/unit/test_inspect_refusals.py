@@ -172,8 +172,8 @@ BROKEN: dict[str, tuple[Break, tuple[str, ...]]] = {
         ("tokenizer.json: token '<new>' has id 320, but the embedding has 320 rows",),
     ),
     "quantized weights": (
-        edit_config(quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 128}),
-        ("the weights are quantized (GPTQ: bits 4, group_size 128); give the unquantized checkpoint",),
+        edit_config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        ("config.json: the weights are quantized (bitsandbytes: load_in_4bit True)",),
     ),
     "an architecture for another runtime": (
         edit_config(architectures=["Qwen3NextForCausalLM"]),
