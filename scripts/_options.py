@@ -284,7 +284,7 @@ def server() -> Decorator:
             help="tensorrt: a tritonserver a rank, or one that starts the ranks itself.",
         ),
         click.option(
-            "--gpus", metavar="0,1,...", help="TensorRT-LLM: GPUs to use.  [default: the first ones]"
+            "--devices", metavar="0,1,...", help="TensorRT-LLM: which GPUs.  [default: the first ones]"
         ),
     )
 

@@ -86,7 +86,7 @@ def plan_launch(
     _refuse_mode(manifest, recipe)
     chosen = options or kept_options(places)
     num_instances = str(chosen.parameters.get("gpu_device_ids", "")).count(";") + 1
-    devices = parse_devices(recipe.gpus, world_size=manifest.mapping.world_size * num_instances)
+    devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size * num_instances)
     repository = fresh_repository(places, options)[0] if render else places.repository
     host = find_host()
     misfits = find_misfits(

@@ -139,8 +139,8 @@ class RepositoryOptions(Record):
 class ServeRecipe(Record):
     """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above.
 
-    `container`, `image`, `mode` and `gpus` are for TensorRT-LLM's runtimes: where it runs ("auto": here when
-    the engine's release is installed, else docker), how ranks are started, and on which GPUs.
+    `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: where it runs ("auto": here
+    when the engine's release is installed, else docker), how ranks are started, and on which GPUs.
     """
 
     port_base: Annotated[int, Field(ge=1024, le=65533, strict=True)] = 8000
@@ -150,7 +150,7 @@ class ServeRecipe(Record):
     container: Literal["auto", "none", "docker", "podman"] = "auto"
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"
-    gpus: str | None = None
+    devices: str | None = None
 
 
 class SmokeRecipe(Record):

@@ -81,13 +81,13 @@ def parse_devices(text: str | None, *, world_size: int) -> tuple[int, ...]:
         return tuple(range(world_size))
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() for part in parts):
-        raise UsageError(f"--gpus {text}: expected numbers, such as 0,1,2,3")
+        raise UsageError(f"--devices {text}: expected numbers, such as 0,1,2,3")
     devices = tuple(int(part) for part in parts)
     if len(set(devices)) != len(devices):
-        raise UsageError(f"--gpus {text}: a GPU is given twice")
+        raise UsageError(f"--devices {text}: a GPU is given twice")
     if len(devices) % world_size:
         raise UsageError(
-            f"--gpus {text}: {len(devices)} GPUs, but an engine has {world_size} ranks, one a GPU"
+            f"--devices {text}: {len(devices)} GPUs, but an engine has {world_size} ranks, one a GPU"
         )
     return devices
 
