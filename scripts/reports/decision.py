@@ -12,7 +12,7 @@ from scripts.reports.page import render_html, render_markdown
 from scripts.reports.values import fact_text, run_name
 from tpforge.measure.compare import fullest_gpu
 from tpforge.measure.decision import Limits, Production, levels_within, tokens_per_second
-from tpforge.measure.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Run
+from tpforge.measure.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Fact, Run, Workload
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
@@ -135,12 +135,12 @@ def option_row(run: Run, limits: Limits) -> tuple[str, ...]:
     failed = sum(one.num_failed for one in run.levels)
     kept = levels_within(run, limits)
     hardware = environment["gpu"] if environment["gpu"].value is not None else environment["cpu"]
-    quantized = fact_text(engine["quantization"])
+    quantized = _format_name(engine["quantization"])
     precision = fact_text(engine["precision"])
     asked = limits != Limits()
     return (
         run.label,
-        fact_text(engine["model"]),
+        fact_text(engine["model"]).rpartition("/")[2],
         precision
         if quantized in ("none", precision) or quantized.startswith("not read")
         else f"{precision}, {quantized}",
@@ -153,6 +153,12 @@ def option_row(run: Run, limits: Limits) -> tuple[str, ...]:
         f"{failed} of {sum(one.num_requests for one in run.levels)}",
         (", ".join(kept) or "at no level") if asked else "no limits were given",
     )
+
+
+def _format_name(quantization: Fact) -> str:
+    """The format alone: a run records all that is known of it."""
+    value = quantization.value
+    return str(value["format"]) if isinstance(value, dict) and "format" in value else fact_text(quantization)
 
 
 def _interval(side: Any) -> str:
@@ -177,9 +183,17 @@ def _workload(run: Run) -> list[str]:
     return [
         f"{work.num_prompts} prompts ({work.prompts}), {', '.join(lengths) or 'lengths not counted'}",
         f"{work.loop} loop: {', '.join(level.name for level in run.levels)}",
-        f"{work.num_repeats} repeats of {work.duration_s:g} s after {work.warmup_s:g} s of warmup",
+        f"{work.num_repeats} repeats of {_extent(work)} after {work.warmup_s:g} s of warmup",
         f"asked over {work.target}, model {work.model}, {'streamed' if work.streaming else 'not streamed'}",
     ]
+
+
+def _extent(work: Workload) -> str:
+    """How long a repeat is."""
+    seconds = f"{work.duration_s:g} s" if work.duration_s else ""
+    if work.num_requests is None:
+        return seconds
+    return f"{work.num_requests} requests" + (f", at most {seconds}," if seconds else "")
 
 
 def _answers(decided: Decided) -> list[dict[str, Any]]:

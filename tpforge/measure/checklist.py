@@ -118,7 +118,10 @@ def _repeats(evidence: Evidence) -> Answer:
 
 
 def _model(evidence: Evidence) -> Answer:
-    return _recorded(evidence.runs, ("model", "revision", "precision", "license"))
+    # A file has no revision: the hash of its weights says which it is.
+    with_revision = all(run.engine["revision"].value is not None for run in evidence.runs)
+    which = "revision" if with_revision else "weights_sha256"
+    return _recorded(evidence.runs, ("model", which, "precision", "license"))
 
 
 def _software(evidence: Evidence) -> Answer:

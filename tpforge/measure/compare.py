@@ -129,7 +129,7 @@ def judge(
     if abs(interval.mean) <= _ROUNDING * max(map(abs, (*first, *second))):
         return "undecided", ends, "no difference"
     if interval.low <= 0 <= interval.high:
-        return "undecided", ends, "the interval of the difference holds zero"
+        return "undecided", ends, "may be chance"
     return ("better" if (interval.high < 0) == lower_is_better else "worse"), ends, ""
 
 
