@@ -18,6 +18,7 @@ from builders.audit import audit
 from builders.input_hashes import InputHashes
 from builders.journal import JOURNAL_NAME, Journal
 from builders.planning import plan_rank_files, plan_shards
+from builders.quantize.cuts import refuse_cuts
 from builders.rank_writing import Meter, Progress, write_rank_files
 from builders.sources.base import Source
 from builders.writer import RankFilePlan, config_bytes, write_config
@@ -77,6 +78,9 @@ def convert(
     )
     target = dtype or source.spec.dtype
     rank_files = plan_rank_files(source, plan=plan, dtype=target)
+    if source.quantized is not None:
+        tensors = (tensor for file in rank_files for tensor in file.tensors)
+        refuse_cuts(source.quantized, tensors, where=source.location)
     there = sum(path.stat().st_size for path in out.iterdir())
     _refuse_full_disk(out, sum(file.size for file in rank_files) + _CONFIG_BYTES - there)
     config = source.family.target_config(plan, dtype=target)

@@ -18,6 +18,7 @@ import torch
 
 from builders.blocks import as_bytes, slice_blocks, slice_rows
 from builders.journal import Journal, Mark
+from builders.quantize.assemble import assemble
 from builders.quantize.packers import pack
 from builders.sources.base import Source
 from builders.transforms import transformed
@@ -30,6 +31,8 @@ Progress = Callable[[int, int], None]
 """Called with the bytes written so far, and all of them."""
 _Key = tuple[str, str | None]
 _T = TypeVar("_T")
+_Make = Callable[[RankTensor, tuple[Slice, ...]], tuple[torch.Tensor, ...]]
+"""The stored tensors of a rank's matrix out of its slices."""
 
 
 @dataclass
@@ -148,11 +151,12 @@ def _write_packed(
     scales: list[list[tuple[torch.Tensor, ...]]] = []
     for first in range(0, len(tensors[0].slices), num_slices):
         pieces = [tensor.slices[first : first + num_slices] for tensor in tensors]
-        wholes = _read(source, [piece for held in pieces for piece in held])
+        every = [piece for held in pieces for piece in held]
+        make = _quantizer(source, every, dtype) if source.quantized is None else _keeper(source, every, dtype)
         scales.append(
             _results(
                 [
-                    pool.submit(_write_matrix, writer, tensor, held, wholes, dtype)
+                    pool.submit(_write_matrix, writer, make, tensor, held)
                     for writer, tensor, held in zip(writers, tensors, pieces, strict=True)
                 ]
             )
@@ -164,21 +168,41 @@ def _write_packed(
 
 
 def _write_matrix(
-    writer: HashingWriter,
-    tensor: RankTensor,
-    pieces: tuple[Slice, ...],
-    wholes: dict[_Key, torch.Tensor],
-    dtype: DType,
+    writer: HashingWriter, make: _Make, tensor: RankTensor, pieces: tuple[Slice, ...]
 ) -> tuple[torch.Tensor, ...]:
     """Write the packed weight of one matrix; what belongs beside it."""
-    assert tensor.packing is not None
-    rows = chain.from_iterable(
-        slice_rows(wholes[piece.source, piece.transform], piece, dtype=dtype) for piece in pieces
-    )
-    num_rows, num_columns = tensor.shape[-2:]
-    weight, *beside = pack(rows, tensor.packing, shape=(num_rows, num_columns), dtype=dtype)
+    weight, *beside = make(tensor, pieces)
     writer.write(as_bytes(weight))
     return tuple(beside)
+
+
+def _quantizer(source: Source, pieces: list[Slice], dtype: DType) -> _Make:
+    """Quantizes the rows that a rank holds of float matrices."""
+    wholes = _read(source, pieces)
+
+    def make(tensor: RankTensor, held: tuple[Slice, ...]) -> tuple[torch.Tensor, ...]:
+        assert tensor.packing is not None
+        rows = chain.from_iterable(
+            slice_rows(wholes[piece.source, piece.transform], piece, dtype=dtype) for piece in held
+        )
+        num_rows, num_columns = tensor.shape[-2:]
+        return pack(rows, tensor.packing, shape=(num_rows, num_columns), dtype=dtype)
+
+    return make
+
+
+def _keeper(source: Source, pieces: list[Slice], dtype: DType) -> _Make:
+    """Cuts the numbers of matrices that are quantized already."""
+    quantized = source.quantized
+    assert quantized is not None
+    wholes = {name: quantized.components(name) for name in {piece.source for piece in pieces}}
+
+    def make(tensor: RankTensor, held: tuple[Slice, ...]) -> tuple[torch.Tensor, ...]:
+        assert tensor.packing is not None
+        parts = [wholes[piece.source].take(piece.spans, dim=piece.dim) for piece in held]
+        return assemble(parts, tensor.packing, dtype=dtype)
+
+    return make
 
 
 def _read(source: Source, pieces: Iterable[Slice]) -> dict[_Key, torch.Tensor]:

@@ -74,7 +74,8 @@ def measure_parity(
 ) -> tuple[Parity, tuple[GoldenAnswer, ...]]:
     """Run every prompt through transformers and through the ranks, and compare.
 
-    `weights` stand for tensors of the source, by name: the values of a quantized engine's matrices.
+    `weights` stand for tensors of the source, by their names in its files: the values of a quantized
+    engine's matrices.
 
     Raises:
         InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.

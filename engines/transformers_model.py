@@ -30,7 +30,7 @@ def load_transformers(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     rounded = getattr(torch, manifest.dtype.value)
-    is_gguf = manifest.source.kind == "gguf"
+    is_gguf = source_path.suffix == ".gguf"
     try:
         if weights and not is_gguf:
             return _with_weights(source_path, weights, rounded=rounded).eval()
@@ -59,11 +59,21 @@ def _with_weights(source_path: Path, weights: Mapping[str, Tensor], *, rounded: 
 
     tensors: dict[str, Tensor] = {}
     for path in sorted(source_path.glob("*.safetensors")):
-        tensors |= {name: value.to(rounded).float() for name, value in load_file(path).items()}
-    for name, values in weights.items():
-        # A checkpoint that was saved without the head has shorter names than the tables.
-        tensors[name if name in tensors else name.split(".", 1)[1]] = values
+        tensors |= load_file(path)
+    tensors = {
+        name: value.to(rounded).float() for name, value in tensors.items() if not _is_replaced(name, weights)
+    }
+    tensors |= weights
     config = AutoConfig.from_pretrained(source_path, local_files_only=True)
+    if hasattr(config, "quantization_config"):
+        # The weights are float now.
+        del config.quantization_config
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(config))
     return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+
+
+def _is_replaced(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is a weight that is given, or belongs to one: its scales, zeros, packed integers."""
+    module, _, suffix = name.rpartition(".")
+    return suffix != "bias" and f"{module}.weight" in weights

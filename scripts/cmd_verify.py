@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 @_options.ENGINE
 @click.option("--model", help="Where the source lies, when it has moved since the build.")
 @click.option(
+    "--baseline",
+    metavar="MODEL",
+    help="The unquantized model that a quantized engine is scored against.  [default: its source]",
+)
+@click.option(
     "--max-drop",
     type=click.FloatRange(min=0, min_open=True),
     help="Fail when quantization raised the perplexity by more than this fraction.  "
@@ -25,7 +30,9 @@ if TYPE_CHECKING:
 )
 @_options.JSON
 @_options.DEBUG
-def command(engine: str | None, model: str | None, max_drop: float | None, as_json: bool) -> None:
+def command(
+    engine: str | None, model: str | None, baseline: str | None, max_drop: float | None, as_json: bool
+) -> None:
     """Prove an engine against its source and against transformers.
 
     ENGINE is a folder, or a name under out/; without it the newest one there. Every tensor is put together
@@ -43,7 +50,7 @@ def command(engine: str | None, model: str | None, max_drop: float | None, as_js
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
-    verified = proving.verify_engine(places, model=model, progress=output.progress)
+    verified = proving.verify_engine(places, model=model, baseline=baseline, progress=output.progress)
     parity = verified.parity
     output.result(table(parity_rows(parity), header=("what", "measured")))
     quality = verified.manifest.quality

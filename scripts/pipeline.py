@@ -123,6 +123,7 @@ def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> Planned:
 def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
     from builders.audit import audit
     from builders.planning import plan_rank_files, plan_shards
+    from builders.quantize.cuts import refuse_cuts
 
     if source.family.refusal is not None:
         raise InputRefused(f"{source.location}: {source.family.refusal}")
@@ -136,6 +137,9 @@ def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
     )
     dtype = recipe.dtype or source.spec.dtype
     files = plan_rank_files(source, plan=plan, dtype=dtype)
+    if source.quantized is not None:
+        tensors = (tensor for file in files for tensor in file.tensors)
+        refuse_cuts(source.quantized, tensors, where=source.location)
     return Planned(
         name=_name(recipe, source),
         out=out,

@@ -6,7 +6,7 @@ It prints nothing; what is compared is `builders.verify` and `engines.parity`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +39,14 @@ class Verified:
     parity: Parity
 
 
-def verify_engine(places: Places, *, model: str | None = None, progress: Progress) -> Verified:
+def verify_engine(
+    places: Places, *, model: str | None = None, baseline: str | None = None, progress: Progress
+) -> Verified:
     """Prove an engine: its files, every tensor against the source, its answers against transformers.
 
     Writes parity.json beside engine.json, and parity and golden answers into engine.json, also when the
-    proof fails. `model` says where the source lies now, when it has moved.
+    proof fails. `model` says where the source lies now, when it has moved; `baseline` is the unquantized
+    model that a quantized engine is scored against, without it the source, where that is not quantized.
 
     Raises:
         InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
@@ -75,10 +78,17 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
             places.engine, manifest, source_path=source.path, weights=weights, progress=progress
         )
         quality = None
-        if is_quantized:
-            quality = quality_of(
-                places.engine, manifest, source, weight_errors=report.weight_errors, progress=progress
-            )
+        if is_quantized and (source.quantized is None or baseline is not None):
+            with open_model(baseline) if baseline is not None else nullcontext(source) as unquantized:
+                quality = quality_of(
+                    places.engine,
+                    manifest,
+                    unquantized,
+                    weight_errors=report.weight_errors,
+                    progress=progress,
+                )
+        elif is_quantized:
+            progress("what the checkpoint's quantization cost is not measured: give --baseline MODEL")
     parity = parity.model_copy(
         update={
             "passed": parity.passed and not report.problems,
@@ -96,8 +106,9 @@ def verify_engine(places: Places, *, model: str | None = None, progress: Progres
 
 
 def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType) -> dict[str, Tensor]:
-    """The values that the quantized matrices of all ranks stand for, by the names of the source."""
+    """The values that the quantized matrices of all ranks stand for, by their names in files."""
     from builders.quantize.verification import dequantized_weights
+    from builders.sources.huggingface import HuggingFaceSource
     from builders.sources.safetensors_reader import SafetensorsFile
 
     with ExitStack() as stack:
@@ -105,7 +116,9 @@ def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType)
         for rank in range(plan.mapping.world_size):
             ranks.append(SafetensorsFile(engine / "checkpoint" / f"rank{rank}.safetensors"))
             stack.callback(ranks[-1].close)
-        return dict(dequantized_weights(source, ranks, plan=plan, dtype=dtype))
+        names = source.names_in_files if isinstance(source, HuggingFaceSource) else {}
+        found = dequantized_weights(source, ranks, plan=plan, dtype=dtype)
+        return {names.get(name, name): values for name, values in found}
 
 
 def _open_source(manifest: Manifest, model: str | None) -> Source:

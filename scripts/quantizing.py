@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from tpforge.errors import RegressionFound, UsageError, VerificationFailed
 from tpforge.manifest import Manifest, Quality, WeightError
 from tpforge.quantization import Quantization, find_format
-from tpforge.quantization_gate import Question, require
+from tpforge.quantization_gate import Question, refuse_two, require
 from tpforge.sharding import ShardPlan
 
 if TYPE_CHECKING:
+    from builders.quantize.reading import QuantizedWeights
     from builders.sources.base import Source
     from tpforge.recipe import EngineRecipe
 
@@ -31,6 +32,9 @@ def quantization_of(recipe: EngineRecipe, source: Source) -> Quantization | None
         UsageError: the format is unknown, or is not made while converting.
         InputRefused: the runtime does not load it on such GPUs.
     """
+    stored = source.quantized
+    if stored is not None:
+        return _stored(recipe, source, stored)
     if recipe.quantize is None:
         if recipe.portable or recipe.max_drop is not None:
             raise UsageError("--portable and --max-drop belong to a quantization; give --quantize FORMAT too")
@@ -51,17 +55,31 @@ def quantization_of(recipe: EngineRecipe, source: Source) -> Quantization | None
             f"--quantize {row.name} --portable: trtllm-build makes only {' and '.join(PORTABLE)} itself; "
             "leave out --portable"
         )
-    require(
-        Question(
-            row.name,
-            recipe.runtime,
-            version=None if recipe.runtime == "reference" else recipe.trtllm,
-            sm=recipe.sm,
-            architecture=source.spec.architecture,
-        )
-    )
+    require(_question(recipe, source, row.name))
     return Quantization(
         format=row.name, form="portable" if recipe.portable else "packed", group_size=row.group_size
+    )
+
+
+def _stored(recipe: EngineRecipe, source: Source, stored: QuantizedWeights) -> Quantization:
+    """The quantization of a checkpoint, which is kept as it is."""
+    layout = stored.layout
+    if recipe.quantize is not None:
+        raise refuse_two(layout.format, recipe.quantize, where=source.location)
+    if recipe.portable:
+        raise UsageError("--portable leaves weights float, but these are quantized; leave it out")
+    require(_question(recipe, source, layout.format, group_size=layout.group))
+    return Quantization(format=layout.format, group_size=layout.group)
+
+
+def _question(recipe: EngineRecipe, source: Source, name: str, *, group_size: int | None = None) -> Question:
+    return Question(
+        name,
+        recipe.runtime,
+        version=None if recipe.runtime == "reference" else recipe.trtllm,
+        sm=recipe.sm,
+        architecture=source.spec.architecture,
+        group_size=group_size,
     )
 
 
@@ -76,6 +94,10 @@ def quality_of(
     """What the quantization of an engine cost; the limit is the one it was built with."""
     from engines.quality import measure_quality
 
+    if source.quantized is not None:
+        raise UsageError(
+            f"{source.location}: is quantized, so that it is no baseline; give an unquantized one"
+        )
     quality = measure_quality(engine, manifest, source_path=source.path, progress=progress)
     return quality.model_copy(
         update={

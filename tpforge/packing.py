@@ -79,6 +79,24 @@ class Packing:
             case "mxfp4":
                 weight = tensor("weight", "U8", rows, columns // 2)
                 return (weight, tensor("weights_scaling_factor", "U8", rows, columns // 32))
+            case "gptq" | "awq":
+                groups = (columns // self.group_size, rows)
+                return (
+                    tensor("weight", "I8", columns, rows // 2),
+                    tensor("weights_scaling_factor", dtype.safetensors, *groups),
+                    tensor("zero", dtype.safetensors, *groups),
+                )
+            case "fp8":
+                weight = tensor("weight", "F8_E4M3", rows, columns)
+                one = (1,)
+                return (
+                    weight,
+                    tensor("weights_scaling_factor", "F32", *one),
+                    tensor("activation_scaling_factor", "F32", *one),
+                )
+            case "int8_w8a8":
+                weight = tensor("weight", "I8", rows, columns)
+                return (weight, tensor("per_channel_scale", "F32", rows))
         raise AssertionError(f"no packing of {self.format}")
 
     def names(self, name: str) -> tuple[str, ...]:

@@ -31,6 +31,15 @@ def decode(stored: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
             numbers = _E2M1[torch.stack((weight % 16, weight // 16), dim=-1).flatten(1).long()]
             powers = 2.0 ** (scale.double() - 127)
             return (numbers.double() * powers.repeat_interleave(32, 1)).float()
+        case "gptq" | "awq":
+            codes = signed_halves(weight).float()
+            group = codes.shape[0] // scale.shape[0]
+            zeros = stored[2].float().repeat_interleave(group, 0)
+            return (codes * scale.float().repeat_interleave(group, 0) + zeros).T
+        case "int8_w8a8":
+            return weight.float() * scale[:, None]
+        case "fp8":
+            return weight.float() * scale
     raise AssertionError(f"no decoding of {packing.format}")
 
 

@@ -5,6 +5,9 @@ Slow and simple, for the proof: it shares no arithmetic with `packers`, which co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 
 from builders.torch_types import TORCH_DTYPES
@@ -31,6 +34,53 @@ def encode(matrix: torch.Tensor, packing: Packing, *, dtype: DType) -> tuple[tor
         case "mxfp4":
             return _mxfp4(matrix)
     raise AssertionError(f"no rule for {packing.format}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The numbers of a quantized checkpoint that a rank holds of one part, spread to [out, in] each."""
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    input_scale: torch.Tensor | None
+
+
+def kept(
+    parts: Sequence[Kept], packing: Packing, *, group: int, row_group: int, dtype: DType
+) -> tuple[torch.Tensor, ...]:
+    """The stored tensors of parts that lie one below the other, in the order of `tpforge.packing`."""
+    codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scales for part in parts])
+    by_group = scales[:: row_group or len(scales), :: group or scales.shape[1]]
+    match packing.format:
+        case "gptq" | "awq":
+            zeros = torch.cat([part.zeros for part in parts if part.zeros is not None])[:, ::group]
+            halves = (codes.T.to(torch.int16) - 8) % 16
+            weight = (halves[:, 0::2] + 16 * halves[:, 1::2]).to(torch.uint8).view(torch.int8)
+            rounded = by_group.to(TORCH_DTYPES[dtype])
+            shifted = ((8 - zeros.double()) * rounded.double()).to(TORCH_DTYPES[dtype])
+            return weight, rounded.T, shifted.T
+        case "int8_w8a8":
+            return codes.view(torch.int8), by_group.flatten().float()
+        case "fp8_rowwise":
+            return codes.view(torch.float8_e4m3fn), by_group.flatten().float()
+        case "fp8_block":
+            return codes.view(torch.float8_e4m3fn), by_group.float()
+        case "fp8":
+            largest = max(float(part.scales.max()) for part in parts)
+            scale = torch.tensor([largest])
+            again = [_requantized(part, scale) for part in parts]
+            inputs = [float(part.input_scale) for part in parts if part.input_scale is not None]
+            return torch.cat(again), scale, torch.tensor([max(inputs)])
+    raise AssertionError(f"no rule for {packing.format}")
+
+
+def _requantized(part: Kept, scale: torch.Tensor) -> torch.Tensor:
+    held = part.codes.view(torch.float8_e4m3fn)
+    if float(part.scales.max()) == float(scale):
+        return held
+    values = (held.float() * part.scales).double()
+    return _e4m3(values, scale.expand(values.shape))
 
 
 def _blocks(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

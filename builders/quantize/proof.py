@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from builders.quantize.decode import decode
-from builders.quantize.expected import encode
 from builders.reassemble import CheckpointSizes, reassemble
-from tpforge.dtypes import DType
 from tpforge.packing import Packing
 from tpforge.sharding import Cut
 
@@ -101,15 +99,10 @@ def whole_parts(
 
 
 def differences(
-    stored: Sequence[torch.Tensor],
-    matrix: torch.Tensor,
-    packing: Packing,
-    *,
-    names: Sequence[str],
-    dtype: DType,
+    stored: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], *, names: Sequence[str]
 ) -> Iterator[str]:
-    """What is wrong with the stored tensors of one rank's `matrix`."""
-    for name, found, expected in zip(names, stored, encode(matrix, packing, dtype=dtype), strict=True):
+    """What is wrong with the stored tensors of one rank, which should be those `wanted`."""
+    for name, found, expected in zip(names, stored, wanted, strict=True):
         if found.dtype != expected.dtype or found.shape != expected.shape:
             yield (
                 f"{name}: found {found.dtype} {list(found.shape)}, "

@@ -12,7 +12,7 @@ import torch
 
 from builders.quantize import proof
 from builders.quantize.decode import decode
-from builders.quantize.expected import encode
+from builders.quantize.expected import Kept, encode, kept
 from builders.reassemble import CheckpointSizes
 from builders.sources.base import Source
 from builders.sources.safetensors_reader import SafetensorsFile
@@ -37,11 +37,13 @@ class Compared:
 class _Matrix:
     """One matrix (of one expert) over the ranks that share it: its parts in the source, its stored tensors.
 
-    `stored` is empty for a rank whose file lacks it.
+    `wanted` is what a rank must store.
     """
 
     wholes: list[torch.Tensor]
     stored: list[tuple[torch.Tensor, ...]]
+    ranks: list[torch.Tensor]
+    wanted: list[tuple[torch.Tensor, ...]]
     expert: int
 
 
@@ -116,9 +118,56 @@ def _matrices(
             for expert in range(source.spec.moe.num_experts)
         ]
     for expert, of_expert in experts:
-        if is_portable:
-            of_expert = [encode(weight, packing, dtype=dtype) for (weight,) in of_expert]
-        yield _Matrix(read_parts(source, rule, layer, dtype=dtype, expert=expert), of_expert, expert)
+        exact = DType.FLOAT32 if source.quantized is not None else dtype
+        wholes = read_parts(source, rule, layer, dtype=exact, expert=expert)
+        cuts, sizes = [part.cut for part in rule.parts], CheckpointSizes.of(plan)
+        values = proof.rank_matrices(wholes, cuts, sizes=sizes, num_ranks=len(of_expert))
+        if source.quantized is None:
+            wanted = [encode(matrix, packing, dtype=dtype) for matrix in values]
+        else:
+            wanted = _kept(
+                source, rule, layer, packing, sizes=sizes, num_ranks=len(values), dtype=dtype, expert=expert
+            )
+        yield _Matrix(wholes, wanted if is_portable else of_expert, values, wanted, expert)
+
+
+def _kept(
+    source: Source,
+    rule: Rule,
+    layer: int,
+    packing: Packing,
+    *,
+    sizes: CheckpointSizes,
+    num_ranks: int,
+    dtype: DType,
+    expert: int,
+) -> list[tuple[torch.Tensor, ...]]:
+    """What each rank must store of matrices that the source holds quantized."""
+    quantized = source.quantized
+    assert quantized is not None
+    ranks: list[list[Kept]] = [[] for _ in range(num_ranks)]
+    for part in rule.parts:
+        held = quantized.components(part.source.format(layer=layer, expert=expert))
+        codes = held.codes.view(torch.uint8)
+        spread = [codes, held.spread(held.scales.float())]
+        spread += [held.spread(held.zeros)] if held.zeros is not None else []
+        by_rank = [
+            proof.rank_matrices(
+                [unfuse(one, part.section, dim=part.cut.dim, model=source.spec, expert=expert)],
+                [part.cut],
+                sizes=sizes,
+                num_ranks=num_ranks,
+            )
+            for one in spread
+        ]
+        for rank, parts in enumerate(ranks):
+            found = [one[rank] for one in by_rank]
+            zeros = found[2] if held.zeros is not None else None
+            parts.append(Kept(found[0], found[1], zeros, held.input_scale))
+    layout = quantized.layout
+    return [
+        kept(parts, packing, group=layout.group, row_group=layout.row_group, dtype=dtype) for parts in ranks
+    ]
 
 
 def _compare(
@@ -138,13 +187,12 @@ def _compare(
         names = (target,) * len(names)
     if any(name not in file.entries for file in files for name in names):
         return Compared((), None)
-    sizes, cuts = CheckpointSizes.of(plan), [part.cut for part in rule.parts]
     problems: list[str] = []
     lost = proof.Loss()
     for matrix in _matrices(source, rule, target, layer, files, packing, plan=plan, dtype=dtype):
-        expected = proof.rank_matrices(matrix.wholes, cuts, sizes=sizes, num_ranks=len(matrix.stored))
-        for rank, (stored, values) in enumerate(zip(matrix.stored, expected, strict=True), start=first):
-            found = list(proof.differences(stored, values, packing, names=names, dtype=dtype))
+        each = zip(matrix.stored, matrix.ranks, matrix.wanted, strict=True)
+        for rank, (stored, values, wanted) in enumerate(each, start=first):
+            found = list(proof.differences(stored, wanted, names=names))
             where = f"rank{rank}" if not rule.experts else f"expert {matrix.expert}"
             problems += [f"{where}: {problem}" for problem in found]
             if not found:

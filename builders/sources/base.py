@@ -17,6 +17,8 @@ from tpforge.model import ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from builders.quantize.reading import QuantizedWeights
+
 SourceKind = Literal["huggingface", "hub", "gguf"]
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -74,6 +76,10 @@ class Source(Protocol):
     @property
     def dtypes(self) -> dict[str, DType]:
         """The type in which `read` gives each tensor; tensors of other types are left out."""
+
+    @property
+    def quantized(self) -> QuantizedWeights | None:
+        """Its quantized matrices, whose numbers are kept; `read` gives the values they stand for."""
 
     @property
     def input_files(self) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
 from builders.sources.base import each_problem, refuse_lfs_pointer
 from builders.sources.json_files import read_json_object
-from builders.sources.quantization import FoundQuantization, find_quantization
+from builders.sources.quantization import FoundQuantization, declared_values, find_quantization
 from builders.sources.safetensors_reader import TensorEntry
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
@@ -28,6 +28,8 @@ from tpforge.model import ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from builders.quantize.reading import QuantizedWeights
+
 _FLOATS = {dtype.safetensors for dtype in DType}
 # A key of config.json that says how the weights are quantized; without it the rest can be read.
 _QUANTIZED = ("quantization_config", "compression_config")
@@ -37,7 +39,8 @@ _QUANTIZED = ("quantization_config", "compression_config")
 class Directory:
     """What was found. `names` are the family's names of the tensors, each with the name in the file.
 
-    `spec` is read as if the weights were not quantized; `problems` then say that they are.
+    `spec` is read as if the weights were not quantized. `quantized` are the matrices of a quantization that
+    is read, under plain names; of another one `problems` say why it is not.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Directory:
     family: Family | None = None
     spec: ModelSpec | None = None
     quantization: FoundQuantization | None = None
+    quantized: QuantizedWeights | None = None
     names: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -58,22 +62,31 @@ class Directory:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor."""
-        return {name: entry.shape for name, entry in self.entries.items()}
+        held = self.quantized.shapes if self.quantized else {}
+        plain = self.weights.entries
+        return {name: held[one] if one in held else plain[one].shape for name, one in self.names.items()}
 
     @property
     def dtypes(self) -> dict[str, DType]:
         """The types of the tensors that have one of ours."""
-        return {
-            name: parse_dtype(entry.dtype) for name, entry in self.entries.items() if entry.dtype in _FLOATS
-        }
+        held = self.quantized.shapes if self.quantized else {}
+        plain = self.weights.entries
+        types = {name: plain[one].dtype for name, one in self.names.items() if one not in held}
+        found = {name: parse_dtype(own) for name, own in types.items() if own in _FLOATS}
+        return found | {name: most_common_dtype(found) for name, one in self.names.items() if one in held}
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, as a view of its file; only where the files have no problems."""
-        return self.weights.read(self.names[name])
+        one = self.names[name]
+        if self.quantized is not None and one in self.quantized.shapes:
+            return self.quantized.components(one).values()
+        return self.weights.read(one)
 
     def check_tensors(self) -> TensorFindings:
         """Compare the tensors with the family's table; nothing is found where that cannot be done."""
-        if self.family is None or self.spec is None or self.quantization is not None:
+        if self.family is None or self.spec is None:
+            return TensorFindings()
+        if self.quantization is not None and self.quantized is None:
             return TensorFindings()
         return check_tensors(
             self.family, self.spec, shapes=self.shapes, dtypes=self.dtypes, is_whole=self.weights.is_whole
@@ -122,9 +135,10 @@ def _read_model(found: Directory, config_file: Path) -> None:
     except InputRefused as error:
         found.problems.append(_elsewhere(architectures, config_file) or str(error))
         return
-    found.names = found.family.canonical(names)
     if found.quantization is not None:
-        found.problems.append(_quantized(found))
+        _find_quantized(found)
+        names = _plain_names(found)
+    found.names = found.family.canonical(names)
     generation, problems = _read_generation(found.path / "generation_config.json")
     found.problems += problems
     reader = ConfigReader(
@@ -153,10 +167,31 @@ def _elsewhere(architectures: object, config_file: Path) -> str | None:
     return None if advice is None else f"{config_file}: {advice}. Nothing was written."
 
 
-def _quantized(found: Directory) -> str:
+def _find_quantized(found: Directory) -> None:
+    """Set `quantized`, or say why the quantization is not read."""
+    # Late, because they import torch, which takes longer than `inspect` of weights that are not quantized.
+    from builders.quantize.layouts import find_layout
+    from builders.quantize.reading import find_quantized
+
     assert found.quantization is not None
-    where = found.path / found.quantization.declared_in
-    return f"{where}: the weights are quantized ({found.quantization.title}); give the unquantized checkpoint"
+    what = f"{found.path / found.quantization.declared_in}: the weights are quantized"
+    what = f"{what} ({found.quantization.title})"
+    try:
+        layout = find_layout(found.quantization.method, declared_values(found.path, found.config))
+    except InputRefused as error:
+        found.problems.append(f"{what}: {error}")
+        return
+    quantized, problems = find_quantized(layout, found.weights.entries, tensor=found.weights.read)
+    found.problems += [f"{what}: {problem}" for problem in problems]
+    found.quantized = None if problems else quantized
+
+
+def _plain_names(found: Directory) -> list[str]:
+    """The names of all tensors, with one name for the tensors of a quantized matrix."""
+    if found.quantized is None:
+        return list(found.weights.entries)
+    others = [name for name in found.weights.entries if name not in found.quantized.belonging]
+    return [*others, *found.quantized.shapes]
 
 
 def _pointers(path: Path) -> list[str]:

@@ -74,6 +74,7 @@ class GgufSource:
     file: MappedFile
     kind: Literal["gguf"] = "gguf"
     revision: None = None
+    quantized: None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

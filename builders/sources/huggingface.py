@@ -22,6 +22,8 @@ from tpforge.model import ModelSpec
 if TYPE_CHECKING:
     import torch
 
+    from builders.quantize.reading import QuantizedWeights
+
 _HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 _LICENSE = re.compile(r"^license:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
@@ -43,9 +45,12 @@ class HuggingFaceSource:
     notes: tuple[str, ...]
     weights: Weights
     names_in_files: dict[str, str]
+    quantized: QuantizedWeights | None = None
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, as a view of the mapped file."""
+        """One tensor, as a view of the mapped file; of a quantized matrix the values it stands for."""
+        if self.quantized is not None and name in self.quantized.shapes:
+            return self.quantized.components(name).values()
         return self.weights.read(self.names_in_files[name])
 
     def write_tokenizer(self, out: Path) -> None:
@@ -102,9 +107,10 @@ def open_directory(
         shapes=found.shapes,
         dtypes=found.dtypes,
         input_files=tuple(sorted(inputs)),
-        notes=(),
+        notes=() if found.quantization is None else (f"quantized weights: {found.quantization.title}",),
         weights=weights,
         names_in_files=found.names,
+        quantized=None if found.quantized is None else found.quantized.renamed(found.names),
     )
 
 

@@ -68,6 +68,17 @@ def find_quantization(folder: Path, config: dict[str, Any]) -> tuple[FoundQuanti
     return (found[0] if found else None), problems
 
 
+def declared_values(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The object that `find_quantization` found first: in config.json, or in a file beside it."""
+    values = config.get("quantization_config", config.get("compression_config"))
+    if isinstance(values, dict):
+        return values
+    for name in (MODELOPT_FILE, *_OLD_FILES):
+        if (folder / name).is_file():
+            return read_json_object(folder / name)
+    return {}
+
+
 def _in_config(config: dict[str, Any]) -> FoundQuantization | None:
     values = config.get("quantization_config", config.get("compression_config"))
     if values is None:

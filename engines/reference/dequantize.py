@@ -137,6 +137,28 @@ def _mxfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantiz
     return torch.ldexp(numbers, (exponents.int() - 127).repeat_interleave(32, -1))
 
 
+def _groups(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    *experts, rows, columns = shape
+    codes = low_high(file.read_unconverted(name, (*experts, columns, rows // 2))).float()
+    groups = (*experts, columns // quantized.group_size, rows)
+    scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), groups).float()
+    zero = file.read_unconverted(_beside(name, "zero"), groups).float()
+    scale, zero = (one.repeat_interleave(quantized.group_size, -2) for one in (scale, zero))
+    return (codes * scale + zero).transpose(-1, -2)
+
+
+def _fp8(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), (*shape[:-2], 1))
+    # Of static activations, which are not rounded here.
+    file.read_unconverted(_beside(name, "activation_scaling_factor"), (*shape[:-2], 1))
+    return file.read_unconverted(name, shape).float() * scale[..., None]
+
+
+def _int8_rows(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    scale = file.read_unconverted(_beside(name, "per_channel_scale"), shape[:-1])
+    return file.read_unconverted(name, shape).float() * scale[..., None]
+
+
 def low_high(packed: Tensor) -> Tensor:
     """Signed integers of 4 bits, two in each byte of the last dim, the low half first."""
     low, high = (packed << 4) >> 4, packed >> 4
@@ -153,4 +175,7 @@ _READERS: dict[str, Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor
     "FP8_PER_CHANNEL_PER_TOKEN": _fp8_rowwise,
     "FP8_BLOCK_SCALES": _fp8_block,
     "W4A16_MXFP4": _mxfp4,
+    "W4A16_GPTQ": _groups,
+    "FP8": _fp8,
+    "W8A8": _int8_rows,
 }

@@ -1,0 +1,58 @@
+"""From the components of a rank's matrix to the tensors of its file.
+
+A quantized checkpoint's numbers are kept; only their order changes. The exception is FP8 with a scale for
+each matrix: where several are joined into one (q, k and v), the largest scale is taken for all, as
+TensorRT-LLM does.
+Source: TensorRT-LLM 1.2, models/convert_utils.py and quantization/layers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from builders.quantize.components import Components, joined
+from builders.quantize.fp8 import LARGEST
+from builders.torch_types import TORCH_DTYPES
+from tpforge.dtypes import DType
+from tpforge.packing import Packing
+
+
+def assemble(parts: Sequence[Components], packing: Packing, *, dtype: DType) -> tuple[torch.Tensor, ...]:
+    """The stored tensors of matrices that lie one below the other, in the order of `tpforge.packing`."""
+    match packing.format:
+        case "gptq" | "awq":
+            return _grouped(joined(parts), TORCH_DTYPES[dtype])
+        case "int8_w8a8" | "fp8_rowwise":
+            whole = joined(parts)
+            return whole.codes, whole.scales.float().flatten()
+        case "fp8_block":
+            whole = joined(parts)
+            return whole.codes, whole.scales.float()
+        case "fp8":
+            return _one_scale(parts)
+    raise AssertionError(f"{packing.format} is not read from checkpoints")
+
+
+def _grouped(whole: Components, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Integers less 8, [in, out / 2], scales and (8 - zero) x scale, each [in / group, out]."""
+    assert whole.zeros is not None
+    codes = (whole.codes.to(torch.int8) - 8).T
+    weight = (codes[:, ::2] & 0xF) | (codes[:, 1::2] << 4)
+    scales = whole.scales.to(dtype)
+    zeros = ((8 - whole.zeros.float()) * scales.float()).to(dtype)
+    return weight, scales.T, zeros.T
+
+
+def _one_scale(parts: Sequence[Components]) -> tuple[torch.Tensor, ...]:
+    scale = torch.stack([part.scales.flatten() for part in parts]).amax(0)
+    inputs = torch.stack([part.input_scale for part in parts if part.input_scale is not None]).amax(0)
+    codes = []
+    for part in parts:
+        if torch.equal(part.scales.flatten(), scale):
+            codes.append(part.codes)
+        else:
+            again = (part.values() / scale).clamp_(-LARGEST, LARGEST)
+            codes.append(again.to(torch.float8_e4m3fn))
+    return torch.cat(codes), scale, inputs

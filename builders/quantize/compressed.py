@@ -1,0 +1,43 @@
+"""compressed-tensors, DeepSeek's FP8 and nvidia-modelopt's checkpoints: weights [out, in] with scales beside.
+
+Integers of 4 bits are packed along the inputs in int32 words, stored plus 8; FP8 is e4m3.
+Source: compressed-tensors, compressors/quantized_compressors; transformers, integrations/finegrained_fp8.py;
+nvidia-modelopt 0.47, export/quant_utils.py.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from builders.quantize.components import Components
+from builders.quantize.gptq import Read, nibbles
+
+
+def read_packed(read: Read, module: str, *, group: int) -> Components:
+    """Symmetric INT4 in groups ("pack-quantized")."""
+    scales = read(f"{module}.weight_scale")
+    codes = nibbles(read(f"{module}.weight_packed"), dim=1)
+    return Components(codes=codes, scales=scales, zeros=torch.full_like(scales, 8), group=group)
+
+
+def read_rows(read: Read, module: str) -> Components:
+    """INT8 or FP8 with one scale for each row; the scales are [out, 1]."""
+    scales = read(f"{module}.weight_scale")
+    return Components(codes=read(f"{module}.weight"), scales=scales.reshape(-1, 1))
+
+
+def read_blocks(read: Read, module: str, *, suffix: str, block: int) -> Components:
+    """FP8 in blocks; `suffix` names the scales."""
+    return Components(
+        codes=read(f"{module}.weight"), scales=read(f"{module}.{suffix}"), group=block, row_group=block
+    )
+
+
+def read_tensor_fp8(read: Read, module: str) -> Components:
+    """FP8 with one scale for the matrix, and one for its inputs."""
+    return Components(
+        codes=read(f"{module}.weight"),
+        scales=read(f"{module}.weight_scale").float().reshape(1, 1),
+        row_group=0,
+        input_scale=read(f"{module}.input_scale").float().reshape(1),
+    )

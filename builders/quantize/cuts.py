@@ -1,0 +1,62 @@
+"""Where matrices that are quantized in groups may be cut, said before anything is read.
+
+It imports no tensor library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from builders.audit.tensors import grouped
+from tpforge.errors import PlanError
+from tpforge.sections import Span
+from tpforge.sharding import RankTensor, Slice
+
+if TYPE_CHECKING:
+    from builders.quantize.reading import QuantizedWeights
+
+
+def refuse_cuts(quantized: QuantizedWeights, tensors: Iterable[RankTensor], *, where: str) -> None:
+    """Refuse rank files that a quantized checkpoint cannot be cut into.
+
+    Raises:
+        PlanError: a matrix of TensorRT-LLM is made of plain weights, a plain one of quantized weights, a cut
+            goes through a group, or a quantized matrix is not used; all are listed.
+    """
+    problems: set[str] = set()
+    used = set()
+    for tensor in tensors:
+        for piece in tensor.slices:
+            used.add(piece.source)
+            problems.update(_problems(quantized, tensor, piece))
+    problems.update(f"{name}: quantized, but not used" for name in set(quantized.shapes) - used)
+    if problems:
+        raise PlanError.listing(f"{where}: cannot be divided as it is quantized:", grouped(problems))
+
+
+def cut_problem(spans: Sequence[Span], size: int, *, length: int) -> str | None:
+    """Why a dim of `length` in groups of `size` cannot be cut into `spans`; None when it can."""
+    if size <= 1:
+        return None
+    for span in spans:
+        ends = (span.length,) if span.start is None else (span.start, span.start + span.length)
+        for end in ends:
+            if end % size and end != length:
+                return f"a cut at {end} goes through a group of {size}"
+    return None
+
+
+def _problems(quantized: QuantizedWeights, tensor: RankTensor, piece: Slice) -> Iterable[str]:
+    is_quantized = piece.source in quantized.shapes
+    if is_quantized and tensor.packing is None:
+        yield f"{piece.source}: is quantized, which {tensor.name} of TensorRT-LLM is not"
+    elif not is_quantized and tensor.packing is not None:
+        yield f"{piece.source}: is not quantized, unlike other matrices; mixed checkpoints are not read"
+    elif is_quantized and piece.transform is not None:
+        yield f"{piece.source}: a quantized matrix cannot be transformed ({piece.transform})"
+    elif is_quantized:
+        size = quantized.layout.group if piece.dim == 1 else quantized.layout.row_group
+        length = quantized.shapes[piece.source][piece.dim]
+        if problem := cut_problem(piece.spans, size, length=length):
+            yield f"{piece.source}: {problem}; use a smaller tp"

@@ -1,0 +1,191 @@
+"""Writes quantized Hugging Face checkpoints of a tiny llama by their published layouts, for tests.
+
+It shares no code with tpforge: numbers are put into words one by one. Weights are rounded to nearest; what
+matters is the layout. `values` are what each written matrix stands for.
+Source: AutoGPTQ (qlinear), AutoAWQ (gemm.py), compressed-tensors (pack_quantized, float_quantized),
+DeepSeek-V3 (fp8 in blocks), nvidia-modelopt 0.47 (unified export).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+Tensors = dict[str, torch.Tensor]
+AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def write_quantized(source: Path, out: Path, *, method: str, group: int = 32, **options: Any) -> Tensors:
+    """Quantize every layer's linears of `source` into the new folder `out`; the values by name."""
+    out.mkdir()
+    for path in source.iterdir():
+        if path.suffix == ".json" and path.name != "config.json":
+            (out / path.name).write_bytes(path.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = CONFIGS[method](group) | options
+    (out / "config.json").write_text(json.dumps(config))
+    tensors: Tensors = {}
+    values: Tensors = {}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        if name.endswith("proj.weight"):
+            module = name.removesuffix(".weight")
+            made, values[name] = WRITERS[method](tensor.float().numpy(), group)
+            tensors |= {f"{module}.{suffix}": value for suffix, value in made.items()}
+        else:
+            tensors[name] = tensor
+    save_file(tensors, out / "model.safetensors")
+    return values
+
+
+def _by_group(weight: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Integers 0 to 15 [out, in], scales (float16) and zero points [out, in / group]."""
+    rows, columns = weight.shape
+    grouped = weight.reshape(rows, columns // group, group)
+    low, high = np.minimum(grouped.min(2), 0), np.maximum(grouped.max(2), 0)
+    scales = np.maximum((high - low) / 15, 1e-4).astype(np.float16)
+    zeros = np.clip(np.round(-low / scales.astype(np.float32)), 1, 15).astype(np.int64)
+    codes = np.round(grouped / scales.astype(np.float32)[..., None]) + zeros[..., None]
+    return np.clip(codes, 0, 15).astype(np.int64).reshape(rows, columns), scales, zeros
+
+
+def _values(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group: int) -> torch.Tensor:
+    spread = np.repeat(scales.astype(np.float32), group, 1)
+    return torch.from_numpy(((codes - np.repeat(zeros, group, 1)) * spread).astype(np.float32))
+
+
+def _words(numbers: np.ndarray, order: list[int] | None = None) -> torch.Tensor:
+    """[rows, n] of 4 bits as int32 words [rows, n / 8]; place i holds number order[i] of its eight."""
+    order = order or list(range(8))
+    rows, count = numbers.shape
+    words = np.zeros((rows, count // 8), dtype=np.uint32)
+    for row in range(rows):
+        for word in range(count // 8):
+            for place in range(8):
+                words[row, word] |= np.uint32(int(numbers[row, word * 8 + order[place]]) << (4 * place))
+    return torch.from_numpy(words.view(np.int32))
+
+
+def _gptq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    codes, scales, zeros = _by_group(weight, group)
+    return {
+        "qweight": _words(codes).T.contiguous(),
+        "qzeros": _words((zeros - 1).T),
+        "scales": torch.from_numpy(scales.T.copy()),
+        "g_idx": torch.arange(weight.shape[1], dtype=torch.int32) // group,
+    }, _values(codes, scales, zeros, group)
+
+
+def _awq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    codes, scales, zeros = _by_group(weight, group)
+    return {
+        "qweight": _words(codes.T, AWQ_ORDER),
+        "qzeros": _words(zeros.T, AWQ_ORDER),
+        "scales": torch.from_numpy(scales.T.copy()),
+    }, _values(codes, scales, zeros, group)
+
+
+def _packed(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    rows, columns = weight.shape
+    grouped = weight.reshape(rows, columns // group, group)
+    scales = np.maximum(np.abs(grouped).max(2) / 7.5, 1e-4).astype(np.float16)
+    codes = np.clip(np.round(grouped / scales.astype(np.float32)[..., None]), -8, 7).astype(np.int64)
+    codes = codes.reshape(rows, columns)
+    return {
+        "weight_packed": _words(codes + 8),
+        "weight_scale": torch.from_numpy(scales),
+        "weight_shape": torch.tensor(weight.shape),
+    }, _values(codes, scales, np.zeros(scales.shape, dtype=np.int64), group)
+
+
+def _int8(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    scales = np.abs(weight).max(1, keepdims=True) / 127
+    codes = torch.from_numpy(np.round(weight / scales).astype(np.int8))
+    held = torch.from_numpy(scales.astype(np.float32))
+    return {"weight": codes, "weight_scale": held}, codes.float() * held
+
+
+def _e4m3_rows(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    scales = torch.from_numpy((np.abs(weight).max(1, keepdims=True) / 448).astype(np.float32))
+    codes = (torch.from_numpy(weight) / scales).to(torch.float8_e4m3fn)
+    return {"weight": codes, "weight_scale": scales}, codes.float() * scales
+
+
+def _e4m3_blocks(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    rows, columns = weight.shape
+    scales = torch.zeros(-(-rows // 128), -(-columns // 128))
+    codes = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn)
+    values = torch.zeros(rows, columns)
+    for row in range(0, rows, 128):
+        for column in range(0, columns, 128):
+            block = torch.from_numpy(weight[row : row + 128, column : column + 128])
+            scale = block.abs().max() / 448
+            held = (block / scale).to(torch.float8_e4m3fn)
+            scales[row // 128, column // 128] = scale
+            codes[row : row + 128, column : column + 128] = held
+            values[row : row + 128, column : column + 128] = held.float() * scale
+    return {"weight": codes, "weight_scale_inv": scales}, values
+
+
+def _e4m3_tensor(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    scale = torch.tensor(float(np.abs(weight).max() / 448))
+    codes = (torch.from_numpy(weight) / scale).to(torch.float8_e4m3fn)
+    return {
+        "weight": codes,
+        "weight_scale": scale,
+        "input_scale": torch.tensor(0.01),
+    }, codes.float() * scale
+
+
+def _compressed(layout: str, activations: dict[str, Any] | None, **weights: Any) -> dict[str, Any]:
+    group = {
+        "targets": ["Linear"],
+        "weights": {"symmetric": True, **weights},
+        "input_activations": activations,
+    }
+    return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": group}}
+
+
+DYNAMIC = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token"}
+CONFIGS = {
+    "gptq": lambda group: {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": group,
+        "desc_act": False,
+        "sym": False,
+    },
+    "awq": lambda group: {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group,
+        "zero_point": True,
+        "version": "gemm",
+    },
+    "packed": lambda group: _compressed(
+        "pack-quantized", None, num_bits=4, type="int", strategy="group", group_size=group
+    ),
+    "int8": lambda group: _compressed("int-quantized", DYNAMIC, num_bits=8, type="int", strategy="channel"),
+    "fp8 rows": lambda group: _compressed(
+        "float-quantized", DYNAMIC | {"type": "float"}, num_bits=8, type="float", strategy="channel"
+    ),
+    "fp8 blocks": lambda group: {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    },
+    "fp8": lambda group: {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None},
+}
+WRITERS = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "packed": _packed,
+    "int8": _int8,
+    "fp8 rows": _e4m3_rows,
+    "fp8 blocks": _e4m3_blocks,
+    "fp8": _e4m3_tensor,
+}
