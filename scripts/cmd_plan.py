@@ -11,9 +11,11 @@ from scripts import _options
 from scripts._output import Output
 
 if TYPE_CHECKING:
+    from tpforge.plan.calibration import Calibration
     from tpforge.plan.choose import Plan
     from tpforge.plan.hardware import Cluster, Gpu, Prices
     from tpforge.plan.options import Ask
+    from tpforge.plan.weights import Blueprint
 
 _TIME = click.FloatRange(min=0, min_open=True)
 _FILE = click.Path(path_type=Path)
@@ -21,8 +23,10 @@ _FILE = click.Path(path_type=Path)
 
 @click.command("plan")
 @_options.MODEL
-@click.option("--gpu", required=True, metavar="NAME", help="The kind of GPU, such as h100-sxm.")
-@click.option("--gpus", "num_gpus", type=_options.SIZE, default=1, show_default=True, help="How many GPUs.")
+@click.option(
+    "--gpu", required=True, metavar="NAME", help="The kind of GPU, such as h100-sxm; `host`: this host's."
+)
+@click.option("--gpus", "num_gpus", type=_options.SIZE, help="How many GPUs.  [default: 1, or the host's]")
 @click.option("--link", type=click.Choice(["nvlink", "pcie"]), help="What joins them.  [default: the GPU's]")
 @click.option(
     "--gpus-per-host", type=_options.SIZE, help="GPUs of one host.  [default: 8, or an NVLink domain]"
@@ -79,6 +83,7 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Multiply all estimates: your measured tokens/s / the estimate of that run.",
 )
+@click.option("--calibrate", metavar="RUN", help="Scale all estimates by a run of `tpforge bench`.")
 @click.option("--html", type=_FILE, metavar="FILE", help="Write a page of the plan.")
 @click.option("--recipe", type=_FILE, metavar="FILE", help="Write the chosen option for `tpforge up`.")
 @click.option("--all", "show_all", is_flag=True, help="List every option and every rejection.")
@@ -89,6 +94,7 @@ def command(
     model: str,
     alternatives: tuple[str, ...],
     goal: Literal["throughput", "latency", "cost"],
+    calibrate: str | None,
     html: Path | None,
     recipe: Path | None,
     show_all: bool,
@@ -116,12 +122,15 @@ def command(
             raise InputRefused(f"{path}: exists already; use --force to replace it")
     blueprint = find_blueprint(model)
     cluster, ask = _wishes(values, goal=goal)
+    fitted = calibration().scaled(values["scale"])
+    if calibrate is not None:
+        fitted = _calibrated(calibrate, blueprint, cluster, ask, fitted, output)
     plan = decide(
         blueprint,
         cluster,
         ask,
         goal=goal,
-        calibration=calibration().scaled(values["scale"]),
+        calibration=fitted,
         alternatives=[find_blueprint(name) for name in alternatives],
     )
     output.result(plan_text(plan, show_all=show_all))
@@ -147,11 +156,15 @@ def _wishes(values: dict[str, Any], *, goal: str) -> tuple[Cluster, Ask]:
     from tpforge.plan.throughput import Load
 
     own, prices = _own(values["gpu_file"])
-    gpu = find_gpu(values["gpu"], own=own)
+    found = _host(own) if values["gpu"] == "host" else None
+    gpu = found.gpu if found is not None else find_gpu(values["gpu"], own=own)
     if gpu.refusal is not None:
         raise InputRefused(f"{gpu.title}: {gpu.refusal}; use a GPU of compute capability 8.0 or later")
     cluster = make_cluster(
-        gpu, num_gpus=values["num_gpus"], link=values["link"], gpus_per_host=values["gpus_per_host"]
+        gpu,
+        num_gpus=values["num_gpus"] or (found.num_gpus if found is not None else 1),
+        link=values["link"] or (found.link if found is not None else None),
+        gpus_per_host=values["gpus_per_host"] or (found.gpus_per_host if found is not None else None),
     )
     concurrency = values["concurrency"] or (1 if goal == "latency" else None)
     load = Load(values["isl"], values["osl"], concurrency)
@@ -170,6 +183,24 @@ def _wishes(values: dict[str, Any], *, goal: str) -> tuple[Cluster, Ask]:
         price=values["price"] or prices.per_gpu_hour.get(gpu.name),
     )
     return cluster, ask
+
+
+def _host(own: tuple[Gpu, ...]) -> Cluster:
+    from engines.host import find_host
+    from scripts.plan_inputs import host_cluster
+
+    return host_cluster(find_host(), own=own)
+
+
+def _calibrated(
+    run: str, blueprint: Blueprint, cluster: Cluster, ask: Ask, fitted: Calibration, output: Output
+) -> Calibration:
+    from scripts.comparing import find_run
+    from scripts.plan_inputs import calibrate
+
+    scaled, said = calibrate(find_run(run).run, blueprint, cluster, ask, calibration=fitted)
+    output.note(f"note: {said}")
+    return scaled
 
 
 def _own(path: Path | None) -> tuple[tuple[Gpu, ...], Prices]:

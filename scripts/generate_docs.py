@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/: cli.md from the commands' own help, engine.schema.json, families.md.
+"""Writes the generated pages of docs/: cli.md from the commands' own help, engine.schema.json, families.md, plan.schema.json.
 
 Run by `make docs`; a test fails when a page is not current.
 """
@@ -15,6 +15,7 @@ from scripts.family_page import families_page
 from scripts.main import cli
 from tpforge.atomic import write_atomic
 from tpforge.manifest import json_schema
+from tpforge.plan.record import PlanRecord
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _WIDTH = 100
@@ -27,6 +28,7 @@ def pages() -> dict[str, str]:
         "cli.md": cli_page(),
         "engine.schema.json": schema_page(),
         "families.md": families_page(record),
+        "plan.schema.json": plan_schema_page(),
     }
 
 
@@ -45,6 +47,11 @@ def cli_page() -> str:
 def schema_page() -> str:
     """The JSON schema of engine.json."""
     return json.dumps(json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+def plan_schema_page() -> str:
+    """The JSON schema of what `tpforge plan --json` prints beside schema_version and kind."""
+    return json.dumps(PlanRecord.model_json_schema(), indent=2, sort_keys=True) + "\n"
 
 
 def _helps(command: click.Command, parent: click.Context | None, name: str) -> Iterator[tuple[str, str]]:

@@ -68,6 +68,17 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         ("requests that fit", f"{memory.max_requests(load.request_tokens)} a replica"),
         ("longest request", f"{memory.longest_request(plan.blueprint.model.max_position_embeddings)} tokens"),
     ]
+    needs = plan.needs
+    streamed = (
+        "streamed" if needs.memory_bytes is None else f"{format_bytes(needs.memory_bytes)} of host memory"
+    )
+    rows.append(
+        (
+            "to make it",
+            f"disk: model {format_bytes(needs.source_bytes)}, rank files "
+            f"{format_bytes(needs.rank_files_bytes)}, engine about as much; {streamed}",
+        )
+    )
     if option.cost_per_million is not None:
         rows.append(("a million tokens", f"{option.cost_per_million:.2f}"))
     return rows

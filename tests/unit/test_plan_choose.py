@@ -181,3 +181,14 @@ def test_an_unreachable_time_a_token_says_what_is_reached() -> None:
 def test_the_cost_follows_from_price_gpus_and_tokens() -> None:
     found = plan("llama-3.1-8b", "h100", 2, ask=Ask(Load(1000, 1000), 2000, price=3.0)).chosen
     assert found.cost_per_million == pytest.approx(2 * 3.0 / 3600 / found.tokens_per_second * 1e6)
+
+
+def test_disk_is_for_model_rank_files_and_engine_and_modelopt_needs_memory() -> None:
+    needs = plan("llama-3.3-70b", "h100", 8, ask=narrowed("fp8", tp=(2,))).needs
+    assert needs.source_bytes == 2 * 70_553_706_496
+    assert needs.memory_bytes == needs.source_bytes
+    assert needs.disk_bytes == needs.source_bytes + 2 * needs.rank_files_bytes
+    streamed = plan("llama-3.3-70b", "h100", 8, ask=narrowed(None, tp=(4,))).needs
+    # Norms and the embedding are on every rank.
+    assert streamed.rank_files_bytes == needs.source_bytes + 3 * 2 * (128256 * 8192 + 161 * 8192)
+    assert streamed.memory_bytes is None

@@ -13,6 +13,7 @@ from typing import Literal
 from tpforge.errors import InputRefused, NothingFits, PlanError
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.hardware import Cluster, gpus, make_cluster
+from tpforge.plan.host import HostNeeds, host_needs
 from tpforge.plan.options import Ask, Option, list_options
 from tpforge.plan.rules import Advice, advise
 from tpforge.plan.weights import Blueprint
@@ -36,6 +37,7 @@ class Plan:
     options: tuple[Option, ...]
     instead: tuple[Option, ...]
     advice: tuple[Advice, ...]
+    needs: HostNeeds
 
     @property
     def working(self) -> tuple[Option, ...]:
@@ -98,6 +100,9 @@ def decide(
         options=options,
         instead=instead,
         advice=advise(chosen, options, blueprint=blueprint, ask=ask, instead=instead),
+        needs=host_needs(
+            blueprint, mapping=chosen.mapping, dtype=chosen.dtype, weight_format=chosen.weight_format
+        ),
     )
 
 

@@ -33,6 +33,7 @@ class Gpu(Record):
 
     name: str
     title: str
+    driver_name: str | None = None
     aliases: tuple[str, ...] = ()
     architecture: str
     sm: int

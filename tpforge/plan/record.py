@@ -87,6 +87,15 @@ class AdviceRecord(Record):
     text: str
 
 
+class NeedsRecord(Record):
+    """What making one engine takes of the host; `memory_bytes` None: tensors are streamed one by one."""
+
+    source_bytes: int
+    rank_files_bytes: int
+    engine_bytes: int
+    memory_bytes: int | None
+
+
 class PlanRecord(Record):
     """The whole plan; `options` holds those that work, the best first, then the rejected ones."""
 
@@ -102,6 +111,7 @@ class PlanRecord(Record):
     goal: str
     runtime: str
     chosen: OptionRecord
+    host_needs: NeedsRecord
     alternatives: list[OptionRecord]
     advice: list[AdviceRecord]
     options: list[OptionRecord]
@@ -123,6 +133,12 @@ def plan_record(plan: Plan) -> PlanRecord:
         goal=plan.goal,
         runtime=ask.runtime,
         chosen=option_record(plan.chosen, plan),
+        host_needs=NeedsRecord(
+            source_bytes=plan.needs.source_bytes,
+            rank_files_bytes=plan.needs.rank_files_bytes,
+            engine_bytes=plan.needs.engine_bytes,
+            memory_bytes=plan.needs.memory_bytes,
+        ),
         alternatives=[option_record(one, plan) for one in plan.instead],
         advice=[AdviceRecord(rule=one.rule, level=one.level, text=one.text) for one in plan.advice],
         options=[option_record(one, plan) for one in (*plan.working, *plan.rejected)],

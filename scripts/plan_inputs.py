@@ -1,0 +1,135 @@
+"""What a plan takes from outside the tables: this host's GPUs, and a run of one's own to scale estimates by.
+
+It looks at the host by `engines.host`, and reads a run that `tpforge bench` wrote; it estimates by
+`tpforge.plan`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.plan.calibration import Calibration
+from tpforge.plan.hardware import Cluster, Gpu, gpus, make_cluster
+from tpforge.plan.options import Ask, list_options
+from tpforge.plan.throughput import Load
+from tpforge.plan.weights import Blueprint
+
+if TYPE_CHECKING:
+    from engines.host import Host
+    from tpforge.measure.run import Level, Run
+
+HOST = "host"
+"""The name for --gpu that stands for the GPUs of this host."""
+_THROUGHPUT = "output_token_throughput"
+
+
+def host_cluster(host: Host, *, own: tuple[Gpu, ...] = ()) -> Cluster:
+    """The GPUs of this host as a cluster; joined by NVLink where every pair is.
+
+    Raises:
+        EnvironmentUnusable: it has no GPU, or GPUs of several kinds.
+        InputRefused: its GPU is not in the table.
+    """
+    names = sorted({gpu.name for gpu in host.gpus})
+    if len(names) != 1:
+        found = f"found {', '.join(names)}" if names else "; ".join(host.notes) or "found none"
+        raise EnvironmentUnusable(f"--gpu {HOST} needs GPUs of one kind: {found}; name a kind instead")
+    known = {gpu.driver_name: gpu for gpu in (*gpus(), *own)}
+    gpu = known.get(names[0])
+    if gpu is None:
+        raise InputRefused(
+            f"--gpu {HOST}: {names[0]} is not in the table; describe it with --gpu-file (driver_name), "
+            "or name a kind"
+        )
+    joined = bool(host.links) and all(link.startswith("NV") for _, _, link in host.links)
+    num_gpus = len(host.gpus)
+    return make_cluster(
+        gpu,
+        num_gpus=num_gpus,
+        link="nvlink" if joined and gpu.nvlink_gb_s else "pcie",
+        gpus_per_host=num_gpus,
+    )
+
+
+def calibrate(
+    run: Run, blueprint: Blueprint, cluster: Cluster, ask: Ask, *, calibration: Calibration
+) -> tuple[Calibration, str]:
+    """`calibration` scaled so that it gives what `run` measured, and a line that says how.
+
+    The run's busiest closed level is estimated with its own tp, pp, precision and lengths on `cluster`'s
+    GPUs.
+
+    Raises:
+        InputRefused: the run is not of TensorRT-LLM, of another model or GPU, or lacks what is needed.
+    """
+    level = _busiest(run)
+    measured = level.metrics[_THROUGHPUT].avg
+    tp, pp = _integer(run, "tp"), _integer(run, "pp")
+    _check(run, blueprint, cluster)
+    weights, kv = _formats(run, own=str(run.engine["precision"].value))
+    lengths = [round(level.metrics[f"{side}_sequence_length"].avg) for side in ("input", "output")]
+    wish = Ask(
+        Load(max(1, lengths[0]), max(1, lengths[1]), level.concurrency),
+        max_len=sum(lengths),
+        runtime=ask.runtime,
+        tp_sizes=(tp,),
+        formats=(weights,),
+        kv_dtypes=(kv,) if kv else (),
+    )
+    options = list_options(
+        blueprint, cluster.model_copy(update={"num_gpus": tp * pp}), wish, calibration=calibration
+    )
+    same = [one for one in options if one.speed is not None and one.mapping.pp_size == pp]
+    if not same:
+        raise InputRefused(f"--calibrate: the plan does not think that the run's tp={tp} pp={pp} works")
+    estimated = same[0].tokens_per_second
+    factor = measured / estimated
+    said = (
+        f"{run.id}: {measured:.0f} tokens/s measured, {estimated:.0f} estimated: all estimates x {factor:.2f}"
+    )
+    return calibration.scaled(factor), said
+
+
+def _busiest(run: Run) -> Level:
+    needed = (_THROUGHPUT, "input_sequence_length", "output_sequence_length")
+    levels = [
+        level
+        for level in run.levels
+        if level.concurrency is not None and all(name in level.metrics for name in needed)
+    ]
+    if not levels:
+        raise InputRefused(f"--calibrate: {run.id} has no level of fixed concurrency with counted tokens")
+    return max(levels, key=lambda level: level.metrics[_THROUGHPUT].avg)
+
+
+def _integer(run: Run, name: str) -> int:
+    value = run.engine[name].value
+    if not isinstance(value, int):
+        because = run.engine[name].unavailable_because or f"found {value!r}"
+        raise InputRefused(f"--calibrate: {run.id} does not know its {name} ({because})")
+    return value
+
+
+def _check(run: Run, blueprint: Blueprint, cluster: Cluster) -> None:
+    problems = []
+    runtime = run.engine["runtime"].value
+    if runtime not in ("tensorrt", "pytorch"):
+        problems.append(f"its runtime is {runtime}, which says nothing of TensorRT-LLM's speed")
+    model = str(run.engine["model"].value or "")
+    if blueprint.name.lower() not in model.lower():
+        problems.append(f"its model is {model or 'unknown'}, the plan is of {blueprint.name}")
+    gpu = str(run.environment["gpu"].value or "")
+    wanted = (cluster.gpu.driver_name, cluster.gpu.name, cluster.gpu.title)
+    if not any(name is not None and name.lower() in gpu.lower() for name in wanted):
+        problems.append(f"its GPU is {gpu or 'unknown'}, the plan is of {cluster.gpu.title}")
+    if problems:
+        raise InputRefused.listing(f"--calibrate: {run.id} cannot scale this plan:", problems)
+
+
+def _formats(run: Run, *, own: str) -> tuple[str | None, str]:
+    """The formats of weights and cache that bench_facts spelled: ``fp8, groups of 128, KV cache fp8``."""
+    parts = str(run.engine["quantization"].value or "none").split(", ")
+    weights = None if parts[0] in ("none", "weights as they are") else parts[0]
+    kv = next((part.removeprefix("KV cache ") for part in parts if part.startswith("KV cache ")), own)
+    return weights, kv
