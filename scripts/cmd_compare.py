@@ -33,6 +33,13 @@ def _gate(name: str, help_text: str) -> _options.Decorator:
     metavar="[RUN=]AMOUNT",
     help="Price of an hour of all that the run uses, for the cost of a million tokens; may be repeated.",
 )
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `tpforge plan --json` printed: its estimates beside what was measured.",
+)
 @_gate("throughput-drop", "Fail when throughput is lower by more.")
 @_gate("p95-increase", "Fail when a p95 latency is higher by more.")
 @_gate("memory-increase", "Fail when the fullest GPU uses more by more.")
@@ -45,6 +52,7 @@ def command(
     out: Path | None,
     force: bool,
     prices: tuple[str, ...],
+    plan_file: Path | None,
     as_json: bool,
     **limits: float | None,
 ) -> None:
@@ -58,6 +66,10 @@ def command(
 
     output = Output(as_json=as_json)
     runs = comparing.find_runs(names)
+    if plan_file is not None:
+        runs, notes = comparing.with_plan(runs, comparing.read_plan(plan_file))
+        for note in notes:
+            output.note(f"plan: {note}")
     found = comparing.compare(runs, prices=comparing.read_prices(prices, runs))
     for comparison in found.comparisons:
         output.result(_text(comparison, runs))
@@ -75,7 +87,14 @@ def command(
 
 def _text(comparison: Comparison, runs: tuple[FoundRun, ...]) -> str:
     """One comparison on a terminal."""
-    from scripts.reports.comparison import HEADER, cells, change_line, groups, predicted_lines
+    from scripts.reports.comparison import (
+        HEADER,
+        PREDICTED_HEADER,
+        cells,
+        change_line,
+        groups,
+        predicted_lines,
+    )
     from scripts.reports.values import run_name
 
     names = {one.run.id: run_name(one.run) for one in runs}
@@ -92,7 +111,7 @@ def _text(comparison: Comparison, runs: tuple[FoundRun, ...]) -> str:
     for title, rows in groups(comparison):
         lines += ["", title, table([cells(row) for row in rows], header=HEADER)]
     if predicted := predicted_lines(comparison):
-        lines += ["", table(predicted, header=("level", "metric", "predicted", "measured"))]
+        lines += ["", table(predicted, header=PREDICTED_HEADER)]
     lines += ["", *(f"risk: {risk}" for risk in comparison.risks)]
     lines += [f"note: {note}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"

@@ -5,17 +5,20 @@ It prints nothing; what is compared is `tpforge.measure.compare`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.locations import OUT
 from tpforge import __version__
-from tpforge.atomic import atomic_folder
+from tpforge.atomic import atomic_folder, os_errors
 from tpforge.errors import InputRefused, RegressionFound, UsageError
 from tpforge.measure.compare import Comparison, ComparisonSet, compare_runs
+from tpforge.measure.expected import with_predictions
 from tpforge.measure.gates import GateResult, check_gates, worst
 from tpforge.measure.run import RUN_NAME, Run, read_run
+from tpforge.plan.record import PlanRecord
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,36 @@ def read_prices(given: Sequence[str], runs: Sequence[FoundRun]) -> dict[str, flo
         chosen = [pick_run(runs, name, option="--price")] if equals else list(runs)
         prices |= {one.run.id: price for one in chosen}
     return prices
+
+
+def read_plan(path: Path) -> PlanRecord:
+    """The plan that `tpforge plan --json` printed.
+
+    Raises:
+        InputRefused: the file is missing or is no plan of this version.
+    """
+    if not path.is_file():
+        raise InputRefused(
+            f"{path}: no such file; make one with: tpforge plan MODEL --gpu NAME --json > {path}"
+        )
+    with os_errors(path):
+        text = path.read_text("utf-8")
+    try:
+        value = json.loads(text)
+        fields = {key: item for key, item in value.items() if key not in ("schema_version", "kind")}
+        return PlanRecord.model_validate(fields)
+    except (ValueError, AttributeError) as error:
+        raise InputRefused(f"{path}: is not what tpforge plan --json prints: {error}") from error
+
+
+def with_plan(runs: Sequence[FoundRun], plan: PlanRecord) -> tuple[tuple[FoundRun, ...], tuple[str, ...]]:
+    """The runs with what the plan expected of them, and what it says nothing of."""
+    found, notes = [], []
+    for one in runs:
+        run, note = with_predictions(one.run, plan)
+        found.append(FoundRun(one.folder, run))
+        notes += [note] if note else []
+    return tuple(found), tuple(notes)
 
 
 def compare(runs: Sequence[FoundRun], *, prices: Mapping[str, float]) -> ComparisonSet:

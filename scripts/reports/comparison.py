@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scripts.reports.axes import format_number
 from scripts.reports.page import render_html, render_markdown
 from scripts.reports.values import (
     change_text,
@@ -17,7 +18,7 @@ from scripts.reports.values import (
 )
 from tpforge.measure.compare import Comparison, ComparisonSet
 from tpforge.measure.rows import Row
-from tpforge.measure.run import Run
+from tpforge.measure.run import Prediction, Run
 from tpforge.measure.variables import Change, Variables
 
 HEADER = ("metric", "baseline", "candidate", "change", "verdict")
@@ -66,13 +67,18 @@ def unknown_lines(variables: Variables) -> list[str]:
     return [f"{', '.join(found)} ({because})" for because, found in names.items()]
 
 
-def predicted_lines(comparison: Comparison) -> list[tuple[str, str, str, str]]:
-    """Level, metric, what was predicted and by what, what was measured: two columns, never one."""
+PREDICTED_HEADER = ("run", "level", "metric", "predicted", "by", "measured")
+
+
+def predicted_lines(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Each prediction under PREDICTED_HEADER: predicted and measured are two columns, never one."""
     return [
         (
+            item.run,
             item.level,
             metric_name(item.metric),
-            f"{number(item.prediction.value, item.prediction.unit)} ({item.prediction.source})",
+            _expected(item.prediction),
+            item.prediction.source,
             number(item.measured.value, item.prediction.unit),
         )
         for item in comparison.predicted
@@ -105,10 +111,18 @@ def _values(found: ComparisonSet, runs: Mapping[str, Run]) -> dict[str, Any]:
         "title": "Comparison of runs",
         "parts": parts,
         "header": HEADER,
+        "predicted_header": PREDICTED_HEADER,
         "confidence": f"{found.confidence:.0%}",
         "prices": prices,
         "version": found.tpforge_version,
     }
+
+
+def _expected(prediction: Prediction) -> str:
+    band = ""
+    if prediction.low is not None and prediction.high is not None:
+        band = f" [{format_number(prediction.low)}, {format_number(prediction.high)}]"
+    return number(prediction.value, prediction.unit) + band
 
 
 def _short(value: object) -> str:

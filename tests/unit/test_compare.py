@@ -246,6 +246,7 @@ def test_predictions_stand_beside_what_was_measured() -> None:
     guess = Prediction(value=100, unit="ms", source="plan")
     level = level.model_copy(update={"predicted": {"time_to_first_token": guess}})
     (found,) = pair(one_level("a"), run_of("b", [level])).predicted
+    assert (found.run, found.level, found.metric) == ("b", "concurrency 1", "time_to_first_token")
     assert (found.prediction.value, found.measured.value) == (100, pytest.approx(111.666, abs=0.01))
 
 

@@ -47,6 +47,7 @@ NEUTRAL = {"perplexity_increase": 0.0}
 class Predicted(Record):
     """What a plan expected of a level beside what was measured; never one column."""
 
+    run: str
     level: str
     metric: str
     prediction: Prediction
@@ -106,7 +107,9 @@ def compare_runs(baseline: Run, candidate: Run, *, prices: Mapping[str, float] |
         variables=variables,
         rows=tuple(rows),
         risks=find_risks(rows, variables),
-        predicted=tuple(item for level in candidate.levels for item in _predicted(level)),
+        predicted=tuple(
+            item for run in (baseline, candidate) for level in run.levels for item in _predicted(run, level)
+        ),
         notes=tuple(_notes(baseline, candidate, levels, rows)),
     )
 
@@ -343,13 +346,15 @@ def _row_of_scores(
     )
 
 
-def _predicted(level: Level) -> list[Predicted]:
+def _predicted(run: Run, level: Level) -> list[Predicted]:
     found = []
     for name, prediction in sorted(level.predicted.items()):
         summary = level.metrics.get(name)
         side = measured(summary, "avg") if summary else None
         if side is not None:
-            found.append(Predicted(level=level.name, metric=name, prediction=prediction, measured=side))
+            found.append(
+                Predicted(run=run.id, level=level.name, metric=name, prediction=prediction, measured=side)
+            )
     return found
 
 
