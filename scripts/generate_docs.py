@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/: cli.md from the commands' own help, engine.schema.json, families.md, plan.schema.json.
+"""Writes the generated pages of docs/: cli.md from the commands' own help, families.md, the JSON schemas.
 
 Run by `make docs`; a test fails when a page is not current.
 """
