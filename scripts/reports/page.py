@@ -46,8 +46,15 @@ def fenced(text: str) -> str:
 
 
 def _visible(value: object) -> object:
-    """A model may answer with any character; those that no page may hold are shown as unknown ones."""
-    return value.translate(_CONTROL) if type(value) is str else value
+    """A text as a page may show it: without characters that none may hold, which a model may answer with.
+
+    Paths below the home directory begin with ``~``: whose home it is, is nobody's business.
+    """
+    if type(value) is not str:
+        return value
+    home = str(Path.home())
+    text = value.replace(f"{home}/", "~/") if home != "/" else value
+    return text.translate(_CONTROL)
 
 
 _CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127, *range(0xD800, 0xE000)], "\ufffd")

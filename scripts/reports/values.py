@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from scripts.reports.axes import format_number
 from tpforge.measure.rows import Measured, Row
@@ -76,13 +75,7 @@ def fact_text(fact: Fact) -> str:
         return ", ".join(f"{key} {value}" for key, value in fact.value.items())
     if isinstance(fact.value, list):
         return ", ".join(map(str, fact.value))
-    return shorten_home(str(fact.value))
-
-
-def shorten_home(text: str) -> str:
-    """A path below the home directory with ``~``: whose home it is, is nobody's business."""
-    home = str(Path.home())
-    return text.replace(f"{home}/", "~/") if home != "/" else text
+    return str(fact.value)
 
 
 def run_name(run: Run) -> str:

@@ -126,6 +126,11 @@ def test_characters_that_no_page_may_hold_are_shown_as_unknown() -> None:
     assert "<title>a\ufffd\ufffd[1m\ufffdb\tc</title>" in page
 
 
+def test_a_home_directory_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert "<title>~/m.gguf</title>" in render_html("page.html.j2", {"title": "/home/somebody/m.gguf"})
+
+
 def test_markdown_cells_and_fences_hold_any_text() -> None:
     assert cell("a | b\n<script>") == "a \\| b &lt;script>"
     assert fenced("a ``` b") == "````\na ``` b\n````"
