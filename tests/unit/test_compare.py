@@ -222,6 +222,11 @@ def test_scores_measured_against_this_baseline_are_judged_by_their_neutral_value
         "perplexity_increase": "worse",
         "greedy_agreement": "undecided",
     }
+    rounding = second.model_copy(
+        update={"quality": {"perplexity_increase": score(-2e-5, -3e-5, -1e-5, **increase)}}
+    )
+    (row,) = [row for row in pair(first, rounding).rows if row.metric == "perplexity_increase"]
+    assert (row.verdict, row.reason) == ("undecided", "no difference")
     other = run_of("c", [])
     assert "perplexity_increase" not in {row.metric for row in pair(other, second).rows}
 

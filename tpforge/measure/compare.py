@@ -40,6 +40,9 @@ GPU_MEMORY = "gpu_memory_used"
 _ROUNDING = 1e-9
 """Of a value: constant repeats have no spread, and a rounding error must not become a verdict."""
 
+_SAME_PERCENT = 1e-3
+"""Of a perplexity: sums of float32 in another order, as of other ranks, differ by less."""
+
 NEUTRAL = {"perplexity_increase": 0.0}
 """Scores that are measured against a baseline, and the value that says: the same."""
 
@@ -305,7 +308,9 @@ def _relative_row(name: str, score: QualityScore) -> Row:
     reason = "says how far the answers are from the baseline's, not how good they are"
     if name in NEUTRAL and score.low is not None and score.high is not None:
         same, reason = NEUTRAL[name], f"the interval holds {NEUTRAL[name]:g}"
-        if not score.low <= same <= score.high:
+        if abs(score.value - same) < _SAME_PERCENT:
+            reason = "no difference"
+        elif not score.low <= same <= score.high:
             worse = (score.low > same) != score.higher_is_better
             verdict, reason = ("worse" if worse else "better"), ""
     return _row_of_scores(name, None, score, verdict, reason)
