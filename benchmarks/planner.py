@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.published import Row, rows
+from benchmarks.published import Row, first_token_ms, first_tokens, rows
 from scripts._output import table
 from tpforge.atomic import write_atomic
 from tpforge.plan.calibration import Fit, calibration
@@ -196,8 +196,30 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
             ("release", "model", "GPU", "lengths", "TP sizes"),
             wrong,
         ),
+        _first_token_table(fit),
         (f"The 30 worst of {len(beyond)} misses beyond 25 % of {len(dense)} rows", MISS_HEADER, beyond[:30]),
     ]
+
+
+def _first_token_table(fit: Fit) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Time to the first token of one request alone; nothing was fitted to it."""
+    found = [(row, ms, first_token_ms(row, fit)) for row, ms in first_tokens()]
+    sizes = sorted(abs(estimated / ms - 1) for _, ms, estimated in found)
+    cells = [
+        (
+            f"{row.model} {row.precision}",
+            row.gpu,
+            str(row.tp),
+            str(row.load.input_tokens),
+            f"{ms:.1f}",
+            f"{estimated:.1f}",
+            f"{100 * (estimated / ms - 1):+.0f} %",
+        )
+        for row, ms, estimated in found
+    ]
+    median = f"{100 * statistics.median(sizes):.0f} %"
+    title = f"Time to the first token of one request, release 0.9: median error {median}"
+    return title, ("model", "GPU", "TP", "prompt", "measured ms", "estimated ms", "error"), cells
 
 
 def calibration_text(fit: Fit) -> str:

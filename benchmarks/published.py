@@ -21,7 +21,7 @@ from tpforge.plan.calibration import Fit
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
-from tpforge.plan.throughput import Engine, Load, speed
+from tpforge.plan.throughput import Engine, Load, StepModel, speed
 from tpforge.plan.weights import RankShapes, rank_shapes
 
 DATA = Path(__file__).with_name("data")
@@ -74,10 +74,26 @@ class Row:
         return found.tokens_per_second if found else 0.0
 
 
+def first_token_ms(row: Row, fit: Fit) -> float:
+    """The estimate for one request alone."""
+    return 1e3 * StepModel(row.engine, fit).prefill(row.load.input_tokens).total
+
+
 def rows(name: str) -> list[Row]:
     """The rows of ``planner_NAME.csv``."""
     with (DATA / f"planner_{name}.csv").open(encoding="utf-8", newline="") as file:
         return [_row(values) for values in csv.DictReader(file)]
+
+
+def first_tokens() -> list[tuple[Row, float]]:
+    """Published milliseconds to the first token of one request alone, each with a row of its engine.
+
+    Source: docs/source/performance/perf-overview.md of release 0.9, low latency.
+    """
+    with (DATA / "planner_ttft.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    rest = {"osl": "128", "output_tokens_per_s": "0"}
+    return [(_row(values | rest), float(values["first_token_ms"])) for values in found]
 
 
 def _row(values: dict[str, str]) -> Row:

@@ -6,7 +6,7 @@ import statistics
 from functools import cache
 
 from benchmarks.planner import PAGE, Error, band_kind, errors, is_dense, orders, report
-from benchmarks.published import rows
+from benchmarks.published import first_token_ms, first_tokens, rows
 from tpforge.plan.calibration import calibration
 
 
@@ -50,6 +50,12 @@ def test_orders_in_which_eight_gpus_are_slower_than_four_are_among_them() -> Non
     slower = [group for group in groups.values() if 8 in group and 4 in group and group[8][0] < group[4][0]]
     assert len(slower) > 5
     assert any(group[8][1] < group[4][1] for group in slower)
+
+
+def test_the_first_token_of_one_request_is_estimated_within_25_percent_in_the_median() -> None:
+    found = [first_token_ms(row, calibration().fit) / ms - 1 for row, ms in first_tokens()]
+    assert len(found) == 26
+    assert statistics.median(abs(error) for error in found) < 0.25
 
 
 def test_eight_of_ten_rows_lie_in_the_band_of_their_kind() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tpforge.dtypes import DType
@@ -29,7 +29,7 @@ class Blueprint:
     """A model and what its family says of its tensors; `name` is what the user calls it.
 
     `shapes` gives every source tensor of a spec, `reshape` what a transform does to a shape, `objections` why
-    TensorRT-LLM's definition cannot take a plan.
+    TensorRT-LLM's definition cannot take a plan. `known` keeps what `rank_shapes` has computed.
     """
 
     name: str
@@ -38,14 +38,12 @@ class Blueprint:
     shapes: Callable[[ModelSpec], dict[str, Shape]]
     reshape: Callable[[Shape, str | None], Shape]
     objections: Callable[[ShardPlan], list[str]] = lambda plan: []
+    known: dict[tuple[int, int, bool], RankShapes] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class RankShapes:
-    """The tensors of one tp rank: of the first stage, of the last, and of a layer with and without experts.
-
-    `num_layers` says how often the fullest stage has each kind of layer; `pp_size` 1 holds all of them.
-    """
+    """The tensors of one tp rank: of the first and the last stage, of a layer with and without experts."""
 
     model: ModelSpec
     mapping: Mapping
@@ -76,10 +74,20 @@ def rank_shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool = True) -> 
     Raises:
         PlanError: the model cannot be sharded so.
     """
+    key = (mapping.tp_size, mapping.moe_ep_size, pad)
+    if key not in blueprint.known:
+        blueprint.known[key] = _sampled_shapes(blueprint, *key)
+    found = blueprint.known[key]
+    plan = ShardPlan(model=blueprint.model, mapping=mapping, padding=found.plan.padding)
+    return replace(found, mapping=mapping, plan=plan)
+
+
+def _sampled_shapes(blueprint: Blueprint, tp_size: int, moe_ep_size: int, pad: bool) -> RankShapes:
+    """Of one stage: the shapes do not depend on how the layers are divided over stages."""
     model = blueprint.model
-    padding = plan_padding(model, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size, allow=pad)
+    flat = Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size)
+    padding = plan_padding(model, tp_size=tp_size, moe_ep_size=moe_ep_size, allow=pad)
     sample = _sample(model)
-    flat = Mapping(tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size)
     plan = ShardPlan(model=sample, mapping=flat, padding=padding)
     shapes = blueprint.shapes(sample)
     rules = blueprint.rules(plan)
@@ -88,15 +96,14 @@ def rank_shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool = True) -> 
         chosen = tuple(rule for rule in rules if rule.stage is stage)
         return rank_tensors(chosen, shapes, plan=plan, rank=0, reshape=blueprint.reshape)
 
-    layer: dict[bool, list[RankTensor]] = {
-        sample.has_experts(index): [] for index in range(sample.num_layers)
-    }
+    kinds = [sample.has_experts(index) for index in range(sample.num_layers)]
+    layer: dict[bool, list[RankTensor]] = {kind: [] for kind in kinds}
     for tensor in tensors(Stage.LAYER):
-        layer[sample.has_experts(int(tensor.name.split(".")[2]))].append(tensor)
+        layer[kinds[int(tensor.name.split(".")[2])]].append(tensor)
     return RankShapes(
         model=model,
-        mapping=mapping,
-        plan=ShardPlan(model=model, mapping=mapping, padding=padding),
+        mapping=flat,
+        plan=plan,
         first=tensors(Stage.FIRST),
         last=tensors(Stage.LAST),
         layer={kind: tuple(held) for kind, held in layer.items()},
