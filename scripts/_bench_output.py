@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from bisect import bisect
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from scripts._output import Output, table
 
 if TYPE_CHECKING:
     from scripts.benching import Bench, BenchOptions
+    from scripts.sweeping import Measured, Sweep
     from tpforge.measure.run import Level
     from tpforge.measure.samples import MetricSummary
     from triton_repo.load.measuring import Progress
@@ -111,6 +113,28 @@ def print_run(output: Output, found: Bench) -> None:
         output.note("interrupted: what was measured until then is kept")
     output.result(str(found.folder))
     output.record("bench", {"folder": str(found.folder), "run": json.loads(run.model_dump_json())})
+
+
+def print_point(output: Output, item: Measured) -> None:
+    """A point of a sweep as it ends."""
+    said = item.error or (item.found.folder if item.found else "")
+    output.note(f"{item.point.name}: {item.outcome}: {said}")
+
+
+def print_sweep(output: Output, sweep: Sweep, done: Sequence[Measured]) -> None:
+    """All points of a sweep, a row a load, and where their list lies."""
+    from scripts.sweeping import point_record
+
+    rows = []
+    for item in done:
+        if item.found is None:
+            rows.append([item.point.name, item.outcome, *["-"] * (len(_HEADER) - 1)])
+        else:
+            rows += [[item.point.name, *_row(level)] for level in item.found.run.levels]
+    output.result(table(rows, header=("point", *_HEADER)))
+    output.result("times in ms, over complete requests; tokens/s with its 95 % interval over repeats")
+    output.result(str(sweep.summary))
+    output.record("sweep", {"name": sweep.name, "points": [point_record(item) for item in done]})
 
 
 def _row(level: Level) -> list[str]:

@@ -17,6 +17,7 @@ from tpforge.manifest import Manifest
 from tpforge.measure.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Fact, unavailable_facts
 
 if TYPE_CHECKING:
+    from tpforge.quantization import Quantization
     from triton_repo.client import Client
 
 BATCH_PARAMETERS = (
@@ -35,7 +36,6 @@ def engine_facts(manifest: Manifest | None) -> dict[str, Fact]:
     if manifest is None:
         return unavailable_facts(ENGINE_FIELDS, _UNKNOWN_ENGINE)
     source, limits, mapping = manifest.source, manifest.limits, manifest.mapping
-    quantization = getattr(manifest, "quantization", None)
     return {
         "name": Fact(value=manifest.name),
         "model": Fact(value=source.location),
@@ -43,7 +43,7 @@ def engine_facts(manifest: Manifest | None) -> dict[str, Fact]:
         "license": _known(source.license, "the source names none"),
         "weights_sha256": Fact(value=_hash_source(manifest)),
         "precision": Fact(value=manifest.dtype.value),
-        "quantization": Fact(value=quantization.model_dump(mode="json") if quantization else "none"),
+        "quantization": Fact(value=_quantization(manifest.quantization)),
         "tp": Fact(value=mapping.tp_size),
         "pp": Fact(value=mapping.pp_size),
         "moe_ep": Fact(value=mapping.moe_ep_size),
@@ -136,6 +136,16 @@ def _hash_source(manifest: Manifest) -> str:
     for file in sorted(weights, key=lambda file: file.path):
         digest.update(f"{file.sha256}  {file.path}\n".encode())
     return digest.hexdigest()
+
+
+def _quantization(found: Quantization | None) -> str:
+    """``none``, ``int8_wo``, ``int4_wo, groups of 128, KV cache fp8``."""
+    if found is None:
+        return "none"
+    parts = [found.format or "weights as they are"]
+    parts += [f"groups of {found.group_size}"] if found.group_size else []
+    parts += [f"KV cache {found.kv_cache}"] if found.kv_cache else []
+    return ", ".join(parts)
 
 
 def _runtime_version(manifest: Manifest) -> Fact:

@@ -14,6 +14,7 @@ from tpforge.errors import UsageError
 if TYPE_CHECKING:
     from scripts.benching import BenchOptions
     from tpforge.measure.run import Slo
+    from triton_repo.load.measuring import OnProgress
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 _FILE = click.Path(path_type=Path)
@@ -96,17 +97,23 @@ def _server() -> _options.Decorator:
 @_load()
 @_extent()
 @_server()
+@click.option(
+    "--sweep",
+    type=_FILE,
+    metavar="RECIPE",
+    help="Build, serve and measure every point of a recipe's [sweep] table, one after another.",
+)
 @click.option("--label", help="What the run is called.  [default: the engine's name]")
 @_options.out("Folder of the run.  [default: out/NAME/runs/ID]")
 @_options.connection()
 @_options.JSON
 @_options.DEBUG
-def command(url: str | None, as_json: bool, **values: Any) -> None:
+def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -> None:
     """Measure a server under load and write a record that others can repeat.
 
     URL is HOST:PORT of Triton's gRPC, or http://HOST:PORT with --api openai; without it the server that
     runs here. Writes run.json, samples.jsonl with every request and its answer, metrics.csv, and AIPerf's
-    JSON. Ctrl-C keeps what was measured.
+    JSON. Ctrl-C keeps what was measured; a sweep that is run again goes on where it stopped.
     """
     from scripts import benching
     from scripts._bench_output import BenchMeter, print_run
@@ -114,6 +121,10 @@ def command(url: str | None, as_json: bool, **values: Any) -> None:
     output = Output(as_json=as_json)
     options = read_options(values)
     meter = BenchMeter(output, options)
+    if sweep is not None:
+        _refuse_with_sweep(url, options)
+        _run_sweep(output, sweep, options, meter=meter, words=command_line(None, values))
+        return
     found = benching.bench(
         url, options, command=command_line(url, values), on_progress=meter, note=output.note
     )
@@ -124,6 +135,34 @@ def command(url: str | None, as_json: bool, **values: Any) -> None:
     if found.run.interrupted:
         raise KeyboardInterrupt
     benching.refuse_unanswered(found)
+
+
+def _run_sweep(
+    output: Output, path: Path, options: BenchOptions, *, meter: OnProgress, words: tuple[str, ...]
+) -> None:
+    from scripts import sweeping
+    from scripts._bench_output import print_point, print_sweep
+
+    sweep = sweeping.read_sweep(path)
+    output.note(f"{len(sweep.points)} points, listed in {sweep.summary}")
+    done = sweeping.run_sweep(
+        sweep,
+        options,
+        command=(*words, "--sweep", str(path)),
+        progress=output.progress,
+        on_progress=meter,
+        note=output.note,
+        on_point=lambda item: print_point(output, item),
+    )
+    print_sweep(output, sweep, done)
+    sweeping.refuse_failed(done)
+
+
+def _refuse_with_sweep(url: str | None, options: BenchOptions) -> None:
+    given = {"URL": url, "--engine": options.engine, "--out": options.out, "--label": options.label}
+    given["--api openai"] = options.api if options.api == "openai" else None
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"--sweep serves its own engines; leave out {', '.join(wrong)}")
 
 
 def read_options(values: dict[str, Any]) -> BenchOptions:
