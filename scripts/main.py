@@ -30,6 +30,7 @@ COMMANDS = {
     "verify": "Prove an engine against its source and against transformers.",
     "render": "Write the Triton model repository of an engine.",
     "serve": "Start Triton on an engine and wait until it answers.",
+    "deploy": "Write what runs an engine on a host, a cluster or a Slurm partition.",
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",
     "smoke": "Prove over gRPC that a server keeps its contract.",

@@ -1,0 +1,187 @@
+"""Rules and dashboard: promtool accepts them, alerts fire on made series, each failure mode has one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from triton_repo.deploy.yaml_text import to_yaml
+from triton_repo.monitoring.dashboard import dashboard_json
+from triton_repo.monitoring.queries import QUERIES, metric_names
+from triton_repo.monitoring.rules import ALERTS, RECORDS, rules_yaml
+
+LABELS = '{instance="i",job="triton"'
+
+
+def promtool(*arguments: str, folder: Path) -> str:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text(rules_yaml())
+    assert f"SUCCESS: {len(ALERTS) + len(RECORDS)} rules found" in promtool(
+        "check", "rules", "rules.yml", folder=tmp_path
+    )
+
+
+def test_every_known_failure_mode_has_an_alert_that_says_what_to_do() -> None:
+    assert {alert.mode for alert in ALERTS} == {
+        "out-of-memory",
+        "slow-communication",
+        "uneven-gpus",
+        "does-not-load",
+        "latency-spikes",
+    }
+    assert all(alert.do.endswith(".") for alert in ALERTS)
+
+
+SERIES: dict[str, tuple[list[dict[str, str]], str]] = {
+    # name of the alert: its series, a minute a value, and when to look
+    "TpforgeUnevenGpus": (
+        [
+            {"series": f'nv_gpu_utilization{LABELS},gpu_uuid="a"}}', "values": "0.95x30"},
+            {"series": f'nv_gpu_utilization{LABELS},gpu_uuid="b"}}', "values": "0.45x30"},
+        ],
+        "20m",
+    ),
+    "TpforgeMemoryNearlyFull": (
+        [
+            {"series": f'nv_gpu_memory_used_bytes{LABELS},gpu_uuid="a"}}', "values": "79x30"},
+            {"series": f'nv_gpu_memory_total_bytes{LABELS},gpu_uuid="a"}}', "values": "80x30"},
+        ],
+        "10m",
+    ),
+    "TpforgeKvCacheFull": (
+        [
+            {
+                "series": f'nv_trt_llm_kv_cache_block_metrics{LABELS},kv_cache_block_type="used"}}',
+                "values": "98x30",
+            },
+            {
+                "series": f'nv_trt_llm_kv_cache_block_metrics{LABELS},kv_cache_block_type="max"}}',
+                "values": "100x30",
+            },
+            {"series": f'nv_trt_llm_request_metrics{LABELS},request_type="waiting"}}', "values": "3x30"},
+        ],
+        "10m",
+    ),
+    "TpforgeServerDown": ([{"series": f"up{LABELS}}}", "values": "0x30"}], "5m"),
+    "TpforgeServerRestarts": (
+        [
+            {
+                "series": f'nv_inference_request_success{LABELS},model="ensemble"}}',
+                "values": "9 10 0 1 0 2 0 1 2 3",
+            }
+        ],
+        "9m",
+    ),
+    "TpforgeRequestsFail": (
+        [
+            {
+                "series": f'nv_inference_request_failure{LABELS},model="ensemble",reason="BACKEND"}}',
+                "values": "0+6x30",
+            },
+            {"series": f'nv_inference_request_success{LABELS},model="ensemble"}}', "values": "0+60x30"},
+        ],
+        "20m",
+    ),
+    "TpforgeQueueGrows": (
+        [
+            {"series": f'nv_inference_queue_duration_us{LABELS},model="m"}}', "values": "0+120000000x30"},
+            {"series": f'nv_inference_request_success{LABELS},model="m"}}', "values": "0+60x30"},
+        ],
+        "15m",
+    ),
+    # An hour at 1000 ms a request, then at 5000.
+    "TpforgeLatencySpikes": (
+        [
+            {
+                "series": f'nv_inference_request_duration_us{LABELS},model="ensemble"}}',
+                "values": "0+60000000x60 3600000000+300000000x30",
+            },
+            {"series": f'nv_inference_request_success{LABELS},model="ensemble"}}', "values": "0+60x90"},
+        ],
+        "85m",
+    ),
+    # Four running requests at 400 tokens/s, then at 100.
+    "TpforgeGenerationSlow": (
+        [
+            {"series": f'nv_trt_llm_request_metrics{LABELS},request_type="active"}}', "values": "4x100"},
+            {
+                "series": f"nv_llm_output_token_len_sum{LABELS}}}",
+                "values": "0+24000x60 1440000+6000x40",
+            },
+        ],
+        "90m",
+    ),
+}
+
+
+@pytest.mark.parametrize("alert", [alert.name for alert in ALERTS])
+def test_an_alert_fires_on_what_it_is_for_and_not_before(alert: str, tmp_path: Path) -> None:
+    series, moment = SERIES[alert]
+    (tmp_path / "rules.yml").write_text(rules_yaml())
+    fires = _firing(alert, series, moment, tmp_path)
+    assert fires.returncode == 0, fires.stdout + fires.stderr
+    early = _firing(alert, series, "0m", tmp_path)
+    assert early.returncode != 0, "it fires at once"
+
+
+def _firing(
+    alert: str, series: list[dict[str, str]], moment: str, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Ask promtool how many series of the alert fire at a moment: at least one is expected."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    test: dict[str, Any] = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) > bool 0',
+                        "eval_time": moment,
+                        "exp_samples": [{"labels": "{}", "value": 1}],
+                    }
+                ],
+            }
+        ],
+    }
+    (folder / "test.yml").write_text(to_yaml(test))
+    return subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_dashboard_has_a_panel_a_query_and_says_what_an_empty_one_needs() -> None:
+    value = json.loads(dashboard_json())
+    assert [panel["title"] for panel in value["panels"]] == [query.panel for query in QUERIES]
+    assert len({panel["id"] for panel in value["panels"]}) == len(QUERIES)
+    places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in value["panels"]]
+    assert len(set(places)) == len(places)
+    for panel, query in zip(value["panels"], QUERIES, strict=True):
+        assert bool(panel["description"]) == (query.source != "any")
+
+
+def test_promql_of_every_panel_parses(tmp_path: Path) -> None:
+    group = [{"record": f"panel:{index}", "expr": query.expression} for index, query in enumerate(QUERIES)]
+    value = {"groups": [{"name": "panels", "rules": group}]}
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump(value))
+    assert f"SUCCESS: {len(QUERIES)} rules found" in promtool("check", "rules", "panels.yml", folder=tmp_path)
+
+
+def test_metric_names_of_an_expression() -> None:
+    assert metric_names('rate(nv_a_b{model="nv"}[1m]) / nv_c') == {"nv_a_b", "nv_c"}

@@ -1,0 +1,233 @@
+"""What a deployment of one engine needs, whatever the target: image, ranks, nodes, sizes, times, command.
+
+It is computed from engine.json and the user's options alone, without looking at a machine, so that equal
+inputs give equal files. The targets print it.
+"""
+
+from __future__ import annotations
+
+import re
+from math import ceil
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tpforge import __version__
+from tpforge.errors import UsageError
+from tpforge.manifest import Manifest
+from tpforge.records import Record
+from tpforge.units import GIB
+from tpforge.versions import find_release
+from triton_repo.deploy.mpirun import TritonArguments, leader_command, llmapi_command
+from triton_repo.deploy.ports import Ports
+
+STORE = PurePosixPath("/srv/engines")
+"""Where engines lie in a container; read-only for the server."""
+HOME = PurePosixPath("/srv/tpforge")
+"""What a container makes for itself: a link to its engine, the model repository, state and logs."""
+IMAGE = f"tpforge:{__version__}"
+"""The image of the Dockerfile that every deployment brings: tpforge, and Triton on the CPU."""
+LOAD_BYTES_PER_S = 250_000_000
+"""Assumed for the slowest sensible disk; it bounds how long a start may take, and nothing else."""
+SMALLEST_START_S = 120
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class DeployOptions(Record):
+    """What the user may say about a deployment.
+
+    `image` replaces the server's image, and may be pinned (NAME@sha256:...); `tools_image` holds tpforge.
+    `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed. `gpu_product` is
+    the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
+    ranks of several nodes must share.
+    """
+
+    image: str | None = None
+    tools_image: str = IMAGE
+    engine_url: str | None = None
+    digest: str | None = None
+    namespace: str = "default"
+    replicas: Size = 1
+    max_replicas: Size = 4
+    gpus_per_node: Size = 8
+    gpu_product: str | None = None
+    topology_key: str | None = None
+    port_base: Annotated[int, Field(ge=1024, le=65533)] = 8000
+    storage_class: str | None = None
+    partition: str | None = None
+    container: Literal["pyxis", "modules"] = "pyxis"
+    modules: tuple[str, ...] = ()
+    time_limit: str = "24:00:00"
+
+
+class Deployment(Record):
+    """An engine and the sizes of what serves it; a template prints these and computes nothing."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    runtime: Literal["reference", "tensorrt", "pytorch"]
+    trtllm: str | None
+    image: str
+    tools_image: str
+    engine_dir: Path
+    engine_key: str
+    engine_bytes: int
+    tp_size: int
+    pp_size: int
+    num_nodes: int
+    ranks_per_node: int
+    gpus_per_node: int
+    gpu_labels: dict[str, str]
+    canary_model: Literal["ensemble", "tensorrt_llm"]
+    ports: Ports
+    start_s: int
+    shm_gib: int
+    memory_gib: int
+    options: DeployOptions
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.tp_size * self.pp_size
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether ranks are processes on GPUs."""
+        return self.runtime != "reference"
+
+    @property
+    def repository(self) -> PurePosixPath:
+        """The model repository in the container."""
+        return HOME / "repository"
+
+    @property
+    def engine_in_store(self) -> PurePosixPath:
+        """The engine in the container."""
+        return STORE / self.engine_key
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The words that start the server in its container, on one node."""
+        if self.runtime == "reference":
+            return (
+                *("tpforge", "serve", str(HOME / "engine"), "--host", "0.0.0.0"),
+                *("--port-base", str(self.ports.http), "--load-timeout", str(self.start_s)),
+            )
+        return self.launch(self.repository)
+
+    def launch(self, repository: PurePosixPath) -> tuple[str, ...]:
+        """The words that start all ranks of TensorRT-LLM."""
+        arguments = TritonArguments(repository=Path(repository), ports=self.ports)
+        if self.runtime == "tensorrt":
+            return leader_command(arguments, world_size=self.world_size).words
+        return llmapi_command(arguments, world_size=self.world_size).words
+
+
+def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions) -> Deployment:
+    """The deployment of an engine.
+
+    Raises:
+        UsageError: a name that Kubernetes cannot carry, or ranks that do not divide over whole nodes.
+    """
+    world_size = manifest.mapping.world_size
+    gpus = options.gpus_per_node if manifest.runtime != "reference" else world_size
+    if world_size > gpus and world_size % gpus:
+        raise UsageError(
+            f"{world_size} ranks do not fill nodes of {gpus} GPUs; "
+            f"give --gpus-per-node a divisor of {world_size}"
+        )
+    num_nodes = max(1, world_size // gpus)
+    size = sum(file.size for file in manifest.files)
+    return Deployment(
+        name=label_of(manifest.name),
+        runtime=manifest.runtime,
+        trtllm=_trtllm(manifest),
+        image=options.image or _image(manifest, options),
+        tools_image=options.tools_image,
+        engine_dir=engine_dir,
+        engine_key=engine_key(manifest.name, options.digest),
+        engine_bytes=size,
+        tp_size=manifest.mapping.tp_size,
+        pp_size=manifest.mapping.pp_size,
+        num_nodes=num_nodes,
+        ranks_per_node=world_size // num_nodes,
+        gpus_per_node=gpus,
+        gpu_labels=_gpu_labels(manifest, options),
+        canary_model="tensorrt_llm" if manifest.runtime == "pytorch" else "ensemble",
+        ports=Ports.from_base(options.port_base),
+        start_s=SMALLEST_START_S + ceil(size / LOAD_BYTES_PER_S),
+        shm_gib=1 if manifest.runtime == "reference" else 16,
+        memory_gib=_memory_gib(manifest, size=size, num_nodes=num_nodes),
+        options=options,
+    )
+
+
+def label_of(name: str) -> str:
+    """A name as Kubernetes takes it: lower case, digits and hyphens, at most 40 of them.
+
+    Raises:
+        UsageError: nothing of it is left.
+    """
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    if not label or not label[0].isalpha():
+        label = f"engine-{label}".strip("-")
+    return label
+
+
+def engine_key(name: str, digest: str | None) -> str:
+    """The folder of an engine in the store; one of another digest is another folder."""
+    if digest is None:
+        return name
+    bare = digest.removeprefix("sha256:")
+    if not re.fullmatch(r"[0-9a-f]{64}", bare):
+        raise UsageError(f"--digest {digest}: expected the 64 digits that `tpforge engines push` prints")
+    return f"{name}-{bare[:12]}"
+
+
+def _trtllm(manifest: Manifest) -> str | None:
+    if manifest.runtime == "tensorrt":
+        return manifest.engine_build.trtllm if manifest.engine_build else None
+    return manifest.llm_api.trtllm if manifest.runtime == "pytorch" and manifest.llm_api else None
+
+
+def _image(manifest: Manifest, options: DeployOptions) -> str:
+    """The NGC container of the engine's release, or for the reference runtime the image with tpforge.
+
+    Raises:
+        UsageError: no container of the release is known.
+    """
+    if manifest.runtime == "reference":
+        return options.tools_image
+    release = _trtllm(manifest)
+    image = find_release(release).image if release else None
+    if image is None:
+        raise UsageError(f"no Triton container of TensorRT-LLM {release} is known; give --image")
+    return image
+
+
+def _gpu_labels(manifest: Manifest, options: DeployOptions) -> dict[str, str]:
+    """Labels of the nodes that can run it: the product, else the compute capability.
+
+    Source: NVIDIA/k8s-device-plugin, docs/gpu-feature-discovery (labels).
+    """
+    if manifest.runtime == "reference":
+        return {}
+    if options.gpu_product:
+        return {"nvidia.com/gpu.product": options.gpu_product}
+    build, api = manifest.engine_build, manifest.llm_api
+    if build is not None and build.gpu:
+        return {"nvidia.com/gpu.product": build.gpu.replace(" ", "-")}
+    sm = build.sm if build is not None else (api.sm if api is not None else None)
+    if sm is None:
+        return {}
+    return {"nvidia.com/gpu.compute.major": str(sm // 10), "nvidia.com/gpu.compute.minor": str(sm % 10)}
+
+
+def _memory_gib(manifest: Manifest, *, size: int, num_nodes: int) -> int:
+    """Host memory of a node: rank files are read through it; torch on the CPU holds them in float32."""
+    if manifest.runtime == "reference":
+        return 2 + ceil(3 * size / GIB)
+    return 16 + ceil(size / num_nodes / GIB)

@@ -1,0 +1,70 @@
+"""Files that more than one target brings: the canary, the script that prepares, the monitoring.
+
+It writes nothing; a target's files are texts by their path.
+"""
+
+from __future__ import annotations
+
+import shlex
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from triton_repo.deploy.deployment import HOME, STORE, Deployment
+
+TEMPLATES = Path(__file__).parent / "templates"
+CANARY_TIMEOUT_S = 30
+
+
+def template(path: str, **values: Any) -> str:
+    """A template with its values; one that is not given is an error."""
+    return _environment().get_template(path).render(values)
+
+
+def canary() -> str:
+    """The script that asks for one token."""
+    return (TEMPLATES / "common" / "canary.py").read_text(encoding="utf-8")
+
+
+def canary_words(
+    deployment: Deployment, *, script: PurePosixPath, timeout_s: int = CANARY_TIMEOUT_S
+) -> list[str]:
+    """The canary's command in the container."""
+    return [
+        *("python3", str(script), "--url", f"http://127.0.0.1:{deployment.ports.http}"),
+        *("--model", deployment.canary_model, "--timeout", str(timeout_s)),
+    ]
+
+
+def prepare(deployment: Deployment, *, header_file: str | None = None) -> str:
+    """The script that brings and proves the engine and renders its repository."""
+    options = deployment.options
+    words = [f"--digest={options.digest}"] if options.digest else []
+    words += [f"--header=Authorization=@{header_file}"] if header_file else []
+    return template(
+        "common/prepare.sh.j2",
+        engine=shlex.quote(str(deployment.engine_in_store)),
+        home=str(HOME),
+        store=str(STORE),
+        engine_url=shlex.quote(options.engine_url) if options.engine_url else None,
+        pull_options=" ".join(map(shlex.quote, words)),
+    )
+
+
+def dockerfile() -> str:
+    """The Dockerfile of the image with tpforge and Triton on the CPU."""
+    return (TEMPLATES / "image" / "Dockerfile").read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )

@@ -1,0 +1,94 @@
+"""What scales and watches the pods of target kubernetes: autoscaler, Prometheus operator, adapter.
+
+It writes no file and talks to no cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from triton_repo.deploy.deployment import Deployment
+from triton_repo.monitoring.rules import rules
+
+Object = dict[str, Any]
+
+
+def watching(deployment: Deployment, metadata: Object) -> dict[str, list[Object]]:
+    """Objects that need the Prometheus operator, and metrics for the autoscaler (prometheus-adapter)."""
+    return {
+        "autoscaling": [_autoscaler(deployment, metadata)],
+        "monitoring": [_service_monitor(deployment, metadata), _prometheus_rule(metadata)],
+    }
+
+
+def _autoscaler(deployment: Deployment, metadata: Object) -> Object:
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": metadata,
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment.name},
+            "minReplicas": deployment.options.replicas,
+            "maxReplicas": max(deployment.options.replicas, deployment.options.max_replicas),
+            "metrics": [
+                {
+                    "type": "Pods",
+                    "pods": {
+                        "metric": {"name": "tpforge_queue_ms"},
+                        "target": {"type": "AverageValue", "averageValue": "500"},
+                    },
+                }
+            ],
+            # A replica takes as long as the engine loads: scale up at once, down slowly.
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": max(300, 2 * deployment.start_s)}},
+        },
+    }
+
+
+def _service_monitor(deployment: Deployment, metadata: Object) -> Object:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": metadata,
+        "spec": {
+            "selector": {"matchLabels": metadata["labels"]},
+            "endpoints": [
+                {
+                    "port": "metrics",
+                    "interval": "15s",
+                    "relabelings": [
+                        {"targetLabel": "engine", "replacement": deployment.name},
+                        {"targetLabel": "job", "replacement": "triton"},
+                    ],
+                }
+            ],
+        },
+    }
+
+
+def _prometheus_rule(metadata: Object) -> Object:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": metadata,
+        "spec": rules(),
+    }
+
+
+ADAPTER = {
+    "rules": {
+        "custom": [
+            {
+                "seriesQuery": 'nv_inference_queue_duration_us{namespace!="",pod!=""}',
+                "resources": {
+                    "overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}
+                },
+                "name": {"as": "tpforge_queue_ms"},
+                "metricsQuery": "sum by (<<.GroupBy>>) "
+                "(rate(nv_inference_queue_duration_us{<<.LabelMatchers>>}[1m]))"
+                " / 1000 / (sum by (<<.GroupBy>>)"
+                " (rate(nv_inference_request_success{<<.LabelMatchers>>}[1m])) > 0)",
+            }
+        ]
+    }
+}

@@ -1,0 +1,86 @@
+"""Target slurm: a batch job with one rank a GPU, by pyxis and enroot or by modules of the site.
+
+The engine and its repository lie on a file system that all nodes see, under the paths that they have here.
+It writes no file and submits nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path, PurePosixPath
+
+from triton_repo.deploy import files
+from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.shell import join_lines
+
+RANK_VARIABLE = "${SLURM_PROCID}"
+
+
+def slurm_files(deployment: Deployment) -> dict[str, str]:
+    """job.sh for sbatch, rank.sh for srun, the canary."""
+    options = deployment.options
+    by_modules = options.container == "modules"
+    repository = PurePosixPath(_repository(deployment.engine_dir))
+    first, others = rank_commands(deployment, repository)
+    mounts = [f"{path}:{path}" for path in (deployment.engine_dir, repository)]
+    canary = shlex.join(files.canary_words(deployment, script=PurePosixPath("canary.py")))
+    job = files.template(
+        "slurm/job.sh.j2",
+        name=deployment.name,
+        num_nodes=deployment.num_nodes,
+        tasks_per_node=deployment.ranks_per_node if deployment.needs_gpus else 1,
+        gpus_per_node=deployment.ranks_per_node if deployment.needs_gpus else 0,
+        partition=options.partition,
+        time_limit=options.time_limit,
+        modules=options.modules if by_modules else None,
+        # enroot writes a registry as HOST#IMAGE.
+        image=shlex.quote(_enroot(deployment.image)),
+        mounts=_double_quoted(",".join(mounts) + ",") + '"$PWD":"$PWD"',
+        start_s=deployment.start_s,
+        canary=canary,
+        grpc=deployment.ports.grpc,
+        http=deployment.ports.http,
+    )
+    rank = files.template("slurm/rank.sh.j2", first=first, others=others)
+    return {"job.sh": job, "rank.sh": rank, "canary.py": files.canary()}
+
+
+def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[str, str]:
+    """What rank 0 runs and what the others run; the second is empty when they run the same."""
+    if not deployment.needs_gpus:
+        command = (
+            *("tpforge", "serve", str(deployment.engine_dir), "--host", "0.0.0.0"),
+            *("--port-base", str(deployment.ports.http), "--load-timeout", str(deployment.start_s)),
+        )
+        return join_lines(command), ""
+    words = list(deployment.launch(repository))
+    if deployment.runtime == "pytorch":
+        # srun starts the ranks instead of mpirun; trtllm-llmapi-launch tells them apart.
+        start = words.index("trtllm-llmapi-launch") if deployment.world_size > 1 else 0
+        return join_lines(words[start:]), ""
+    first = words[words.index("1") + 1 :]
+    if ":" not in first:
+        return join_lines(first), ""
+    rest = first[first.index(":") + 1 :]
+    other = rest[rest.index("1") + 1 :]
+    other = other[: other.index(":")] if ":" in other else other
+    numbered = [word.replace("prefix1_", f"prefix{RANK_VARIABLE}_") for word in other]
+    text = join_lines(numbered).replace(f"'{numbered[-1]}'", f'"{numbered[-1]}"')
+    return join_lines(first[: first.index(":")]), text
+
+
+def _repository(engine_dir: Path) -> Path:
+    """Where `tpforge render` writes it beside an engine."""
+    name = "repository" if engine_dir.name == "engine" else f"{engine_dir.name}-repository"
+    return engine_dir.parent / name
+
+
+def _enroot(image: str) -> str:
+    host, slash, rest = image.partition("/")
+    return f"{host}#{rest}" if slash and "." in host else image
+
+
+def _double_quoted(text: str) -> str:
+    """A word for a shell in which another, quoted likewise, may follow."""
+    escapes = {ord(sign): f"\\{sign}" for sign in '$`"\\'}
+    return f'"{text.translate(escapes)}"'

@@ -1,0 +1,63 @@
+"""The targets of `tpforge deploy`: what each writes, and the command that applies it.
+
+A target is one module with a function from a Deployment to texts by path; adding one is adding a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tpforge.errors import InputRefused, UsageError
+from triton_repo.deploy.compose import compose_files
+from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.helm import helm_files
+from triton_repo.deploy.kubernetes import kubernetes_files
+from triton_repo.deploy.leaderworkerset import leaderworkerset_files
+from triton_repo.deploy.slurm import slurm_files
+
+
+@dataclass(frozen=True)
+class Target:
+    """`apply` is run in the folder of the files; NAME and NAMESPACE in it are the deployment's."""
+
+    name: str
+    files: Callable[[Deployment], dict[str, str]]
+    apply: tuple[str, ...]
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("compose", compose_files, ("docker", "compose", "up", "--detach", "--wait")),
+        Target("kubernetes", kubernetes_files, ("kubectl", "apply", "--kustomize", "overlays/trial")),
+        Target(
+            "helm",
+            helm_files,
+            ("helm", "upgrade", "--install", "NAME", ".", "--namespace", "NAMESPACE", "--wait"),
+        ),
+        Target("multi-node", leaderworkerset_files, ("kubectl", "apply", "--kustomize", ".")),
+        Target("slurm", slurm_files, ("sbatch", "job.sh")),
+    )
+}
+
+
+def target_files(target: str, deployment: Deployment) -> dict[str, str]:
+    """The files of a target and deployment.json, by their path.
+
+    Raises:
+        UsageError: there is no such target, or it does not fit the engine.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"--target {target}: expected one of {', '.join(TARGETS)}")
+    found = TARGETS[target].files(deployment)
+    left = [path for path, text in found.items() if "VALUE_" in text or "RELEASENAME" in text]
+    if left:
+        raise InputRefused(f"placeholders are left in {', '.join(sorted(left))}")
+    return {**found, "deployment.json": deployment.model_dump_json(indent=2) + "\n"}
+
+
+def apply_words(target: str, deployment: Deployment) -> list[str]:
+    """The command that applies a target's files."""
+    names = {"NAME": deployment.name, "NAMESPACE": deployment.options.namespace}
+    return [names.get(word, word) for word in TARGETS[target].apply]

@@ -1,0 +1,160 @@
+"""Prometheus rules: recordings that others build on, and an alert for each known way to fail.
+
+The five modes: out of memory despite sharding, slow generation by communication, uneven GPUs, an engine that
+does not load (an unsupported format, another GPU or version), latency spikes under concurrency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from triton_repo.deploy.yaml_text import to_yaml
+
+RECORDS = {
+    "tpforge:request_ms:mean1m": "sum by (engine, instance) "
+    '(rate(nv_inference_request_duration_us{model=~"ensemble|tensorrt_llm"}[1m])) / 1000'
+    " / (sum by (engine, instance) "
+    '(rate(nv_inference_request_success{model=~"ensemble|tensorrt_llm"}[1m])) > 0)',
+    "tpforge:queue_ms:mean1m": "sum by (engine, instance) (rate(nv_inference_queue_duration_us[1m])) / 1000"
+    " / (sum by (engine, instance) (rate(nv_inference_request_success[1m])) > 0)",
+    "tpforge:requests_waiting": "sum by (engine, instance) "
+    '(nv_trt_llm_request_metrics{request_type="waiting"})'
+    " or sum by (engine, instance) (nv_inference_pending_request_count)",
+    "tpforge:kv_used:ratio": "sum by (engine, instance) "
+    '(nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used"})'
+    ' / sum by (engine, instance) (nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"})',
+    "tpforge:ms_per_token:mean1m": "sum by (engine, instance) "
+    '(nv_trt_llm_request_metrics{request_type="active"}) * 1000'
+    " / (sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 0)",
+    "tpforge:gpu_imbalance": "max by (engine, instance) (nv_gpu_utilization)"
+    " - min by (engine, instance) (nv_gpu_utilization)",
+}
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert: which failure mode, when, for how long, and what to do."""
+
+    name: str
+    mode: str
+    expression: str
+    lasts: str
+    severity: str
+    summary: str
+    do: str
+
+
+ALERTS = (
+    Alert(
+        "TpforgeMemoryNearlyFull",
+        "out-of-memory",
+        "max by (engine, instance) (nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes) > 0.98",
+        "5m",
+        "warning",
+        "A GPU is {{ $value | humanizePercentage }} full: the next long prompt may not fit.",
+        "Lower kv_cache_free_gpu_mem_fraction or max_batch_size, quantize, or use more ranks (tpforge plan).",
+    ),
+    Alert(
+        "TpforgeKvCacheFull",
+        "out-of-memory",
+        "tpforge:kv_used:ratio > 0.95 and on (engine, instance) tpforge:requests_waiting > 0",
+        "5m",
+        "warning",
+        "{{ $value | humanizePercentage }} of the KV blocks are used and requests wait.",
+        "Add replicas, shorten max_seq_len, or use an FP8 KV cache.",
+    ),
+    Alert(
+        "TpforgeGenerationSlow",
+        "slow-communication",
+        "tpforge:ms_per_token:mean1m > 2 * quantile_over_time(0.5, tpforge:ms_per_token:mean1m[1d])",
+        "15m",
+        "warning",
+        "A token takes {{ $value | humanize }} ms, more than twice the day's median.",
+        "Look for a lost link: `nvidia-smi topo -m`, NCCL_DEBUG=INFO, `tpforge diagnose`.",
+    ),
+    Alert(
+        "TpforgeUnevenGpus",
+        "uneven-gpus",
+        "tpforge:gpu_imbalance > 0.3",
+        "10m",
+        "warning",
+        "The busiest and the idlest GPU are {{ $value | humanizePercentage }} apart.",
+        "Look for a throttled GPU, another process on it, or a stage with more layers (pp).",
+    ),
+    Alert(
+        "TpforgeServerDown",
+        "does-not-load",
+        'up{job=~".*triton.*"} == 0',
+        "2m",
+        "critical",
+        "{{ $labels.instance }} does not answer.",
+        "Read its log (`tpforge logs`): an engine of another GPU, version or format does not load.",
+    ),
+    Alert(
+        "TpforgeServerRestarts",
+        "does-not-load",
+        "max by (engine, instance) (resets(nv_inference_request_success[30m])) > 2",
+        "0m",
+        "critical",
+        "{{ $labels.instance }} started {{ $value }} times again within 30 minutes.",
+        "Read its log; go back to the fallback engine with `tpforge promote`.",
+    ),
+    Alert(
+        "TpforgeRequestsFail",
+        "does-not-load",
+        "sum by (engine, instance) (rate(nv_inference_request_failure[5m]))"
+        " / (sum by (engine, instance)"
+        " (rate(nv_inference_request_failure[5m]) or rate(nv_inference_request_success[5m])) > 0) > 0.01",
+        "5m",
+        "critical",
+        "{{ $value | humanizePercentage }} of the requests fail.",
+        "Run `tpforge smoke` against it, and read its log.",
+    ),
+    Alert(
+        "TpforgeQueueGrows",
+        "latency-spikes",
+        "tpforge:queue_ms:mean1m > 1000 or tpforge:requests_waiting > 32",
+        "5m",
+        "warning",
+        "Requests wait before they run ({{ $value | humanize }} ms, or so many of them).",
+        "Add replicas, or shed load; `tpforge bench` finds the concurrency that keeps your p95.",
+    ),
+    Alert(
+        "TpforgeLatencySpikes",
+        "latency-spikes",
+        "tpforge:request_ms:mean1m > 3 * quantile_over_time(0.5, tpforge:request_ms:mean1m[1d])",
+        "10m",
+        "warning",
+        "Requests take {{ $value | humanize }} ms, more than three times the day's median.",
+        "Look at queue and KV cache; long prompts stall others without chunked context.",
+    ),
+)
+
+
+def rules() -> dict[str, Any]:
+    """The rule file as a value."""
+    return {
+        "groups": [
+            {
+                "name": "tpforge-records",
+                "rules": [{"record": name, "expr": expression} for name, expression in RECORDS.items()],
+            },
+            {"name": "tpforge-alerts", "rules": [_alert(alert) for alert in ALERTS]},
+        ]
+    }
+
+
+def rules_yaml() -> str:
+    """The rule file."""
+    return to_yaml(rules(), comment="generated by tpforge; triton_repo/monitoring/rules.py is the source")
+
+
+def _alert(alert: Alert) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": alert.expression,
+        "for": alert.lasts,
+        "labels": {"severity": alert.severity, "failure_mode": alert.mode},
+        "annotations": {"summary": alert.summary, "action": alert.do},
+    }
