@@ -8,15 +8,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING
 
 from builders.families.base import Family
 from builders.planning import plan_rank_files, plan_shards
+from builders.quantize.cuts import refuse_cuts
 from builders.transforms import transformed_shape
 from builders.writer import RankFilePlan
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
+from tpforge.packing import stored_tensors
 from tpforge.padding import Padding
+from tpforge.quantization import Quantization
+
+if TYPE_CHECKING:
+    from builders.quantize.reading import QuantizedWeights
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,25 @@ class Division:
     padding_bytes: int
 
 
-def divide(layout: TableLayout, *, mapping: Mapping, dtype: DType) -> Division:
+def divide(
+    layout: TableLayout, *, mapping: Mapping, dtype: DType, stored: QuantizedWeights | None = None
+) -> Division:
     """The rank files of `layout` over `mapping`, padded where it must be.
+
+    `stored` are the quantized matrices of the checkpoint, which are kept as they are.
 
     Raises:
         PlanError: it cannot be divided so.
+        InputRefused: no runtime loads quantized matrices of such shapes.
     """
-    plan = plan_shards(layout, mapping=mapping, pad=True, parallel_embedding_dim=None)
+    kept = (
+        None if stored is None else Quantization(format=stored.layout.format, group_size=stored.layout.group)
+    )
+    plan = plan_shards(layout, mapping=mapping, pad=True, parallel_embedding_dim=None, quantization=kept)
     files = plan_rank_files(layout, plan=plan, dtype=dtype)
+    if stored is not None:
+        tensors = (tensor for file in files for tensor in file.tensors)
+        refuse_cuts(stored, tensors, where=layout.location)
     return Division(
         mapping=mapping,
         padding=plan.padding,
@@ -60,14 +78,20 @@ def divide(layout: TableLayout, *, mapping: Mapping, dtype: DType) -> Division:
 
 
 def _zero_bytes(file: RankFilePlan, layout: TableLayout, *, dtype: DType) -> int:
-    """Bytes of the spans that come of no source tensor: heads, columns and vocabulary rows of zeros."""
+    """Bytes of the spans that come of no source tensor: heads, columns and vocabulary rows of zeros.
+
+    Of a quantized matrix they are its share of codes and scales.
+    """
     shapes = layout.shapes
     total = 0
     for tensor in file.tensors:
-        num_bytes = (tensor.dtype or dtype).num_bytes
+        elements = 0
         for piece in tensor.slices:
             zeros = sum(span.length for span in piece.spans if span.start is None)
             if zeros:
                 shape = transformed_shape(shapes[piece.source], piece.transform, model=layout.spec)
-                total += zeros * prod(shape) // shape[piece.dim] * num_bytes
+                elements += zeros * prod(shape) // shape[piece.dim]
+        if elements:
+            held = sum(one.num_bytes for one in stored_tensors(tensor, dtype=dtype))
+            total += held * elements // prod(tensor.shape)
     return total

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from scripts.describing import describe_config, describe_model
 from scripts.pipeline import model_location
 from tpforge.architectures import architecture_support
-from tpforge.errors import PlanError
+from tpforge.errors import InputRefused
 from tpforge.mapping import Mapping
 from tpforge.padding import HeadLayout
 
 if TYPE_CHECKING:
     from builders.audit.survey import Survey
     from builders.division import TableLayout
+    from builders.quantize.reading import QuantizedWeights
 
 TP_SIZES = (1, 2, 4, 8)
 PP_SIZES = (2, 4, 8)
@@ -115,7 +116,7 @@ def inspect_model(
         *(Mapping(pp_size=pp) for pp in PP_SIZES),
         mapping,
     }
-    divisions = {one: _divide(layout, one) for one in sizes} if layout else {}
+    divisions = {one: _divide(layout, one, found.quantized) for one in sizes} if layout else {}
     asked = divisions.get(mapping)
     if asked is not None and asked.rank_bytes is None:
         problems.append(asked.division)
@@ -132,20 +133,25 @@ def inspect_model(
 
 def _layout(found: Survey) -> TableLayout | None:
     """What can be divided: a model of a known family, which tpforge has a table for and weights that fit."""
-    if found.family is None or found.spec is None or found.quantization is not None or found.family.refusal:
+    if found.family is None or found.spec is None or found.family.refusal or _is_unread(found):
         return None
     from builders.division import TableLayout
 
     return TableLayout(found.location, found.spec, found.family)
 
 
-def _divide(layout: TableLayout, mapping: Mapping) -> Division:
+def _is_unread(found: Survey) -> bool:
+    """Whether its weights are quantized in a way that is not read."""
+    return found.quantization is not None and found.quantized is None
+
+
+def _divide(layout: TableLayout, mapping: Mapping, stored: QuantizedWeights | None) -> Division:
     from builders.division import divide
 
     sizes = (mapping.tp_size, mapping.pp_size, mapping.moe_ep_size)
     try:
-        found = divide(layout, mapping=mapping, dtype=layout.spec.dtype)
-    except PlanError as error:
+        found = divide(layout, mapping=mapping, dtype=layout.spec.dtype, stored=stored)
+    except InputRefused as error:
         return Division(*sizes, division=f"impossible: {error}")
     return Division(
         *sizes,
@@ -167,7 +173,7 @@ def _runtimes(found: Survey) -> tuple[Serving, ...]:
     versions = {one.runtime: one.versions for one in architecture_support(found.architecture or "")}
     converts = found.family is not None and found.family.refusal is None
     reason = "tpforge has no table for it" if found.family is None else found.family.refusal or ""
-    if converts and found.quantization is not None:
+    if converts and found.quantization is not None and _is_unread(found):
         converts, reason = False, f"the weights are quantized ({found.quantization.title})"
     return (
         Serving("reference", converts, None, reason or "from a converted checkpoint"),

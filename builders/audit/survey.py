@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builders.audit import tied_problems, tied_reasons
 from builders.audit.formats import other_formats
@@ -26,6 +26,9 @@ from builders.sources.quantization import FoundQuantization
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 
+if TYPE_CHECKING:
+    from builders.quantize.reading import QuantizedWeights
+
 Progress = Callable[[int, int], None]
 
 
@@ -35,7 +38,8 @@ class Survey:
 
     `config` is its config.json, {} where there is none. `spec` and `family` are None when the architecture
     is unknown or the config contradicts itself. `shapes` are those of the tensors that are kept, `stored`
-    counts the tensors of each type in the files. `files` are name and bytes. `warnings` do not keep it from
+    counts the tensors of each type in the files. `quantized` are the matrices of a `quantization` that is
+    read. `files` are name and bytes. `warnings` do not keep it from
     being converted, `problems` do.
     """
 
@@ -52,6 +56,7 @@ class Survey:
     stored: dict[str, int] = field(default_factory=dict)
     files: tuple[tuple[str, int], ...] = ()
     quantization: FoundQuantization | None = None
+    quantized: QuantizedWeights | None = None
     tokenizer: FoundTokenizer | None = None
     dropped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -60,8 +65,8 @@ class Survey:
 
     @property
     def num_parameters(self) -> int | None:
-        """Elements of the tensors that are kept; by the config when they are quantized, else unknown."""
-        if self.quantization is None:
+        """Elements of the tensors that are kept; by the config when their quantization is not read."""
+        if self.quantization is None or self.quantized is not None:
             return sum(prod(shape) for shape in self.shapes.values())
         if self.family is None or self.spec is None:
             return None
@@ -100,6 +105,7 @@ def _survey_directory(found: Directory, located: Located, *, deep: bool, progres
         stored=dict(Counter(entry.dtype for entry in found.weights.entries.values()).most_common()),
         files=_files(path),
         quantization=found.quantization,
+        quantized=None if found.quantized is None else found.quantized.renamed(found.names),
         tokenizer=tokenizer,
         problems=[*found.problems, *tensors.problems, *tokenizer.problems],
         warnings=other_formats(path, used={one.name for one in found.weights.paths}),

@@ -103,13 +103,13 @@ def _awq(values: dict[str, Any]) -> Layout:
 
 
 def _compressed(values: dict[str, Any]) -> Layout:
-    groups = values.get("config_groups") or {}
+    groups = _object(values, "config_groups")
     if len(groups) != 1:
         raise InputRefused(f"compressed-tensors with {len(groups)} config_groups is not read; expected one")
-    scheme = next(iter(groups.values()))
+    scheme = _object(groups, next(iter(groups)))
     if values.get("kv_cache_scheme"):
         raise InputRefused("compressed-tensors with a kv_cache_scheme is not read; give --kv-cache instead")
-    weights = scheme.get("weights") or {}
+    weights = _object(scheme, "weights")
     bits, kind, strategy = weights.get("num_bits"), weights.get("type"), weights.get("strategy")
     if weights.get("actorder") not in (None, False, "static", "weight"):
         raise InputRefused(
@@ -156,6 +156,25 @@ def _modelopt(values: dict[str, Any]) -> Layout:
             return _tensor_fp8()
         case "FP8_PER_CHANNEL_PER_TOKEN":
             return _rows("fp8_rowwise")
+        case "W8A8_SQ_PER_CHANNEL":
+            return Layout(
+                format="int8_sq",
+                group=0,
+                weight="weight",
+                beside=("weight_scale", "input_scale", "pre_quant_scale"),
+                shape=lambda shape: shape,
+                components=compressed.read_smooth,
+            )
+        case "W4A16_AWQ":
+            group = _group(held)
+            return Layout(
+                format="int4_awq",
+                group=group,
+                weight="weight",
+                beside=("weight_scale", "pre_quant_scale"),
+                shape=lambda shape: (shape[0] * 2, shape[1]),
+                components=partial(compressed.read_modelopt_awq, group=group),
+            )
     raise InputRefused(f"ModelOpt's {held.get('quant_algo')} is not read; {_INSTEAD}")
 
 
@@ -195,6 +214,14 @@ def _tensor_fp8() -> Layout:
         components=compressed.read_tensor_fp8,
         row_group=0,
     )
+
+
+def _object(values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key`; empty when there is none."""
+    found = values.get(key) or {}
+    if not isinstance(found, dict):
+        raise InputRefused(f"compressed-tensors' {key}: found {str(found)[:60]}, expected an object")
+    return found
 
 
 def _expect_bits(values: dict[str, Any]) -> None:

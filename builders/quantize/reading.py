@@ -78,6 +78,9 @@ def find_quantized(
         if missing:
             continue
         entry = entries[f"{module}.{layout.weight}"]
+        if len(entry.shape) != 2:
+            problems.append(f"{module}.{layout.weight}: found shape {list(entry.shape)}, expected a matrix")
+            continue
         shapes[f"{module}.weight"] = tuple(layout.shape(entry.shape))
         belonging.update(needed)
         optional = [f"{module}.{one}" for one in layout.optional]

@@ -18,10 +18,12 @@ from builders.audit import audit
 from builders.audit.survey import survey
 from builders.division import TableLayout, divide
 from builders.planning import plan_shards
+from builders.quantize.reading import QuantizedWeights
 from builders.sources import locate, open_source
 from engines.reference.refusing import refusals
 from tests.families import FamilyCase, write_tiny_family
 from tests.family_cases import CASES
+from tests.quantized_checkpoints import CONFIGS, write_quantized
 from tests.tiny import write_tiny_llama
 from tpforge.errors import TpforgeError
 from tpforge.mapping import Mapping
@@ -45,17 +47,17 @@ def look(folder: Path) -> None:
     json.dumps([found.problems, found.warnings, found.files]).encode()
     if found.spec is not None and found.family is not None:
         with suppress(TpforgeError):
-            plan(TableLayout("x", found.spec, found.family))
+            plan(TableLayout("x", found.spec, found.family), found.quantized)
     with suppress(TpforgeError), open_source(str(folder)) as source:
         audit(source)
         # What a conversion would take has no problems, but in a tokenizer's files, which it leaves alone.
         assert [problem for problem in found.problems if "tokenizer" not in problem] == []
 
 
-def plan(layout: TableLayout) -> None:
+def plan(layout: TableLayout, stored: QuantizedWeights | None) -> None:
     """Divide it, and say what the runtime would refuse of the checkpoint."""
     mapping, dtype = Mapping(tp_size=2), layout.spec.dtype
-    divide(layout, mapping=mapping, dtype=dtype)
+    divide(layout, mapping=mapping, dtype=dtype, stored=stored)
     shards = plan_shards(layout, mapping=mapping, pad=True, parallel_embedding_dim=None)
     config = layout.family.target_config(shards, dtype=dtype)
     json.dumps(config)
@@ -176,6 +178,38 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[FamilyCase
         return made[case.name]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    sizes = {"num_layers": 1, "head_size": 64, "hidden_size": 128, "intermediate_size": 128}
+    plain = write_tiny_llama(tmp_path_factory.mktemp("plain") / "model", dtype="float16", **sizes)
+    folders = {method: tmp_path_factory.mktemp("quantized") / "model" for method in CONFIGS}
+    for method, folder in folders.items():
+        write_quantized(plain, folder, method=method)
+    return folders
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+@settings(FUZZ, max_examples=40)
+@given(changes=CHANGES, others=CHANGES | st.just([]))
+def test_any_change_of_a_quantized_checkpoint_is_refused_or_harmless(
+    quantized: dict[str, Path], method: str, changes: list[tuple[int, Any]], others: list[tuple[int, Any]]
+) -> None:
+    """Of what its config says of the quantization, and of the header."""
+    folder = quantized[method]
+    text, weights = (folder / "config.json").read_text(), (folder / "model.safetensors").read_bytes()
+    config = json.loads(text)
+    header, data = split(weights)
+    declared = mutated({"quantization_config": config["quantization_config"]}, changes)
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": None} | declared))
+    changed = json.dumps(mutated(header, others)).encode()
+    (folder / "model.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + data)
+    try:
+        look(folder)
+    finally:
+        (folder / "config.json").write_text(text)
+        (folder / "model.safetensors").write_bytes(weights)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
