@@ -14,7 +14,7 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: help setup ready engine verify serve smoke stop status demo decide-demo test check format docs families lock clean
+.PHONY: help setup ready engine verify serve smoke bench stop status demo decide-demo test check format docs families lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ serve: ready ## Start Triton on the newest engine (or NAME=...) and return when 
 
 smoke: ready ## Prove over gRPC that the server keeps its contract (URL=host:port for another)
 	$(TPFORGE) smoke $(URL) $(ARGS)
+
+bench: ready ## Measure the server under load and record it (URL=host:port ARGS="--concurrency 1,2,4")
+	$(TPFORGE) bench $(URL) $(ARGS)
 
 stop: ready ## Stop the server
 	$(TPFORGE) stop $(ARGS)

@@ -30,6 +30,7 @@ def test_bare_make_lists_every_target_with_one_line() -> None:
         (["verify", "NAME=x"], "tpforge verify out/x/engine"),
         (["serve"], "tpforge serve --detach"),
         (["smoke", "URL=localhost:9001"], "tpforge smoke localhost:9001"),
+        (["bench", "ARGS=--rate 2"], "tpforge bench --rate 2"),
     ],
 )
 def test_a_target_calls_the_command_of_its_name(arguments: list[str], command: str) -> None:
