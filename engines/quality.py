@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from torch.nn import functional
 
 from engines.parity import (
     Expected,
-    Prompt,
     expectations,
     forced_logits,
     load_prompts,
@@ -37,6 +37,16 @@ Progress = Callable[[str], None]
 Scorer = Callable[[tuple[int, ...]], Tensor]
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """What the unquantized model says: for the prompts, and its perplexity of the text."""
+
+    expected: list[Expected]
+    text: str
+    windows: list[tuple[int, ...]]
+    perplexity: float
+
+
 def measure_quality(
     engine_dir: Path, manifest: Manifest, *, source_path: Path, progress: Progress
 ) -> Quality:
@@ -45,12 +55,35 @@ def measure_quality(
     Raises:
         InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
     """
+    baseline = measure_baseline(engine_dir, manifest, source_path=source_path, progress=progress)
+    return compare_with(baseline, engine_dir, manifest, progress=progress)
+
+
+def measure_baseline(
+    engine_dir: Path, manifest: Manifest, *, source_path: Path, progress: Progress
+) -> Baseline:
+    """What transformers says with the source's weights; the prompts and windows fit the engine.
+
+    Raises:
+        InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
+    """
     prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
     text, tokens = _text(engine_dir / "tokenizer")
     windows = _windows(tokens, length=min(WINDOW, manifest.limits.max_seq_len))
-    expected, before = _baseline(source_path, manifest, prompts, windows, progress=progress)
+    progress("transformers: loading the source, unquantized")
+    model = load_transformers(source_path, manifest)
+    expected = expectations(model, manifest, prompts, progress=progress)
+    progress("transformers: perplexity of the text")
+    with torch.inference_mode():
+        before = _perplexity(windows, lambda window: model(torch.tensor([window])).logits[0])
+    return Baseline(expected, text, windows, before)
+
+
+def compare_with(baseline: Baseline, engine_dir: Path, manifest: Manifest, *, progress: Progress) -> Quality:
+    """What the ranks of an engine lost against a baseline."""
+    expected, windows = baseline.expected, baseline.windows
     with open_ranks(load_config(engine_dir), "float32") as executor:
-        progress(f"ranks: perplexity of {len(tokens)} tokens")
+        progress("ranks: perplexity of the text")
         after = _perplexity(windows, lambda window: _all_logits(executor, window))
         compared = [_compare(item, executor) for item in expected]
     num_positions = sum(item.logits.shape[0] for item in expected)
@@ -61,29 +94,12 @@ def measure_quality(
         top1_agreement=sum(equal for _, equal, _ in compared) / num_positions,
         num_greedy_tokens=sum(len(item.tokens) for item in expected),
         num_greedy_equal=sum(same for _, _, same in compared),
-        text_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        text_sha256=hashlib.sha256(baseline.text.encode()).hexdigest(),
         num_text_tokens=sum(len(window) - 1 for window in windows),
-        baseline_perplexity=before,
+        baseline_perplexity=baseline.perplexity,
         perplexity=after,
-        perplexity_drop=after / before - 1,
+        perplexity_drop=after / baseline.perplexity - 1,
     )
-
-
-def _baseline(
-    source_path: Path,
-    manifest: Manifest,
-    prompts: list[Prompt],
-    windows: list[tuple[int, ...]],
-    *,
-    progress: Progress,
-) -> tuple[list[Expected], float]:
-    """What transformers says with the source's weights, and its perplexity."""
-    progress("transformers: loading the source, unquantized")
-    model = load_transformers(source_path, manifest)
-    expected = expectations(model, manifest, prompts, progress=progress)
-    progress("transformers: perplexity of the text")
-    with torch.inference_mode():
-        return expected, _perplexity(windows, lambda window: model(torch.tensor([window])).logits[0])
 
 
 def _text(tokenizer_dir: Path) -> tuple[str, tuple[int, ...]]:

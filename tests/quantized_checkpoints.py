@@ -1,7 +1,7 @@
 """Writes quantized Hugging Face checkpoints of a tiny llama by their published layouts, for tests.
 
-It shares no code with tpforge: numbers are put into words one by one. Weights are rounded to nearest; what
-matters is the layout. `values` are what each written matrix stands for.
+It shares no code with tpforge: words are sums of numbers times powers of 16. Weights are rounded to
+nearest; what matters is the layout. `values` are what each written matrix stands for.
 Source: AutoGPTQ (qlinear), AutoAWQ (gemm.py), compressed-tensors (pack_quantized, float_quantized),
 DeepSeek-V3 (fp8 in blocks), nvidia-modelopt 0.47 (unified export).
 """
@@ -60,14 +60,12 @@ def _values(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group: int
 
 def _words(numbers: np.ndarray, order: list[int] | None = None) -> torch.Tensor:
     """[rows, n] of 4 bits as int32 words [rows, n / 8]; place i holds number order[i] of its eight."""
-    order = order or list(range(8))
     rows, count = numbers.shape
-    words = np.zeros((rows, count // 8), dtype=np.uint32)
-    for row in range(rows):
-        for word in range(count // 8):
-            for place in range(8):
-                words[row, word] |= np.uint32(int(numbers[row, word * 8 + order[place]]) << (4 * place))
-    return torch.from_numpy(words.view(np.int32))
+    held = numbers.astype(np.uint64).reshape(rows, count // 8, 8)
+    words = np.zeros((rows, count // 8), dtype=np.uint64)
+    for place, number in enumerate(order or range(8)):
+        words += held[:, :, number] * 16**place
+    return torch.from_numpy(words.astype(np.uint32).view(np.int32))
 
 
 def _gptq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
@@ -141,6 +139,34 @@ def _e4m3_tensor(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]
     }, codes.float() * scale
 
 
+def _smooth(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    columns = np.linspace(0.5, 2.0, weight.shape[1], dtype=np.float32)
+    made, values = _int8(weight / columns, group)
+    made |= {
+        "weight_scale": made["weight_scale"].flatten(),
+        "pre_quant_scale": torch.from_numpy(columns),
+        "input_scale": torch.tensor(0.01),
+    }
+    return made, values * torch.from_numpy(columns)
+
+
+def _modelopt_awq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    """Two rows in a byte; the even one in the low half."""
+    columns = np.linspace(0.5, 2.0, weight.shape[1], dtype=np.float16)
+    held = weight / columns.astype(np.float32)
+    rows = held.shape[0]
+    scales = np.abs(held.reshape(rows, -1, group)).max(2) / 7
+    scales = scales.astype(np.float16)
+    spread = np.repeat(scales.astype(np.float32), group, 1)
+    codes = np.clip(np.round(held / spread), -8, 7).astype(np.int64)
+    packed = (codes[0::2] % 16 + 16 * (codes[1::2] % 16)).astype(np.uint8)
+    return {
+        "weight": torch.from_numpy(packed),
+        "weight_scale": torch.from_numpy(scales),
+        "pre_quant_scale": torch.from_numpy(columns),
+    }, torch.from_numpy((codes * spread).astype(np.float32)) * torch.from_numpy(columns).float()
+
+
 def _compressed(layout: str, activations: dict[str, Any] | None, **weights: Any) -> dict[str, Any]:
     group = {
         "targets": ["Linear"],
@@ -178,6 +204,12 @@ CONFIGS = {
         "activation_scheme": "dynamic",
         "weight_block_size": [128, 128],
     },
+    "smooth": lambda group: {"quant_method": "modelopt", "quant_algo": "W8A8_SQ_PER_CHANNEL"},
+    "modelopt awq": lambda group: {
+        "quant_method": "modelopt",
+        "quant_algo": "W4A16_AWQ",
+        "group_size": group,
+    },
     "fp8": lambda group: {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None},
 }
 WRITERS = {
@@ -188,4 +220,6 @@ WRITERS = {
     "fp8 rows": _e4m3_rows,
     "fp8 blocks": _e4m3_blocks,
     "fp8": _e4m3_tensor,
+    "smooth": _smooth,
+    "modelopt awq": _modelopt_awq,
 }

@@ -87,12 +87,23 @@ class Packing:
                     tensor("zero", dtype.safetensors, *groups),
                 )
             case "fp8":
-                weight = tensor("weight", "F8_E4M3", rows, columns)
-                one = (1,)
                 return (
-                    weight,
-                    tensor("weights_scaling_factor", "F32", *one),
-                    tensor("activation_scaling_factor", "F32", *one),
+                    tensor("weight", "F8_E4M3", rows, columns),
+                    tensor("weights_scaling_factor", "F32", 1),
+                    tensor("activation_scaling_factor", "F32", 1),
+                )
+            case "int8_sq":
+                return (
+                    tensor("weight", "I8", rows, columns),
+                    tensor("per_channel_scale", "F32", rows),
+                    tensor("prequant_scaling_factor", "F32", columns),
+                    tensor("activation_scaling_factor", "F32", 1),
+                )
+            case "int4_awq":
+                return (
+                    tensor("weight", "I8", columns, rows // 2),
+                    tensor("weights_scaling_factor", dtype.safetensors, columns // self.group_size, rows),
+                    tensor("prequant_scaling_factor", dtype.safetensors, 1, columns),
                 )
             case "int8_w8a8":
                 weight = tensor("weight", "I8", rows, columns)

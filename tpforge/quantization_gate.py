@@ -166,7 +166,8 @@ def _support_problems(row: Loadable, question: Question) -> Iterator[str]:
 
 def _shape_problems(row: Format, question: Question) -> Iterator[str]:
     group = question.group_size if question.group_size is not None else row.group_size
-    in_multiple = group if row.made_by == "checkpoint" and group else row.in_multiple
+    is_grouped = row.made_by == "checkpoint" or row.in_multiple == row.group_size
+    in_multiple = group if is_grouped and group else row.in_multiple
     support = None if question.runtime == "reference" else row.support(question.runtime)
     if support is not None:
         in_multiple = math.lcm(in_multiple, support.in_multiple)

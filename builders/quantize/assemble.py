@@ -32,6 +32,16 @@ def assemble(parts: Sequence[Components], packing: Packing, *, dtype: DType) -> 
             return whole.codes, whole.scales.float()
         case "fp8":
             return _one_scale(parts)
+        case "int8_sq":
+            whole = joined(parts)
+            assert whole.column_scales is not None and whole.input_scale is not None
+            columns = whole.column_scales.float()
+            return whole.codes, whole.scales.float().flatten(), columns, whole.input_scale
+        case "int4_awq":
+            whole = joined(parts)
+            assert whole.column_scales is not None
+            weight, scales, _ = _grouped(whole, TORCH_DTYPES[dtype])
+            return weight, scales, whole.column_scales.to(TORCH_DTYPES[dtype])[None]
     raise AssertionError(f"{packing.format} is not read from checkpoints")
 
 

@@ -21,6 +21,7 @@ class Components:
 
     `codes` are [out, in]: integers, or e4m3. `scales` and `zeros` are [out / row_group, in / group], rounded
     up; a group of 0 is a whole row or column. `input_scale` is that of static activations.
+    `column_scales` [in] multiply the inputs (SmoothQuant, AWQ), and so the columns.
     """
 
     codes: torch.Tensor
@@ -29,13 +30,15 @@ class Components:
     group: int = 0
     row_group: int = 1
     input_scale: torch.Tensor | None = None
+    column_scales: torch.Tensor | None = None
 
     def values(self) -> torch.Tensor:
         """The matrix in float32."""
         codes = self.codes.float()
         if self.zeros is not None:
             codes = codes - self.spread(self.zeros.float())
-        return codes * self.spread(self.scales.float())
+        values = codes * self.spread(self.scales.float())
+        return values if self.column_scales is None else values * self.column_scales.float()
 
     def spread(self, by_group: torch.Tensor) -> torch.Tensor:
         """Numbers of groups, repeated for each of their elements: [out, in]."""
@@ -58,7 +61,13 @@ class Components:
             group=self.group,
             row_group=self.row_group,
             input_scale=self.input_scale,
+            column_scales=self._taken_columns(spans, dim=dim),
         )
+
+    def _taken_columns(self, spans: Sequence[Span], *, dim: int) -> torch.Tensor | None:
+        if self.column_scales is None or dim == 0:
+            return self.column_scales
+        return _take(self.column_scales, spans, dim=0)
 
 
 def joined(parts: Sequence[Components]) -> Components:
@@ -70,6 +79,9 @@ def joined(parts: Sequence[Components]) -> Components:
     first = parts[0]
     if first.row_group > 1 and any(part.codes.shape[0] % first.row_group for part in parts[:-1]):
         raise PlanError(f"matrices that are joined must end with a block of {first.row_group} rows")
+    columns = [part.column_scales for part in parts if part.column_scales is not None]
+    if any(not torch.equal(one, columns[0]) for one in columns[1:]):
+        raise PlanError("matrices that are joined must scale their inputs alike (pre_quant_scale)")
     given = [part.input_scale for part in parts if part.input_scale is not None]
     return Components(
         codes=torch.cat([part.codes for part in parts]),
@@ -80,6 +92,7 @@ def joined(parts: Sequence[Components]) -> Components:
         group=first.group,
         row_group=first.row_group,
         input_scale=torch.stack(given).amax(0) if given else None,
+        column_scales=columns[0] if columns else None,
     )
 
 

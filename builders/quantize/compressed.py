@@ -33,6 +33,31 @@ def read_blocks(read: Read, module: str, *, suffix: str, block: int) -> Componen
     )
 
 
+def read_smooth(read: Read, module: str) -> Components:
+    """ModelOpt's SmoothQuant: INT8 with a scale for each row, and one for each input."""
+    return Components(
+        codes=read(f"{module}.weight"),
+        scales=read(f"{module}.weight_scale").float().reshape(-1, 1),
+        input_scale=read(f"{module}.input_scale").float().reshape(1),
+        column_scales=read(f"{module}.pre_quant_scale"),
+    )
+
+
+def read_modelopt_awq(read: Read, module: str, *, group: int) -> Components:
+    """ModelOpt's AWQ: two rows in a byte, the even one in the low half; a scale for each input."""
+    packed = read(f"{module}.weight")
+    codes = torch.stack((packed & 15, packed >> 4), dim=1).flatten(0, 1)
+    scales = read(f"{module}.weight_scale")
+    # Signed integers of 4 bits, as if stored plus 8.
+    return Components(
+        codes=(codes + 8) & 15,
+        scales=scales,
+        zeros=torch.full_like(scales, 8),
+        group=group,
+        column_scales=read(f"{module}.pre_quant_scale"),
+    )
+
+
 def read_tensor_fp8(read: Read, module: str) -> Components:
     """FP8 with one scale for the matrix, and one for its inputs."""
     return Components(

@@ -40,6 +40,12 @@ def decode(stored: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
             return weight.float() * scale[:, None]
         case "fp8":
             return weight.float() * scale
+        case "int8_sq":
+            return weight.float() * scale[:, None] * stored[2]
+        case "int4_awq":
+            codes = signed_halves(weight).float()
+            scales = scale.float().repeat_interleave(codes.shape[0] // scale.shape[0], 0)
+            return (codes * scales).T * stored[2].float()
     raise AssertionError(f"no decoding of {packing.format}")
 
 

@@ -44,6 +44,7 @@ class Kept:
     scales: torch.Tensor
     zeros: torch.Tensor | None
     input_scale: torch.Tensor | None
+    column_scales: torch.Tensor | None
 
 
 def kept(
@@ -60,6 +61,19 @@ def kept(
             rounded = by_group.to(TORCH_DTYPES[dtype])
             shifted = ((8 - zeros.double()) * rounded.double()).to(TORCH_DTYPES[dtype])
             return weight, rounded.T, shifted.T
+        case "int8_sq":
+            first = parts[0].column_scales
+            assert first is not None
+            inputs = [float(part.input_scale) for part in parts if part.input_scale is not None]
+            largest = torch.tensor([max(inputs)])
+            return codes.view(torch.int8), by_group.flatten().float(), first[0].float(), largest
+        case "int4_awq":
+            first = parts[0].column_scales
+            assert first is not None
+            halves = (codes.T.to(torch.int16) - 8) % 16
+            weight = (halves[:, 0::2] + 16 * halves[:, 1::2]).to(torch.uint8).view(torch.int8)
+            own = TORCH_DTYPES[dtype]
+            return weight, by_group.to(own).T, first[:1].to(own)
         case "int8_w8a8":
             return codes.view(torch.int8), by_group.flatten().float()
         case "fp8_rowwise":
@@ -67,8 +81,7 @@ def kept(
         case "fp8_block":
             return codes.view(torch.float8_e4m3fn), by_group.float()
         case "fp8":
-            largest = max(float(part.scales.max()) for part in parts)
-            scale = torch.tensor([largest])
+            scale = torch.tensor([max(float(part.scales.max()) for part in parts)])
             again = [_requantized(part, scale) for part in parts]
             inputs = [float(part.input_scale) for part in parts if part.input_scale is not None]
             return torch.cat(again), scale, torch.tensor([max(inputs)])

@@ -151,6 +151,8 @@ def _kept(
         codes = held.codes.view(torch.uint8)
         spread = [codes, held.spread(held.scales.float())]
         spread += [held.spread(held.zeros)] if held.zeros is not None else []
+        if held.column_scales is not None:
+            spread.append(held.column_scales.float().expand(codes.shape))
         by_rank = [
             proof.rank_matrices(
                 [unfuse(one, part.section, dim=part.cut.dim, model=source.spec, expert=expert)],
@@ -163,7 +165,8 @@ def _kept(
         for rank, parts in enumerate(ranks):
             found = [one[rank] for one in by_rank]
             zeros = found[2] if held.zeros is not None else None
-            parts.append(Kept(found[0], found[1], zeros, held.input_scale))
+            columns = found[-1] if held.column_scales is not None else None
+            parts.append(Kept(found[0], found[1], zeros, held.input_scale, columns))
     layout = quantized.layout
     return [
         kept(parts, packing, group=layout.group, row_group=layout.row_group, dtype=dtype) for parts in ranks

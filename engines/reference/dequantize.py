@@ -159,6 +159,25 @@ def _int8_rows(file: RankFile, name: str, shape: tuple[int, ...], quantized: Qua
     return file.read_unconverted(name, shape).float() * scale[..., None]
 
 
+def _smooth(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    """The scales of the inputs are put into the weights: x s W = x (s W)."""
+    *experts, _, columns = shape
+    values = _int8_rows(file, name, shape, quantized)
+    file.read_unconverted(_beside(name, "activation_scaling_factor"), (*experts, 1))
+    scale = file.read_unconverted(_beside(name, "prequant_scaling_factor"), (*experts, columns))
+    return values * scale[..., None, :]
+
+
+def _awq(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    *experts, rows, columns = shape
+    codes = low_high(file.read_unconverted(name, (*experts, columns, rows // 2))).float()
+    groups = (*experts, columns // quantized.group_size, rows)
+    scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), groups).float()
+    values = (codes * scale.repeat_interleave(quantized.group_size, -2)).transpose(-1, -2)
+    inputs = file.read_unconverted(_beside(name, "prequant_scaling_factor"), (*experts, 1, columns))
+    return values * inputs.float()
+
+
 def low_high(packed: Tensor) -> Tensor:
     """Signed integers of 4 bits, two in each byte of the last dim, the low half first."""
     low, high = (packed << 4) >> 4, packed >> 4
@@ -178,4 +197,6 @@ _READERS: dict[str, Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor
     "W4A16_GPTQ": _groups,
     "FP8": _fp8,
     "W8A8": _int8_rows,
+    "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN": _smooth,
+    "W4A16_AWQ": _awq,
 }

@@ -27,6 +27,8 @@ FORMATS = {
     "fp8 rows": "fp8_rowwise",
     "fp8 blocks": "fp8_block",
     "fp8": "fp8",
+    "smooth": "int8_sq",
+    "modelopt awq": "int4_awq",
 }
 SIZES: dict[str, Any] = {
     "dtype": "float16",
@@ -82,7 +84,7 @@ def test_shards_of_a_quantized_checkpoint_stand_for_the_values_that_were_written
             assert float((found[name] - value).abs().max()) <= (0 if exact else step), name
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "packed", "int8", "fp8 rows", "fp8"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "packed", "int8", "fp8", "smooth", "modelopt awq"])
 def test_a_quantized_checkpoint_becomes_a_proven_engine_with_padded_heads(
     tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
