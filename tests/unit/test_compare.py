@@ -14,7 +14,7 @@ from tpforge.errors import UsageError
 from tpforge.measure.compare import Comparison, compare_runs, judge
 from tpforge.measure.cost import cost_per_million_tokens
 from tpforge.measure.gates import check_gates
-from tpforge.measure.run import Prediction, Run
+from tpforge.measure.run import Prediction, Run, SeriesSummary, Telemetry
 from tpforge.measure.variables import compare_variables
 
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))
@@ -192,6 +192,22 @@ def test_overlapping_memory_readings_decide_nothing() -> None:
     row = pair(run_of("a", [first]), run_of("b", [second])).find("gpu_memory_used", "max", level=first.name)
     assert row is not None
     assert (row.verdict, row.reason) == ("undecided", "the readings of both overlap")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "noted"), [(2.0, 5.0, True), (5.0, 2.0, True), (2.0, 2.2, False)]
+)
+def test_a_busier_host_is_pointed_out(before: float, after: float, noted: bool) -> None:
+    def busy(name: str, load: float) -> Run:
+        level, _ = level_of(SLOW)
+        series = SeriesSummary(unit="processes", avg=load, min=0, max=9, first=0, last=9, count=9)
+        return run_of(
+            name, [level.model_copy(update={"telemetry": Telemetry(host={"load_average": series})})]
+        )
+
+    notes = pair(busy("a", before), busy("b", after)).notes
+    said = f"concurrency 1: the host's load average was {before:.1f} for the baseline and {after:.1f}"
+    assert any(note.startswith(said) for note in notes) is noted
 
 
 def test_other_weights_without_a_look_at_quality_are_a_risk() -> None:

@@ -14,9 +14,10 @@ from tpforge.errors import UsageError
 from tpforge.measure.cost import cost_per_million_tokens
 from tpforge.measure.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from tpforge.measure.risks import find_risks
-from tpforge.measure.rows import Measured, Row, Section, Verdict
-from tpforge.measure.run import Level, Prediction, QualityScore, Run, SeriesSummary
+from tpforge.measure.rows import Measured, Row, Section, Verdict, missing_side
+from tpforge.measure.run import Level, Prediction, Run, SeriesSummary
 from tpforge.measure.samples import MetricSummary, Statistic
+from tpforge.measure.score_rows import quality_rows
 from tpforge.measure.statistics import difference_interval
 from tpforge.measure.variables import Variables, compare_variables
 from tpforge.records import Record
@@ -40,11 +41,8 @@ GPU_MEMORY = "gpu_memory_used"
 _ROUNDING = 1e-9
 """Of a value: constant repeats have no spread, and a rounding error must not become a verdict."""
 
-_SAME_PERCENT = 1e-3
-"""Of a perplexity: sums of float32 in another order, as of other ranks, differ by less."""
-
-NEUTRAL = {"perplexity_increase": 0.0}
-"""Scores that are measured against a baseline, and the value that says: the same."""
+_UNEVEN_HOST = 1.3
+"""A load average that differs by more than this factor is pointed out."""
 
 
 class Predicted(Record):
@@ -102,7 +100,7 @@ def compare_runs(baseline: Run, candidate: Run, *, prices: Mapping[str, float] |
         rows += _speed_rows(level, other)
         rows += _cost_rows(level, other, (baseline.id, candidate.id), prices or {})
         rows += _memory_rows(level, other)
-    rows += _quality_rows(baseline, candidate)
+    rows += quality_rows(baseline, candidate)
     variables = compare_variables(baseline, candidate)
     return Comparison(
         baseline=baseline.id,
@@ -187,7 +185,7 @@ def _judged_row(
     section, level, metric, statistic, unit = title
     verdict, ends, reason = judge(*repeats, lower_is_better=lower_is_better)
     if sides[0] is None or sides[1] is None:
-        verdict, ends, reason = "undecided", None, f"not measured in the {_missing_side(sides)}"
+        verdict, ends, reason = "undecided", None, f"not measured in the {missing_side(sides)}"
     return Row(
         section=section,
         level=level,
@@ -202,10 +200,6 @@ def _judged_row(
         verdict=verdict,
         reason=reason,
     )
-
-
-def _missing_side(sides: tuple[object | None, object | None]) -> str:
-    return "baseline" if sides[0] is None else "candidate"
 
 
 def _cost_rows(level: Level, other: Level, ids: tuple[str, str], prices: Mapping[str, float]) -> list[Row]:
@@ -243,7 +237,7 @@ def _memory_rows(level: Level, other: Level) -> list[Row]:
         verdict: Verdict = "undecided"
         reason = "the readings of both overlap"
         if ours is None or theirs is None:
-            reason = f"not measured in the {_missing_side((ours, theirs))}"
+            reason = f"not measured in the {missing_side((ours, theirs))}"
         elif name != GPU_MEMORY:
             reason = "is of the whole machine, with all that runs there"
         elif theirs.max < ours.min or theirs.min > ours.max:
@@ -289,68 +283,6 @@ def _readings(series: SeriesSummary | None) -> Measured | None:
     return Measured(value=series.max, low=series.min, high=series.max, n=series.count)
 
 
-def _quality_rows(baseline: Run, candidate: Run) -> list[Row]:
-    ours, theirs = baseline.quality or {}, candidate.quality or {}
-    rows = []
-    for name in sorted(ours.keys() | theirs.keys()):
-        first, second = ours.get(name), theirs.get(name)
-        if second is not None and second.baseline is not None:
-            if second.baseline == baseline.id:
-                rows.append(_relative_row(name, second))
-        elif first is None or first.baseline is None:
-            rows.append(_score_row(name, first, second))
-    return rows
-
-
-def _relative_row(name: str, score: QualityScore) -> Row:
-    """A score that was measured against this very baseline, such as the increase of the perplexity."""
-    verdict: Verdict = "undecided"
-    reason = "says how far the answers are from the baseline's, not how good they are"
-    if name in NEUTRAL and score.low is not None and score.high is not None:
-        same, reason = NEUTRAL[name], f"the interval holds {NEUTRAL[name]:g}"
-        if abs(score.value - same) < _SAME_PERCENT:
-            reason = "no difference"
-        elif not score.low <= same <= score.high:
-            worse = (score.low > same) != score.higher_is_better
-            verdict, reason = ("worse" if worse else "better"), ""
-    return _row_of_scores(name, None, score, verdict, reason)
-
-
-def _score_row(name: str, first: QualityScore | None, second: QualityScore | None) -> Row:
-    verdict: Verdict = "undecided"
-    reason = "the intervals of both overlap"
-    if first is None or second is None:
-        reason = f"not measured in the {_missing_side((first, second))}"
-    elif first.low is None or second.low is None or first.high is None or second.high is None:
-        reason = "has no interval"
-    elif second.low > first.high or second.high < first.low:
-        better = (second.low > first.high) == second.higher_is_better
-        verdict, reason = ("better" if better else "worse"), ""
-    return _row_of_scores(name, first, second, verdict, reason)
-
-
-def _row_of_scores(
-    name: str, first: QualityScore | None, second: QualityScore | None, verdict: Verdict, reason: str
-) -> Row:
-    either = second or first
-    assert either is not None
-    sides = [
-        None if score is None else Measured(value=score.value, low=score.low, high=score.high, n=score.n)
-        for score in (first, second)
-    ]
-    return Row(
-        section="quality",
-        metric=name,
-        statistic="avg",
-        unit=either.unit,
-        baseline=sides[0],
-        candidate=sides[1],
-        lower_is_better=not either.higher_is_better,
-        verdict=verdict,
-        reason=reason,
-    )
-
-
 def _predicted(run: Run, level: Level) -> list[Predicted]:
     found = []
     for name, prediction in sorted(level.predicted.items()):
@@ -379,6 +311,7 @@ def _notes(
         ]
         if run.interrupted:
             notes.append(f"{run.id}: was interrupted; it holds what was measured until then")
+    notes += _uneven_hosts(levels)
     if not levels:
         notes.append("the runs have no level of load in common")
     judged = [row for row in rows if row.section in ("speed", "cost") and row.difference_low is not None]
@@ -387,4 +320,20 @@ def _notes(
             f"{len(judged)} differences were judged at {CONFIDENCE:.0%}: of equal runs, about "
             f"{len(judged) * (1 - CONFIDENCE):.1f} of them would be called better or worse by chance"
         )
+    return notes
+
+
+def _uneven_hosts(levels: Sequence[tuple[Level, Level]]) -> list[str]:
+    """Where the machine was busier for one of the runs: that is a variable too, and nobody's choice."""
+    notes = []
+    for level, other in levels:
+        loads = [one.telemetry.host.get("load_average") for one in (level, other)]
+        if loads[0] is None or loads[1] is None:
+            continue
+        before, after = loads[0].avg, loads[1].avg
+        if max(before, after) > _UNEVEN_HOST * max(min(before, after), 0.5):
+            notes.append(
+                f"{level.name}: the host's load average was {before:.1f} for the baseline and {after:.1f} for "
+                "the candidate: a difference may come from that"
+            )
     return notes

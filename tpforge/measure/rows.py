@@ -74,3 +74,8 @@ class Row(Record):
             100 * self.difference_low / self.baseline.value,
             100 * self.difference_high / self.baseline.value,
         )
+
+
+def missing_side(sides: tuple[object | None, object | None]) -> str:
+    """Which of baseline and candidate is None."""
+    return "baseline" if sides[0] is None else "candidate"
