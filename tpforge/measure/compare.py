@@ -333,7 +333,7 @@ def _uneven_hosts(levels: Sequence[tuple[Level, Level]]) -> list[str]:
         before, after = loads[0].avg, loads[1].avg
         if max(before, after) > _UNEVEN_HOST * max(min(before, after), 0.5):
             notes.append(
-                f"{level.name}: the host's load average was {before:.1f} for the baseline and {after:.1f} for "
-                "the candidate: a difference may come from that"
+                f"{level.name}: the host's load average was {before:.1f} for the baseline and {after:.1f} "
+                "for the candidate: a difference may come from that"
             )
     return notes
