@@ -232,6 +232,13 @@ def repository() -> Decorator:
             is_flag=True,
             help="tensorrt: serve tensorrt_llm by the reference runtime, to try it without a GPU.",
         ),
+        click.option(
+            "--front",
+            type=click.Choice(["llmapi", "inflight"]),
+            default="llmapi",
+            show_default=True,
+            help="pytorch: tensors that clients see, upstream's llmapi or those of compiled engines.",
+        ),
     )
 
 

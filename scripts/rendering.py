@@ -24,6 +24,7 @@ _DECIDING = (
     "repository.py",
     "tensorrt.py",
     "llmapi.py",
+    "front.py",
     "contract.toml",
     "llm_contract.toml",
     "parameters.toml",
@@ -60,10 +61,12 @@ def _render(
     engine = places.engine.resolve()
     runtime_source = Path(reference.__file__).parent
     if manifest.runtime == "pytorch":
+        from triton_repo.front import render_front
         from triton_repo.llmapi import render_llmapi
 
         text = (engine / "llm.yaml").read_text(encoding="utf-8")
-        return render_llmapi(engine, manifest, out=out, options=options, llm_yaml=text, force=force)
+        render_pytorch = render_front if options.front == "inflight" else render_llmapi
+        return render_pytorch(engine, manifest, out=out, options=options, llm_yaml=text, force=force)
     if manifest.runtime == "tensorrt":
         from triton_repo.tensorrt import render_tensorrt
 

@@ -113,7 +113,8 @@ class RepositoryOptions(Record):
     repository points at the engine by its absolute path. `max_batch_size` None is the engine's own;
     `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice. For runtime tensorrt, `parameters`
     are those of upstream's config.pbtxt files, and `stand_in` serves `tensorrt_llm` by the reference runtime
-    over the same checkpoint, to try the repository where there is no GPU.
+    over the same checkpoint, to try the repository where there is no GPU. For runtime
+    pytorch, `front` says whose tensors clients see: upstream's `llmapi`, or those of `inflight_batcher_llm`.
     """
 
     embed_engine: Switch = False
@@ -133,6 +134,7 @@ class RepositoryOptions(Record):
     stats_check_period_ms: Size = 100
     max_queue_delay_microseconds: Count = 0
     stand_in: Switch = False
+    front: Literal["llmapi", "inflight"] = "llmapi"
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -34,6 +34,9 @@ _FILES = {
 }
 
 
+Checked = Literal["reference", "tensorrt", "front"]
+
+
 @dataclass(frozen=True)
 class _Rules:
     """What differs between models: files beside config.pbtxt, the backend, what paths must lead to."""
@@ -44,13 +47,30 @@ class _Rules:
 
 
 _RULES = _Rules(_FILES, "python", {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "engine.json"})
+_FRONT = _Rules(
+    {"tensorrt_llm": ("1/model.py", "1/model.yaml", "1/serving/__init__.py", "1/llm/__init__.py")},
+    "python",
+    {"tokenizer_dir": "tokenizer.json"},
+)
+FRONT_PARAMETERS = (
+    "tokenizer_dir",
+    "exclude_input_in_output",
+    "cancellation_check_period_ms",
+    "stats_check_period_ms",
+    "max_queue_size",
+    "vocab_size",
+    "end_id",
+)
+"""Parameters of tensorrt_llm over the LLM API, whose arguments are in model.yaml."""
 _TENSORRT = _Rules({}, "tensorrtllm", {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "config.json"})
+_GENERATORS: dict[str, _Rules] = {"reference": _RULES, "tensorrt": _TENSORRT, "front": _FRONT}
 
 
-def check_repository(path: Path, *, runtime: Literal["reference", "tensorrt"] = "reference") -> list[str]:
+def check_repository(path: Path, *, runtime: Checked = "reference") -> list[str]:
     """Everything that is wrong with the repository at `path`; empty when nothing is.
 
-    In a repository of runtime tensorrt the model tensorrt_llm is TensorRT-LLM's own backend.
+    In a repository of runtime tensorrt the model tensorrt_llm is TensorRT-LLM's own backend; with
+    "front" it is ours over the LLM API.
     """
     if not path.is_dir():
         return [f"{path}: is not a folder; render the repository first"]
@@ -59,7 +79,7 @@ def check_repository(path: Path, *, runtime: Literal["reference", "tensorrt"] = 
     problems += [f"{name}: is not a model of the contract" for name in sorted(present - set(MODELS))]
     for model in MODELS:
         if model in present:
-            rules = _TENSORRT if runtime == "tensorrt" and model == "tensorrt_llm" else _RULES
+            rules = _GENERATORS[runtime] if model == "tensorrt_llm" else _RULES
             problems.extend(f"{model}/{problem}" for problem in _check_model(path / model, rules, runtime))
     problems.extend(_check_streaming(path))
     return problems
@@ -202,8 +222,10 @@ def _check_tensors(
 
 def _check_parameters(found: Iterable[str], contract: ModelContract, runtime: str) -> Iterator[str]:
     """The keys are those of the contract; in a repository of runtime tensorrt, upstream's too."""
-    if runtime == "reference":
-        yield from _check_keys("parameter", found, contract.parameters)
+    if runtime != "tensorrt":
+        is_front = runtime == "front" and contract.model == "tensorrt_llm"
+        expected = FRONT_PARAMETERS if is_front else contract.parameters
+        yield from _check_keys("parameter", found, expected)
         return
     table = parameter_tables()[contract.model]
     ours = () if contract.model == "tensorrt_llm" else contract.parameters

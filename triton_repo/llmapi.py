@@ -37,7 +37,7 @@ def render_llmapi(
         InputRefused: the engine is not complete, or the rendered repository is not right.
         UsageError: the engine is of another runtime, or an option is not one of this repository.
     """
-    _refuse(engine_dir, manifest, options)
+    refuse_engine(engine_dir, manifest, options)
     folder_of_model = engine_dir.resolve()
     with atomic_folder(out, force=force) as folder:
         version = folder / LLM_MODEL / "1"
@@ -45,7 +45,7 @@ def render_llmapi(
         for name in _FILES:
             shutil.copyfile(TEMPLATES / "pytorch" / LLM_MODEL / "1" / name, version / name)
         (folder / LLM_MODEL / "config.pbtxt").write_text(_config(options), encoding="utf-8")
-        (version / CONFIG).write_text(_model_yaml(folder_of_model, llm_yaml, options), encoding="utf-8")
+        (version / CONFIG).write_text(model_yaml(folder_of_model, llm_yaml, options), encoding="utf-8")
         if problems := check_llm_repository(folder):
             raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
     files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
@@ -64,7 +64,7 @@ def _config(options: RepositoryOptions) -> str:
     return environment.get_template(f"{LLM_MODEL}/config.pbtxt.j2").render(values)
 
 
-def _model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> str:
+def model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> str:
     """model.yaml: the model, the LLM API's arguments, and what Triton is told."""
     return (
         f"model: {engine_dir.as_posix()}/model\n"
@@ -78,7 +78,13 @@ def _model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> 
     )
 
 
-def _refuse(engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
+def refuse_engine(engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
+    """Refuse an engine that is not of runtime pytorch or not complete, and options of other runtimes.
+
+    Raises:
+        InputRefused: a file of the engine is missing.
+        UsageError: the runtime or an option is another's.
+    """
     if manifest.runtime != "pytorch":
         raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected pytorch")
     for given, option in (

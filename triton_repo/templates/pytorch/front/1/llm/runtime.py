@@ -1,0 +1,146 @@
+"""Requests of the front as generations of one LLM object, on an event loop of its own.
+
+It knows tokens only: text is preprocessing's and postprocessing's. `tensorrt_llm` is imported when it opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import EngineError
+from .sampling import sampling_keywords
+
+_JOIN_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """New tokens of a request; the last event of a request is `finished`."""
+
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    finished: bool = False
+    finish_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Requests in the LLM API's hands; it queues by itself, so that none waits here."""
+
+    active: int
+    waiting: int = 0
+
+
+@dataclass(eq=False)
+class Request:
+    """A generation under way; `output` is upstream's, once there is one."""
+
+    on_event: Callable[[Event], None]
+    output: Any = None
+    cancelled: bool = False
+    future: Future[None] | None = None
+
+
+class LlmRuntime:
+    """The LLM API behind the interface that serving.generating asks for.
+
+    Raises:
+        EngineError: the LLM API does not take its arguments, or cannot load the model.
+    """
+
+    def __init__(
+        self,
+        arguments: dict[str, Any],
+        *,
+        vocab_size: int,
+        end_id: int | None,
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        from tensorrt_llm import LLM, SamplingParams
+
+        self.vocab_size, self.end_id = vocab_size, end_id
+        self._decode, self._sampling_params = decode, SamplingParams
+        self._requests: set[Request] = set()
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
+        self._thread.start()
+        try:
+            self._llm = LLM(**arguments)
+        except Exception as error:
+            # Whatever keeps it from loading must end the load, not the process.
+            self._end_loop()
+            raise EngineError(f"the LLM API refused model.yaml: {error}") from error
+
+    def submit(
+        self, input_ids: list[int], sampling: dict[str, Any], on_event: Callable[[Event], None]
+    ) -> Request:
+        """Begin a generation.
+
+        Raises:
+            RequestError: the LLM API has nothing for what is asked.
+        """
+        keywords = sampling_keywords(sampling, end_id=self.end_id, decode=self._decode)
+        request = Request(on_event)
+        with self._lock:
+            self._requests.add(request)
+        request.future = asyncio.run_coroutine_threadsafe(
+            self._generate(request, input_ids, keywords), self._loop
+        )
+        return request
+
+    def cancel(self, handle: Request) -> None:
+        """Abort a generation; its last event comes all the same."""
+        handle.cancelled = True
+        if handle.output is not None:
+            self._loop.call_soon_threadsafe(handle.output.abort)
+
+    def counts(self) -> Counts:
+        """The generations under way."""
+        with self._lock:
+            return Counts(active=len(self._requests))
+
+    def close(self) -> None:
+        """Abort what is under way, and stop the LLM API."""
+        with self._lock:
+            requests = list(self._requests)
+        for request in requests:
+            self.cancel(request)
+        for request in requests:
+            if request.future is not None:
+                request.future.result(_JOIN_TIMEOUT_S)
+        self._llm.shutdown()
+        self._end_loop()
+
+    async def _generate(self, request: Request, input_ids: list[int], keywords: dict[str, Any]) -> None:
+        sent = 0
+        try:
+            params = self._sampling_params(**keywords)
+            request.output = self._llm.generate_async(input_ids, params, streaming=True)
+            if request.cancelled:
+                request.output.abort()
+            async for output in request.output:
+                tokens = tuple(output.outputs[0].token_ids[sent:])
+                sent += len(tokens)
+                if tokens:
+                    request.on_event(Event(tokens))
+            reason = request.output.outputs[0].finish_reason if request.output.outputs else None
+            request.on_event(Event(finished=True, finish_reason=reason))
+        except Exception as error:
+            # A generation that fails must not take the loop, and so all the others, with it.
+            request.on_event(Event(finished=True, error=f"{type(error).__name__}: {error}"))
+        finally:
+            with self._lock:
+                self._requests.discard(request)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_JOIN_TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._loop.close()

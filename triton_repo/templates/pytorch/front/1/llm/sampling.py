@@ -1,0 +1,76 @@
+"""From the sampling of inflight_batcher_llm to SamplingParams of the LLM API.
+
+What the LLM API cannot give is refused, never left out without a word. It imports nothing of TensorRT-LLM.
+Source: TensorRT-LLM 1.2, tensorrt_llm/sampling_params.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import RequestError
+
+_SAME = ("max_tokens", "pad_id", "seed")
+# Left out when they are what upstream's C++ backend takes for "not given": greedy, or no penalty.
+_NEUTRAL = {
+    "min_tokens": (0,),
+    "temperature": (1.0,),
+    "top_k": (0,),
+    "top_p": (0.0,),
+    "repetition_penalty": (1.0,),
+    "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_tokens": (1, float("inf")),
+    "temperature": (0, float("inf")),
+    "top_k": (0, float("inf")),
+    "top_p": (0, 1),
+    "repetition_penalty": (1e-9, float("inf")),
+}
+_FIELDS = {"top_k": "runtime_top_k", "top_p": "runtime_top_p", "max_tokens": "request_output_len"}
+
+
+def sampling_keywords(
+    sampling: Mapping[str, Any], *, end_id: int | None, decode: Callable[[Sequence[int]], str]
+) -> dict[str, Any]:
+    """The keywords of SamplingParams; `end_id` is the model's, `decode` turns the tokens of a word to text.
+
+    Raises:
+        RequestError: a value is impossible, or the LLM API has nothing for it.
+    """
+    _check(sampling)
+    words = {name: sampling[name] for name in _SAME if sampling.get(name) is not None}
+    for name, neutral in _NEUTRAL.items():
+        value = sampling.get(name)
+        if value is not None and value not in neutral:
+            words[name] = value
+    asked = sampling.get("end_id", end_id)
+    if asked == -1:
+        words["ignore_eos"] = True
+    elif asked is not None:
+        words["end_id"] = asked
+    for source, single, several in (
+        ("stop_words", "stop_token_ids", "stop"),
+        ("bad_words", "bad_token_ids", "bad"),
+    ):
+        given = sampling.get(source, ())
+        if ids := [word[0] for word in given if len(word) == 1]:
+            words[single] = ids
+        if texts := [decode(word) for word in given if len(word) > 1]:
+            words[several] = texts
+    if words.keys() & {"stop", "stop_token_ids"}:
+        # Upstream's C++ backend leaves the word that ended the answer in it.
+        words["include_stop_str_in_output"] = True
+    return words
+
+
+def _check(sampling: Mapping[str, Any]) -> None:
+    if sampling.get("return_log_probs"):
+        raise RequestError("return_log_probs", "is not offered over the LLM API; leave it out")
+    for name, (low, high) in _RANGES.items():
+        value = sampling.get(name)
+        if value is not None and not low <= value <= high:
+            span = f"{low:g} to {high:g}" if high != float("inf") else f"{low:g} or more"
+            raise RequestError(_FIELDS.get(name, name), f"found {value}, expected {span}")

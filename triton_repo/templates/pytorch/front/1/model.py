@@ -1,0 +1,33 @@
+"""Prompt tokens to output tokens: TensorRT-LLM's LLM API behind upstream's tensorrt_llm tensors.
+
+Clients of inflight_batcher_llm see no difference but what the LLM API cannot give, which is refused by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from llm.errors import EngineError, RequestError
+from llm.runtime import LlmRuntime
+from serving.generating import GeneratingModel, Runtime
+from serving.parameters import Parameters
+from serving.tokenizer import Tokenizer
+
+
+class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
+    """The model's name for Triton."""
+
+    request_error = RequestError
+    engine_error = EngineError
+
+    def open_runtime(self, parameters: Parameters, *, max_batch_size: int) -> Runtime:
+        config = yaml.safe_load((Path(__file__).parent / "model.yaml").read_text(encoding="utf-8"))
+        config.pop("triton_config")
+        tokenizer = Tokenizer(parameters.path("tokenizer_dir"))
+        return LlmRuntime(
+            config,
+            vocab_size=parameters.integer("vocab_size"),
+            end_id=parameters.optional_integer("end_id"),
+            decode=tokenizer.decode,
+        )

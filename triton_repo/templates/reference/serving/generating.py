@@ -1,0 +1,186 @@
+"""Prompt tokens to output tokens behind upstream's tensorrt_llm tensors, whatever runtime generates them.
+
+`execute` only submits; answers are sent from the outbox's thread. It knows no text, but cuts streams at
+complete characters, so that postprocessing can decode each chunk by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import triton_python_backend_utils as pb_utils
+
+from .answers import Event, Outbox, Sequence
+from .detokenize import Aligner
+from .exchange import Exchange
+from .fields import FieldError, Inputs, describe, field_error
+from .generation import Defaults, Item, batch_size, parse_item
+from .metrics import RequestMetrics
+from .parameters import ParameterError, Parameters
+from .requests import WATCH_PERIOD_MS, InFlight, Periodic
+from .tensors import FINAL, error_response, read_inputs, read_item, response
+from .tokenizer import Tokenizer
+
+
+class Counts(Protocol):
+    """How many requests a runtime has."""
+
+    @property
+    def waiting(self) -> int:
+        """Those that wait for a place."""
+
+
+class Runtime(Protocol):
+    """What generates: tokens in, events out; see the scheduler of the reference runtime."""
+
+    vocab_size: int
+    end_id: int | None
+
+    def submit(
+        self, input_ids: list[int], sampling: dict[str, Any], on_event: Callable[[Event], None]
+    ) -> Any:
+        """Begin a request; its events come on another thread. What is given back can be cancelled."""
+
+    def cancel(self, handle: Any) -> None:
+        """End a request; its last event comes all the same."""
+
+    def counts(self) -> Counts:
+        """How many requests there are."""
+
+    def close(self) -> None:
+        """End everything."""
+
+
+class GeneratingModel:
+    """A model of Triton over a runtime; a subclass opens it and names its refusals.
+
+    `request_error` has a `field` and a `message`, and refuses one request; `engine_error` refuses any.
+    """
+
+    request_error: type[Exception]
+    engine_error: type[Exception]
+
+    def open_runtime(self, parameters: Parameters, *, max_batch_size: int) -> Runtime:
+        """The runtime as config.pbtxt asks for it."""
+        raise NotImplementedError
+
+    def initialize(self, args: dict[str, str]) -> None:
+        try:
+            self._configure(args)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+
+    def _configure(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        parameters = Parameters(args["model_config"], folder=Path(__file__).parent.parent)
+        self._tokenizer = Tokenizer(parameters.path("tokenizer_dir"))
+        self._max_queue_size = parameters.integer("max_queue_size")
+        self._scheduler = self.open_runtime(parameters, max_batch_size=config["max_batch_size"])
+        if self._tokenizer.model_vocab_size > self._scheduler.vocab_size:
+            self._scheduler.close()
+            raise ParameterError(
+                f"parameter tokenizer_dir: the tokenizer has {self._tokenizer.model_vocab_size} tokens, the "
+                f"engine's vocabulary {self._scheduler.vocab_size}; it is another model's tokenizer"
+            )
+        self._defaults = Defaults(
+            exclude_input_in_output=parameters.boolean("exclude_input_in_output"),
+            decoupled=pb_utils.using_decoupled_model_transaction_policy(config),
+            vocab_size=self._scheduler.vocab_size,
+            default_end_id=self._scheduler.end_id,
+            max_sequences=config["max_batch_size"],
+        )
+        log_error = pb_utils.Logger.log_error
+        self._metrics = RequestMetrics(
+            model=args["model_name"],
+            version=args["model_version"],
+            num_slots=config["max_batch_size"],
+            period_ms=parameters.integer("stats_check_period_ms"),
+        )
+        self._outbox = Outbox(metrics=self._metrics, log_error=log_error)
+        self._in_flight = InFlight(cancel=self._scheduler.cancel)
+        self._periodic = Periodic(
+            {
+                self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
+                partial(self._in_flight.exit_when_lost, os.getppid()): WATCH_PERIOD_MS,
+            },
+            log_error=log_error,
+        )
+
+    def execute(self, requests: list[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._accept(request, sender)
+            except FieldError as error:
+                sender.send(error_response(str(error)), flags=FINAL)
+
+    def finalize(self) -> None:
+        """Fail what is in flight, tell its clients, and end the ranks."""
+        self._periodic.close()
+        self._scheduler.close()
+        self._outbox.close()
+
+    def _accept(self, request: Any, sender: Any) -> None:
+        """Submit every sequence of a request, or stop the request that it names."""
+        arrival_ns = time.monotonic_ns()
+        inputs = read_inputs(request)
+        if "stop" in inputs and inputs["stop"].any():
+            self._stop(request.request_id(), sender)
+            return
+        size = batch_size(inputs)
+        if size > 1 and not self._defaults.decoupled:
+            raise field_error("input_ids", f"holds {size} prompts; a batch needs the decoupled mode")
+        items = [self._parse(inputs, index, size) for index in range(size)]
+        counts = [1 if isinstance(item, FieldError) else item.num_return_sequences for item in items]
+        exchange = Exchange(sender, request.request_id(), num_open=sum(counts))
+        self._metrics.opened(sum(counts))
+        self._in_flight.add(exchange)
+        for index, item in enumerate(items):
+            if isinstance(item, FieldError):
+                self._outbox.refuse(exchange, str(item))
+                continue
+            for number in range(item.num_return_sequences):
+                aligner = Aligner(self._tokenizer.decode)
+                sequence = Sequence(exchange, item, index, number, aligner, arrival_ns)
+                self._submit(sequence, prefix=f"batch item {index}: " if size > 1 else "")
+
+    def _parse(self, inputs: Inputs, index: int, size: int) -> Item | FieldError:
+        """An item of a batch, or why it is refused: the other items are answered all the same."""
+        try:
+            return parse_item(read_item(inputs, index), defaults=self._defaults)
+        except FieldError as error:
+            return error if size == 1 else FieldError(f"batch item {index}: {error}")
+
+    def _submit(self, sequence: Sequence, *, prefix: str) -> None:
+        item, exchange = sequence.item, sequence.exchange
+        waiting = self._scheduler.counts().waiting
+        if 0 < self._max_queue_size <= waiting:
+            self._outbox.refuse(
+                exchange, f"{prefix}the queue is full: {waiting} requests wait; try again later"
+            )
+            return
+        try:
+            handle = self._scheduler.submit(
+                item.input_ids,
+                item.sampling_of(sequence.sequence_index),
+                partial(self._outbox.put, sequence),
+            )
+        except self.request_error as error:
+            described = describe(getattr(error, "field", ""), getattr(error, "message", str(error)))
+            self._outbox.refuse(exchange, prefix + described)
+        except self.engine_error as error:
+            self._outbox.refuse(exchange, prefix + str(error))
+        else:
+            self._in_flight.attach(exchange, handle)
+
+    def _stop(self, request_id: str, sender: Any) -> None:
+        if not request_id:
+            raise field_error("stop", "the request has no id; give it the id of the request to be stopped")
+        self._in_flight.stop(request_id)
+        sender.send(response({}), flags=FINAL)
