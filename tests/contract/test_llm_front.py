@@ -1,7 +1,7 @@
 """inflight_batcher_llm's tensors over the LLM API, which a stand-in plays.
 
 The stand-in has the interface of tensorrt_llm.LLM and is driven by the reference runtime over the same
-engine; TensorRT-LLM itself was not run. What it answers must be what the reference runtime's own repository answers.
+engine; TensorRT-LLM itself was not run. It must answer what the reference repository answers.
 """
 
 from __future__ import annotations
