@@ -137,7 +137,7 @@ def compare(
 def spread(values: list[float], form: str) -> str:
     """``median [smallest, largest]``."""
     middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:{form}} [{low:{form}}, {high:{form}}]".replace("[ ", "[").replace(",  ", ", ")
+    return f"{middle:{form}} [{f'{low:{form}}'.strip()}, {f'{high:{form}}'.strip()}]"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """From samples to metrics, named and defined as AIPerf does, with an interval over repeats.
 
-It measures nothing and rounds nothing. What each metric means stands in docs/measuring.md.
+It measures nothing and rounds nothing. What each metric means stands in docs/benchmarking.md.
 
 A request's start is when it was scheduled: in a closed loop that is when it was sent, as AIPerf counts; in
 an open loop a request that had to wait for this client or its connection is charged the wait.
