@@ -84,6 +84,7 @@ _FILE = click.Path(path_type=Path)
     help="Multiply all estimates: your measured tokens/s / the estimate of that run.",
 )
 @click.option("--calibrate", metavar="RUN", help="Scale all estimates by a run of `tpforge bench`.")
+@click.option("--estimator", metavar="PROGRAM", help="Ask aiconfigurator 0.12.0 too, by its program's path.")
 @click.option("--html", type=_FILE, metavar="FILE", help="Write a page of the plan.")
 @click.option("--recipe", type=_FILE, metavar="FILE", help="Write the chosen option for `tpforge up`.")
 @click.option("--all", "show_all", is_flag=True, help="List every option and every rejection.")
@@ -95,6 +96,7 @@ def command(
     alternatives: tuple[str, ...],
     goal: Literal["throughput", "latency", "cost"],
     calibrate: str | None,
+    estimator: str | None,
     html: Path | None,
     recipe: Path | None,
     show_all: bool,
@@ -133,14 +135,29 @@ def command(
         calibration=fitted,
         alternatives=[find_blueprint(name) for name in alternatives],
     )
+    fields = plan_record(plan).model_dump(mode="json")
     output.result(plan_text(plan, show_all=show_all))
-    output.record("deployment_plan", plan_record(plan).model_dump(mode="json"))
+    if estimator is not None:
+        fields["second_opinion"] = _second_opinion(estimator, model, plan, output)
+    output.record("deployment_plan", fields)
     if html is not None:
         write_atomic(html, _page(plan))
         output.note(f"wrote {html}")
     if recipe is not None:
         write_atomic(recipe, recipe_text(plan, model=model))
         output.note(f"wrote {recipe}")
+
+
+def _second_opinion(program: str, model: str, plan: Plan, output: Output) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from scripts.planning import find_config
+    from scripts.second_opinion import ask, said
+
+    output.progress(f"asking {program}")
+    opinion = ask(program, plan, config=find_config(model).values)
+    output.result(said(opinion, plan.chosen))
+    return {"unavailable_because": opinion} if isinstance(opinion, str) else asdict(opinion)
 
 
 def _page(plan: Plan) -> str:

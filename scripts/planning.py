@@ -5,6 +5,7 @@ It prints nothing and reads no weights.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -28,17 +29,36 @@ _DEMO = "smollm2-135m"
 
 
 def find_blueprint(location: str) -> Blueprint:
-    """The model at `location`: a directory, a config.json, a short name or hub id of a known model, `demo`.
+    """The model at `location`; see `find_config`.
 
     Raises:
-        InputRefused: it is none of these, or its config is wrong or of an unknown architecture.
+        InputRefused: there is none, or its config is wrong or of an unknown architecture.
+    """
+    found = find_config(location)
+    return blueprint_from_config(found.values, name=found.name, where=found.where)
+
+
+@dataclass(frozen=True)
+class FoundConfig:
+    """A config.json: what the model is called, where the config is from, its values."""
+
+    name: str
+    where: str
+    values: dict[str, Any]
+
+
+def find_config(location: str) -> FoundConfig:
+    """The config of a directory, a config.json, a short name or hub id of a known model, or `demo`.
+
+    Raises:
+        InputRefused: `location` is none of these.
     """
     path = Path(location)
     if path.exists():
         return _read(path / "config.json" if path.is_dir() else path, name=location)
     known = find_known(_DEMO if location == "demo" else location.partition("@")[0])
     if known is not None:
-        return blueprint_from_config(known.config, name=known.name, where=f"{known.id} (built in)")
+        return FoundConfig(known.name, f"{known.id} (built in)", known.config)
     return _from_hub(location)
 
 
@@ -101,12 +121,12 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _read(path: Path, *, name: str) -> Blueprint:
+def _read(path: Path, *, name: str) -> FoundConfig:
     from builders.sources.json_files import read_json_object
 
     if path.suffix == ".gguf":
         raise InputRefused(f"{path}: a plan is made of a config.json; give its directory or the model's name")
-    return blueprint_from_config(read_json_object(path), name=name, where=str(path))
+    return FoundConfig(name, str(path), read_json_object(path))
 
 
 def _family(architectures: object, *, where: str) -> Family:
@@ -117,7 +137,7 @@ def _family(architectures: object, *, where: str) -> Family:
     return find_family(architectures, where=where)
 
 
-def _from_hub(location: str) -> Blueprint:
+def _from_hub(location: str) -> FoundConfig:
     """The config.json of a hub id, from the cache or downloaded."""
     names = [known.name for known in known_models()]
     near = get_close_matches(location.lower().rpartition("/")[2], names, n=3, cutoff=0.5)
