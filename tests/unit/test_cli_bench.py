@@ -123,7 +123,8 @@ def test_interrupt_keeps_what_was_measured(server: Running, tmp_path: Path) -> N
     run, samples = read_run(tmp_path / "cut"), read_samples(tmp_path / "cut")
     complete = [sample for sample in samples if sample.is_complete]
     assert run.interrupted and run.levels[0].repeats[0].interrupted
-    assert len(complete) >= 20
+    # The server writes an answer down a little before the client has all of it.
+    assert len(complete) >= 20 - 2
     assert {sample.error_kind for sample in samples} <= {None, "cancelled"}
 
 
