@@ -196,6 +196,13 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
             ("release", "model", "GPU", "lengths", "TP sizes"),
             wrong,
         ),
+        (
+            "Experts with attention data parallelism, which is not modelled (release 1.0)",
+            ("deployment", *HEADER),
+            summary(
+                errors(rows("experts"), fit), lambda row: f"{row.model} {row.gpu} {row.precision} TP{row.tp}"
+            ),
+        ),
         _first_token_table(fit),
         (f"The 30 worst of {len(beyond)} misses beyond 25 % of {len(dense)} rows", MISS_HEADER, beyond[:30]),
     ]

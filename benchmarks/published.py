@@ -1,7 +1,8 @@
 """Published TensorRT-LLM throughput, and what the planner estimates for each row.
 
 The rows are in benchmarks/data: planner_calibration.csv, which the planner's free values are fitted to, and
-planner_check.csv, which it is judged by. Neither holds a row of the other.
+planner_check.csv, which it is judged by. Neither holds a row of the other. planner_experts.csv was measured
+with attention data parallelism, which the planner does not model: it shows how far off that is.
 Source: NVIDIA/TensorRT-LLM, docs/source/performance/perf-overview.md of releases 0.14, 0.17, 0.20 and 1.0,
 and docs/source/developer-guide/perf-overview.md of 1.2 (per GPU there; here times the GPUs). Requests of one
 length, all at once; tokens a second are output tokens.
