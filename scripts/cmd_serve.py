@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts import _options
+from scripts import _options, _security
 from scripts._output import Output
 from tpforge.errors import UsageError
 from tpforge.units import format_seconds
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Serve an engine of runtime tensorrt by the reference runtime, without a GPU.",
 )
+@_security.security()
 @_options.DRY_RUN
 @click.option("--detach", is_flag=True, help="Return when it answers; `tpforge stop` ends it.")
 @_options.JSON
@@ -46,14 +47,20 @@ def command(
     from scripts import launching, serving
     from scripts.locations import find_engine
     from tpforge.recipe import ServeRecipe
+    from triton_repo.deploy.security import Security
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
+    security = _security.read_security(values)
     recipe = ServeRecipe(**values)
     options = _stand_in(places) if stand_in else None
     if launching.is_launched(places, options):
+        if security != Security():
+            raise UsageError(
+                "--tls-* and --admin-key-file: not for TensorRT-LLM's launch yet; give tritonserver its own"
+            )
         _launch(output, places, recipe, dry_run=dry_run, detach=detach)
         return
     if dry_run:
@@ -69,7 +76,13 @@ def command(
         output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
 
     serving.serve_engine(
-        places, recipe, options=options, detach=detach, progress=output.progress, on_ready=say_ready
+        places,
+        recipe,
+        options=options,
+        detach=detach,
+        progress=output.progress,
+        on_ready=say_ready,
+        security=security,
     )
 
 

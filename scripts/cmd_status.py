@@ -64,7 +64,13 @@ def _answers(status: Status) -> bool:
     if status.phase != "ready" or status.server is None:
         return False
     try:
-        with Client(status.server.grpc_url, deadline_s=2) as client:
+        security = status.server.security
+        with Client(
+            status.server.grpc_url,
+            deadline_s=2,
+            headers=security.client_headers(),
+            tls=security.client_tls(),
+        ) as client:
             return client.is_ready()
     except TpforgeError:
         return False

@@ -18,6 +18,7 @@ from tpforge.recipe import RepositoryOptions, ServeRecipe
 if TYPE_CHECKING:
     from triton_repo.client import Answer
     from triton_repo.deploy.local import Server, Status
+    from triton_repo.deploy.security import Security
 
 Progress = Callable[[str], None]
 DEFAULT_URL = "localhost:8001"
@@ -31,6 +32,7 @@ def serve_engine(
     detach: bool,
     progress: Progress,
     on_ready: Callable[[Server], None] | None = None,
+    security: Security | None = None,
 ) -> Server:
     """Start Triton on an engine's repository, which is rendered first when it is missing or out of date.
 
@@ -40,6 +42,7 @@ def serve_engine(
     """
     from triton_repo.deploy.local import ServeOptions, serve
     from triton_repo.deploy.ports import Ports
+    from triton_repo.deploy.security import Security
 
     if is_running(places):
         raise EnvironmentUnusable(
@@ -57,6 +60,7 @@ def serve_engine(
             tritonserver=recipe.tritonserver,
             load_timeout_s=recipe.load_timeout,
             detach=detach,
+            security=security or Security(),
         ),
         progress=progress,
         on_ready=on_ready,

@@ -22,6 +22,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+# Triton says UNAVAILABLE of what it refuses too: a shape, a protocol that wants a key, model control.
+_UNAVAILABLE_REFUSALS = ("[", "This protocol is restricted", "explicit model load / unload")
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
@@ -43,11 +45,15 @@ class RequestCancelled(EnvironmentUnusable):
 
 @dataclass(frozen=True)
 class Tls:
-    """Files of a TLS connection; without root certificates the system's are used."""
+    """Files of a TLS connection; without root certificates the system's are used.
+
+    `server_name` is the name in the server's certificate where it is not the one in the address.
+    """
 
     root_certificates: Path | None = None
     private_key: Path | None = None
     certificate_chain: Path | None = None
+    server_name: str | None = None
 
 
 def open_channel(url: str, *, tls: Tls | None) -> Any:
@@ -56,7 +62,7 @@ def open_channel(url: str, *, tls: Tls | None) -> Any:
     Raises:
         UsageError: a file of `tls` cannot be read.
     """
-    options = _options(url)
+    options = _options(url, tls)
     if tls is None:
         return grpc.insecure_channel(url, options=options)
     return grpc.secure_channel(url, _credentials(tls), options=options)
@@ -70,7 +76,7 @@ def aio_channel(url: str, *, tls: Tls | None) -> Any:
     """
     from grpc import aio
 
-    options = _options(url)
+    options = _options(url, tls)
     if tls is None:
         return aio.insecure_channel(url, options=options)
     return aio.secure_channel(url, _credentials(tls), options=options)
@@ -88,8 +94,10 @@ def check_url(url: str) -> str:
     return bare
 
 
-def _options(url: str) -> list[tuple[str, int]]:
-    options = list(_CHANNEL_OPTIONS)
+def _options(url: str, tls: Tls | None) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = list(_CHANNEL_OPTIONS)
+    if tls is not None and tls.server_name is not None:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
     if url.rpartition(":")[0] in _LOOPBACK:
         options.append(("grpc.enable_http_proxy", 0))  # http_proxy would be asked for localhost too.
     return options
@@ -120,6 +128,6 @@ def translate(
             f"{url}: nothing answers there ({details}); start a server with `tpforge serve`, "
             "or give the HOST:PORT of its gRPC port"
         )
-    if code is grpc.StatusCode.UNAVAILABLE and not details.startswith("["):
+    if code is grpc.StatusCode.UNAVAILABLE and not details.startswith(_UNAVAILABLE_REFUSALS):
         return ServerUnreachable(f"{url}: the connection to the server is lost: {details}")
     return RequestRefused(details or str(code))

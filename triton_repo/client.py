@@ -183,6 +183,14 @@ class Client:
         index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest())
         return tuple(ModelState(model.name, model.state, model.reason) for model in index.models)
 
+    def unload(self, model: str) -> None:
+        """Ask the server to unload a model, which it does only under explicit model control.
+
+        Raises:
+            RequestRefused: model control is off, as it is unless asked for.
+        """
+        self._ask("RepositoryModelUnload", service_pb2.RepositoryModelUnloadRequest(model_name=model))
+
     def metadata(self, model: str) -> ModelMetadata:
         """The tensors of a model."""
         found = self._ask("ModelMetadata", service_pb2.ModelMetadataRequest(name=model))

@@ -18,6 +18,7 @@ from triton_repo.deploy import processes, state, triton_log
 from triton_repo.deploy.guard import module_command, module_environment
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.readiness import Progress
+from triton_repo.deploy.security import Security
 from triton_repo.deploy.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
 
 SUPERVISOR_LOG = "supervisor.log"
@@ -43,6 +44,7 @@ class ServeOptions:
     tritonserver: Path | None = None
     load_timeout_s: float = 300.0
     detach: bool = False
+    security: Security = field(default_factory=Security)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Server:
     seconds_to_ready: float
     pid: int
     """Of its supervisor."""
+    security: Security = field(default_factory=Security)
 
     @property
     def grpc_url(self) -> str:
@@ -66,12 +69,12 @@ class Server:
     @property
     def http_url(self) -> str:
         """The base of the HTTP endpoints."""
-        return f"http://{_reachable(self.host)}:{self.ports.http}"
+        return f"http://{_reachable(self.security.http_host(self.host))}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus would look."""
-        return f"http://{_reachable(self.host)}:{self.ports.metrics}/metrics"
+        return f"http://{_reachable(self.security.http_host(self.host))}:{self.ports.metrics}/metrics"
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
         host=options.host,
         tritonserver=options.tritonserver.absolute() if options.tritonserver else None,
         load_timeout_s=options.load_timeout_s,
+        security=options.security.absolute(),
     )
 
 
@@ -247,6 +251,7 @@ def _server(state_dir: Path, found: state.ServerState) -> Server:
         log=found.log,
         seconds_to_ready=found.seconds_to_ready or 0.0,
         pid=found.supervisor.pid,
+        security=found.security,
     )
 
 

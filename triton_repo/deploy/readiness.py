@@ -12,12 +12,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.units import format_seconds
 from triton_repo.deploy import processes, triton_log
+from triton_repo.deploy.security import Security
+
+if TYPE_CHECKING:
+    from triton_repo.client import Client
 
 CANARY_MODELS = ("ensemble", "tensorrt_llm_bls")
 CANARY_PROMPT = "Hello"
@@ -43,6 +48,7 @@ class Start:
     log: Path
     log_start: int
     load_timeout_s: float
+    security: Security = field(default_factory=Security)
 
     def read_log(self) -> str:
         """What this start has written so far."""
@@ -130,7 +136,7 @@ class _Reporter:
 
 def _all_ready(start: Start) -> bool:
     """Whether *this* server answers on its port, with every model of the repository ready."""
-    from triton_repo.client import Client, DeadlineExceeded, ServerUnreachable
+    from triton_repo.client import DeadlineExceeded, ServerUnreachable
 
     host, _, port = start.url.rpartition(":")
     try:
@@ -138,7 +144,7 @@ def _all_ready(start: Start) -> bool:
     except OSError:
         return False  # Not open yet, and a gRPC channel would be slow to notice when it is.
     try:
-        with Client(start.url, deadline_s=_ASK_DEADLINE_S) as client:
+        with _client(start, deadline_s=_ASK_DEADLINE_S) as client:
             found = client.server_id()
             if found != start.mark:
                 raise EnvironmentUnusable(f"{start.url}: another server answers there ({found!r})")
@@ -146,6 +152,15 @@ def _all_ready(start: Start) -> bool:
             return set(start.models) <= ready
     except (ServerUnreachable, DeadlineExceeded):
         return False
+
+
+def _client(start: Start, *, deadline_s: float) -> Client:
+    from triton_repo.client import Client
+
+    security = start.security
+    return Client(
+        start.url, deadline_s=deadline_s, headers=security.client_headers(), tls=security.client_tls()
+    )
 
 
 def _refuse_failed(start: Start) -> None:
@@ -168,11 +183,9 @@ def _late(start: Start) -> str:
 
 def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[[], bool]) -> None:
     """One real answer; whatever ends a process meanwhile ends the wait, which Triton would let hang."""
-    from triton_repo.client import Client
-
     stubs = processes.stubs_of(start.process.pid)
     cause = ""
-    with ThreadPoolExecutor(1) as pool, Client(start.url, deadline_s=deadline_s) as client:
+    with ThreadPoolExecutor(1) as pool, _client(start, deadline_s=deadline_s) as client:
         answer = pool.submit(client.generate, CANARY_PROMPT, max_tokens=1, model=model)
         while not answer.done() and not cause:
             wait([answer], timeout=_POLL_S)

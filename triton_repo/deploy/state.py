@@ -20,6 +20,7 @@ from tpforge.errors import EnvironmentUnusable
 from tpforge.records import Record
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.processes import ProcessId, is_alive
+from triton_repo.deploy.security import Security
 
 Phase = Literal["starting", "ready", "restarting", "stopping", "failed"]
 
@@ -45,6 +46,7 @@ class ServerState(Record):
     """In the environment of all its processes, the start of its shared memory, and its server id."""
     supervisor: ProcessId
     server: ProcessId | None = None
+    security: Security = Security()
     restarts: int = 0
     last_failure: str | None = None
     seconds_to_ready: float | None = None

@@ -37,6 +37,7 @@ from triton_repo.deploy.readiness import (
     models_of,
     wait_ready,
 )
+from triton_repo.deploy.security import Security
 from triton_repo.deploy.tritonserver import (
     find_tritonserver,
     prepare_backends,
@@ -60,6 +61,7 @@ class ServerPlan(Record):
     host: str
     tritonserver: Path | None = None
     load_timeout_s: float
+    security: Security = Security()
 
 
 class Supervisor:
@@ -114,6 +116,7 @@ class Supervisor:
             log=self._log,
             mark=self._mark,
             supervisor=me,
+            security=plan.security,
         )
         self._models = models_of(plan.repository)
         server = find_tritonserver(plan.tritonserver)
@@ -131,6 +134,7 @@ class Supervisor:
             host=plan.host,
             ports=plan.ports,
             mark=self._mark,
+            security=plan.security,
         )
         self._environment = server_environment(server, mark=self._mark, temporary=self._temporary)
         self._progress(f"starting {server.binary.name} of {server.origin}")
@@ -168,6 +172,7 @@ class Supervisor:
             log=self._log,
             log_start=log_start,
             load_timeout_s=plan.load_timeout_s,
+            security=plan.security,
         )
 
     def _say_ready(self, seconds: float) -> None:

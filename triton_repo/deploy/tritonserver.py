@@ -16,6 +16,7 @@ from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.processes import MARK_VARIABLE
+from triton_repo.deploy.security import Security
 
 _STUB = "triton_python_backend_stub"
 
@@ -107,23 +108,33 @@ def server_environment(server: TritonServer, *, mark: str, temporary: Path) -> d
 
 
 def server_command(
-    server: TritonServer, *, repository: Path, backends: Path | None, host: str, ports: Ports, mark: str
+    server: TritonServer,
+    *,
+    repository: Path,
+    backends: Path | None,
+    host: str,
+    ports: Ports,
+    mark: str,
+    security: Security | None = None,
 ) -> list[str]:
     """The command line that serves `repository`; the server's id and its shared memory carry the mark."""
+    chosen = security or Security()
+    http_host = chosen.http_host(host)
     command = [
         str(server.binary),
         f"--model-repository={repository}",
         f"--id={mark}",
-        f"--http-address={host}",
+        f"--http-address={http_host}",
         f"--http-port={ports.http}",
         f"--grpc-address={host}",
         f"--grpc-port={ports.grpc}",
-        f"--metrics-address={host}",
+        f"--metrics-address={http_host}",
         f"--metrics-port={ports.metrics}",
         f"--backend-config=python,shm-region-prefix-name={mark}_",
         # Without it, Triton starts every Python model once more, only to ask for its config.
         "--disable-auto-complete-config",
         "--exit-timeout-secs=5",
+        *chosen.arguments(),
     ]
     if backends is not None:
         command.append(f"--backend-directory={backends}")

@@ -5,13 +5,13 @@ It checks nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from tpforge.manifest import GoldenAnswer, Manifest
-from triton_repo.client import Client
+from triton_repo.client import Client, Tls
 from triton_repo.smoke.metrics import ActiveRequests
 from triton_repo.wire import Response, tensor
 
@@ -60,6 +60,8 @@ class Target:
     manifest: Manifest | None = None
     metrics: ActiveRequests | None = None
     num_clients: int = 8
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: Tls | None = None
 
     @property
     def golden(self) -> tuple[GoldenAnswer, ...]:

@@ -18,6 +18,7 @@ from triton_repo.smoke.check import Check, CheckResult, Failed, Skipped, Target
 from triton_repo.smoke.health import HEALTH_CHECKS
 from triton_repo.smoke.metrics import ActiveRequests
 from triton_repo.smoke.report import SmokeReport
+from triton_repo.smoke.security import SECURITY_CHECKS
 
 ENSEMBLE, BLS, GENERATOR = "ensemble", "tensorrt_llm_bls", "tensorrt_llm"
 _BLS_CASES = ("missing_input", "empty_prompt", "negative_max_tokens", "negative_top_k", "invalid_utf8")
@@ -78,6 +79,7 @@ def all_checks() -> tuple[Check, ...]:
     """Every check, in the order in which they run."""
     return (
         *HEALTH_CHECKS,
+        *SECURITY_CHECKS,
         Check("tensorrt_llm.golden", "token ids are those transformers gave", answers.check_golden_tokens),
         *(check.of(ENSEMBLE) for check in _ENSEMBLE_CHECKS),
         *(check.of(BLS) for check in _BLS_CHECKS),
@@ -110,6 +112,8 @@ def run_smoke(
             manifest=manifest,
             metrics=ActiveRequests(metrics_url) if metrics_url else None,
             num_clients=chosen.num_clients,
+            headers=chosen.headers,
+            tls=chosen.tls,
         )
         results = run_checks(all_checks(), target, on_result=on_result)
     return SmokeReport(url=url, engine=manifest.name if manifest else None, results=results)
