@@ -192,3 +192,8 @@ def test_disk_is_for_model_rank_files_and_engine_and_modelopt_needs_memory() -> 
     # Norms and the embedding are on every rank.
     assert streamed.rank_files_bytes == needs.source_bytes + 3 * 2 * (128256 * 8192 + 161 * 8192)
     assert streamed.memory_bytes is None
+
+
+def test_experts_over_several_ranks_are_said_to_have_another_way() -> None:
+    assert "attention-dp" in advice(plan("mixtral-8x7b", "h100", 4, ask=narrowed("fp8", tp=(4,))))
+    assert "attention-dp" not in advice(plan("llama-3.3-70b", "h100", 4))

@@ -266,6 +266,17 @@ def smaller_model(case: Case) -> Advice | None:
     )
 
 
+def attention_data_parallelism(case: Case) -> Advice | None:
+    """What upstream does with experts over several ranks, and the estimate leaves out."""
+    if case.blueprint.model.moe is None or case.chosen.mapping.tp_size == 1:
+        return None
+    return Advice(
+        "attention-dp",
+        "note",
+        "with experts, attention data parallelism may be faster than tp: it is not modelled",
+    )
+
+
 def unproven_estimate(case: Case) -> Advice | None:
     """No measurement of this kind of GPU stands behind the estimate."""
     band = case.chosen.band
@@ -302,6 +313,7 @@ RULES: tuple[Callable[[Case], Advice | None], ...] = (
     duplicated_heads,
     coarse_precision,
     tail_risk,
+    attention_data_parallelism,
     unproven_estimate,
     unsourced_memory,
 )
