@@ -15,7 +15,6 @@ from builders.families.llama import (
     MLP_ROWS,
     MLP_TENSORS,
     OUTER_TENSORS,
-    llama_sizes,
     read_llama_like,
 )
 from builders.families.reading import ConfigReader
@@ -54,11 +53,6 @@ def _version(plan: ShardPlan, dtype: DType) -> str:
     return f"v{2 if _is_second(plan) else 1}_{'7b' if plan.model.rope else '13b'}"
 
 
-def _sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": 3 * sizes["query"]}
-
-
 def _lm_head(transform: str | None) -> Rule:
     return Rule("lm_head.weight", (Part("lm_head.weight", Cut.VOCAB_ROWS, transform),), Stage.LAST)
 
@@ -68,7 +62,6 @@ BAICHUAN = replace(
     name="baichuan",
     architectures=("BaichuanForCausalLM", "BaiChuanForCausalLM"),
     read_model=_read,
-    sizes=_sizes,
     source_tensors=(
         *OUTER_TENSORS,
         SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),

@@ -20,12 +20,13 @@ from builders.families.rows import (
     copy,
     cut,
     embedding_rows,
+    fused_gate_up_row,
     fused_qkv,
     lm_head_rows,
 )
+from builders.families.tensors import if_biased
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec, RopeSpec
-from tpforge.sections import Section
-from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
+from tpforge.sharding import Cut, ShardPlan, Stage
 
 _LAYER = "transformer.encoder.layers.{layer}."
 _ATTENTION = _LAYER + "self_attention."
@@ -106,21 +107,16 @@ def _version(plan: ShardPlan, dtype: object) -> str:
     return "chatglm2" if rope(plan.model).scaling else "chatglm3"
 
 
-def _sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"], "gate_up": 2 * sizes["mlp"]}
-
-
 CHATGLM = Family(
     name="chatglm",
     architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration", "ChatGLMForCausalLM"),
     read_model=_read,
-    sizes=_sizes,
+    sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
         SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),
         SourceTensor(_ATTENTION + "query_key_value.weight", ("qkv", "hidden")),
-        SourceTensor(_ATTENTION + "query_key_value.bias", ("qkv",), when=lambda model: model.attention.bias),
+        SourceTensor(_ATTENTION + "query_key_value.bias", ("qkv",), when=if_biased),
         SourceTensor(_ATTENTION + "dense.weight", ("hidden", "query")),
         SourceTensor(_LAYER + "post_attention_layernorm.weight", ("hidden",)),
         SourceTensor(_GATE_UP, ("gate_up", "hidden")),
@@ -135,16 +131,7 @@ CHATGLM = Family(
         Row(fused_qkv("bias", source=_ATTENTION + "query_key_value", layout=STACKED), when=biased),
         Row(cut(TARGET + "attention.dense.weight", _ATTENTION + "dense.weight", Cut.QUERY_COLUMNS)),
         Row(copy(TARGET + "post_layernorm.weight", _LAYER + "post_attention_layernorm.weight")),
-        # The source has the gate first, TensorRT-LLM the half that is not activated.
-        Row(
-            Rule(
-                TARGET + "mlp.fc.weight",
-                (
-                    Part(_GATE_UP, Cut.MLP_ROWS, section=Section.SECOND_HALF),
-                    Part(_GATE_UP, Cut.MLP_ROWS, section=Section.FIRST_HALF),
-                ),
-            )
-        ),
+        fused_gate_up_row(_GATE_UP),
         Row(cut(TARGET + "mlp.proj.weight", _LAYER + "mlp.dense_4h_to_h.weight", Cut.MLP_COLUMNS)),
         Row(copy("transformer.ln_f.weight", "transformer.encoder.final_layernorm.weight", stage=Stage.LAST)),
         *lm_head_rows("transformer.output_layer.weight", embedding=_EMBEDDING),

@@ -117,7 +117,6 @@ def _read_experts(block: ConfigReader) -> MoeSpec:
 def _sizes(model: ModelSpec) -> dict[str, int]:
     sizes = llama_sizes(model)
     return sizes | {
-        "qkv": sizes["query"] + 2 * sizes["kv"],
         "all_experts": sizes["experts"] * sizes["expert"],
     }
 

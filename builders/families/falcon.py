@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, constant, with_fields
-from builders.families.llama import MAX_LAYERS, llama_sizes
+from builders.families.llama import llama_sizes
+from builders.families.plain import Keys, read_plain, with_attention
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import (
@@ -20,78 +21,54 @@ from builders.families.rows import (
     lm_head_rows,
     norm_rows,
 )
-from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
+from builders.families.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
+from tpforge.model import ModelSpec
 from tpforge.sharding import Cut, ShardPlan, Stage
 
 _LAYER = "transformer.h.{layer}."
 _QKV = _LAYER + "self_attention.query_key_value"
 _EMBEDDING = "transformer.word_embeddings.weight"
+_KEYS = Keys(
+    heads=("num_attention_heads", "n_head"),
+    layers=("num_hidden_layers", "n_layer"),
+    width="ffn_hidden_size",
+    activation="activation",
+)
 
 
 def _read(config: ConfigReader) -> ModelSpec:
-    config.refuse_quantized()
-    hidden_size = config.integer("hidden_size")
-    num_heads = config.integer("num_attention_heads" if config.has("num_attention_heads") else "n_head")
-    vocab_size = config.integer("vocab_size")
-    new = config.flag("new_decoder_architecture", default=False)
-    parallel = new or config.flag("parallel_attn", default=True)
-    num_kv_heads = num_heads
-    if new:
-        num_kv_heads = config.integer("num_kv_heads", default=num_heads)
-    elif config.flag("multi_query", default=True):
-        num_kv_heads = 1
-    bias = config.flag("bias", default=False)
     # TensorRT-LLM makes some of the norms with this epsilon, whatever config.json says.
     config.require("layer_norm_epsilon", expected=(1e-5,), why="TensorRT-LLM's Falcon has 1e-5")
-    alibi = config.flag("alibi", default=False)
+    model = read_plain(
+        config,
+        _KEYS,
+        activations=("gelu",),
+        default_length=2048,
+        default_width=4,
+        default_tied=True,
+        bias=config.flag("bias", default=False),
+    )
+    new = config.flag("new_decoder_architecture", default=False)
+    parallel = new or config.flag("parallel_attn", default=True)
     num_norms = config.integer("num_ln_in_parallel_attn", default=2 if new else 1, maximum=2)
     if num_norms == 2 and not new:
         config.problem("num_ln_in_parallel_attn: found 2 without new_decoder_architecture")
-    return config.checked(
-        ModelSpec(
-            architecture=config.architecture,
-            vocab_size=vocab_size,
-            hidden_size=hidden_size,
-            num_layers=config.integer(
-                "num_hidden_layers" if config.has("num_hidden_layers") else "n_layer", maximum=MAX_LAYERS
-            ),
-            max_position_embeddings=config.integer("max_position_embeddings", default=2048),
-            dtype=config.dtype(),
-            tie_word_embeddings=config.flag("tie_word_embeddings", default=True),
-            attention=AttentionSpec(
-                num_heads=num_heads,
-                num_kv_heads=num_kv_heads,
-                head_size=max(1, hidden_size // num_heads),
-                bias=bias,
-                output_bias=bias,
-            ),
-            mlp=MlpSpec(
-                intermediate_size=config.integer("ffn_hidden_size", default=4 * hidden_size),
-                activation=config.choice("activation", known=("gelu",), default="gelu"),
-                bias=bias,
-                gated=False,
-            ),
-            rope=None if alibi else config.rope(default_base=10000.0, types=()),
-            position="alibi_with_scale" if alibi else "rope_gpt_neox",
-            norm=NormSpec(
-                epsilon=config.number("layer_norm_epsilon", default=1e-5),
-                kind="layernorm",
-                bias=True,
-                count=num_norms if parallel else 2,
-            ),
-            parallel_residual=parallel,
-            special_tokens=config.special_tokens(vocab_size=vocab_size),
-        )
-    )
+    alibi = config.flag("alibi", default=False)
+    changes = {
+        "rope": None if alibi else config.rope(default_base=10000.0, types=()),
+        "position": "alibi_with_scale" if alibi else "rope_gpt_neox",
+        "norm": model.norm.model_copy(update={"count": num_norms if parallel else 2}),
+        "parallel_residual": parallel,
+    }
+    model = with_attention(model, num_kv_heads=_num_kv_heads(config, model, new=new))
+    return config.checked(model.model_copy(update=changes))
 
 
-def _sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"]}
-
-
-def _has_bias(model: ModelSpec) -> bool:
-    return model.attention.bias
+def _num_kv_heads(config: ConfigReader, model: ModelSpec, *, new: bool) -> int:
+    num_heads = model.attention.num_heads
+    if new:
+        return config.integer("num_kv_heads", default=num_heads)
+    return 1 if config.flag("multi_query", default=True) else num_heads
 
 
 def _side_by_side(model: ModelSpec) -> bool:
@@ -117,25 +94,16 @@ FALCON = Family(
     name="falcon",
     architectures=("FalconForCausalLM", "RWForCausalLM"),
     read_model=_read,
-    sizes=_sizes,
+    sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
-        *(
-            SourceTensor(f"{norm}.{suffix}", ("hidden",), when=when)
-            for norm, when in _NORMS
-            for suffix in ("weight", "bias")
-        ),
-        SourceTensor(_QKV + ".weight", ("qkv", "hidden")),
-        SourceTensor(_QKV + ".bias", ("qkv",), when=_has_bias),
-        SourceTensor(_LAYER + "self_attention.dense.weight", ("hidden", "query")),
-        SourceTensor(_LAYER + "self_attention.dense.bias", ("hidden",), when=_has_bias),
-        SourceTensor(_LAYER + "mlp.dense_h_to_4h.weight", ("mlp", "hidden")),
-        SourceTensor(_LAYER + "mlp.dense_h_to_4h.bias", ("mlp",), when=_has_bias),
-        SourceTensor(_LAYER + "mlp.dense_4h_to_h.weight", ("hidden", "mlp")),
-        SourceTensor(_LAYER + "mlp.dense_4h_to_h.bias", ("hidden",), when=_has_bias),
-        SourceTensor("transformer.ln_f.weight", ("hidden",)),
-        SourceTensor("transformer.ln_f.bias", ("hidden",)),
-        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=lambda model: not model.tie_word_embeddings),
+        *(tensor for norm, when in _NORMS for tensor in norm_tensors(norm, when=when)),
+        *linear_tensors(_QKV, "qkv", "hidden", bias=if_biased),
+        *linear_tensors(_LAYER + "self_attention.dense", "hidden", "query", bias=if_biased),
+        *linear_tensors(_LAYER + "mlp.dense_h_to_4h", "mlp", "hidden", bias=if_biased),
+        *linear_tensors(_LAYER + "mlp.dense_4h_to_h", "hidden", "mlp", bias=if_biased),
+        *norm_tensors("transformer.ln_f"),
+        lm_head_tensor(),
     ),
     rows=(
         *embedding_rows(_EMBEDDING),

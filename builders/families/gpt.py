@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import GPT_FIELDS, constant, with_fields
-from builders.families.llama import MAX_LAYERS, llama_sizes, read_llama_like
+from builders.families.llama import llama_sizes, read_llama_like
+from builders.families.plain import GPT_KEYS, read_plain, with_attention
 from builders.families.reading import ConfigReader
 from builders.families.rows import (
     GROUPED,
@@ -23,10 +24,12 @@ from builders.families.rows import (
     fused_qkv,
     linear_rows,
     lm_head_rows,
+    mlp_biased,
     norm_rows,
     separate_qkv,
 )
-from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
+from builders.families.tensors import if_biased, if_mlp_biased, if_untied
+from tpforge.model import ModelSpec, NormSpec
 from tpforge.sharding import Cut, ShardPlan, Stage
 
 _H = "transformer.h.{layer}."
@@ -44,53 +47,23 @@ def _read_bigcode(config: ConfigReader) -> ModelSpec:
 
 
 def _read_absolute(config: ConfigReader, *, num_kv_heads: int | None) -> ModelSpec:
-    config.refuse_quantized()
     config.require("scale_attn_weights", expected=(True,), why="the format cannot hold unscaled scores")
     config.require("add_cross_attention", expected=(False,), why="only decoders are converted")
-    hidden_size, num_heads = config.integer("n_embd"), config.integer("n_head")
-    if hidden_size % num_heads:
-        config.problem(f"n_embd {hidden_size} is not a multiple of n_head {num_heads}")
-    vocab_size = config.integer("vocab_size")
-    width = config.integer("n_inner", default=4 * hidden_size)
-    return config.checked(
-        ModelSpec(
-            architecture=config.architecture,
-            vocab_size=vocab_size,
-            hidden_size=hidden_size,
-            num_layers=config.integer("n_layer", maximum=MAX_LAYERS),
-            max_position_embeddings=config.integer("n_positions", default=1024),
-            dtype=config.dtype(),
-            tie_word_embeddings=config.flag("tie_word_embeddings", default=True),
-            attention=AttentionSpec(
-                num_heads=num_heads,
-                num_kv_heads=num_kv_heads or num_heads,
-                head_size=max(1, hidden_size // num_heads),
-                bias=True,
-                output_bias=True,
-            ),
-            mlp=MlpSpec(
-                intermediate_size=width,
-                activation=config.choice("activation_function", known=_GPT2_ACTIVATIONS, default="gelu_new"),
-                bias=True,
-                gated=False,
-            ),
-            rope=None,
-            position="learned_absolute",
-            norm=NormSpec(
-                epsilon=config.number("layer_norm_epsilon", default=1e-5), kind="layernorm", bias=True
-            ),
-            special_tokens=config.special_tokens(vocab_size=vocab_size),
-        )
+    model = read_plain(
+        config,
+        GPT_KEYS,
+        activations=_GPT2_ACTIVATIONS,
+        default_length=1024,
+        default_width=4,
+        default_tied=True,
     )
+    if num_kv_heads is not None:
+        model = with_attention(model, num_kv_heads=num_kv_heads)
+    return config.checked(model)
 
 
 def _sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"], "positions": model.max_position_embeddings}
-
-
-def _always(plan: ShardPlan) -> bool:
-    return True
+    return llama_sizes(model) | {"positions": model.max_position_embeddings}
 
 
 def _is_multi_query(plan: ShardPlan) -> bool:
@@ -101,16 +74,12 @@ def _has_own_keys(plan: ShardPlan) -> bool:
     return not _is_multi_query(plan)
 
 
-def _untied(model: ModelSpec) -> bool:
-    return not model.tie_word_embeddings
-
-
 _OUTER_TENSORS = (
     SourceTensor("transformer.wte.weight", ("vocab", "hidden")),
     SourceTensor("transformer.wpe.weight", ("positions", "hidden")),
     SourceTensor("transformer.ln_f.weight", ("hidden",)),
     SourceTensor("transformer.ln_f.bias", ("hidden",)),
-    SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+    SourceTensor("lm_head.weight", ("vocab", "hidden"), when=if_untied),
     SourceTensor(_H + "ln_1.weight", ("hidden",)),
     SourceTensor(_H + "ln_1.bias", ("hidden",)),
     SourceTensor(_H + "ln_2.weight", ("hidden",)),
@@ -153,13 +122,10 @@ GPT2 = Family(
             TARGET + "attention.dense",
             _H + "attn.c_proj",
             Cut.QUERY_COLUMNS,
-            bias=_always,
             transform="transpose",
         ),
-        *linear_rows(TARGET + "mlp.fc", _H + "mlp.c_fc", Cut.MLP_ROWS, bias=_always, transform="transpose"),
-        *linear_rows(
-            TARGET + "mlp.proj", _H + "mlp.c_proj", Cut.MLP_COLUMNS, bias=_always, transform="transpose"
-        ),
+        *linear_rows(TARGET + "mlp.fc", _H + "mlp.c_fc", Cut.MLP_ROWS, transform="transpose"),
+        *linear_rows(TARGET + "mlp.proj", _H + "mlp.c_proj", Cut.MLP_COLUMNS, transform="transpose"),
         *_LAST_ROWS,
     ),
     config_fields=with_fields(GPT_FIELDS, constant("gpt_variant", "gpt2")),
@@ -186,9 +152,9 @@ BIGCODE = replace(
         Row(fused_qkv("bias", source=_H + "attn.c_attn", layout=STACKED), when=_is_multi_query),
         Row(fused_qkv("weight", source=_H + "attn.c_attn", layout=GROUPED), when=_has_own_keys),
         Row(fused_qkv("bias", source=_H + "attn.c_attn", layout=GROUPED), when=_has_own_keys),
-        *linear_rows(TARGET + "attention.dense", _H + "attn.c_proj", Cut.QUERY_COLUMNS, bias=_always),
-        *linear_rows(TARGET + "mlp.fc", _H + "mlp.c_fc", Cut.MLP_ROWS, bias=_always),
-        *linear_rows(TARGET + "mlp.proj", _H + "mlp.c_proj", Cut.MLP_COLUMNS, bias=_always),
+        *linear_rows(TARGET + "attention.dense", _H + "attn.c_proj", Cut.QUERY_COLUMNS),
+        *linear_rows(TARGET + "mlp.fc", _H + "mlp.c_fc", Cut.MLP_ROWS),
+        *linear_rows(TARGET + "mlp.proj", _H + "mlp.c_proj", Cut.MLP_COLUMNS),
         *_LAST_ROWS,
     ),
     config_fields=with_fields(GPT_FIELDS, constant("gpt_variant", "starcoder")),
@@ -226,14 +192,6 @@ def _read_nemotron(config: ConfigReader) -> ModelSpec:
     return config.checked(model.model_copy(update={"norm": norm, "mlp": mlp}))
 
 
-def _attention_biased(model: ModelSpec) -> bool:
-    return model.attention.bias
-
-
-def _mlp_biased(model: ModelSpec) -> bool:
-    return model.mlp.bias
-
-
 def _modern_tensors(fc: str, proj: str) -> tuple[SourceTensor, ...]:
     """Layer norms and a plain MLP under Llama's names."""
     norms = (_LAYER + "input_layernorm", _LAYER + "post_attention_layernorm", "model.norm")
@@ -242,17 +200,14 @@ def _modern_tensors(fc: str, proj: str) -> tuple[SourceTensor, ...]:
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
         *(SourceTensor(f"{norm}.{suffix}", ("hidden",)) for norm in norms for suffix in ("weight", "bias")),
         *(SourceTensor(f"{_ATTENTION}{name}.weight", (rows, "hidden")) for name, rows in sizes.items()),
-        *(
-            SourceTensor(f"{_ATTENTION}{name}.bias", (rows,), when=_attention_biased)
-            for name, rows in sizes.items()
-        ),
+        *(SourceTensor(f"{_ATTENTION}{name}.bias", (rows,), when=if_biased) for name, rows in sizes.items()),
         SourceTensor(_ATTENTION + "o_proj.weight", ("hidden", "query")),
-        SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=_attention_biased),
+        SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=if_biased),
         SourceTensor(f"{_LAYER}mlp.{fc}.weight", ("mlp", "hidden")),
-        SourceTensor(f"{_LAYER}mlp.{fc}.bias", ("mlp",), when=_mlp_biased),
+        SourceTensor(f"{_LAYER}mlp.{fc}.bias", ("mlp",), when=if_mlp_biased),
         SourceTensor(f"{_LAYER}mlp.{proj}.weight", ("hidden", "mlp")),
-        SourceTensor(f"{_LAYER}mlp.{proj}.bias", ("hidden",), when=_mlp_biased),
-        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+        SourceTensor(f"{_LAYER}mlp.{proj}.bias", ("hidden",), when=if_mlp_biased),
+        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=if_untied),
     )
 
 
@@ -266,16 +221,12 @@ def _modern_rows(fc: str, proj: str, *, norm: str | None) -> tuple[Row, ...]:
         *linear_rows(TARGET + "attention.dense", _ATTENTION + "o_proj", Cut.QUERY_COLUMNS, bias=biased),
         *norm_rows(TARGET + "post_layernorm", _LAYER + "post_attention_layernorm", transform=norm),
         Row(cut(TARGET + "mlp.fc.weight", f"{_LAYER}mlp.{fc}.weight", Cut.MLP_ROWS)),
-        Row(cut(TARGET + "mlp.fc.bias", f"{_LAYER}mlp.{fc}.bias", Cut.MLP_ROWS), when=_plan_mlp_biased),
+        Row(cut(TARGET + "mlp.fc.bias", f"{_LAYER}mlp.{fc}.bias", Cut.MLP_ROWS), when=mlp_biased),
         Row(cut(TARGET + "mlp.proj.weight", f"{_LAYER}mlp.{proj}.weight", Cut.MLP_COLUMNS)),
-        Row(copy(TARGET + "mlp.proj.bias", f"{_LAYER}mlp.{proj}.bias"), when=_plan_mlp_biased),
+        Row(copy(TARGET + "mlp.proj.bias", f"{_LAYER}mlp.{proj}.bias"), when=mlp_biased),
         *norm_rows("transformer.ln_f", "model.norm", stage=Stage.LAST, transform=norm),
         *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
     )
-
-
-def _plan_mlp_biased(plan: ShardPlan) -> bool:
-    return plan.model.mlp.bias
 
 
 _ROTARY_BUFFERS = Dropped(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from builders.families.base import Dropped, Row, SourceTensor
-from builders.families.llama import LLAMA, llama_sizes, read_llama_like
+from builders.families.llama import LLAMA, read_llama_like
 from builders.families.reading import ConfigReader
 from builders.families.rows import (
     GROUPED,
@@ -22,6 +22,7 @@ from builders.families.rows import (
     lm_head_rows,
     output_biased,
 )
+from builders.families.tensors import if_biased, lm_head_tensor
 from tpforge.model import ModelSpec
 from tpforge.sharding import Cut, Stage
 
@@ -36,30 +37,24 @@ def _read(config: ConfigReader) -> ModelSpec:
     return config.checked(read_llama_like(config, bias=bias, output_bias=bias))
 
 
-def _sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"]}
-
-
 INTERNLM2 = replace(
     LLAMA,
     name="internlm2",
     architectures=("InternLM2ForCausalLM",),
     read_model=_read,
-    sizes=_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
         SourceTensor(_LAYER + "attention_norm.weight", ("hidden",)),
         SourceTensor(_ATTENTION + "wqkv.weight", ("qkv", "hidden")),
-        SourceTensor(_ATTENTION + "wqkv.bias", ("qkv",), when=lambda model: model.attention.bias),
+        SourceTensor(_ATTENTION + "wqkv.bias", ("qkv",), when=if_biased),
         SourceTensor(_ATTENTION + "wo.weight", ("hidden", "query")),
-        SourceTensor(_ATTENTION + "wo.bias", ("hidden",), when=lambda model: model.attention.bias),
+        SourceTensor(_ATTENTION + "wo.bias", ("hidden",), when=if_biased),
         SourceTensor(_LAYER + "ffn_norm.weight", ("hidden",)),
         SourceTensor(_MLP + "w1.weight", ("mlp", "hidden")),
         SourceTensor(_MLP + "w3.weight", ("mlp", "hidden")),
         SourceTensor(_MLP + "w2.weight", ("hidden", "mlp")),
         SourceTensor("model.norm.weight", ("hidden",)),
-        SourceTensor("output.weight", ("vocab", "hidden"), when=lambda model: not model.tie_word_embeddings),
+        lm_head_tensor("output.weight"),
     ),
     rows=(
         *embedding_rows(_EMBEDDING),

@@ -23,6 +23,7 @@ from builders.families.rows import (
     output_biased,
     separate_qkv,
 )
+from builders.families.tensors import if_biased, if_mlp_biased, if_output_biased, if_untied
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
 from tpforge.sharding import Cut, LayerKind, Rule, Stage
 
@@ -116,29 +117,15 @@ def llama_sizes(model: ModelSpec) -> dict[str, int]:
         "hidden": model.hidden_size,
         "query": attention.num_heads * attention.head_size,
         "kv": attention.num_kv_heads * attention.head_size,
+        "qkv": (attention.num_heads + 2 * attention.num_kv_heads) * attention.head_size,
         "head": attention.head_size,
         "mlp": model.mlp.intermediate_size,
+        "gate_up": 2 * model.mlp.intermediate_size,
         "experts": moe.num_experts if moe else 0,
         "expert": moe.intermediate_size if moe else 0,
         "shared": moe.shared_intermediate_size if moe else 0,
         "one": 1,
     }
-
-
-def _untied(model: ModelSpec) -> bool:
-    return not model.tie_word_embeddings
-
-
-def _biased(model: ModelSpec) -> bool:
-    return model.attention.bias
-
-
-def _output_biased(model: ModelSpec) -> bool:
-    return model.attention.output_bias
-
-
-def _mlp_biased(model: ModelSpec) -> bool:
-    return model.mlp.bias
 
 
 ATTENTION_TENSORS = (
@@ -147,10 +134,10 @@ ATTENTION_TENSORS = (
     SourceTensor(_ATTENTION + "k_proj.weight", ("kv", "hidden")),
     SourceTensor(_ATTENTION + "v_proj.weight", ("kv", "hidden")),
     SourceTensor(_ATTENTION + "o_proj.weight", ("hidden", "query")),
-    SourceTensor(_ATTENTION + "q_proj.bias", ("query",), when=_biased),
-    SourceTensor(_ATTENTION + "k_proj.bias", ("kv",), when=_biased),
-    SourceTensor(_ATTENTION + "v_proj.bias", ("kv",), when=_biased),
-    SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=_output_biased),
+    SourceTensor(_ATTENTION + "q_proj.bias", ("query",), when=if_biased),
+    SourceTensor(_ATTENTION + "k_proj.bias", ("kv",), when=if_biased),
+    SourceTensor(_ATTENTION + "v_proj.bias", ("kv",), when=if_biased),
+    SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=if_output_biased),
     SourceTensor(_LAYER + "post_attention_layernorm.weight", ("hidden",)),
 )
 MLP_TENSORS = (
@@ -159,14 +146,14 @@ MLP_TENSORS = (
     SourceTensor(_LAYER + "mlp.down_proj.weight", ("hidden", "mlp"), layers=LayerKind.DENSE),
 )
 _MLP_BIAS_TENSORS = (
-    SourceTensor(_LAYER + "mlp.gate_proj.bias", ("mlp",), when=_mlp_biased),
-    SourceTensor(_LAYER + "mlp.up_proj.bias", ("mlp",), when=_mlp_biased),
-    SourceTensor(_LAYER + "mlp.down_proj.bias", ("hidden",), when=_mlp_biased),
+    SourceTensor(_LAYER + "mlp.gate_proj.bias", ("mlp",), when=if_mlp_biased),
+    SourceTensor(_LAYER + "mlp.up_proj.bias", ("mlp",), when=if_mlp_biased),
+    SourceTensor(_LAYER + "mlp.down_proj.bias", ("hidden",), when=if_mlp_biased),
 )
 OUTER_TENSORS = (
     SourceTensor(_EMBEDDING, ("vocab", "hidden")),
     SourceTensor("model.norm.weight", ("hidden",)),
-    SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+    SourceTensor("lm_head.weight", ("vocab", "hidden"), when=if_untied),
 )
 
 

@@ -19,6 +19,7 @@ from builders.families.rows import (
     lm_head_rows,
     norm_rows,
 )
+from builders.families.tensors import lm_head_tensor
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
 from tpforge.sharding import Cut, Stage
 
@@ -73,16 +74,11 @@ def _read(config: ConfigReader) -> ModelSpec:
     )
 
 
-def _sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": 3 * sizes["query"]}
-
-
 MPT = Family(
     name="mpt",
     architectures=("MptForCausalLM", "MPTForCausalLM"),
     read_model=_read,
-    sizes=_sizes,
+    sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
         SourceTensor(_LAYER + "norm_1.weight", ("hidden",)),
@@ -92,7 +88,7 @@ MPT = Family(
         SourceTensor(_LAYER + "ffn.up_proj.weight", ("mlp", "hidden")),
         SourceTensor(_LAYER + "ffn.down_proj.weight", ("hidden", "mlp")),
         SourceTensor("transformer.norm_f.weight", ("hidden",)),
-        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=lambda model: not model.tie_word_embeddings),
+        lm_head_tensor(),
     ),
     rows=(
         *embedding_rows(_EMBEDDING),

@@ -22,15 +22,16 @@ from builders.families.rows import (
     cut,
     embedding_rows,
     expert_rows,
+    fused_gate_up_row,
     fused_qkv,
     linear_rows,
     lm_head_rows,
     norm_rows,
     separate_qkv,
 )
+from builders.families.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec, MoeSpec, NormSpec
-from tpforge.sections import Section
 from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
 
 _LAYER = "model.layers.{layer}."
@@ -40,22 +41,6 @@ _QKV = {"query": _ATTENTION + "q_proj", "key": _ATTENTION + "k_proj", "value": _
 _INV_FREQ = Dropped(
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "recomputed by the runtime from rotary_base"
 )
-
-
-def _always(plan: ShardPlan) -> bool:
-    return True
-
-
-def _untied(model: ModelSpec) -> bool:
-    return not model.tie_word_embeddings
-
-
-def _linear(name: str, rows: str, columns: str) -> tuple[SourceTensor, ...]:
-    return (SourceTensor(f"{name}.weight", (rows, columns)), SourceTensor(f"{name}.bias", (rows,)))
-
-
-def _norm(name: str) -> tuple[SourceTensor, ...]:
-    return (SourceTensor(f"{name}.weight", ("hidden",)), SourceTensor(f"{name}.bias", ("hidden",)))
 
 
 _ROTARY_SHARE = ConfigField("rotary_pct", lambda plan, dtype: rope(plan.model).partial_factor)
@@ -93,15 +78,15 @@ PHI2 = Family(
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
-        *_norm(_LAYER + "input_layernorm"),
-        *_norm("model.final_layernorm"),
-        *_linear(_ATTENTION + "q_proj", "query", "hidden"),
-        *_linear(_ATTENTION + "k_proj", "kv", "hidden"),
-        *_linear(_ATTENTION + "v_proj", "kv", "hidden"),
-        *_linear(_ATTENTION + "dense", "hidden", "query"),
-        *_linear(_LAYER + "mlp.fc1", "mlp", "hidden"),
-        *_linear(_LAYER + "mlp.fc2", "hidden", "mlp"),
-        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+        *norm_tensors(_LAYER + "input_layernorm"),
+        *norm_tensors("model.final_layernorm"),
+        *linear_tensors(_ATTENTION + "q_proj", "query", "hidden"),
+        *linear_tensors(_ATTENTION + "k_proj", "kv", "hidden"),
+        *linear_tensors(_ATTENTION + "v_proj", "kv", "hidden"),
+        *linear_tensors(_ATTENTION + "dense", "hidden", "query"),
+        *linear_tensors(_LAYER + "mlp.fc1", "mlp", "hidden"),
+        *linear_tensors(_LAYER + "mlp.fc2", "hidden", "mlp"),
+        lm_head_tensor(),
         SourceTensor("lm_head.bias", ("vocab",)),
     ),
     rows=(
@@ -109,9 +94,9 @@ PHI2 = Family(
         *norm_rows(TARGET + "input_layernorm", _LAYER + "input_layernorm"),
         Row(separate_qkv("weight", **_QKV)),
         Row(separate_qkv("bias", **_QKV)),
-        *linear_rows(TARGET + "attention.dense", _ATTENTION + "dense", Cut.QUERY_COLUMNS, bias=_always),
-        *linear_rows(TARGET + "mlp.fc", _LAYER + "mlp.fc1", Cut.MLP_ROWS, bias=_always),
-        *linear_rows(TARGET + "mlp.proj", _LAYER + "mlp.fc2", Cut.MLP_COLUMNS, bias=_always),
+        *linear_rows(TARGET + "attention.dense", _ATTENTION + "dense", Cut.QUERY_COLUMNS),
+        *linear_rows(TARGET + "mlp.fc", _LAYER + "mlp.fc1", Cut.MLP_ROWS),
+        *linear_rows(TARGET + "mlp.proj", _LAYER + "mlp.fc2", Cut.MLP_COLUMNS),
         *norm_rows("transformer.ln_f", "model.final_layernorm", stage=Stage.LAST),
         *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
         Row(_HEAD_BIAS),
@@ -209,18 +194,13 @@ def _read_phi3(config: ConfigReader) -> ModelSpec:
     return config.checked(_read_phi3_like(config))
 
 
-def _phi3_sizes(model: ModelSpec) -> dict[str, int]:
-    sizes = llama_sizes(model)
-    return sizes | {"qkv": sizes["query"] + 2 * sizes["kv"], "gate_up": 2 * sizes["mlp"]}
-
-
 _GATE_UP = _LAYER + "mlp.gate_up_proj.weight"
 
 PHI3 = Family(
     name="phi3",
     architectures=("Phi3ForCausalLM",),
     read_model=_read_phi3,
-    sizes=_phi3_sizes,
+    sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
         SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),
@@ -230,7 +210,7 @@ PHI3 = Family(
         SourceTensor(_GATE_UP, ("gate_up", "hidden")),
         SourceTensor(_LAYER + "mlp.down_proj.weight", ("hidden", "mlp")),
         SourceTensor("model.norm.weight", ("hidden",)),
-        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+        lm_head_tensor(),
     ),
     rows=(
         *embedding_rows(_EMBEDDING),
@@ -238,16 +218,7 @@ PHI3 = Family(
         Row(fused_qkv("weight", source=_ATTENTION + "qkv_proj", layout=STACKED)),
         Row(cut(TARGET + "attention.dense.weight", _ATTENTION + "o_proj.weight", Cut.QUERY_COLUMNS)),
         Row(copy(TARGET + "post_layernorm.weight", _LAYER + "post_attention_layernorm.weight")),
-        # Each rank holds its rows of up, then its rows of gate; upstream's conversion cuts the fused matrix.
-        Row(
-            Rule(
-                TARGET + "mlp.fc.weight",
-                (
-                    Part(_GATE_UP, Cut.MLP_ROWS, section=Section.SECOND_HALF),
-                    Part(_GATE_UP, Cut.MLP_ROWS, section=Section.FIRST_HALF),
-                ),
-            )
-        ),
+        fused_gate_up_row(_GATE_UP),
         Row(cut(TARGET + "mlp.proj.weight", _LAYER + "mlp.down_proj.weight", Cut.MLP_COLUMNS)),
         Row(copy("transformer.ln_f.weight", "model.norm.weight", stage=Stage.LAST)),
         *lm_head_rows("lm_head.weight", embedding=_EMBEDDING),
@@ -285,10 +256,6 @@ def _read_phimoe(config: ConfigReader) -> ModelSpec:
     return config.checked(model.model_copy(update=changes))
 
 
-def _has_bias(model: ModelSpec) -> bool:
-    return model.attention.bias
-
-
 PHIMOE = replace(
     PHI3,
     name="phimoe",
@@ -297,22 +264,22 @@ PHIMOE = replace(
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
-        *_norm(_LAYER + "input_layernorm"),
-        *_norm(_LAYER + "post_attention_layernorm"),
-        *_norm("model.norm"),
+        *norm_tensors(_LAYER + "input_layernorm"),
+        *norm_tensors(_LAYER + "post_attention_layernorm"),
+        *norm_tensors("model.norm"),
         SourceTensor(_ATTENTION + "q_proj.weight", ("query", "hidden")),
         SourceTensor(_ATTENTION + "k_proj.weight", ("kv", "hidden")),
         SourceTensor(_ATTENTION + "v_proj.weight", ("kv", "hidden")),
         SourceTensor(_ATTENTION + "o_proj.weight", ("hidden", "query")),
-        SourceTensor(_ATTENTION + "q_proj.bias", ("query",), when=_has_bias),
-        SourceTensor(_ATTENTION + "k_proj.bias", ("kv",), when=_has_bias),
-        SourceTensor(_ATTENTION + "v_proj.bias", ("kv",), when=_has_bias),
-        SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=_has_bias),
+        SourceTensor(_ATTENTION + "q_proj.bias", ("query",), when=if_biased),
+        SourceTensor(_ATTENTION + "k_proj.bias", ("kv",), when=if_biased),
+        SourceTensor(_ATTENTION + "v_proj.bias", ("kv",), when=if_biased),
+        SourceTensor(_ATTENTION + "o_proj.bias", ("hidden",), when=if_biased),
         SourceTensor(_MOE + "gate.weight", ("experts", "hidden")),
         SourceTensor(_EXPERT + "w1.weight", ("expert", "hidden")),
         SourceTensor(_EXPERT + "w2.weight", ("hidden", "expert")),
         SourceTensor(_EXPERT + "w3.weight", ("expert", "hidden")),
-        SourceTensor("lm_head.weight", ("vocab", "hidden"), when=_untied),
+        lm_head_tensor(),
         SourceTensor("lm_head.bias", ("vocab",), when=lambda model: model.lm_head_bias),
     ),
     rows=(

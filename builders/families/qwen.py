@@ -256,7 +256,7 @@ QWEN = Family(
     name="qwen",
     architectures=("QWenLMHeadModel",),
     read_model=_read_qwen,
-    sizes=lambda model: llama_sizes(model) | {"qkv": 3 * llama_sizes(model)["query"]},
+    sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_WTE, ("vocab", "hidden")),
         SourceTensor(_OLD + "ln_1.weight", ("hidden",)),

@@ -69,6 +69,10 @@ class ConfigReader:
         """Whether the key is there and not null."""
         return self.values.get(key) is not None
 
+    def first(self, keys: tuple[str, ...]) -> str:
+        """The first of the keys that is there, else the first of all."""
+        return next((key for key in keys if self.has(key)), keys[0])
+
     @property
     def architecture(self) -> str:
         """The one architecture that config.json names."""

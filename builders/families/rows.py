@@ -120,7 +120,7 @@ def norm_rows(
 
 
 def linear_rows(
-    target: str, source: str, how: Cut, *, bias: Condition, transform: str | None = None
+    target: str, source: str, how: Cut, *, bias: Condition = always, transform: str | None = None
 ) -> tuple[Row, ...]:
     """A linear layer; the bias of one that is cut by columns is whole on every rank and added once."""
     bias_cut = Cut.COPY if how.dim == 1 else how
@@ -160,6 +160,16 @@ def gated_mlp_rows(*, gate: str, up: str, down: str, layers: LayerKind = LayerKi
         Row(cut(TARGET + "mlp.gate.weight", f"{up}.weight", Cut.MLP_ROWS, layers=layers)),
         Row(cut(TARGET + "mlp.proj.weight", f"{down}.weight", Cut.MLP_COLUMNS, layers=layers)),
     )
+
+
+def fused_gate_up_row(source: str) -> Row:
+    """`mlp.fc` = [up; gate] out of [gate; up]: TensorRT-LLM activates the second half.
+
+    Each rank holds its rows of up, then its rows of gate.
+    """
+    halves = (Section.SECOND_HALF, Section.FIRST_HALF)
+    parts = tuple(Part(source, Cut.MLP_ROWS, section=half) for half in halves)
+    return Row(Rule(TARGET + "mlp.fc.weight", parts))
 
 
 def gated_mlp_bias_rows(*, gate: str, up: str, down: str) -> tuple[Row, ...]:
