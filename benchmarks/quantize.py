@@ -3,7 +3,8 @@
 The model is exported from the demo's .gguf as a bfloat16 Hugging Face directory, once. Every format is made
 (or read, from a checkpoint that the writer of the tests rounds to nearest), sharded at tp 1, 2 and 4, proven,
 and scored at tp=1 against the bfloat16 model. Times are the best of three conversions at tp=1, each into
-a new folder. One JSON line a format.
+a new folder. One JSON line a format. Names choose formats; `read:gptq` chooses a checkpoint of the writer,
+`dir:FOLDER` one that lies there.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def main(out: Path, names: list[str]) -> None:
         if row.made_by == "convert" and (not names or row.name in names):
             recipe = EngineRecipe(model=str(model), quantize=row.name)
             _report(out, row.name, recipe, baseline, plain_s=plain_s)
+    for given in names:
+        if given.startswith("dir:"):
+            folder = Path(given.removeprefix("dir:"))
+            _report(out, folder.name, EngineRecipe(model=str(folder)), baseline, plain_s=plain_s)
     for method, name in READ.items():
         if names and f"read:{method}" not in names:
             continue

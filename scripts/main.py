@@ -26,6 +26,7 @@ COMMANDS = {
     "gpus": "List the known GPUs, or pick one for a model and a load.",
     "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
     "build": "Make an engine folder; converts first when needed.",
+    "quantize": "Quantize a model by calibration with nvidia-modelopt.",
     "formats": "List the quantization formats and whether a runtime loads them on a GPU.",
     "verify": "Prove an engine against its source and against transformers.",
     "render": "Write the Triton model repository of an engine.",
