@@ -13,6 +13,7 @@ from tests.unit.runs import GIB, level_of, run_of, score
 from tpforge.errors import UsageError
 from tpforge.measure.compare import Comparison, compare_runs, judge
 from tpforge.measure.cost import cost_per_million_tokens
+from tpforge.measure.decision import findings_of
 from tpforge.measure.gates import check_gates
 from tpforge.measure.run import Prediction, Run, SeriesSummary, Telemetry
 from tpforge.measure.variables import compare_variables
@@ -205,7 +206,10 @@ def test_a_busier_host_is_pointed_out(before: float, after: float, noted: bool) 
             name, [level.model_copy(update={"telemetry": Telemetry(host={"load_average": series})})]
         )
 
-    notes = pair(busy("a", before), busy("b", after)).notes
+    found = pair(busy("a", before), busy("b", after))
+    notes = found.notes
+    assert (found.busier_host == ("concurrency 1",)) is noted
+    assert ("not equally busy at 1 levels" in findings_of(found, names={"a": "a", "b": "b"})) is noted
     said = f"concurrency 1: the host's load average was {before:.1f} for the baseline and {after:.1f}"
     assert any(note.startswith(said) for note in notes) is noted
 

@@ -56,7 +56,10 @@ class Predicted(Record):
 
 
 class Comparison(Record):
-    """A candidate against the baseline."""
+    """A candidate against the baseline.
+
+    `busier_host` names the levels during which the machine was busier for one of the runs than for the other.
+    """
 
     baseline: str
     candidate: str
@@ -65,6 +68,7 @@ class Comparison(Record):
     risks: tuple[str, ...]
     predicted: tuple[Predicted, ...]
     notes: tuple[str, ...]
+    busier_host: tuple[str, ...] = ()
 
     def find(self, metric: str, statistic: str = "avg", *, level: str | None = None) -> Row | None:
         """The row of a metric, at a level where it has one."""
@@ -112,6 +116,7 @@ def compare_runs(baseline: Run, candidate: Run, *, prices: Mapping[str, float] |
             item for run in (baseline, candidate) for level in run.levels for item in _predicted(run, level)
         ),
         notes=tuple(_notes(baseline, candidate, levels, rows)),
+        busier_host=tuple(ours.name for ours, other in levels if _uneven_hosts([(ours, other)])),
     )
 
 

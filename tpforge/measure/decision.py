@@ -173,6 +173,9 @@ def findings_of(comparison: Comparison, *, names: dict[str, str]) -> str:
         conclusion = _does_it_pay(throughput)
     text = "; ".join(parts) or "nothing that both measured can be compared"
     against = f"{names[comparison.candidate]} against {names[comparison.baseline]}"
+    busier = len(comparison.busier_host)
+    if busier:
+        conclusion += f". But the host was not equally busy at {busier} levels, from which a part may come"
     return f"{against}: {text}{conclusion}"
 
 
