@@ -13,6 +13,7 @@ from functools import partial
 from tpforge.errors import TpforgeError
 from tpforge.manifest import Manifest
 from triton_repo.client import Client, ServerUnreachable, Tls
+from triton_repo.deploy.security import GRPC_ADMIN_HEADER
 from triton_repo.smoke import answers, malformed, traffic
 from triton_repo.smoke.check import Check, CheckResult, Failed, Skipped, Target
 from triton_repo.smoke.health import HEALTH_CHECKS
@@ -79,7 +80,6 @@ def all_checks() -> tuple[Check, ...]:
     """Every check, in the order in which they run."""
     return (
         *HEALTH_CHECKS,
-        *SECURITY_CHECKS,
         Check("tensorrt_llm.golden", "token ids are those transformers gave", answers.check_golden_tokens),
         *(check.of(ENSEMBLE) for check in _ENSEMBLE_CHECKS),
         *(check.of(BLS) for check in _BLS_CHECKS),
@@ -99,6 +99,8 @@ def run_smoke(
 ) -> SmokeReport:
     """Run every check against the gRPC endpoint `url`; `on_result` is told of each as it ends.
 
+    Over TLS, or with the administrator's key, those of its security come first.
+
     A manifest brings golden answers and limits; a metrics URL lets cancellation be seen.
 
     Raises:
@@ -115,7 +117,9 @@ def run_smoke(
             headers=chosen.headers,
             tls=chosen.tls,
         )
-        results = run_checks(all_checks(), target, on_result=on_result)
+        is_secured = chosen.tls is not None or GRPC_ADMIN_HEADER in chosen.headers
+        checks = (*(SECURITY_CHECKS if is_secured else ()), *all_checks())
+        results = run_checks(checks, target, on_result=on_result)
     return SmokeReport(url=url, engine=manifest.name if manifest else None, results=results)
 
 

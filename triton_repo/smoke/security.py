@@ -1,6 +1,6 @@
 """Checks that a secured server refuses whom it should: no TLS, a foreign certificate, a missing or wrong key.
 
-They are skipped where the connection has neither TLS nor a key.
+They run where the connection has TLS or a key; each is skipped where it has not what it needs.
 """
 
 from __future__ import annotations
