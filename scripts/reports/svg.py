@@ -16,7 +16,7 @@ from scripts.reports.axes import Axis, category_axis, format_number, linear_axis
 
 WIDTH, PLOT_HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 14, 44
-_LEGEND_LINE, _BAR_LINE = 18, 26
+_LEGEND_LINE, _BAR_LINE, _SHIFT = 18, 26, 7
 COLOURS = ("#0b62a4", "#c4480b", "#2a7f3f", "#8a3b96", "#7a5c00", "#4d4d4d", "#b0224f", "#007a87")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "", "6 3", "2 3", "8 3 2 3")
 _MARKERS = ("circle", "square", "triangle", "diamond", "square", "triangle", "diamond", "circle")
@@ -80,7 +80,8 @@ def line_plot(
     y_axis = _y_axis(y_label, [*_heights(shown), *(value for _, value in limits)], y_scale, bottom)
     drawn = [_grid(x_axis, y_axis)]
     drawn += [_limit(name, value, y_axis, right) for name, value in limits]
-    drawn += [_series(item, index, x_axis, y_axis) for index, item in enumerate(shown)]
+    shifts = _shifts(shown, x_scale)
+    drawn += [_series(item, index, x_axis, y_axis, shifts[index]) for index, item in enumerate(shown)]
     legend = [_legend_line(item.name, index) for index, item in enumerate(shown)]
     return _svg(title, "".join([*drawn, *legend]), _TOP + PLOT_HEIGHT + _LEGEND_LINE * len(shown))
 
@@ -166,9 +167,16 @@ def _limit(name: str, value: float, y_axis: Axis, right: float) -> str:
     )
 
 
-def _series(series: Series, index: int, x_axis: Axis, y_axis: Axis) -> str:
+def _shifts(series: Sequence[Series], scale: Scale) -> list[float]:
+    """Pixels by which series stand beside each other at a category, where they have intervals."""
+    if scale != "categories" or not any(point.low is not None for item in series for point in item.points):
+        return [0.0] * len(series)
+    return [_SHIFT * (index - (len(series) - 1) / 2) for index in range(len(series))]
+
+
+def _series(series: Series, index: int, x_axis: Axis, y_axis: Axis, shift: float) -> str:
     colour = COLOURS[index % len(COLOURS)]
-    places = [(x_axis.place(point.x), y_axis.place(point.y)) for point in series.points]
+    places = [(x_axis.place(point.x) + shift, y_axis.place(point.y)) for point in series.points]
     parts = []
     if series.joined and len(places) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

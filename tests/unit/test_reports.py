@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -78,6 +79,17 @@ def test_a_line_joins_its_points_where_the_axes_put_them() -> None:
     assert y1 == pytest.approx((ticks["0"] + y2) / 2, abs=0.1)
     assert (y2, ticks["20"]) == (pytest.approx(14, abs=0.1), pytest.approx(14, abs=0.1))
     assert x1 < x2
+
+
+def test_intervals_of_several_series_stand_beside_each_other() -> None:
+    names = "abc"
+    series = [Series(name, (Point(1, 5, 4, 6), Point(2, 5, 4, 6)), joined=False) for name in names]
+    root = ElementTree.fromstring(
+        line_plot(series, title="T", x_label="x", y_label="y", x_scale="categories")
+    )
+    starts = [path.attrib["d"].split()[0] for path in root.iter("path") if path.attrib.get("fill") == "none"]
+    first = [float(start[1:]) for start in starts[::2]]
+    assert [round(right - left, 1) for left, right in pairwise(first)] == [7, 7]
 
 
 def test_every_point_says_its_value_and_interval() -> None:
