@@ -62,6 +62,11 @@ def verify_engine(
         raise VerificationFailed(
             "\n  ".join([f"{places.engine}: the files are not those that were built:", *damaged])
         )
+    if manifest.runtime == "pytorch":
+        raise InputRefused(
+            f"{places.engine}: its files are those that were built, and there are no rank files to prove: "
+            "runtime pytorch loads the model as it is; compare answers with `tpforge smoke` once it is served"
+        )
     with _open_source(manifest, model) as source:
         progress("comparing the source with engine.json")
         if input_files(source) != manifest.source.files:

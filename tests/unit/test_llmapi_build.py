@@ -112,6 +112,16 @@ def test_an_engine_folder_holds_the_model_llm_yaml_and_the_tokenizer(model: Path
     assert (out / "model" / weights.name).stat().st_ino == weights.stat().st_ino
 
 
+def test_an_engine_without_rank_files_is_not_proven_but_its_files_are(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(model, tmp_path / "engine") == 0
+    assert main(["verify", str(tmp_path / "engine")]) == 4
+    assert "there are no rank files to prove" in capsys.readouterr().err
+    (tmp_path / "engine" / "llm.yaml").write_text("backend: pytorch\n")
+    assert main(["verify", str(tmp_path / "engine")]) == 6
+
+
 def declare(model: Path, quantization: dict[str, Any]) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
