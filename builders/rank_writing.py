@@ -21,6 +21,7 @@ from builders.journal import Journal, Mark
 from builders.quantize.assemble import assemble
 from builders.quantize.packers import pack
 from builders.sources.base import Source
+from builders.torch_types import TORCH_DTYPES
 from builders.transforms import transformed
 from builders.writer import HashingWriter, RankFilePlan
 from tpforge.dtypes import DType
@@ -124,6 +125,9 @@ def _write_tensor(
 ) -> None:
     """One target tensor on all ranks of a stage."""
     dtype = tensors[0].dtype or dtype
+    for writer, tensor in zip(writers, tensors, strict=True):
+        if tensor.value is not None:
+            writer.write(as_bytes(torch.tensor([tensor.value], dtype=TORCH_DTYPES[dtype])))
     if tensors[0].packing is not None:
         _write_packed(source, tensors, writers, dtype=dtype, pool=pool)
         return

@@ -18,7 +18,7 @@ from tpforge.dtypes import DType
 from tpforge.sharding import Rule, ShardPlan, Stage
 
 
-def _stage_layers(plan: ShardPlan, stage: int) -> range:
+def stage_layers(plan: ShardPlan, stage: int) -> range:
     """The layers of a stage, counted one by one: the first stages take one more of the remainder."""
     counts = [0] * plan.mapping.pp_size
     for layer in range(plan.model.num_layers):
@@ -43,7 +43,7 @@ def targets(source: Source, *, plan: ShardPlan, stage: int) -> Iterator[tuple[Ru
     """(rule, target name, global layer) of all tensors that each rank of a stage must hold."""
     for rule in source.family.rules(plan):
         if rule.stage is Stage.LAYER:
-            for local, layer in enumerate(_stage_layers(plan, stage)):
+            for local, layer in enumerate(stage_layers(plan, stage)):
                 if rule.layers.holds(plan.model, layer):
                     yield rule, rule.target.format(layer=local), layer
         elif stage == (0 if rule.stage is Stage.FIRST else plan.mapping.pp_size - 1):

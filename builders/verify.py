@@ -20,11 +20,11 @@ from builders.reassemble import CheckpointSizes, reassemble, split_joined
 from builders.sources.base import Source
 from builders.sources.json_files import read_json_object
 from builders.sources.safetensors_reader import SafetensorsFile
-from builders.targets import read_parts, targets
+from builders.targets import read_parts, stage_layers, targets
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.manifest import WeightError
-from tpforge.packing import packing_of
+from tpforge.packing import kv_scale_name, packing_of
 from tpforge.sharding import Rule, ShardPlan
 
 
@@ -65,6 +65,7 @@ def verify_shards(source: Source, checkpoint: Path, *, plan: ShardPlan, dtype: D
             return ShardReport(num_tensors=0, problems=tuple(broken))
         problems = _compare_names(source, ranks, plan=plan)
         problems += list(_compare_tensors(source, ranks, plan=plan, dtype=dtype))
+        problems += list(_compare_kv_scales(ranks, plan=plan))
         errors = compare_quantized(source, ranks, plan=plan, dtype=dtype)
         problems += [problem for one in errors for problem in one.problems]
         num_tensors = sum(len(rank.entries) for rank in ranks)
@@ -99,10 +100,28 @@ def _compare_names(source: Source, ranks: list[SafetensorsFile], *, plan: ShardP
         for _, name, _ in targets(source, plan=plan, stage=stage):
             packing = packing_of(name, plan.quantization)
             expected.update((name,) if packing is None else packing.names(name))
+        expected.update(_kv_scales(plan, stage))
         found = set(file.entries)
         problems += [f"rank{rank}: {name}: missing" for name in sorted(expected - found)]
         problems += [f"rank{rank}: {name}: not expected" for name in sorted(found - expected)]
     return problems
+
+
+def _kv_scales(plan: ShardPlan, stage: int) -> dict[str, float]:
+    """The steps of the KV cache that the ranks of a stage must hold."""
+    quantization = plan.quantization
+    if quantization is None or quantization.kv_cache is None:
+        return {}
+    steps = quantization.kv_scales or (1.0,) * plan.model.num_layers
+    layers = stage_layers(plan, stage)
+    return {kv_scale_name(layer - layers.start): steps[layer] for layer in layers}
+
+
+def _compare_kv_scales(ranks: list[SafetensorsFile], *, plan: ShardPlan) -> Iterator[str]:
+    for rank, file in enumerate(ranks):
+        for name, step in _kv_scales(plan, rank // plan.mapping.tp_size).items():
+            if name in file.entries and file.read(name).tolist() != torch.tensor([step]).tolist():
+                yield f"rank{rank}: {name}: found {file.read(name).tolist()}, expected [{step:g}]"
 
 
 def _compare_tensors(

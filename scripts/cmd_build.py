@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 @_options.tensorrt_llm()
 @click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
 @click.option(
+    "--kv-cache",
+    type=click.Choice(["int8", "fp8"]),
+    help="Quantize the KV cache; its steps are measured on the passages that ship.",
+)
+@click.option(
     "--max-drop",
     type=click.FloatRange(min=0, min_open=True),
     help="Do not publish an engine whose quantization raised the perplexity by more than this fraction.",

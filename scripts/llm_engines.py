@@ -144,6 +144,11 @@ def _refuse_conversion(recipe: EngineRecipe, spec: ModelSpec, mapping: Mapping) 
             f"tp={mapping.tp_size}: {'; '.join(notes)}; the LLM API pads nothing, so use a tp that divides "
             "the model, or --runtime tensorrt"
         )
+    if recipe.kv_cache is not None:
+        problems.append(
+            f"--kv-cache {recipe.kv_cache}: the LLM API quantizes its cache itself; give --llm-arg "
+            "kv_cache_config.dtype=fp8 (it has no INT8 cache)"
+        )
     if problems:
         raise InputRefused.listing(f"{recipe.model}: not for runtime pytorch:", problems)
 

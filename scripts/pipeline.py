@@ -7,9 +7,10 @@ repository, `serving` to the server, and `stages` strings the steps together.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -243,6 +244,8 @@ def build_engine(
                     differences,
                 )
             existing = "replace"
+        if recipe.kv_cache is not None:
+            planned = _with_kv_scales(recipe, planned, source, limits=limits, progress=progress)
         progress(f"converting {recipe.model} to {places.engine}")
         force = existing == "replace"
         with _resumable_folder(places.engine, force=force, resume=resume, progress=progress) as folder:
@@ -260,6 +263,32 @@ def build_engine(
                 )
                 write_manifest(folder, manifest)
     return Built(places, manifest, reused=False, notes=notes)
+
+
+def _with_kv_scales(
+    recipe: EngineRecipe, planned: Planned, source: Source, *, limits: Limits, progress: Progress
+) -> Planned:
+    """The plan with the steps of its KV cache, measured on an engine of one rank without it."""
+    from engines.kv_scales import measure_kv_scales
+
+    assert recipe.kv_cache is not None and planned.plan.quantization is not None
+    progress(f"measuring the steps of the {recipe.kv_cache} KV cache")
+    single = recipe.model_copy(
+        update={"tp": 1, "pp": 1, "moe_ep": 1, "quantize": None, "portable": False, "kv_cache": None}
+    )
+    with tempfile.TemporaryDirectory(prefix="tpforge-kv-") as scratch:
+        folder = Path(scratch)
+        _write_engine(
+            single,
+            _plan(single.model_copy(update={"max_drop": None}), source, out=folder),
+            source,
+            limits=limits,
+            folder=folder,
+            meter=None,
+        )
+        scales = measure_kv_scales(folder, recipe.kv_cache)
+    quantization = planned.plan.quantization.model_copy(update={"kv_scales": scales})
+    return replace(planned, plan=replace(planned.plan, quantization=quantization))
 
 
 def _refuse_unexecutable(source: Source, planned: Planned, *, limits: Limits) -> None:
@@ -406,7 +435,8 @@ def _name(recipe: EngineRecipe, source: Source) -> str:
     if recipe.name is not None:
         return recipe.name
     name = engine_name(given, mapping=_mapping(recipe))
-    return f"{name}-{recipe.quantize}" if recipe.quantize else name
+    parts = [name, recipe.quantize, f"kv-{recipe.kv_cache}" if recipe.kv_cache else None]
+    return "-".join(part for part in parts if part)
 
 
 def _engine_places(recipe: EngineRecipe, source: Source, out: Path | None) -> Places:
@@ -425,6 +455,7 @@ def command_words(recipe: EngineRecipe, *, limits: Limits, dtype: DType) -> tupl
     if recipe.parallel_embedding is not None:
         words += ["--parallel-embedding", recipe.parallel_embedding]
     words += ["--quantize", recipe.quantize] if recipe.quantize else []
+    words += ["--kv-cache", recipe.kv_cache] if recipe.kv_cache else []
     words += ["--portable"] if recipe.portable else []
     words += ["--max-drop", recipe.max_drop] if recipe.max_drop is not None else []
     for name, value in limits.model_dump().items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tpforge.errors import RegressionFound, UsageError, VerificationFailed
 from tpforge.manifest import Manifest, Quality, WeightError
 from tpforge.quantization import Quantization, find_format
-from tpforge.quantization_gate import Question, refuse_two, require
+from tpforge.quantization_gate import Question, refuse_kv, refuse_two, require
 from tpforge.sharding import ShardPlan
 
 if TYPE_CHECKING:
@@ -32,12 +32,27 @@ def quantization_of(recipe: EngineRecipe, source: Source) -> Quantization | None
         UsageError: the format is unknown, or is not made while converting.
         InputRefused: the runtime does not load it on such GPUs.
     """
+    weights = _weights(recipe, source)
+    if recipe.kv_cache is None:
+        if weights is None and (recipe.portable or recipe.max_drop is not None):
+            raise UsageError("--portable and --max-drop belong to a quantization; give --quantize FORMAT too")
+        return weights
+    if source.spec.attention.latent is not None:
+        raise UsageError(
+            f"--kv-cache: the cache of {source.spec.architecture} is not quantized; leave it out"
+        )
+    if recipe.kv_cache == "int8" and recipe.runtime != "reference":
+        raise UsageError("--kv-cache int8: its steps are measured for the reference runtime only; use fp8")
+    refuse_kv(recipe.kv_cache, _question(recipe, source, weights.format if weights else None))
+    return (weights or Quantization()).model_copy(update={"kv_cache": recipe.kv_cache})
+
+
+def _weights(recipe: EngineRecipe, source: Source) -> Quantization | None:
+    """How the weights are to be quantized, or are; None: not at all."""
     stored = source.quantized
     if stored is not None:
         return _stored(recipe, source, stored)
     if recipe.quantize is None:
-        if recipe.portable or recipe.max_drop is not None:
-            raise UsageError("--portable and --max-drop belong to a quantization; give --quantize FORMAT too")
         return None
     row = find_format(recipe.quantize)
     if row.made_by == "checkpoint":
@@ -72,9 +87,11 @@ def _stored(recipe: EngineRecipe, source: Source, stored: QuantizedWeights) -> Q
     return Quantization(format=layout.format, group_size=layout.group)
 
 
-def _question(recipe: EngineRecipe, source: Source, name: str, *, group_size: int | None = None) -> Question:
+def _question(
+    recipe: EngineRecipe, source: Source, name: str | None, *, group_size: int | None = None
+) -> Question:
     return Question(
-        name,
+        name or "int8_wo",
         recipe.runtime,
         version=None if recipe.runtime == "reference" else recipe.trtllm,
         sm=recipe.sm,

@@ -136,6 +136,11 @@ def declared_packing(name: str, quantization: Quantization | None) -> Packing | 
     return Packing(quantization.format, quantization.group_size)
 
 
+def kv_scale_name(layer: int) -> str:
+    """The tensor that holds the step of a layer's KV cache; `layer` counts within the pipeline stage."""
+    return f"transformer.layers.{layer}.attention.kv_cache_scaling_factor"
+
+
 def stored_tensors(tensor: RankTensor, *, dtype: DType) -> tuple[Stored, ...]:
     """What `tensor` becomes in its file; `dtype` is the checkpoint's."""
     own = tensor.dtype or dtype

@@ -74,13 +74,15 @@ class KvFormat(Loadable):
 class Quantization(Record):
     """How the rank files of an engine are quantized; part of its plan and of engine.json.
 
-    `group_size` is 0 where a format has none. `kv_cache` names the format of the KV cache, or is None.
+    `group_size` is 0 where a format has none. `kv_cache` names the format of the KV cache, or is None;
+    `kv_scales` are the steps of its numbers, one a layer, 1 where they are not given.
     """
 
     format: str | None = None
     form: Form = "packed"
     group_size: int = 0
     kv_cache: str | None = None
+    kv_scales: tuple[float, ...] = ()
     exclude: tuple[str, ...] = ("lm_head", "router", "vocab_embedding", "position_embedding")
 
     @property

@@ -86,6 +86,16 @@ def require(question: Question) -> tuple[str, ...]:
     raise InputRefused.listing(f"--quantize {question.format} cannot work here; {instead}:", verdict.problems)
 
 
+def refuse_kv(kv_cache: str, question: Question) -> None:
+    """Refuse a format of the KV cache that the runtime does not have, whatever the weights are.
+
+    Raises:
+        InputRefused: with the reason.
+    """
+    if problems := list(_support_problems(find_kv_format(kv_cache), question)):
+        raise InputRefused.listing(f"--kv-cache {kv_cache} cannot work here:", problems)
+
+
 def refuse_two(found: str, asked: str, *, where: str) -> InputRefused:
     """The error for quantizing again what is quantized."""
     return InputRefused(

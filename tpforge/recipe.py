@@ -81,10 +81,9 @@ class EngineRecipe(Record):
     """What `tpforge build` needs to know; `model` is a directory, a hub id, a .gguf file or `demo`.
 
     `quantize` names a format of `tpforge.quantization`; `portable` leaves the weights float and only declares
-    it. An engine whose perplexity grows by more than the fraction `max_drop` is not published.
-
-    `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the compute capability of the GPUs
-    that will serve (90 for Hopper; None: those of this host).
+    it. `kv_cache` is the format of the KV cache. An engine whose perplexity grows by more than the fraction
+    `max_drop` is not published. `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the
+    compute capability of the GPUs that will serve (90 for Hopper; None: those of this host).
     """
 
     model: str
@@ -97,6 +96,7 @@ class EngineRecipe(Record):
     parallel_embedding: Literal[0, 1] | None = None
     quantize: str | None = None
     portable: Switch = False
+    kv_cache: Literal["int8", "fp8"] | None = None
     max_drop: Annotated[float, Field(gt=0)] | None = None
     runtime: Runtime = "reference"
     trtllm: str = DEFAULT_RELEASE

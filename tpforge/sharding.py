@@ -7,7 +7,7 @@ along one dim. Anything that moves data (`builders.convert`) only follows spans.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -15,7 +15,7 @@ from tpforge.dtypes import DType
 from tpforge.errors import PlanError
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec, MoeSpec
-from tpforge.packing import Packing, packing_of
+from tpforge.packing import Packing, kv_scale_name, packing_of
 from tpforge.padding import Padding
 from tpforge.quantization import Quantization
 from tpforge.sections import Section, Span, compose, merge, section_spans
@@ -129,7 +129,7 @@ class RankTensor:
     """One tensor of a rank: its slices one after the other, and the resulting shape.
 
     `dtype` None stands for the type of the checkpoint. With a `packing` it becomes several tensors in the
-    file; see `tpforge.packing`.
+    file; see `tpforge.packing`. `value` is that of a tensor that is made of no source.
     """
 
     name: str
@@ -137,6 +137,7 @@ class RankTensor:
     shape: tuple[int, ...]
     dtype: DType | None = None
     packing: Packing | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,15 @@ def rank_tensors(
                 problems.append(str(error))
     if problems:
         raise PlanError.listing("the checkpoint does not hold what its config.json declares:", problems)
-    return tuple(tensors)
+    return (*tensors, *_kv_scales(plan.quantization, layers))
+
+
+def _kv_scales(quantization: Quantization | None, layers: range) -> Iterator[RankTensor]:
+    if quantization is None or quantization.kv_cache is None:
+        return
+    for local, layer in enumerate(layers):
+        value = quantization.kv_scales[layer] if quantization.kv_scales else 1.0
+        yield RankTensor(kv_scale_name(local), (), (1,), dtype=DType.FLOAT32, value=value)
 
 
 @dataclass(frozen=True)

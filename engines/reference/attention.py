@@ -12,6 +12,7 @@ from torch.nn import functional
 from .batches import Batch, Prefill
 from .cache import LayerCache
 from .config import EngineConfig
+from .dequantize import kv_rounding
 from .layers import Norm
 from .loading import RankFile
 from .places import Place
@@ -66,6 +67,11 @@ class Attention:
         self._qkv_bias = file.read_if(f"{prefix}qkv.bias", (width,))
         self._dense = file.read(f"{prefix}dense.weight", (hidden, self._num_heads * size))
         self.dense_bias = file.read_if(f"{prefix}dense.bias", (hidden,))
+        step = file.read_if(f"{prefix}kv_cache_scaling_factor", (1,))
+        if step is not None and config.kv_algorithm is None:
+            file.refuse(f"{prefix}kv_cache_scaling_factor: config.json declares no quantized KV cache")
+        if config.kv_algorithm is not None and config.rounds_kv:
+            self._cache.rounding = kv_rounding(config.kv_algorithm, 1.0 if step is None else float(step))
         self._query_norm: Norm | None = None
         self._key_norm: Norm | None = None
         if config.qk_norm:

@@ -46,6 +46,7 @@ class EngineConfig:
 
     `form` is the architecture's row. `windows` has each layer's sliding window, or None where it sees all;
     layers with a window take `rotary_local_base`, where there is one.
+    `rounds_kv` False leaves the KV cache unrounded though it is declared quantized: for proofs of shards.
     """
 
     folder: Path
@@ -76,12 +77,14 @@ class EngineConfig:
     experts: ExpertsConfig | None
     latent: LatentConfig | None
     quantized: Quantized | None
+    kv_algorithm: str | None
     parallel_embedding_dim: int | None
     tp_size: int
     pp_size: int
     limits: Limits
     end_ids: tuple[int, ...]
     pad_id: int | None
+    rounds_kv: bool = True
 
     @property
     def world_size(self) -> int:
@@ -158,6 +161,7 @@ def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -
         experts=read_experts(checkpoint),
         latent=latent,
         quantized=read_quantized(checkpoint),
+        kv_algorithm=(checkpoint.get("quantization") or {}).get("kv_cache_quant_algo"),
         parallel_embedding_dim=checkpoint["embedding_sharding_dim"] if parallel else None,
         tp_size=checkpoint["mapping"]["tp_size"],
         pp_size=checkpoint["mapping"]["pp_size"],

@@ -30,6 +30,7 @@ LINEARS = (
 )
 """The linears that an algorithm applies to, unless config.json excludes them."""
 _BLOCK = 128
+_KV_ALGORITHMS = ("INT8", "FP8")
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _FLOATS = ("F32", "F16", "BF16")
 
@@ -71,9 +72,23 @@ def quantization_problems(checkpoint: dict[str, Any]) -> list[str]:
     algorithm, kv = quantization.get("quant_algo"), quantization.get("kv_cache_quant_algo")
     if algorithm and algorithm not in _READERS:
         problems.append(f"quant_algo {algorithm}, known are {', '.join(sorted(_READERS))}")
-    if kv:
-        problems.append(f"kv_cache_quant_algo {kv}, only unquantized KV caches are executed")
+    if kv and kv not in _KV_ALGORITHMS:
+        problems.append(f"kv_cache_quant_algo {kv}, known are {', '.join(_KV_ALGORITHMS)}")
     return problems
+
+
+def kv_rounding(algorithm: str, step: float) -> Callable[[Tensor], Tensor]:
+    """What keys and values come back as from a quantized KV cache whose numbers have this step."""
+
+    def rounded(values: Tensor) -> Tensor:
+        ratio = values.float() / step
+        if algorithm == "INT8":
+            held = ratio.round().clamp(-128, 127)
+        else:
+            held = ratio.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+        return (held * step).to(values.dtype)
+
+    return rounded
 
 
 def read_dequantized(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
