@@ -27,7 +27,7 @@ def _gate(name: str, help_text: str) -> _options.Decorator:
 @_options.out("Write comparison.json, .md and .html into this folder.")
 @_options.FORCE
 @click.option(
-    "--price",
+    "--hourly-cost",
     "prices",
     multiple=True,
     metavar="[RUN=]AMOUNT",

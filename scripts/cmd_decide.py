@@ -55,7 +55,7 @@ def _limit(name: str, help_text: str) -> _options.Decorator:
     "--production-concurrency", "concurrency", type=_options.SIZE, help="Requests at once expected."
 )
 @click.option(
-    "--price",
+    "--hourly-cost",
     "prices",
     multiple=True,
     metavar="[RUN=]AMOUNT",

@@ -90,10 +90,10 @@ def read_prices(given: Sequence[str], runs: Sequence[FoundRun]) -> dict[str, flo
         try:
             price = float(amount)
         except ValueError:
-            raise UsageError(f"--price {text}: expected AMOUNT or RUN=AMOUNT, such as 2.50") from None
+            raise UsageError(f"--hourly-cost {text}: expected AMOUNT or RUN=AMOUNT, such as 2.50") from None
         if not 0 < price < float("inf"):
-            raise UsageError(f"--price {text}: a price is above zero")
-        chosen = [pick_run(runs, name, option="--price")] if equals else list(runs)
+            raise UsageError(f"--hourly-cost {text}: a price is above zero")
+        chosen = [pick_run(runs, name, option="--hourly-cost")] if equals else list(runs)
         prices |= {one.run.id: price for one in chosen}
     return prices
 

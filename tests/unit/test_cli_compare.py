@@ -50,7 +50,10 @@ def test_json_is_one_object_with_kind_and_version(runs: Path, capsys: pytest.Cap
 
 def test_the_pages_are_written_and_hold_every_metric(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = runs / "comparison"
-    assert main(["compare", str(runs / "base"), str(runs / "other"), "--out", str(out), "--price", "2"]) == 0
+    assert (
+        main(["compare", str(runs / "base"), str(runs / "other"), "--out", str(out), "--hourly-cost", "2"])
+        == 0
+    )
     assert sorted(path.name for path in out.iterdir()) == [
         "comparison.html",
         "comparison.json",
@@ -98,9 +101,9 @@ def test_a_missing_run_names_those_that_exist(
     [
         (["base"], 2, "needs at least two runs"),
         (["base", "base"], 2, "given more than once"),
-        (["base", "other", "--price", "free"], 2, "expected AMOUNT"),
-        (["base", "other", "--price", "x=3"], 2, "--price x: was not measured"),
-        (["base", "other", "--price", "-1"], 2, "above zero"),
+        (["base", "other", "--hourly-cost", "free"], 2, "expected AMOUNT"),
+        (["base", "other", "--hourly-cost", "x=3"], 2, "--hourly-cost x: was not measured"),
+        (["base", "other", "--hourly-cost", "-1"], 2, "above zero"),
     ],
 )
 def test_wrong_usage_is_said_in_a_sentence(

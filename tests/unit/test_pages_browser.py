@@ -59,7 +59,7 @@ def document(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     written(folder, second, tp=2, seconds=4, answer="</script><script>alert(1)</script>" + "x" * 400)
     names, out = [str(folder / first), str(folder / second)], folder / "out"
     if request.param == "comparison":
-        assert main(["compare", *names, "--price", "2", "--out", str(out)]) == 0
+        assert main(["compare", *names, "--hourly-cost", "2", "--out", str(out)]) == 0
     else:
         chosen = [
             "--recommend",

@@ -199,7 +199,7 @@ def _models_compared(evidence: Evidence) -> Answer:
 def _cost(evidence: Evidence) -> Answer:
     absent = [run.label for run in evidence.runs if run.id not in evidence.prices]
     return (
-        ("missing", f"give --price for: {', '.join(absent)}")
+        ("missing", f"give --hourly-cost for: {', '.join(absent)}")
         if absent
         else ("done", "by the price of an hour")
     )
