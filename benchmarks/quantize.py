@@ -4,7 +4,7 @@ The model is exported from the demo's .gguf as a bfloat16 Hugging Face directory
 (or read, from a checkpoint that the writer of the tests rounds to nearest), sharded at tp 1, 2 and 4, proven,
 and scored at tp=1 against the bfloat16 model. Times are the best of three conversions at tp=1, each into
 a new folder. One JSON line a format. Names choose formats; `read:gptq` chooses a checkpoint of the writer,
-`dir:FOLDER` one that lies there.
+`dir:FOLDER` one that lies there, `kv:int8` a format of the KV cache.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ def main(out: Path, names: list[str]) -> None:
             recipe = EngineRecipe(model=str(model), quantize=row.name)
             _report(out, row.name, recipe, baseline, plain_s=plain_s)
     for given in names:
+        if given.startswith("kv:"):
+            recipe = EngineRecipe(model=str(model), kv_cache=given.removeprefix("kv:"))
+            _report(out, given.replace(":", "-"), recipe, baseline, plain_s=plain_s)
         if given.startswith("dir:"):
             folder = Path(given.removeprefix("dir:"))
             _report(out, folder.name, EngineRecipe(model=str(folder)), baseline, plain_s=plain_s)

@@ -68,8 +68,8 @@ def measure_baseline(
         InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
     """
     prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
-    text, tokens = _text(engine_dir / "tokenizer")
-    windows = _windows(tokens, length=min(WINDOW, manifest.limits.max_seq_len))
+    length = min(WINDOW, manifest.limits.max_seq_len)
+    text, windows = text_windows(engine_dir / "tokenizer", length=length)
     progress("transformers: loading the source, unquantized")
     model = load_transformers(source_path, manifest)
     expected = expectations(model, manifest, prompts, progress=progress)
@@ -102,20 +102,22 @@ def compare_with(baseline: Baseline, engine_dir: Path, manifest: Manifest, *, pr
     )
 
 
-def _text(tokenizer_dir: Path) -> tuple[str, tuple[int, ...]]:
+def text_windows(tokenizer_dir: Path, *, length: int = WINDOW) -> tuple[str, list[tuple[int, ...]]]:
+    """The text, and its tokens in windows of at most `length`.
+
+    Raises:
+        InputRefused: a window would be of one token.
+    """
     from tokenizers import Tokenizer
 
     text = Path(__file__).with_name("quality_text.txt").read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    return text, tuple(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def _windows(tokens: tuple[int, ...], *, length: int) -> list[tuple[int, ...]]:
+    tokens = tuple(tokenizer.encode(text, add_special_tokens=False).ids)
     windows = [tokens[first : first + length] for first in range(0, len(tokens), length)]
     kept = [window for window in windows if len(window) > 1]
     if not kept:
         raise InputRefused(f"max_seq_len {length} is too short to score a text; use 2 or more")
-    return kept
+    return text, kept
 
 
 def _perplexity(windows: list[tuple[int, ...]], scorer: Scorer) -> float:

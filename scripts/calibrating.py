@@ -67,6 +67,7 @@ def quantize_model(
     """
     from builders.quantize import modelopt
     from builders.quantize.export import write_huggingface
+    from engines.quality import text_windows
 
     row = find_format(format_name)
     if row.made_by != "modelopt":
@@ -103,6 +104,7 @@ def quantize_model(
             out=folder,
             format=row.name,
             tokens=samples,
+            windows=tuple(text_windows(Path(scratch) / "tokenizer")[1]),
             group_size=group_size or 0,
             device=device,
         )

@@ -64,5 +64,6 @@ def command(
     size = sum(path.stat().st_size for path in out.iterdir())
     seconds, peak = made.record["quantize_s"], format_bytes(int(made.record["peak_rss_bytes"]))
     output.result(f"{out}: {format_name}, {format_bytes(size)}; quantized in {seconds} s, peak memory {peak}")
+    output.result(f"perplexity of modelopt's own model: {made.record['own_perplexity']:.3f}")
     output.result(f"next: tpforge build {out} --tp N; then tpforge verify --baseline {model}")
     output.record("quantization", {"path": str(out), **made.record})

@@ -56,15 +56,16 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Task:
-    """One quantization; `format` is one of CONFIGS, `tokens` are the calibration samples.
+    """One quantization; `format` is one of CONFIGS.
 
-    `group_size` 0 is the format's own.
+    `tokens` are the calibration samples, `windows` those it is scored on; `group_size` 0 is the format's own.
     """
 
     model: Path
     out: Path
     format: str
     tokens: tuple[tuple[int, ...], ...]
+    windows: tuple[tuple[int, ...], ...]
     group_size: int = 0
     device: str = "cpu"
 
@@ -99,7 +100,7 @@ def _run(command: list[str], *, what: str) -> None:
 
 
 def quantize(python: Path, task: Task, *, scratch: Path, progress: Progress) -> dict[str, Any]:
-    """Run modelopt and repair its output; seconds and peak memory.
+    """Run modelopt and repair its output; seconds, peak memory, and the perplexity of modelopt's own model.
 
     Raises:
         EnvironmentUnusable: modelopt failed.
@@ -113,6 +114,7 @@ def quantize(python: Path, task: Task, *, scratch: Path, progress: Progress) -> 
         "config": CONFIGS[task.format],
         "group_size": task.group_size,
         "tokens": task.tokens,
+        "windows": task.windows,
         "device": task.device,
         "record": str(record),
     }
