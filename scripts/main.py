@@ -23,7 +23,7 @@ from tpforge.errors import TpforgeError
 COMMANDS = {
     "inspect": "Show what a checkpoint holds and how it divides over ranks.",
     "plan": "Plan a deployment from a config.json: memory, speed, options, a verdict.",
-    "gpus": "List the known GPUs, or pick one for a model and a load.",
+    "gpus": "List the known GPUs, or pick one for a model: of every kind the fewest that do what is asked.",
     "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
     "build": "Make an engine folder; converts first when needed.",
     "quantize": "Quantize a model by calibration with nvidia-modelopt.",
@@ -32,6 +32,7 @@ COMMANDS = {
     "render": "Write the Triton model repository of an engine.",
     "serve": "Start Triton on an engine and wait until it answers.",
     "deploy": "Write what runs an engine on a host, a cluster or a Slurm partition.",
+    "promote": "Make an engine the active one behind the router, and go back if it does not keep its limits.",
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",
     "smoke": "Prove over gRPC that a server keeps its contract.",

@@ -14,7 +14,7 @@ import grpc
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 
 # Without these a client that met a restarting server would wait up to two minutes before it tries again.
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -95,7 +95,7 @@ def check_url(url: str) -> str:
 
 
 def _options(url: str, tls: Tls | None) -> list[tuple[str, int | str]]:
-    options: list[tuple[str, int | str]] = list(_CHANNEL_OPTIONS)
+    options: list[tuple[str, int | str]] = list(CHANNEL_OPTIONS)
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     if url.rpartition(":")[0] in _LOOPBACK:
