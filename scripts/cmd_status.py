@@ -8,6 +8,7 @@ import click
 
 from scripts import _options
 from scripts._output import Output, table
+from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
     from triton_repo.deploy.local import Status
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
 
 @click.command("status")
 @_options.ENGINE
+@click.option("--watch", is_flag=True, help="Show queue, rates, KV cache and memory, again and again.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.2),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--times", type=_options.SIZE, help="--watch: how often.  [default: until Ctrl-C]")
 @_options.JSON
 @_options.DEBUG
-def command(engine: str | None, as_json: bool) -> None:
+def command(engine: str | None, watch: bool, every: float, times: int | None, as_json: bool) -> None:
     """Show the servers that run, and whether they answer.
 
     ENGINE says whose; without it all under out/.
@@ -26,6 +36,11 @@ def command(engine: str | None, as_json: bool) -> None:
     from scripts.cmd_serve import server_fields
 
     output = Output(as_json=as_json)
+    if watch:
+        if as_json:
+            raise UsageError("--watch and --json exclude each other")
+        _watch(output, engine, every_s=every, times=times)
+        return
     found = serving.servers(engine)
     if not found:
         output.note("no server runs under out/")
@@ -74,3 +89,36 @@ def _answers(status: Status) -> bool:
             return client.is_ready()
     except TpforgeError:
         return False
+
+
+def _watch(output: Output, engine: str | None, *, every_s: float, times: int | None) -> None:
+    """Print what every server does, over the last picture on a terminal."""
+    import sys
+    import time
+    from pathlib import Path
+
+    from scripts import serving, watching
+    from triton_repo.deploy.state import read_state
+
+    before: dict[Path, watching.Reading] = {}
+    count = 0
+    while times is None or count < times:
+        lines = [time.strftime("%H:%M:%S")]
+        for status in serving.servers(engine):
+            name = serving.places_of_server(status).engine
+            lines.append(f"{name}: {status.phase}, {status.restarts} restarts")
+            reading = watching.scrape(status)
+            if reading is None:
+                continue
+            found = watching.rows(reading, before.get(status.state_dir))
+            before[status.state_dir] = reading
+            state = read_state(status.state_dir)
+            if state is not None and state.server is not None:
+                found += watching.memory_rows(state.server.pid)
+            lines += [f"  {what:24}  {value}" for what, value in found]
+        if sys.stdout.isatty():
+            click.clear()
+        output.result("\n".join(lines))
+        count += 1
+        if count != times:
+            time.sleep(every_s)

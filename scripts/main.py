@@ -35,6 +35,7 @@ COMMANDS = {
     "promote": "Make an engine the active one behind the router, and go back if it does not keep its limits.",
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",
+    "logs": "Show the log of a server, running or not.",
     "smoke": "Prove over gRPC that a server keeps its contract.",
     "bench": "Measure a server under load and record it.",
     "generate": "Ask a server one prompt or one chat message.",

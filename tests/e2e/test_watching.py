@@ -1,0 +1,143 @@
+"""What is watched on a real server: the dashboard's metrics, logs, `status --watch`, the canary script."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from scripts import watching
+from scripts.main import main
+from tests.e2e.conftest import Serving
+from triton_repo.client import Client
+from triton_repo.deploy import files
+from triton_repo.deploy.local import status
+from triton_repo.deploy.state import read_state
+from triton_repo.deploy.yaml_text import to_yaml
+from triton_repo.load.prometheus import fetch_metrics
+from triton_repo.monitoring.queries import QUERIES, metric_names
+from triton_repo.monitoring.rules import rules_yaml
+
+pytestmark = pytest.mark.e2e
+_RECORDED = ("tpforge:request_ms:mean1m", "tpforge:requests_waiting", "tpforge:queue_ms:mean1m")
+
+
+def ask(serving: Serving, count: int = 4) -> None:
+    with Client(serving.server.grpc_url) as client:
+        for index in range(count):
+            client.generate(f"Hello {index}", max_tokens=4)
+
+
+def test_the_server_has_every_metric_that_panels_for_any_server_read(lockstep: Serving) -> None:
+    ask(lockstep)
+    found = set(re.findall(r"^(nv_\w+)", fetch_metrics(lockstep.server.metrics_url), re.MULTILINE))
+    wanted = {name for query in QUERIES if query.source == "any" for name in metric_names(query.expression)}
+    # A counter of failures appears with the first failure.
+    assert wanted - found <= {"nv_inference_request_failure"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_prometheus_answers_the_panels_from_the_real_server(lockstep: Serving, tmp_path: Path) -> None:
+    if shutil.which("prometheus") is None:
+        pytest.skip("prometheus is not installed (Debian: prometheus)")
+    (tmp_path / "rules.yml").write_text(rules_yaml())
+    target = {
+        "targets": [f"127.0.0.1:{lockstep.server.ports.metrics}"],
+        "labels": {"engine": "tiny"},
+    }
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [{"job_name": "triton", "static_configs": [target]}],
+    }
+    (tmp_path / "prometheus.yml").write_text(to_yaml(config))
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        *("prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={address}"),
+        f"--storage.tsdb.path={tmp_path}/data",
+    ]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        empty = set()
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            ask(lockstep, 2)
+            empty = {
+                query.panel
+                for query in QUERIES
+                if query.source == "any" and not _has_result(address, query.expression)
+            }
+            recorded = [_has_result(address, name) for name in _RECORDED]
+            if empty <= {"Requests failed"} and all(recorded):  # None has failed.
+                break
+            time.sleep(1)
+        assert empty <= {"Requests failed"}, (tmp_path / "log").read_text()[-2000:]
+        assert all(_has_result(address, name) for name in _RECORDED)
+        assert not _has_result(address, 'ALERTS{alertstate="firing",severity="critical"}')
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _has_result(address: str, expression: str) -> bool:
+    import json
+    from urllib.parse import urlencode
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(
+            f"http://{address}/api/v1/query?{urlencode({'query': expression})}", timeout=5
+        ) as answer:
+            return bool(json.load(answer)["data"]["result"])
+    except OSError:
+        return False
+
+
+def test_the_canary_passes_on_a_server_and_fails_where_none_is(lockstep: Serving, tmp_path: Path) -> None:
+    script = tmp_path / "canary.py"
+    script.write_text(files.canary())
+    command = [sys.executable, str(script), "--timeout", "20", "--url"]
+    assert subprocess.run([*command, lockstep.server.http_url], check=False).returncode == 0
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{free_port()}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "canary:" in done.stderr
+
+
+def test_watch_shows_requests_rates_and_the_memory_of_every_model(lockstep: Serving) -> None:
+    found = status(lockstep.server.state_dir)
+    before = watching.scrape(found)
+    ask(lockstep, 5)
+    now = watching.scrape(found)
+    assert before is not None and now is not None
+    rows = dict(watching.rows(now, before))
+    rate = float(re.match(r"([\d.]+) answered/s, 0.00 failed/s, \d+ ms", rows["ensemble"])[1])  # type: ignore[index]
+    assert rate * (now.seconds - before.seconds) == pytest.approx(5, abs=0.1)
+    assert rows["requests running"] == "0"
+    state = read_state(lockstep.server.state_dir)
+    assert state is not None and state.server is not None
+    memory = dict(watching.memory_rows(state.server.pid))
+    assert {"memory of tensorrt_llm", "memory of preprocessing", "memory of postprocessing"} <= memory.keys()
+
+
+def test_logs_shows_the_last_lines_of_a_server(lockstep: Serving, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = lockstep.server.state_dir
+    engine = folder.parent / "engine"
+    engine.mkdir(exist_ok=True)
+    assert main(["logs", str(engine), "--lines", "2"]) == 0
+    last = (folder / "triton.log").read_text(errors="replace").splitlines()[-2:]
+    assert len(capsys.readouterr().out.splitlines()) == len(last) == 2
+    assert main(["logs", str(engine.parent / "none"), "--lines", "2"]) == 2
