@@ -47,7 +47,7 @@ class BenchOptions:
     isl: int | None = None
     osl: int | None = None
     max_tokens: int | None = None
-    chat: bool = False
+    chat_template: bool = False
     stream: bool = True
     sampling: Mapping[str, Scalar] = field(default_factory=dict)
     duration_s: float | None = None
@@ -172,7 +172,7 @@ def _target(
         asked = OpenAiOptions(
             deadline_s=options.deadline_s,
             streaming=options.stream,
-            chat=options.chat,
+            chat=options.chat_template,
             sampling=options.sampling,
             headers=options.headers,
             root_certificates=str(roots) if roots else None,
@@ -213,9 +213,9 @@ def _loads(options: BenchOptions) -> tuple[tuple[Load, ...], Trace | None]:
 
 def _choice(options: BenchOptions, server: Server) -> PromptChoice:
     chat_folder = None
-    if options.chat and options.api == "triton":
+    if options.chat_template and options.api == "triton":
         if server.places is None:
-            raise UsageError("--chat needs the engine's chat template; name it with --engine")
+            raise UsageError("--chat-template needs the engine's chat template; name it with --engine")
         chat_folder = server.places.engine / "tokenizer"
     return PromptChoice(
         given=options.prompts,

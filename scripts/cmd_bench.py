@@ -37,7 +37,7 @@ def _load() -> _options.Decorator:
         click.option("--isl", type=_options.SIZE, help="Make prompts of so many tokens instead."),
         click.option("--osl", type=_options.SIZE, help="Ask for answers of exactly so many tokens."),
         click.option("--max-tokens", type=_options.SIZE, help="Bound answers.  [default: the prompt's]"),
-        click.option("--chat", is_flag=True, help="Put prompts into the chat template."),
+        click.option("--chat-template", is_flag=True, help="Put prompts into the chat template."),
         click.option("--stream/--no-stream", default=True, show_default=True, help="By token, or whole."),
         click.option(
             "--sampling",
@@ -109,7 +109,7 @@ def _server() -> _options.Decorator:
 @_options.JSON
 @_options.DEBUG
 def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -> None:
-    """Measure a server under load and write a record that others can repeat.
+    """Measure a server under load and record it.
 
     URL is HOST:PORT of Triton's gRPC, or http://HOST:PORT with --api openai; without it the server that
     runs here. Writes run.json, samples.jsonl with every request and its answer, metrics.csv, and AIPerf's
@@ -175,7 +175,18 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
 
     names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
     connection = _options.read_connection(**{name: values[name] for name in names})
-    kept = ("api", "model", "constant", "trace", "prompts", "isl", "osl", "max_tokens", "chat", "stream")
+    kept = (
+        "api",
+        "model",
+        "constant",
+        "trace",
+        "prompts",
+        "isl",
+        "osl",
+        "max_tokens",
+        "chat_template",
+        "stream",
+    )
     more = ("num_requests", "seed", "engine", "tokenizer", "metrics_url", "label", "out")
     return BenchOptions(
         **{name: values[name] for name in (*kept, *more)},

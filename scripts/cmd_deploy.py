@@ -56,10 +56,11 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 def command(
     engine: str, target: str, out: Path | None, apply_now: bool, force: bool, as_json: bool, **values: Any
 ) -> None:
-    """Write what runs an engine on a host, a cluster or a Slurm partition, and with --apply run it.
+    """Write what runs an engine on a host, a cluster or a Slurm partition.
 
-    compose and slurm take the engine from where it lies; the others pull it from --engine-url. Every target
-    proves the engine's files before Triton starts, and asks for a token before it calls the server healthy.
+    With --apply it is run too. compose and slurm take the engine from where it lies; the others pull it from
+    --engine-url. Every target proves the engine's files before Triton starts, and asks for a token before it
+    calls the server healthy.
     """
     from pydantic import ValidationError
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--sm", type=_options.SIZE, help="Compute capability of the GPUs without its dot, as 90.")
 @click.option("--trtllm", "version", metavar="VERSION", help="TensorRT-LLM's version, as 1.2.1.")
-@click.option("--kv-cache", metavar="FORMAT", help="Format of the KV cache: int8 or fp8.")
+@click.option("--kv-cache", type=click.Choice(["int8", "fp8"]), help="Format of the KV cache.")
 @click.option("--architecture", help="Architecture of the model, as LlamaForCausalLM.")
 @_options.JSON
 @_options.DEBUG

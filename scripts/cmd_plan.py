@@ -104,7 +104,7 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Plan a deployment from a config.json alone: memory, speed with an error band, and a verdict.
+    """Plan a deployment from a config.json: memory, speed, options, a verdict.
 
     MODEL is the name of a known model (llama-3.3-70b), a Hugging Face directory, a config.json or a hub id.
     Nothing is downloaded for known models. Speeds are estimates; how far they are off is in docs/planning.md.

@@ -36,7 +36,7 @@ from tpforge.errors import UsageError
     show_default=True,
     help="Without --max-p95-ms: most p95 as a multiple of the active engine's.",
 )
-@click.option("--stop", is_flag=True, help="Stop the router; the servers go on.")
+@click.option("--stop-router", "stop", is_flag=True, help="Stop the router; the servers go on.")
 @_options.JSON
 @_options.DEBUG
 def command(
@@ -68,7 +68,7 @@ def command(
         output.record("promotion", {"stopped": True})
         return
     if engine is None:
-        raise UsageError("give the ENGINE to promote, or --stop")
+        raise UsageError("give the ENGINE to promote, or --stop-router")
     route = router.route if router.state is not None else None
     back = fallback or (route.engine if route else None)
     promotion = promoting.promote(

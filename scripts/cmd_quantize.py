@@ -42,9 +42,10 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Quantize a model by calibration with nvidia-modelopt: a Hugging Face checkpoint to build from.
+    """Quantize a model by calibration with nvidia-modelopt.
 
-    MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file of a llama, or `demo`.
+    The result is a Hugging Face checkpoint to build from. MODEL is a Hugging Face directory, a hub id (with
+    @revision), a .gguf file of a llama, or `demo`.
     nvidia-modelopt is installed on first use, in an environment of its own. Formats that need no calibration
     are made by `tpforge build --quantize`; `tpforge formats` lists them all.
     """

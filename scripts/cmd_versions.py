@@ -14,7 +14,7 @@ from tpforge.versions import Release, find_release, releases
 @_options.JSON
 @_options.DEBUG
 def command(trtllm: str | None, as_json: bool) -> None:
-    """Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, torch and Triton container.
+    """Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.
 
     With --trtllm everything that is known of one release, the arguments of trtllm-build and of the LLM API
     included. It is a table, compared with upstream's documents; it does not look at this machine, which

@@ -77,8 +77,9 @@ def _measure(option: Option, prompts: Path, num_prompts: int, given: argparse.Na
     _tpforge("serve", engine, "--detach", "--port-base", str(base))
     try:
         _tpforge(
-            "bench", f"localhost:{base + 1}", "--concurrency", ",".join(map(str, LEVELS)), "--prompts",
-            str(prompts), "--chat", "--max-tokens", str(given.max_tokens), "--num-requests", str(num_prompts),
+            "bench", f"localhost:{base + 1}", "--concurrency", ",".join(map(str, LEVELS)),
+            "--prompts", str(prompts), "--chat-template",
+            "--max-tokens", str(given.max_tokens), "--num-requests", str(num_prompts),
             "--duration", "600", "--repeats", str(given.repeats), "--warmup", "3", "--deadline", "300",
             "--label", option.name, "--out", str(folder),
         )  # fmt: skip

@@ -160,7 +160,7 @@ def test_nothing_listens_is_an_error_that_leaves_no_folder(
         (["--prompts", "hard"], "the sets are easy, average"),
         (["--sampling", "temprature=1"], "has no input temprature"),
         (["--trace", "nowhere.jsonl"], "no such trace"),
-        (["--chat"], "chat template"),
+        (["--chat-template"], "chat template"),
     ],
 )
 def test_wrong_options_are_refused_before_any_load(
@@ -174,7 +174,7 @@ def test_wrong_options_are_refused_before_any_load(
 def test_command_of_the_record_reads_back_to_the_same_options() -> None:
     values = {
         "concurrency": "1,2", "rate": None, "constant": False, "trace": None, "prompts": "easy", "isl": None,
-        "osl": 7, "max_tokens": None, "chat": True, "stream": False,
+        "osl": 7, "max_tokens": None, "chat_template": True, "stream": False,
         "sampling": ("temperature=0.5", "top_k=3"),
         "duration": 2.5, "num_requests": None, "warmup": 1.0, "repeats": 2, "seed": 4, "slo": "itl=40",
         "api": "triton", "model": "tensorrt_llm_bls", "engine": "e", "tokenizer": None, "metrics_url": None,

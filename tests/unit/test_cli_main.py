@@ -45,14 +45,19 @@ def test_every_command_takes_debug_and_those_that_print_a_result_take_json() -> 
 
 
 def test_one_option_name_has_one_meaning_everywhere() -> None:
-    """The same flag never takes another type in another command."""
+    """The same flag never takes another type in another command, but for these.
+
+    --model is a model of the repository or a name; --max-batch-size and --concurrency take several values
+    where several engines or levels are meant.
+    """
+    several = ("--model", "--max-batch-size", "--concurrency")
     types: dict[str, set[str]] = {}
     for name in COMMANDS:
         command = cli.cli.get_command(click.Context(cli.cli), name)
         assert command is not None
         for parameter in command.params:
             for option in parameter.opts:
-                if option.startswith("--") and option not in ("--model", "--max-batch-size"):
+                if option.startswith("--") and option not in several:
                     types.setdefault(option, set()).add(parameter.type.name)
     assert {option: found for option, found in types.items() if len(found) > 1} == {}
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.sweeping import read_sweep
 from tests.records import model_of
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
@@ -132,4 +133,8 @@ def test_limits_beyond_the_models_positions_or_without_room_for_an_answer_are_re
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
 def test_the_examples_of_the_documentation_are_sound(path: Path) -> None:
-    parse_recipe(path.read_text(encoding="utf-8"), path=path)
+    text = path.read_text(encoding="utf-8")
+    if "[sweep]" in text:
+        assert len(read_sweep(path).points) > 1
+    else:
+        parse_recipe(text, path=path)
