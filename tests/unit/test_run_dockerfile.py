@@ -1,4 +1,4 @@
-"""The runner of a Dockerfile's steps: it reads what our Dockerfile says, and refuses what it does not know."""
+"""The runner of a Dockerfile's steps: it reads what ours says, and refuses what it does not know."""
 
 import os
 import shutil
