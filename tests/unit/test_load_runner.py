@@ -185,7 +185,10 @@ def test_warmup_is_kept_but_not_counted_and_repeats_give_an_interval(tmp_path: P
 
 
 class _Instant:
-    """A target that answers at once, to see what the runner alone does."""
+    """A target that answers at once, to see what the runner alone does; then it interrupts it."""
+
+    def __init__(self, *, interrupt_after: int, interrupt: asyncio.Event) -> None:
+        self._left, self._interrupt = interrupt_after, interrupt
 
     async def open(self) -> None: ...
 
@@ -194,6 +197,10 @@ class _Instant:
     def prepare(self, prompts: Sequence[Prompt]) -> None: ...
 
     async def run(self, exchange: Exchange) -> None:
+        if self._left == 0:
+            self._interrupt.set()
+            await asyncio.sleep(60)
+        self._left -= 1
         await asyncio.sleep(0.01)
         exchange.ended = time.monotonic()
 
@@ -204,13 +211,12 @@ class _Instant:
 def test_interrupt_keeps_what_was_measured_and_names_the_rest_cancelled() -> None:
     async def run() -> tuple[int, int, bool]:
         interrupt = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.5, interrupt.set)
-        target, extent = _Instant(), Extent(duration_s=60)
+        target, extent = _Instant(interrupt_after=6, interrupt=interrupt), Extent(duration_s=60)
         found = await run_repetition(target, Closed(2), PROMPTS, extent=extent, interrupt=interrupt)
         read = read_repetition(target, found, extent=extent, level=0, repeat=0, counting=Counting())
         cancelled = sum(sample.error_kind == "cancelled" for sample in read.samples)
         return len(read.samples) - cancelled, cancelled, bool(read.record and read.record.interrupted)
 
     done, cancelled, interrupted = asyncio.run(run())
-    assert done > 4
+    assert done == 6
     assert (cancelled, interrupted) == (2, True)

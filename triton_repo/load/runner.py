@@ -74,13 +74,14 @@ async def run_repetition(
     `prompts` are asked in turn. An interrupted repeat keeps its requests, those in flight as cancelled.
     `watch` is given the repetition before its first request, so that others can follow it.
     """
-    repetition = Repetition(time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds"))
-    if watch is not None:
-        watch.append(repetition)
-    repeat = _Repeat(target, prompts, extent, repetition)
-    work = asyncio.ensure_future(repeat.closed(load) if isinstance(load, Closed) else repeat.open(load))
-    ended = asyncio.ensure_future(interrupt.wait())
     with _without_garbage_collection():
+        # Time counts from here: collecting the garbage of before may take half a second.
+        repetition = Repetition(time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds"))
+        if watch is not None:
+            watch.append(repetition)
+        repeat = _Repeat(target, prompts, extent, repetition)
+        work = asyncio.ensure_future(repeat.closed(load) if isinstance(load, Closed) else repeat.open(load))
+        ended = asyncio.ensure_future(interrupt.wait())
         await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
         repetition.interrupted = not work.done()
         ended.cancel()
