@@ -54,8 +54,16 @@ def read_modelopt_awq(read: Read, module: str, *, group: int) -> Components:
         scales=scales,
         zeros=torch.full_like(scales, 8),
         group=group,
-        column_scales=read(f"{module}.pre_quant_scale"),
+        column_scales=_column_scales(read, module, inputs=packed.shape[1]),
     )
+
+
+def _column_scales(read: Read, module: str, *, inputs: int) -> torch.Tensor:
+    """Ones where they were put into the norm before the matrix."""
+    try:
+        return read(f"{module}.pre_quant_scale")
+    except KeyError:
+        return torch.ones(inputs)
 
 
 def read_tensor_fp8(read: Read, module: str) -> Components:

@@ -171,7 +171,8 @@ def _modelopt(values: dict[str, Any]) -> Layout:
                 format="int4_awq",
                 group=group,
                 weight="weight",
-                beside=("weight_scale", "pre_quant_scale"),
+                beside=("weight_scale",),
+                optional=("pre_quant_scale",),
                 shape=lambda shape: (shape[0] * 2, shape[1]),
                 components=partial(compressed.read_modelopt_awq, group=group),
             )

@@ -164,6 +164,12 @@ def _kept(
         ]
         for rank, parts in enumerate(ranks):
             found = [one[rank] for one in by_rank]
+            shape = found[0].shape
+            # What a whole row, or the whole matrix, shares is not cut, and so not padded either.
+            if held.row_group == 0 or (held.group == 0 and part.cut.dim == 1):
+                found[1] = held.scales.float().expand(shape)
+            if held.column_scales is not None and part.cut.dim == 0:
+                found[-1] = held.column_scales.float().expand(shape)
             zeros = found[2] if held.zeros is not None else None
             columns = found[-1] if held.column_scales is not None else None
             parts.append(Kept(found[0], found[1], zeros, held.input_scale, columns))

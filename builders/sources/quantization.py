@@ -72,11 +72,19 @@ def declared_values(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The object that `find_quantization` found first: in config.json, or in a file beside it."""
     values = config.get("quantization_config", config.get("compression_config"))
     if isinstance(values, dict):
-        return values
+        # ModelOpt leaves the group size out of config.json.
+        return _modelopt_values(folder) | values
     for name in (MODELOPT_FILE, *_OLD_FILES):
         if (folder / name).is_file():
             return read_json_object(folder / name)
     return {}
+
+
+def _modelopt_values(folder: Path) -> dict[str, Any]:
+    if not (folder / MODELOPT_FILE).is_file():
+        return {}
+    inner = read_json_object(folder / MODELOPT_FILE).get("quantization")
+    return inner if isinstance(inner, dict) else {}
 
 
 def _in_config(config: dict[str, Any]) -> FoundQuantization | None:

@@ -124,6 +124,48 @@ def test_without_a_baseline_a_quantized_checkpoint_is_proven_but_not_scored(
     assert json.loads((tmp_path / "engine" / "engine.json").read_text())["quality"] is None
 
 
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_rank_of_padding_alone_is_proven(tmp_path: Path, method: str) -> None:
+    # 3 KV heads at tp=4: the last rank has none of them.
+    sizes = {"num_heads": 9, "num_kv_heads": 3, "head_size": 128, "intermediate_size": 512}
+    plain = write_tiny_llama(tmp_path / "plain", dtype="float16", num_layers=1, **sizes)
+    write_quantized(plain, tmp_path / "quantized", method=method)
+
+    conversion = shard(tmp_path / "quantized", tmp_path / "out", tp_size=4)
+
+    with open_source(str(tmp_path / "quantized")) as source:
+        report = verify_shards(source, tmp_path / "out", plan=conversion.plan, dtype=conversion.dtype)
+    assert report.problems == ()
+
+
+def test_modelopts_awq_has_its_group_size_in_a_file_of_its_own_and_scales_in_the_norms(
+    tmp_path: Path,
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    plain = write_tiny_llama(tmp_path / "plain", dtype="float16")
+    values = write_quantized(plain, tmp_path / "quantized", method="modelopt awq")
+    config = json.loads((tmp_path / "quantized" / "config.json").read_text())
+    group = config["quantization_config"].pop("group_size")
+    (tmp_path / "quantized" / "config.json").write_text(json.dumps(config))
+    beside = {"quantization": {"quant_algo": "W4A16_AWQ", "group_size": group}}
+    (tmp_path / "quantized" / "hf_quant_config.json").write_text(json.dumps(beside))
+    path = tmp_path / "quantized" / "model.safetensors"
+    tensors = load_file(path)
+    folded = {name for name in tensors if name.endswith(("q_proj.pre_quant_scale", "k_proj.pre_quant_scale"))}
+    folded |= {name for name in tensors if name.endswith("v_proj.pre_quant_scale")}
+    save_file({name: value for name, value in tensors.items() if name not in folded}, path)
+
+    conversion = shard(tmp_path / "quantized", tmp_path / "out", tp_size=2)
+
+    with open_source(str(tmp_path / "quantized")) as source:
+        report = verify_shards(source, tmp_path / "out", plan=conversion.plan, dtype=conversion.dtype)
+        assert report.problems == ()
+        name = "model.layers.0.self_attn.q_proj.weight"
+        scale = tensors["model.layers.0.self_attn.q_proj.pre_quant_scale"].float()
+        torch.testing.assert_close(source.read(name) * scale, values[name])
+
+
 def test_a_cut_through_a_group_is_refused(tmp_path: Path) -> None:
     plain = write_tiny_llama(tmp_path / "plain", dtype="float16")
     write_quantized(plain, tmp_path / "quantized", method="gptq", group=64)
