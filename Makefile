@@ -53,6 +53,7 @@ decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and writ
 	.venv/bin/python -m scripts.decide_demo $(ARGS)
 
 test: ready ## Run the tests
+	@scripts/setup-tests.sh
 	.venv/bin/pytest $(ARGS)
 
 check: ready ## Lint, format, types, import rules
