@@ -3,7 +3,7 @@
 import os
 import signal
 
-# A shell without job control makes what it puts into the background deaf to Ctrl-C, and children inherit that.
+# A shell without job control makes background processes, and their children, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
