@@ -21,7 +21,8 @@ from builders.quantize.export import write_huggingface
 from builders.verify import verify_shards
 from engines.quality import Baseline, compare_with, measure_baseline
 from engines.store import read_manifest
-from scripts.pipeline import build_engine, open_model
+from scripts.models import open_model
+from scripts.pipeline import build_engine
 from scripts.quantizing import plan_of
 from tests.quantized_checkpoints import write_quantized
 from tpforge.errors import TpforgeError

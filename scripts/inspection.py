@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scripts.describing import describe_config, describe_model
-from scripts.pipeline import model_location
+from scripts.models import model_location
 from tpforge.architectures import architecture_support
 from tpforge.errors import InputRefused
 from tpforge.mapping import Mapping

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scripts import pipeline
+from scripts import models, pipeline
 from scripts.locations import Places, engine_name, places_of
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file
@@ -68,7 +68,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     from engines.host import find_host
 
     release = release_for(recipe.trtllm, runtime="pytorch")
-    location = str(pipeline.demo_model()) if recipe.model == "demo" else recipe.model
+    location = str(models.demo_model()) if recipe.model == "demo" else recipe.model
     model = open_llm_model(location, release=release)
     sm = recipe.sm or find_host().sm
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)

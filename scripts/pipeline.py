@@ -14,16 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scripts.locations import DEMO_MODEL, Places, cache_dir, engine_name, places_of
+from scripts.locations import Places, engine_name, places_of
+from scripts.models import open_model, source_record
 from scripts.quantizing import measure_drop, quantization_of
+from scripts.sameness import engine_differences
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file, partial_folder
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, UsageError
-from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
+from tpforge.manifest import Limits, Manifest
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.quantization import Quantization
 from tpforge.recipe import EngineRecipe
 from tpforge.sharding import ShardPlan
 
@@ -57,35 +58,6 @@ class Built:
     manifest: Manifest
     reused: bool
     notes: tuple[str, ...]
-
-
-def open_model(location: str) -> Source:
-    """The source at a directory, hub id (with @revision), .gguf file, or `demo`.
-
-    Raises:
-        InputRefused: it is none of these, or not sound.
-    """
-    from builders.sources import open_source
-
-    bare, revision = model_location(location)
-    return open_source(bare, revision=revision)
-
-
-def model_location(location: str) -> tuple[str, str | None]:
-    """Where `location` points: `demo` becomes the file, and a hub id is parted from its revision."""
-    if location == DEMO_MODEL and not Path(location).exists():
-        location = str(demo_model())
-    if Path(location).exists() or "@" not in location:
-        return location, None
-    bare, revision = location.rsplit("@", 1)
-    return bare, revision
-
-
-def demo_model(cache: Path | None = None) -> Path:
-    """The demo model's .gguf, fetched on first use."""
-    from builders.demo import fetch_demo_model
-
-    return fetch_demo_model(cache if cache is not None else cache_dir())
 
 
 def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> Planned:
@@ -234,7 +206,7 @@ def build_engine(
         if (places.engine / MANIFEST_NAME).is_file() and existing != "replace":
             progress(f"comparing {places.engine} with its model")
             kept = read_manifest(places.engine)
-            differences = _differences(kept, planned, source, limits=limits)
+            differences = engine_differences(kept, planned, source, limits=limits)
             if not differences:
                 return Built(places, kept, reused=True, notes=planned.notes)
             if existing == "refuse":
@@ -354,48 +326,6 @@ def _write_engine(
     return manifest, conversion.notes
 
 
-def source_record(recipe: EngineRecipe, source: Source, *, files: tuple[FileRecord, ...]) -> SourceRecord:
-    """Where a model came from, for engine.json."""
-    return SourceRecord(
-        kind=source.kind,
-        location=recipe.model if source.kind == "hub" else str(source.path.resolve()),
-        revision=source.revision,
-        license=source.license,
-        files=files,
-    )
-
-
-def _differences(found: Manifest, planned: Planned, source: Source, *, limits: Limits) -> list[str]:
-    """In what an engine is not what would be built now; the files are read only when all else is equal."""
-    from engines.store import check_files
-
-    differences = [
-        f"{name} is {has}, asked for {wanted}"
-        for name, has, wanted in (
-            ("tpforge version", found.tpforge_version, __version__),
-            ("tp", found.mapping.tp_size, planned.plan.mapping.tp_size),
-            ("pp", found.mapping.pp_size, planned.plan.mapping.pp_size),
-            ("moe-ep", found.mapping.moe_ep_size, planned.plan.mapping.moe_ep_size),
-            ("parallel embedding", found.parallel_embedding_dim, planned.plan.parallel_embedding_dim),
-            ("dtype", found.dtype, planned.dtype),
-            ("quantization", _spelled(found.quantization), _spelled(planned.plan.quantization)),
-            *((name, value, getattr(limits, name)) for name, value in found.limits),
-        )
-        if has != wanted
-    ]
-    if not differences and found.padding != planned.plan.padding:
-        differences.append("its padding is another one")
-    if found.model != planned.model or input_files(source) != found.source.files:
-        differences.append(f"it was made of other files, {found.source.location}")
-    return differences or check_files(planned.out, found)
-
-
-def input_files(source: Source) -> tuple[FileRecord, ...]:
-    """Size and SHA-256 of every file that a source is made of."""
-    root = source.path if source.path.is_dir() else source.path.parent
-    return tuple(hash_file(path, relative_to=root) for path in source.input_files)
-
-
 def remove(places: Places) -> tuple[Path, ...]:
     """Remove an engine and what was derived from it; the folders that are gone."""
     from engines.store import remove_engine
@@ -417,13 +347,6 @@ def _refuse_runtime(recipe: EngineRecipe) -> None:
             f"runtime {recipe.runtime}: is built by `tpforge build`, rendered by `tpforge render`, served "
             "by `tpforge serve`; the proof, and so `tpforge up`, need runtime reference"
         )
-
-
-def _spelled(quantization: Quantization | None) -> str:
-    if quantization is None:
-        return "none"
-    words = (quantization.format, quantization.form, quantization.group_size or None, quantization.kv_cache)
-    return " ".join(str(word) for word in words if word is not None)
 
 
 def _mapping(recipe: EngineRecipe) -> Mapping:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from scripts.freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.locations import Places
-from scripts.pipeline import input_files, open_model
+from scripts.models import input_files, open_model
 from scripts.quantizing import plan_of, quality_of
 from tpforge.atomic import write_atomic
 from tpforge.dtypes import DType

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scripts import pipeline, proving, serving, smoking
+from scripts import models, pipeline, proving, serving, smoking
 from scripts.freshness import keep_stage, read_stages
 from scripts.locations import Places
 from scripts.rendering import fresh_repository, repository_key
@@ -197,7 +197,7 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
     done = False
     try:
         with run.stage("demo model") as stage:
-            path = pipeline.demo_model()
+            path = models.demo_model()
             stage.result = f"{path.name}, {format_bytes(path.stat().st_size)}, SHA-256 as pinned"
         places = run.engine()
         run.use_free_ports()

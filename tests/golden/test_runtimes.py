@@ -93,7 +93,7 @@ def output_of(case: Case, runtime: str, folder: Path) -> str:
     names = ("build", "tensorrt_llm/config.pbtxt, the end", "tensorrt_llm/1/model.yaml", "serve")
     titles = names if runtime == "pytorch" else (names[0], names[1], names[3])
     text = "".join(f"=== {title} ===\n{part.rstrip()}\n" for title, part in zip(titles, parts, strict=True))
-    return text.replace(str(folder.resolve()), "/work").replace(str(folder), "/work")
+    return text.replace(str(folder.resolve()), "/srv").replace(str(folder), "/srv")
 
 
 def write_checkpoint(folder: Path, case: Case) -> Path:
