@@ -70,7 +70,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
             results.append({"input_bytes": num_bytes, "tp": int(tp), "rounds": rounds})
             print_line(num_bytes, int(tp), rounds)
         shutil.rmtree(source)
-    print_machine()
+    print_machine("convert")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -226,7 +226,8 @@ def print_line(num_bytes: int, tp: int, rounds: list[Measured]) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def print_machine() -> None:
+def print_machine(benchmark: str) -> None:
+    """Where and with what a benchmark of this folder ran, and how to run it again."""
     import torch
     import transformers
 
@@ -235,7 +236,7 @@ def print_machine() -> None:
         f"Versions: Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}"
     )
-    print(f"Command: python -m benchmarks.convert {' '.join(sys.argv[1:])}")
+    print(f"Command: python -m benchmarks.{benchmark} {' '.join(sys.argv[1:])}")
 
 
 def processor() -> str:

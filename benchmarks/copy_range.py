@@ -55,7 +55,7 @@ def main() -> None:
     for name, values in seconds.items():
         median = statistics.median(values)
         print(f"{name:40} {median:.2f} s a GiB  [{min(values):.2f}, {max(values):.2f}]  n={len(values)}")
-    print_machine()
+    print_machine("copy_range")
 
 
 @contextmanager
