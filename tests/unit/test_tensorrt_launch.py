@@ -37,7 +37,8 @@ def test_leader_mode_starts_a_server_a_rank_and_only_the_first_has_all_models() 
     ports = "--http-port=9000 --grpc-port=9001 --metrics-port=9002"
     end = "--disable-auto-complete-config --backend-config=python,shm-region-prefix-name=p"
     start = "-n 1 tritonserver --model-repository=/r"
-    assert first == f"mpirun --allow-run-as-root {start} {ports} {end}0_"
+    histograms = "--metrics-config=histogram_latencies=true"
+    assert first == f"mpirun --allow-run-as-root {start} {ports} {histograms} {end}0_"
     assert second == f"{start} {ports} --model-control-mode=explicit --load-model=tensorrt_llm {end}1_"
 
 

@@ -15,6 +15,10 @@ from triton_repo.deploy.ports import Ports
 
 TRITONSERVER = "/opt/tritonserver/bin/tritonserver"
 """Where the NGC container has it."""
+HISTOGRAMS = "--metrics-config=histogram_latencies=true"
+"""Turns on nv_inference_first_response_histogram_ms, the time to the first token of decoupled models;
+off by default. Every release whose commands are written here has it. Source: triton-inference-server/server,
+docs/user_guide/metrics.md, "Histograms"; triton-inference-server/core, pull request 396 (October 2024)."""
 GENERATOR = "tensorrt_llm"
 """The only model that the ranks beside the first one load."""
 
@@ -101,6 +105,8 @@ def _tritonserver(arguments: TritonArguments, *, rank: int, more: Iterable[str] 
         f"--grpc-port={ports.grpc}",
         f"--metrics-port={ports.metrics}",
     ]
+    if rank == 0:
+        words.append(HISTOGRAMS)
     if rank == 0 and arguments.log_file is not None:
         words += ["--log-verbose=1", f"--log-file={arguments.log_file}"]
     if rank > 0:

@@ -7,5 +7,6 @@ exec trtllm-llmapi-launch /opt/tritonserver/bin/tritonserver \
   --http-port=8000 \
   --grpc-port=8001 \
   --metrics-port=8002 \
+  --metrics-config=histogram_latencies=true \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix0_

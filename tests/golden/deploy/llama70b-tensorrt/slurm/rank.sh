@@ -18,5 +18,6 @@ exec /opt/tritonserver/bin/tritonserver \
   --http-port=8000 \
   --grpc-port=8001 \
   --metrics-port=8002 \
+  --metrics-config=histogram_latencies=true \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix0_

@@ -26,6 +26,7 @@ exec mpirun --host "$hosts" --mca plm_rsh_agent /tmp/remote --mca plm_rsh_no_tre
   --http-port=8000 \
   --grpc-port=8001 \
   --metrics-port=8002 \
+  --metrics-config=histogram_latencies=true \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix0_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
