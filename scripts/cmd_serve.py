@@ -61,19 +61,22 @@ def command(
             raise UsageError(
                 "--tls-* and --admin-key-file: not for TensorRT-LLM's launch yet; give tritonserver its own"
             )
-        _launch(output, places, recipe, dry_run=dry_run, detach=detach)
+        launch = _planned(output, places, recipe, dry_run=dry_run)
+        if dry_run:
+            _print_launch(output, launch)
+            return
+        output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}")
+        launching.serve_launch(
+            launch,
+            places,
+            recipe,
+            detach=detach,
+            progress=output.progress,
+            on_ready=lambda server: _say_ready(output, server, detach=detach),
+        )
         return
     if dry_run:
         raise UsageError("--dry-run: is for engines of runtime tensorrt and pytorch")
-
-    def say_ready(server: Server) -> None:
-        output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
-        output.result(f"gRPC     {server.grpc_url}")
-        output.result(f"HTTP     {server.http_url}")
-        output.result(f"metrics  {server.metrics_url}")
-        output.result(f"log      {server.log}")
-        output.record("server", server_fields(server))
-        output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
 
     serving.serve_engine(
         places,
@@ -81,7 +84,7 @@ def command(
         options=options,
         detach=detach,
         progress=output.progress,
-        on_ready=say_ready,
+        on_ready=lambda server: _say_ready(output, server, detach=detach),
         security=security,
     )
 
@@ -99,19 +102,26 @@ def _stand_in(places: Places) -> RepositoryOptions:
     return RepositoryOptions.model_validate({**kept, "stand_in": True})
 
 
-def _launch(output: Output, places: Places, recipe: ServeRecipe, *, dry_run: bool, detach: bool) -> None:
-    from scripts import launching
+def _planned(output: Output, places: Places, recipe: ServeRecipe, *, dry_run: bool) -> Launch:
+    """The launch of an engine by TensorRT-LLM; what is doubtful about it is said."""
+    from scripts import launching, serving
 
-    if detach:
-        raise UsageError("--detach: a server of TensorRT-LLM stays in the foreground; use your init system")
+    if not dry_run:
+        serving.refuse_running(places)  # Else its own ports would be what is wrong.
     launch = launching.plan_launch(places, recipe, options=None, render=not dry_run)
     for line in launch.doubts:
         output.note(f"warning: {line}")
-    if dry_run:
-        _print_launch(output, launch)
-        return
-    output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}; Ctrl-C stops it")
-    launching.run_launch(launch, log=places.server / "tritonserver.log", on_line=output.note)
+    return launch
+
+
+def _say_ready(output: Output, server: Server, *, detach: bool) -> None:
+    output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
+    output.result(f"gRPC     {server.grpc_url}")
+    output.result(f"HTTP     {server.http_url}")
+    output.result(f"metrics  {server.metrics_url}")
+    output.result(f"log      {server.log}")
+    output.record("server", server_fields(server))
+    output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
 
 
 def _print_launch(output: Output, launch: Launch) -> None:

@@ -6,9 +6,6 @@ Composes engines and triton_repo; it prints nothing. The reference runtime is se
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +13,14 @@ from typing import TYPE_CHECKING
 
 from scripts.locations import Places
 from scripts.rendering import fresh_repository, kept_options
-from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.recipe import RepositoryOptions, ServeRecipe
 from tpforge.versions import Release, find_release
 
 if TYPE_CHECKING:
+    from triton_repo.deploy.local import Server
     from triton_repo.deploy.mpirun import LaunchCommand
-
-_TAIL = 400
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,7 @@ class Launch:
     image: str | None
     mode: str
     command: LaunchCommand
+    name: str
     misfits: tuple[str, ...]
     doubts: tuple[str, ...]
 
@@ -104,53 +100,54 @@ def plan_launch(
         image=None if container == "none" else recipe.image or release.image,
         mode=recipe.mode,
         command=_command(places, recipe, manifest, release, container, devices, repository),
+        name=_name(manifest, recipe),
         misfits=tuple(misfits),
         doubts=tuple(find_doubts(host, release=release, devices=devices)),
     )
 
 
-def run_launch(launch: Launch, *, log: Path, on_line: Callable[[str], None]) -> None:
-    """Run the command until it ends or is interrupted; its output goes to `on_line` and `log`.
+def serve_launch(
+    launch: Launch,
+    places: Places,
+    recipe: ServeRecipe,
+    *,
+    detach: bool,
+    progress: Callable[[str], None],
+    on_ready: Callable[[Server], None] | None = None,
+) -> Server:
+    """Run the command under a supervisor until it is stopped; detached, until the server has answered.
 
     Raises:
-        EnvironmentUnusable: this host cannot run it, or it cannot be started.
-        InputRefused: it failed; with the causes that its log shows.
+        EnvironmentUnusable: this host cannot run it, it cannot be started, or is not ready in time.
+        InputRefused: it ended before it was ready; with the causes that its log shows, else the log's end.
     """
+    from triton_repo.deploy.launched import ContainerName, LaunchedProgram
+    from triton_repo.deploy.local import ServeOptions, serve
+    from triton_repo.deploy.ports import Ports
+
     if launch.misfits:
         raise EnvironmentUnusable("\n  ".join(["this engine cannot be served here:", *launch.misfits]))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    tail = deque[str](maxlen=_TAIL)
-    try:
-        process = subprocess.Popen(
-            launch.command.words,
-            env={**os.environ, **launch.command.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise EnvironmentUnusable(
-            f"{launch.command.words[0]}: cannot be started: {error.strerror}"
-        ) from error
-    try:
-        with log.open("w", encoding="utf-8") as file:
-            assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                tail.append(line)
-                on_line(line.rstrip("\n"))
-        status = process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    if status:
-        lines = explain(tail) or [line.rstrip() for line in list(tail)[-12:]]
-        raise InputRefused("\n  ".join([f"the server ended with status {status}; its log {log}:", *lines]))
+    container = None if launch.image is None else ContainerName(engine=launch.container, name=launch.name)
+    program = LaunchedProgram(
+        words=launch.command.words,
+        environment=launch.command.environment,
+        server_id=launch.name,
+        container=container,
+    )
+    options = ServeOptions(
+        state_dir=places.server,
+        ports=Ports.from_base(recipe.port_base),
+        host=recipe.host,
+        load_timeout_s=recipe.load_timeout,
+        detach=detach,
+        launch=program,
+    )
+    return serve(launch.repository, options=options, progress=progress, on_ready=on_ready)
+
+
+def _name(manifest: Manifest, recipe: ServeRecipe) -> str:
+    """Of the container and of the server; the port keeps equal engines on one host apart."""
+    return f"tpforge-{manifest.name}-{recipe.port_base}"
 
 
 def _release_of(manifest: Manifest) -> str:
@@ -198,8 +195,9 @@ def _command(
     arguments = TritonArguments(
         repository=repository.absolute(),
         ports=ports,
-        tritonserver=str(recipe.tritonserver or TRITONSERVER),
+        tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
         prefix=f"{manifest.name}-",
+        server_id=_name(manifest, recipe),
     )
     world = manifest.mapping.world_size
     if manifest.runtime == "pytorch":
@@ -216,7 +214,7 @@ def _command(
         raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is listed for it; give --image")
     around = Container(
         image=image,
-        name=f"tpforge-{manifest.name}",
+        name=_name(manifest, recipe),
         devices=devices,
         mounts=(repository.absolute(), places.engine.resolve()),
         ports=ports,

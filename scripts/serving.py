@@ -44,10 +44,7 @@ def serve_engine(
     from triton_repo.deploy.ports import Ports
     from triton_repo.deploy.security import Security
 
-    if is_running(places):
-        raise EnvironmentUnusable(
-            f"{places.server}: a server of this engine runs already; see tpforge status, or tpforge stop"
-        )
+    refuse_running(places)
     repository, rendered = fresh_repository(places, options)
     if rendered:
         progress(f"rendered {repository}")
@@ -65,6 +62,18 @@ def serve_engine(
         progress=progress,
         on_ready=on_ready,
     )
+
+
+def refuse_running(places: Places) -> None:
+    """Refuse a second server of an engine.
+
+    Raises:
+        EnvironmentUnusable: one runs already.
+    """
+    if is_running(places):
+        raise EnvironmentUnusable(
+            f"{places.server}: a server of this engine runs already; see tpforge status, or tpforge stop"
+        )
 
 
 def is_running(places: Places) -> bool:

@@ -16,6 +16,7 @@ from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from triton_repo.deploy import processes, state, triton_log
 from triton_repo.deploy.guard import module_command, module_environment
+from triton_repo.deploy.launched import LaunchedProgram
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.readiness import Progress
 from triton_repo.deploy.security import Security
@@ -35,7 +36,8 @@ class ServeOptions:
     """How a repository is served.
 
     `state_dir` holds server.json and the logs, one server at a time. `tritonserver` None is the one on
-    PATH, else nvidia-pytriton's. `detach` leaves the server running under a supervisor of its own.
+    PATH, else nvidia-pytriton's. `detach` leaves the server running under a supervisor of its own. With
+    `launch` that command is run, and not a tritonserver that is found here.
     """
 
     state_dir: Path
@@ -45,6 +47,7 @@ class ServeOptions:
     load_timeout_s: float = 300.0
     detach: bool = False
     security: Security = field(default_factory=Security)
+    launch: LaunchedProgram | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def stop(state_dir: Path) -> Status:
             raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")
     if child := _detached.pop(found.supervisor.pid, None):
         child.wait()
-    clean(found.mark, state_dir)
+    clean(found.mark, state_dir, container=found.container)
     state.remove_state(state_dir)
     return before
 
@@ -165,6 +168,7 @@ def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
         tritonserver=options.tritonserver.absolute() if options.tritonserver else None,
         load_timeout_s=options.load_timeout_s,
         security=options.security.absolute(),
+        launch=options.launch,
     )
 
 

@@ -33,13 +33,17 @@ class LaunchCommand:
 
 @dataclass(frozen=True)
 class TritonArguments:
-    """What every tritonserver of a launch is told; `prefix` tells its shared memory from other servers'."""
+    """What every tritonserver of a launch is told; `prefix` tells its shared memory from other servers'.
+
+    `server_id` is what the first one answers when it is asked who it is.
+    """
 
     repository: Path
     ports: Ports = field(default_factory=Ports)
     tritonserver: str = TRITONSERVER
     prefix: str = "prefix"
     log_file: str | None = None
+    server_id: str | None = None
 
 
 def leader_command(
@@ -106,7 +110,7 @@ def _tritonserver(arguments: TritonArguments, *, rank: int, more: Iterable[str] 
         f"--metrics-port={ports.metrics}",
     ]
     if rank == 0:
-        words.append(HISTOGRAMS)
+        words += [HISTOGRAMS, *([f"--id={arguments.server_id}"] if arguments.server_id else [])]
     if rank == 0 and arguments.log_file is not None:
         words += ["--log-verbose=1", f"--log-file={arguments.log_file}"]
     if rank > 0:

@@ -11,14 +11,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.units import format_seconds
 from triton_repo.deploy import processes, triton_log
+from triton_repo.deploy.launched import generate_one
 from triton_repo.deploy.security import Security
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 CANARY_MODELS = ("ensemble", "tensorrt_llm_bls")
 CANARY_PROMPT = "Hello"
+LLMAPI_MODEL = "tensorrt_llm"
 _POLL_S = 0.1
 _ASK_DEADLINE_S = 5.0
 _PROGRESS_S = 5.0
@@ -39,7 +42,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Start:
-    """A server that was just started, and how to recognize it."""
+    """A server that was just started, and how to recognize it: it answers with the id `mark`.
+
+    `program` is what was started; `http_url` is given where a model of the `llmapi` contract is to be asked.
+    """
 
     process: subprocess.Popen[bytes]
     url: str
@@ -49,6 +55,8 @@ class Start:
     log_start: int
     load_timeout_s: float
     security: Security = field(default_factory=Security)
+    program: str = "tritonserver"
+    http_url: str | None = None
 
     def read_log(self) -> str:
         """What this start has written so far."""
@@ -91,6 +99,8 @@ def wait_ready(start: Start, *, progress: Progress, is_stopped: Callable[[], boo
         time.sleep(_POLL_S)
     left_s = max(_ASK_DEADLINE_S, start.load_timeout_s - (time.monotonic() - begun))
     model = next((name for name in CANARY_MODELS if name in start.models), None)
+    if model is None and start.http_url is not None and LLMAPI_MODEL in start.models:
+        model = LLMAPI_MODEL
     if model is not None:  # A repository without one is taken at its word.
         progress(f"all {len(start.models)} models loaded; asking {model} for one token")
         _prove(start, model, deadline_s=left_s, is_stopped=is_stopped)
@@ -109,10 +119,14 @@ def exit_text(return_code: int) -> str:
 def describe_end(start: Start, *, return_code: int) -> str:
     """Why the server ended: the log's reason, else how, with its last lines."""
     log = start.read_log()
+    known = explain(log.splitlines()) if start.program != "tritonserver" else []
+    if known:
+        lines = "\n  ".join(known)
+        return f"{start.program} {exit_text(return_code)}; {start.log} shows:\n  {lines}"
     if reason := triton_log.failure_reason(log):
         return f"Triton could not load the repository:\n  {reason}\n  log: {start.log}"
     lines = "\n  ".join(triton_log.last_lines(log))
-    return f"tritonserver {exit_text(return_code)}; the end of {start.log}:\n  {lines}"
+    return f"{start.program} {exit_text(return_code)}; the end of {start.log}:\n  {lines}"
 
 
 class _Reporter:
@@ -186,7 +200,10 @@ def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[
     stubs = processes.stubs_of(start.process.pid)
     cause = ""
     with ThreadPoolExecutor(1) as pool, _client(start, deadline_s=deadline_s) as client:
-        answer = pool.submit(client.generate, CANARY_PROMPT, max_tokens=1, model=model)
+        if model == LLMAPI_MODEL and start.http_url is not None:
+            answer: Future[Any] = pool.submit(generate_one, start.http_url, deadline_s=deadline_s)
+        else:
+            answer = pool.submit(client.generate, CANARY_PROMPT, max_tokens=1, model=model)
         while not answer.done() and not cause:
             wait([answer], timeout=_POLL_S)
             dead = [name for stub, name in stubs.items() if not processes.is_alive(stub)]
@@ -195,7 +212,7 @@ def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[
                 client.close()
                 raise Stopped
             if return_code is not None:
-                cause = f"tritonserver {exit_text(return_code)}"
+                cause = f"{start.program} {exit_text(return_code)}"
             elif dead:
                 cause = f"the process of model {dead[0]} ended"
         client.close()

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import EnvironmentUnusable
 from tpforge.records import Record
+from triton_repo.deploy.launched import ContainerName
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.processes import ProcessId, is_alive
 from triton_repo.deploy.security import Security
@@ -46,6 +47,8 @@ class ServerState(Record):
     """In the environment of all its processes, the start of its shared memory, and its server id."""
     supervisor: ProcessId
     server: ProcessId | None = None
+    container: ContainerName | None = None
+    """What must be removed beside the processes."""
     security: Security = Security()
     restarts: int = 0
     last_failure: str | None = None

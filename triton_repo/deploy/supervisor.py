@@ -28,6 +28,7 @@ from tpforge.units import format_seconds
 from triton_repo.deploy import processes, state
 from triton_repo.deploy.guard import guarded
 from triton_repo.deploy.interpreter import check_interpreter
+from triton_repo.deploy.launched import ContainerName, LaunchedProgram, remove_container
 from triton_repo.deploy.ports import Ports, refuse_used
 from triton_repo.deploy.readiness import (
     Progress,
@@ -53,7 +54,7 @@ _GRACE_S = 10.0
 
 
 class ServerPlan(Record):
-    """What to serve, where, and how long its models may take to load."""
+    """What to serve, where, and how long its models may take to load; `launch` is a command of its own."""
 
     repository: Path
     state_dir: Path
@@ -62,6 +63,7 @@ class ServerPlan(Record):
     tritonserver: Path | None = None
     load_timeout_s: float
     security: Security = Security()
+    launch: LaunchedProgram | None = None
 
 
 class Supervisor:
@@ -117,16 +119,26 @@ class Supervisor:
             mark=self._mark,
             supervisor=me,
             security=plan.security,
+            container=plan.launch.container if plan.launch else None,
         )
         self._models = models_of(plan.repository)
-        server = find_tritonserver(plan.tritonserver)
-        if server.is_wheel:
-            check_interpreter()
         refuse_used(plan.ports, host=plan.host)
         with os_errors(self._log):
             if self._log.exists():
                 self._log.replace(self._log.with_name(f"{self._log.name}.1"))
         self._temporary = plan.state_dir / "tmp"
+        if plan.launch is None:
+            self._prepare_tritonserver()
+            return
+        self._command = plan.launch.command()
+        self._environment = plan.launch.marked_environment(self._mark)
+        self._progress(f"starting {plan.launch.program}")
+
+    def _prepare_tritonserver(self) -> None:
+        plan = self._plan
+        server = find_tritonserver(plan.tritonserver)
+        if server.is_wheel:
+            check_interpreter()
         self._command = server_command(
             server,
             repository=plan.repository,
@@ -167,12 +179,14 @@ class Supervisor:
         return Start(
             process=self._process,
             url=f"{plan.host}:{plan.ports.grpc}",
-            mark=self._mark,
+            mark=plan.launch.server_id if plan.launch else self._mark,
             models=self._models,
             log=self._log,
             log_start=log_start,
             load_timeout_s=plan.load_timeout_s,
             security=plan.security,
+            program=plan.launch.program if plan.launch else "tritonserver",
+            http_url=f"http://{plan.host}:{plan.ports.http}" if plan.launch else None,
         )
 
     def _say_ready(self, seconds: float) -> None:
@@ -239,7 +253,10 @@ class Supervisor:
             self._process.kill()
         if self._process is not None:
             self._process.wait()
-        clean(self._mark, self._plan.state_dir)
+        launch = self._plan.launch
+        # Not before it was started: the name may still be another's.
+        container = launch.container if launch is not None and self._process is not None else None
+        clean(self._mark, self._plan.state_dir, container=container)
 
     def _is_stopped(self) -> bool:
         return self._num_stops > 0
@@ -281,13 +298,15 @@ def clean_leftovers(state_dir: Path) -> None:
     """End what an earlier supervisor of this folder left behind when it was killed."""
     old = state.read_state(state_dir)
     if old is not None:
-        clean(old.mark, state_dir)
+        clean(old.mark, state_dir, container=old.container)
         state.remove_state(state_dir)
 
 
-def clean(mark: str, state_dir: Path) -> None:
-    """Kill all processes of a mark, and remove their shared memory and temporary files."""
+def clean(mark: str, state_dir: Path, *, container: ContainerName | None = None) -> None:
+    """Kill all processes of a mark, and remove their container, shared memory and temporary files."""
     processes.kill_marked(mark)
+    if container is not None:
+        remove_container(container)
     processes.remove_shared_memory(f"{mark}_")
     shutil.rmtree(state_dir / "tmp", ignore_errors=True)
 

@@ -1,0 +1,139 @@
+"""`serve --detach` for TensorRT-LLM's runtimes, with a stand-in for docker that runs the real Triton here.
+
+`tensorrt_llm` is served by the reference runtime in the stand-in's place; TensorRT-LLM itself is not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines import reference
+from engines.host import Gpu, Host
+from engines.store import write_manifest
+from scripts.main import main
+from tests.e2e.conftest import Engine, free_ports
+from tests.standin_docker import write_docker
+from tpforge.manifest import EngineBuild
+from tpforge.recipe import RepositoryOptions
+from triton_repo.tensorrt import render_tensorrt
+
+pytestmark = pytest.mark.e2e
+
+GIB = 1 << 30
+GPUS = tuple(Gpu(index, "H100", f"GPU-{index}", 80 * GIB, 0, 90) for index in range(2))
+HOST = Host(gpus=GPUS, driver="999.0", cuda="13.1", has_nvidia_containers=True, shm_free_bytes=64 * GIB)
+PORT = free_ports().http
+
+
+@pytest.fixture
+def calls(tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """out/tiny/engine of runtime tensorrt on a host with two GPUs; the calls of the stand-in for docker."""
+    engine = tmp_path / "out" / "tiny" / "engine"
+    shutil.copytree(tiny_engine.folder, engine)
+    (engine / "engine").mkdir()
+    for rank in range(2):
+        (engine / "engine" / f"rank{rank}.engine").write_bytes(b"stand-in")
+    (engine / "engine" / "config.json").write_text('{"version": "1.2.1"}')
+    build = EngineBuild(
+        trtllm="1.2.1", tensorrt="10.14.1.48", cuda="13.1.0", arguments={}, command=("x",), sm=90
+    )
+    manifest = tiny_engine.manifest.model_copy(update={"runtime": "tensorrt", "engine_build": build})
+    write_manifest(engine, manifest)
+    stand_in = render_tensorrt(
+        engine,
+        manifest,
+        out=tmp_path / "stand-in",
+        runtime_source=Path(reference.__file__).parent,
+        options=RepositoryOptions(stand_in=True, num_threads=1),
+    )
+    calls = write_docker(tmp_path / "docker", repository=stand_in.path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'docker' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("engines.host.find_host", lambda: HOST)
+    monkeypatch.chdir(tmp_path)
+    yield calls
+    assert main(["stop", "--all"]) == 0
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    status = main([*arguments, "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    value = json.loads(captured.out)
+    assert isinstance(value, dict)
+    return value
+
+
+def serve(*more: str) -> int:
+    return main(["serve", "tiny", "--port-base", str(PORT), "--container", "docker", "--detach", *more])
+
+
+def test_a_detached_launch_is_found_by_every_command_and_removed_by_stop(
+    calls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve() == 0
+    server = json_of(capsys, "status")["servers"][0]
+    assert (server["phase"], server["answers"]) == ("ready", True)
+    run = json.loads(calls.read_text().splitlines()[0])
+    name = run[run.index("--name") + 1]
+    assert run[:2] == ["run", "--rm"]
+    assert f"--id={name}" in run
+
+    assert json_of(capsys, "generate", "One, two,", "--max-tokens", "3")["text"]
+    assert any("Started GRPCInferenceService" in line for line in json_of(capsys, "logs", "tiny")["lines"])
+
+    assert serve() == 3
+    assert "runs already" in capsys.readouterr().err
+    assert json_of(capsys, "status")["servers"][0]["server"]["pid"] == server["server"]["pid"]
+
+    assert [row["was"] for row in json_of(capsys, "stop")["stopped"]] == ["ready"]
+    assert json.loads(calls.read_text().splitlines()[-1]) == ["rm", "--force", name]
+    assert json_of(capsys, "status")["servers"] == []
+
+
+def test_a_container_that_dies_first_is_an_error_with_the_end_of_its_log(
+    calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "docker: Error response from daemon: pull access denied"
+    write_docker(tmp_path / "docker", repository=tmp_path, dies=said)
+    assert serve() == 4
+    error = capsys.readouterr().err
+    assert "docker ended with exit status 125; the end of" in error
+    assert said in error
+    assert main(["stop", "--all"]) == 0
+
+
+def test_ctrl_c_while_it_loads_leaves_no_process_and_removes_the_container(
+    calls: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys, engines.host; from tests.e2e.test_launched_server import HOST, main\n"
+        "engines.host.find_host = lambda: HOST; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["serve", "tiny", "--port-base", str(PORT), "--container", "docker"]
+    root = str(Path(__file__).parents[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, *words],
+        env={**os.environ, "PYTHONPATH": root},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60
+    while not calls.is_file() and time.monotonic() < end:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    child.wait(60)
+    assert json.loads(calls.read_text().splitlines()[-1])[:2] == ["rm", "--force"]
+    assert not (tmp_path / "out" / "tiny" / "server" / "server.json").exists()
