@@ -1,8 +1,7 @@
 """MXFP4 weights: e2m1 numbers in groups of 32 along a row, each group with a power of two as its scale.
 
-The scale's exponent is floor(log2(absmax)) - 2, stored with a bias of 127 (e8m0); numbers are rounded to
-nearest, halves to the even code, and saturated at 6.
-Source: OCP Microscaling Formats (MX) Specification 1.0, sections 5.2, 5.3.3, 5.4.1 and 6.3.
+The scale's exponent is floor(log2(absmax)) - 2, stored with a bias of 127 (e8m0).
+Source: OCP Microscaling Formats (MX) Specification 1.0, sections 5.2, 5.4.1 and 6.3.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from collections.abc import Iterable
 
 import torch
 
+from builders.quantize.e2m1 import pack_e2m1
 from tpforge.dtypes import DType
 
 GROUP = 32
-_MIDDLES = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
-"""Between neighbours of 0, 0.5, 1, 1.5, 2, 3, 4, 6."""
 _BIAS = 127
 
 
@@ -33,17 +31,10 @@ def pack_mxfp4(
         _, exponent = torch.frexp(values.abs().amax(-1))
         # frexp gives mantissas in [0.5, 1): its exponent is floor(log2) + 1.
         biased = (exponent - 3 + _BIAS).clamp_(0, 254)
-        codes = _e2m1(torch.ldexp(values, (_BIAS - biased)[..., None])).flatten(1)
-        weight[first:stop] = codes[:, ::2] | (codes[:, 1::2] << 4)
+        # A power of two: the product is exact.
+        powers = torch.ldexp(torch.ones(biased.shape), _BIAS - biased)
+        values = (values * powers[..., None]).flatten(1)
+        weight[first:stop] = pack_e2m1(values, torch.signbit(values))
         exponents[first:stop] = biased.to(torch.uint8)
         first = stop
     return weight, exponents
-
-
-def _e2m1(values: torch.Tensor) -> torch.Tensor:
-    """Codes of 4 bits as uint8: the sign, and the number of the nearest value."""
-    size = values.abs()
-    low = torch.bucketize(size, _MIDDLES)
-    high = torch.bucketize(size, _MIDDLES, right=True)
-    nearest = torch.where(low % 2 == 0, low, high)
-    return (nearest + 8 * torch.signbit(values)).to(torch.uint8)
