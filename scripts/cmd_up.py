@@ -12,6 +12,7 @@ from scripts._output import Output, table
 
 if TYPE_CHECKING:
     from scripts.stages import Stage
+    from tpforge.recipe import Recipe
 
 
 @click.command("up")
@@ -23,7 +24,8 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     """Do all of a recipe: build, verify, render, serve, smoke.
 
     RECIPE is a recipe.toml. A stage whose inputs are unchanged is skipped. The server stays; `tpforge stop`
-    ends it.
+    ends it. For runtime tensorrt the rank files are verified, not the compiled engines; for runtime pytorch
+    there are none to verify.
     """
     from scripts import pipeline, stages
     from scripts._plans import print_plan
@@ -32,7 +34,10 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     output = Output(as_json=as_json)
     asked = read_recipe(recipe)
     if dry_run:
-        print_plan(output, pipeline.plan_engine(asked))
+        if asked.runtime == "reference":
+            print_plan(output, pipeline.plan_engine(asked))
+        else:
+            _print_commands(output, asked)
         return
     done: list[Stage] = []
     try:
@@ -40,6 +45,30 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     finally:
         print_stages(output, done)
     output.record("up", {"stages": stage_records(run.stages)})
+
+
+def _print_commands(output: Output, recipe: Recipe) -> None:
+    """What would be run for TensorRT-LLM's runtimes; the server's command once there is an engine."""
+    from scripts import compiling, launching, llm_engines
+    from scripts._compilations import print_compilation, print_llm_engine
+    from scripts.locations import Places
+
+    if recipe.runtime == "tensorrt":
+        compilation = compiling.plan_compilation(recipe, out=None)
+        print_compilation(output, compilation)
+        out = compilation.out
+    else:
+        engine = llm_engines.plan_llm_engine(recipe, out=None)
+        print_llm_engine(output, engine)
+        out = engine.out
+    if not (out / "engine.json").is_file():
+        output.note(f"then the server: `tpforge serve {out} --dry-run` says how, once the engine is there")
+        return
+    options = recipe.repository
+    launch = launching.plan_launch(Places(out), recipe.serve, options=options, render=False)
+    output.result(f"\nserve:\n$ {launch.line}")
+    for line in launch.misfits:
+        output.note(f"would be refused on this host: {line}")
 
 
 def print_stages(output: Output, done: list[Stage]) -> None:

@@ -239,10 +239,7 @@ def _manifest(
         quantization=planned.plan.quantization,
         limits=compilation.limits,
         files=tuple(hash_file(path, relative_to=folder) for path in sorted(kept) if path.is_file()),
-        command=(
-            *pipeline.command_words(recipe, limits=compilation.limits, dtype=planned.dtype),
-            *_own_words(recipe),
-        ),
+        command=command_of(recipe, compilation),
         engine_build=EngineBuild(
             trtllm=release.trtllm,
             tensorrt=release.tensorrt,
@@ -260,6 +257,14 @@ def _manifest(
         ),
         dropped_tensors=planned.dropped,
     )
+
+
+def command_of(recipe: EngineRecipe, compilation: Compilation) -> tuple[str, ...]:
+    """The command line that makes the same engine, with every default spelled out."""
+    planned = compilation.planned
+    assert planned is not None
+    words = pipeline.command_words(recipe, limits=compilation.limits, dtype=planned.dtype)
+    return (*words, *_own_words(recipe))
 
 
 def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:

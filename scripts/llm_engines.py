@@ -174,10 +174,7 @@ def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest
         dtype=spec.dtype,
         limits=engine.limits,
         files=tuple(hash_file(path, relative_to=folder) for path in kept),
-        command=(
-            *pipeline.command_words(recipe, limits=engine.limits, dtype=spec.dtype),
-            *_own_words(recipe),
-        ),
+        command=command_of(recipe, engine),
         llm_api=LlmApi(
             trtllm=engine.release.trtllm,
             arguments=engine.plan.arguments,
@@ -185,6 +182,12 @@ def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest
             sm=engine.sm,
         ),
     )
+
+
+def command_of(recipe: EngineRecipe, engine: LlmEngine) -> tuple[str, ...]:
+    """The command line that makes the same engine, with every default spelled out."""
+    words = pipeline.command_words(recipe, limits=engine.limits, dtype=engine.model.spec.dtype)
+    return (*words, *_own_words(recipe))
 
 
 def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:

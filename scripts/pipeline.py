@@ -344,8 +344,8 @@ def remove(places: Places) -> tuple[Path, ...]:
 def _refuse_runtime(recipe: EngineRecipe) -> None:
     if recipe.runtime != "reference":
         raise UsageError(
-            f"runtime {recipe.runtime}: is built by `tpforge build`, rendered by `tpforge render`, served "
-            "by `tpforge serve`; the proof, and so `tpforge up`, need runtime reference"
+            f"runtime {recipe.runtime}: is built by `tpforge build --runtime {recipe.runtime}` and "
+            "`tpforge up`, not by this command"
         )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from scripts import models, pipeline, proving, serving, smoking
-from scripts.freshness import keep_stage, read_stages
+from scripts import engine_builds, launching, models, proving, serving, smoking
+from scripts.freshness import keep_stage, read_stages, text_key
 from scripts.locations import Places
 from scripts.rendering import fresh_repository, repository_key
 from tpforge.errors import VerificationFailed
@@ -21,8 +21,11 @@ from tpforge.manifest import Manifest, Parity
 from tpforge.recipe import Recipe
 from tpforge.units import format_bytes, format_seconds
 
+if TYPE_CHECKING:
+    from triton_repo.deploy.local import Server
+
 Progress = Callable[[str], None]
-Outcome = Literal["done", "unchanged", "failed", "interrupted"]
+Outcome = Literal["done", "unchanged", "skipped", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,13 @@ class Timer:
 
     result: str = ""
     unchanged: bool = False
+    skipped: bool = False
 
     def ended(self, name: str, *, seconds: float, error: BaseException | None) -> Stage:
         """The stage as it ended."""
         outcome: Outcome = "unchanged" if self.unchanged else "done"
+        if self.skipped:
+            outcome = "skipped"
         if error is not None:
             outcome = "failed" if isinstance(error, Exception) else "interrupted"
         return Stage(name, seconds, self.result, outcome)
@@ -69,19 +75,27 @@ class Run:
             TpforgeError: a stage failed; VerificationFailed when the engine is not what its source computes.
         """
         with self.stage("build") as stage:
-            built = pipeline.build_engine(self.recipe, existing="update", progress=self._progress)
+            built = engine_builds.fresh_engine(self.recipe, progress=self._progress)
             stage.unchanged = built.reused
             stage.result = _engine_text(built.places, built.manifest)
         with self.stage("verify") as stage:
-            parity, stage.unchanged = proving.fresh_proof(built.places, progress=self._progress)
-            stage.result = _parity_text(parity)
-            if not parity.passed:
-                raise VerificationFailed("\n  ".join(["verify failed:", *parity.problems]))
+            self._verify(stage, built.places)
         with self.stage("render") as stage:
             path, rendered = fresh_repository(built.places, self.recipe.repository)
             stage.unchanged = not rendered
             stage.result = str(path)
         return built.places
+
+    def _verify(self, stage: Timer, places: Places) -> None:
+        if self.recipe.runtime == "pytorch":
+            stage.skipped, stage.result = True, "runtime pytorch loads the model as it is: no rank files"
+            return
+        parity, stage.unchanged = proving.fresh_proof(places, progress=self._progress)
+        stage.result = _parity_text(parity)
+        if self.recipe.runtime == "tensorrt":
+            stage.result += " (the rank files by the reference runtime, not the compiled engines)"
+        if not parity.passed:
+            raise VerificationFailed("\n  ".join(["verify failed:", *parity.problems]))
 
     def serve(self, places: Places) -> str:
         """Start the server, or keep one that already serves this very repository there; its gRPC URL.
@@ -95,17 +109,21 @@ class Run:
             if url is None:
                 serving.stop_servers(str(places.engine), every=False)
                 self._started = places
-                server = serving.serve_engine(
-                    places,
-                    self.recipe.serve,
-                    options=self.recipe.repository,
-                    detach=True,
-                    progress=self._progress,
-                )
-                url = server.grpc_url
-                keep_stage(places, "serve", {"key": repository_key(places)})
+                url = self._start(places).grpc_url
+                keep_stage(places, "serve", {"key": self._serve_key(places)})
             stage.result = f"gRPC {url}"
         return url
+
+    def _start(self, places: Places) -> Server:
+        recipe = self.recipe
+        if not launching.is_launched(places, recipe.repository):
+            return serving.serve_engine(
+                places, recipe.serve, options=recipe.repository, detach=True, progress=self._progress
+            )
+        launch = launching.plan_launch(places, recipe.serve, options=recipe.repository, render=True)
+        for line in launch.doubts:
+            self.say(f"warning: {line}")
+        return launching.serve_launch(launch, places, recipe.serve, detach=True, progress=self._progress)
 
     def smoke(self, url: str, *, junit: Path | None = None) -> None:
         """Run the smoke test.
@@ -114,6 +132,10 @@ class Run:
             VerificationFailed: a check failed.
         """
         with self.stage("smoke") as stage:
+            if self.recipe.runtime == "pytorch" and self.recipe.repository.front == "llmapi":
+                stage.skipped = True
+                stage.result = 'its checks need front = "inflight"; the server generated a token'
+                return
             report = smoking.smoke_server(
                 url, junit=junit, on_result=lambda check: self._progress(f"smoke: {smoking.line_of(check)}")
             )
@@ -156,11 +178,18 @@ class Run:
             self.stages.append(timer.ended(name, seconds=time.monotonic() - begun, error=error))
             self._on_stage(self.stages[-1])
 
+    def _serve_key(self, places: Places) -> str | None:
+        """What a server is made of: the repository and, for TensorRT-LLM's, how it is launched."""
+        key = repository_key(places)
+        if key is None or not launching.is_launched(places, self.recipe.repository):
+            return key
+        return text_key([key, self.recipe.serve.model_dump_json()])
+
     def _kept_server(self, places: Places) -> str | None:
         """The URL of a server that already serves this repository at the recipe's port."""
         for status in serving.servers(str(places.engine)):
             if status.phase == "ready" and status.server is not None:
-                same = read_stages(places).get("serve", {}).get("key") == repository_key(places)
+                same = read_stages(places).get("serve", {}).get("key") == self._serve_key(places)
                 if same and status.server.ports.http == self.recipe.serve.port_base:
                     return status.server.grpc_url
         return None

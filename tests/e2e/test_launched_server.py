@@ -24,6 +24,8 @@ from engines.store import write_manifest
 from scripts.main import main
 from tests.e2e.conftest import Engine, free_ports
 from tests.standin_docker import write_docker
+from tests.standin_trtllm_build import write_standin
+from tests.tiny import write_tiny_llama
 from tpforge.manifest import EngineBuild
 from tpforge.recipe import RepositoryOptions
 from triton_repo.tensorrt import render_tensorrt
@@ -137,3 +139,43 @@ def test_ctrl_c_while_it_loads_leaves_no_process_and_removes_the_container(
     child.wait(60)
     assert json.loads(calls.read_text().splitlines()[-1])[:2] == ["rm", "--force"]
     assert not (tmp_path / "out" / "tiny" / "server" / "server.json").exists()
+
+
+RECIPE = """
+model = "../model"
+tp = 2
+name = "up"
+runtime = "tensorrt"
+sm = 90
+[limits]
+max_batch_size = 4
+max_input_len = 200
+[serve]
+port_base = {port}
+container = "docker"
+[smoke]
+enabled = false
+"""
+
+
+def test_up_does_each_stage_of_compiled_engines_once(
+    calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_llama(tmp_path / "model")
+    write_standin(tmp_path / "docker" / "bin")
+    recipe = tmp_path / "work" / "recipe.toml"
+    recipe.parent.mkdir()
+    recipe.write_text(RECIPE.format(port=PORT))
+    outcomes = []
+    for _ in range(2):
+        stages = json_of(capsys, "up", str(recipe))["stages"]
+        outcomes.append({stage["name"]: stage["outcome"] for stage in stages})
+    names = ("build", "verify", "render", "serve")
+    assert outcomes == [dict.fromkeys(names, "done"), dict.fromkeys(names, "unchanged")]
+    assert "not the compiled engines" in stages[1]["result"]
+    assert len([line for line in calls.read_text().splitlines() if line.startswith('["run"')]) == 1
+
+    assert main(["up", str(recipe), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "$ trtllm-build" in said
+    assert "docker run" in said

@@ -111,13 +111,15 @@ def test_a_size_of_zero_is_a_usage_error(option: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "pytorch"])
-def test_up_of_a_runtime_that_cannot_be_proven_here_is_refused_in_a_sentence(
+def test_up_of_a_model_that_is_not_there_fails_in_its_first_stage(
     runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(f'model = "m"\nruntime = "{runtime}"\n')
-    assert main(["up", str(recipe)]) == 2
-    assert f"error: runtime {runtime}: is built by `tpforge build`" in capsys.readouterr().err
+    recipe.write_text(f'model = "./absent"\nruntime = "{runtime}"\n')
+    assert main(["up", str(recipe)]) == 4
+    captured = capsys.readouterr()
+    assert "absent" in captured.err
+    assert [line.split()[0] for line in captured.out.splitlines()] == ["stage", "build", "total"]
 
 
 def test_an_expected_failure_is_one_line_with_its_own_exit_status(
