@@ -14,10 +14,10 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: help setup ready engine verify serve smoke bench stop status demo decide-demo test check format docs families lock clean
+.PHONY: help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install all that is needed: Debian packages, .venv; again: does nothing
 	@scripts/setup.sh
@@ -49,7 +49,7 @@ status: ready ## Show the servers that run
 demo: ready ## The whole way with SmolLM2-135M: engine at TP=4, proof, Triton, smoke test, a question
 	$(TPFORGE) demo $(ARGS)
 
-decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 20 minutes)
+decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 20 min)
 	.venv/bin/python -m scripts.decide_demo $(ARGS)
 
 test: ready ## Run the tests
@@ -61,6 +61,9 @@ check: ready ## Lint, format, types, import rules
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+check-manifests: ready ## Run the tests that need Helm, kubectl, promtool and others; installs about 560 MB
+	@scripts/check-manifests.sh $(ARGS)
 
 format: ready ## Format the code
 	.venv/bin/ruff check --fix .

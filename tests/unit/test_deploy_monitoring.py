@@ -27,6 +27,7 @@ def promtool(*arguments: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.manifests
 def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
     (tmp_path / "rules.yml").write_text(rules_yaml())
     assert f"SUCCESS: {len(ALERTS) + len(RECORDS)} rules found" in promtool(
@@ -127,6 +128,7 @@ SERIES: dict[str, tuple[list[dict[str, str]], str]] = {
 }
 
 
+@pytest.mark.manifests
 @pytest.mark.parametrize("alert", [alert.name for alert in ALERTS])
 def test_an_alert_fires_on_what_it_is_for_and_not_before(alert: str, tmp_path: Path) -> None:
     series, moment = SERIES[alert]
@@ -176,6 +178,7 @@ def test_the_dashboard_has_a_panel_a_query_and_says_what_an_empty_one_needs() ->
         assert bool(panel["description"]) == (query.source != "any")
 
 
+@pytest.mark.manifests
 def test_promql_of_every_panel_parses(tmp_path: Path) -> None:
     group = [{"record": f"panel:{index}", "expr": query.expression} for index, query in enumerate(QUERIES)]
     value = {"groups": [{"name": "panels", "rules": group}]}

@@ -60,6 +60,7 @@ def documents(files: dict[str, str]) -> list[Any]:
     ]
 
 
+@pytest.mark.manifests
 @pytest.mark.parametrize("release", ["1.35", "1.37"])
 @pytest.mark.parametrize(
     ("case", "target"), [pair for pair in CASES if pair[1] in ("kubernetes", "multi-node")]
@@ -73,6 +74,7 @@ def test_objects_are_valid_in_two_releases_of_kubernetes(case: str, target: str,
             assert document["kind"] in CUSTOM_KINDS
 
 
+@pytest.mark.manifests
 @pytest.mark.parametrize(("case", "target"), [pair for pair in CASES if pair[1] == "compose"])
 def test_compose_files_hold_the_specification(case: str, target: str) -> None:
     compose_spec = pytest.importorskip("compose_spec", reason="pip install compose-spec")
@@ -91,6 +93,7 @@ def write(files: dict[str, str], folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.manifests
 @pytest.mark.parametrize(
     ("case", "target", "where"),
     [
@@ -119,6 +122,7 @@ def test_kustomize_builds_every_overlay_in_its_namespace(
     assert f"name: {config}\n" in built.stdout.split("kind: ConfigMap")[-1], "no pod mounts the config map"
 
 
+@pytest.mark.manifests
 @pytest.mark.parametrize("case", ["smollm2-reference", "llama70b-tensorrt", "llama70b-pytorch"])
 def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: Path) -> None:
     helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
@@ -148,6 +152,7 @@ def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: P
     assert any("{{ $value | humanizePercentage }}" in summary for summary in summaries)
 
 
+@pytest.mark.manifests
 @pytest.mark.parametrize(("case", "target"), CASES, ids=ids)
 def test_shell_scripts_pass_shellcheck(case: str, target: str, tmp_path: Path) -> None:
     if shutil.which("shellcheck") is None:
