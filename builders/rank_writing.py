@@ -6,7 +6,7 @@ to back and hashed on the way. What goes where is decided by then: `convert` pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -180,15 +180,28 @@ def _write_matrix(
     return tuple(beside)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of slices, one slice after the other, as often as they are asked for."""
+
+    wholes: dict[_Key, torch.Tensor]
+    pieces: tuple[Slice, ...]
+    dtype: DType
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return chain.from_iterable(
+            slice_rows(self.wholes[piece.source, piece.transform], piece, dtype=self.dtype)
+            for piece in self.pieces
+        )
+
+
 def _quantizer(source: Source, pieces: list[Slice], dtype: DType) -> _Make:
     """Quantizes the rows that a rank holds of float matrices."""
     wholes = _read(source, pieces)
 
     def make(tensor: RankTensor, held: tuple[Slice, ...]) -> tuple[torch.Tensor, ...]:
         assert tensor.packing is not None
-        rows = chain.from_iterable(
-            slice_rows(wholes[piece.source, piece.transform], piece, dtype=dtype) for piece in held
-        )
+        rows = _Rows(wholes, held, dtype)
         num_rows, num_columns = tensor.shape[-2:]
         return pack(rows, tensor.packing, shape=(num_rows, num_columns), dtype=dtype)
 

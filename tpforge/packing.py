@@ -79,6 +79,13 @@ class Packing:
             case "mxfp4":
                 weight = tensor("weight", "U8", rows, columns // 2)
                 return (weight, tensor("weights_scaling_factor", "U8", rows, columns // 32))
+            case "nvfp4":
+                return (
+                    tensor("weight", "U8", rows, columns // 2),
+                    tensor("weights_scaling_factor", "F8_E4M3", rows, columns // 16),
+                    tensor("weights_scaling_factor_2", "F32", 1),
+                    tensor("activation_scaling_factor", "F32", 1),
+                )
             case "gptq" | "awq":
                 groups = (columns // self.group_size, rows)
                 return (

@@ -31,6 +31,9 @@ def decode(stored: Sequence[torch.Tensor], packing: Packing) -> torch.Tensor:
             numbers = _E2M1[torch.stack((weight % 16, weight // 16), dim=-1).flatten(1).long()]
             powers = 2.0 ** (scale.double() - 127)
             return (numbers.double() * powers.repeat_interleave(32, 1)).float()
+        case "nvfp4":
+            numbers = _E2M1[torch.stack((weight % 16, weight // 16), dim=-1).flatten(1).long()]
+            return numbers * (scale.float() * stored[2]).repeat_interleave(16, 1)
         case "gptq" | "awq":
             codes = signed_halves(weight).float()
             group = codes.shape[0] // scale.shape[0]

@@ -14,6 +14,8 @@ from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
 from tpforge.packing import BLOCK, Packing
 
+_E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+
 
 def encode(matrix: torch.Tensor, packing: Packing, *, dtype: DType) -> tuple[torch.Tensor, ...]:
     """The stored tensors of a float matrix [out, in], in the order of `tpforge.packing`."""
@@ -33,6 +35,8 @@ def encode(matrix: torch.Tensor, packing: Packing, *, dtype: DType) -> tuple[tor
             return _blocks(matrix)
         case "mxfp4":
             return _mxfp4(matrix)
+        case "nvfp4":
+            return _nvfp4(matrix)
     raise AssertionError(f"no rule for {packing.format}")
 
 
@@ -126,12 +130,30 @@ def _mxfp4(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     exponent = (largest >= powers).sum(-1) - 1 - 149 - 2
     exponent = torch.where(largest[..., 0] == 0, -3, exponent).clamp(min=-127)
     ratio = groups / 2.0 ** exponent[..., None].double()
-    numbers = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
-    distance = (ratio.abs()[..., None] - numbers).abs()
-    # Of two that are as near the even code: it is a hair nearer than the odd one.
-    codes = (distance + 1e-9 * (torch.arange(8) % 2)).argmin(-1)
-    codes = (codes + 8 * torch.signbit(groups)).flatten(1)
+    codes = (_nearest(ratio) + 8 * torch.signbit(groups)).flatten(1)
     return (codes[:, 0::2] + 16 * codes[:, 1::2]).to(torch.uint8), (exponent + 127).to(torch.uint8)
+
+
+def _nvfp4(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Each quotient and product is that of float64, rounded to float32."""
+    groups = matrix.double().view(matrix.shape[0], -1, 16)
+    of_matrix = (groups.abs().amax() / 2688).float().double()
+    divisor = (6 * of_matrix).float().double()
+    size = groups.abs().amax(-1)
+    scale = torch.where(size == 0, 1.0, (size / divisor).float().double()).clamp(2.0**-9, 448)
+    held = _e4m3(scale, torch.ones_like(scale))
+    step = (held.double() * of_matrix).float().double()[..., None]
+    ratio = torch.where(step == 0, groups, groups / step).float().double()
+    codes = (_nearest(ratio) + 8 * (ratio < 0)).flatten(1)
+    packed = (codes[:, 0::2] + 16 * codes[:, 1::2]).to(torch.uint8)
+    return packed, held, of_matrix.float()[None], torch.tensor([1.0])
+
+
+def _nearest(ratio: torch.Tensor) -> torch.Tensor:
+    """The codes of the e2m1 numbers that are nearest in size."""
+    distance = (ratio.abs()[..., None] - _E2M1).abs()
+    # Of two that are as near the even code: it is a hair nearer than the odd one.
+    return (distance + 1e-9 * (torch.arange(8) % 2)).argmin(-1)
 
 
 def _integers(matrix: torch.Tensor, *, limit: int) -> tuple[torch.Tensor, torch.Tensor]:

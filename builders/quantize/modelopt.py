@@ -30,7 +30,6 @@ CONFIGS = {
 }
 NOT_RUN = {
     "w4a8_awq": "nothing here reads what it exports",
-    "nvfp4": "its forward pass needs CUDA, so that what it lost could not be scored here",
 }
 Progress = Callable[[str], None]
 _KEPT = (

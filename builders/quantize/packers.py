@@ -1,6 +1,7 @@
 """Makes the tensors of a quantized matrix out of its rows, format by format.
 
-It does not know ranks or files: rows come in order, as blocks, and what `tpforge.packing` names goes out.
+It does not know ranks or files: rows come in order, as blocks, and what `tpforge.packing` names goes out. A
+format may go through the rows twice.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from builders.quantize import fp8, mxfp4, weight_only
+from builders.quantize import fp8, mxfp4, nvfp4, weight_only
 from tpforge.dtypes import DType
 from tpforge.packing import Packing
 
@@ -22,6 +23,7 @@ PACKERS: dict[str, Packer] = {
     "fp8_rowwise": fp8.pack_rowwise,
     "fp8_block": fp8.pack_block,
     "mxfp4": mxfp4.pack_mxfp4,
+    "nvfp4": nvfp4.pack_nvfp4,
 }
 
 

@@ -147,9 +147,18 @@ def _mxfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantiz
     exponents = file.read_unconverted(
         _beside(name, "weights_scaling_factor"), (*experts, rows, columns // 32)
     )
-    codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
-    numbers = torch.tensor(_E2M1)[(codes & 7).long()] * (1 - 2.0 * (codes >> 3))
-    return torch.ldexp(numbers, (exponents.int() - 127).repeat_interleave(32, -1))
+    return torch.ldexp(_e2m1(packed), (exponents.int() - 127).repeat_interleave(32, -1))
+
+
+def _nvfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    *experts, rows, columns = shape
+    packed = file.read_unconverted(name, (*experts, rows, columns // 2))
+    groups = (*experts, rows, columns // 16)
+    scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), groups).float()
+    whole = file.read_unconverted(_beside(name, "weights_scaling_factor_2"), (*experts, 1))
+    # Of the activations, which are not rounded here.
+    file.read_unconverted(_beside(name, "activation_scaling_factor"), (*experts, 1))
+    return _e2m1(packed) * (scale * whole[..., None]).repeat_interleave(16, -1)
 
 
 def _groups(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
@@ -193,6 +202,12 @@ def _awq(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized
     return values * inputs.float()
 
 
+def _e2m1(packed: Tensor) -> Tensor:
+    """Numbers of 4 bits in float32, two in each byte of the last dim, the low half first."""
+    codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
+    return torch.tensor(_E2M1)[(codes & 7).long()] * (1 - 2.0 * (codes >> 3))
+
+
 def low_high(packed: Tensor) -> Tensor:
     """Signed integers of 4 bits, two in each byte of the last dim, the low half first."""
     low, high = (packed << 4) >> 4, packed >> 4
@@ -209,6 +224,7 @@ _READERS: dict[str, Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor
     "FP8_PER_CHANNEL_PER_TOKEN": _fp8_rowwise,
     "FP8_BLOCK_SCALES": _fp8_block,
     "W4A16_MXFP4": _mxfp4,
+    "NVFP4": _nvfp4,
     "W4A16_GPTQ": _groups,
     "FP8": _fp8,
     "W8A8": _int8_rows,

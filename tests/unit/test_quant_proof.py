@@ -19,7 +19,7 @@ from tests.unit.conversions import load_source
 from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization, find_format
 
-MADE_HERE = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4")
+MADE_HERE = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4", "nvfp4")
 
 
 def make(

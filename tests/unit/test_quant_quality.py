@@ -37,6 +37,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[s
         ("fp8_rowwise", False, 0.05),
         ("fp8_block", False, 0.05),
         ("mxfp4", False, 0.2),
+        ("nvfp4", False, 0.2),
     ],
 )
 def test_a_quantized_engine_is_proven_with_its_own_values_and_scored_against_the_source(
@@ -60,7 +61,8 @@ def test_a_quantized_engine_is_proven_with_its_own_values_and_scored_against_the
     )
     assert 0 < abs(quality["perplexity_drop"]) < limit
     assert 0 < quality["mean_kl_divergence"] < limit
-    not_emulated = ["activations are not rounded to fp8"] if name.startswith("fp8") else []
+    activations = {"fp8_rowwise": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}.get(name)
+    not_emulated = [f"activations are not rounded to {activations}"] if activations else []
     assert quality["not_emulated"] == not_emulated
     assert len(quality["weight_errors"]) == 10
     assert json.loads((tmp_path / "engine" / "engine.json").read_text())["quality"] == quality

@@ -21,7 +21,7 @@ from tpforge.quantization_gate import Linear
 from tpforge.sharding import RankTensor, Rule, Shape, ShardPlan, Stage, rank_tensors
 
 Basis = Literal["exact", "modelled", "assumed"]
-_PACKED = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4")
+_PACKED = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4", "nvfp4")
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,9 @@ def _tensor_bytes(tensor: RankTensor, *, dtype: DType, weight_format: str | None
 def _laid_out_elsewhere(row: Format, shape: tuple[int, ...]) -> int:
     """Bytes of a matrix in a format that ModelOpt or the checkpoint's author packs.
 
-    fp8: a byte an element, two float32 scales (weight, input). nvfp4: half a byte, a byte of scale a group,
-    two float32. INT4 with groups: half a byte, a 16-bit scale a group (and as many zeros for GPTQ and AWQ),
-    for AWQ a 16-bit factor a column. int8: a byte, a float32 scale a row.
+    fp8: a byte an element, two float32 scales (weight, input). INT4 with groups: half a byte, a 16-bit scale
+    a group (and as many zeros for GPTQ and AWQ), for AWQ a 16-bit factor a column. int8: a byte, a float32
+    scale a row.
     Source: nvidia-modelopt 0.47, hf_quant_config.json and its tensors; TensorRT-LLM 1.2,
     quantization/layers.py.
     """
@@ -217,9 +217,7 @@ def _laid_out_elsewhere(row: Format, shape: tuple[int, ...]) -> int:
     matrices = math.prod(experts)
     elements = rows * columns
     size = elements * row.weight_bits // 8
-    if row.name == "nvfp4":
-        size += elements // row.group_size + 8
-    elif row.group_size:
+    if row.group_size:
         zeros = 2 if row.name in ("gptq", "awq") else 1
         size += zeros * 2 * elements // row.group_size
         size += 2 * columns if row.name in ("int4_awq", "w4a8_awq") else 0
