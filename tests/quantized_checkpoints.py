@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.quantized_fp4 import write_compressed_nvfp4, write_modelopt_nvfp4
+
 Tensors = dict[str, torch.Tensor]
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
@@ -211,6 +213,15 @@ CONFIGS = {
         "group_size": group,
     },
     "fp8": lambda group: {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": None},
+    "modelopt nvfp4": lambda group: {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16},
+    "packed nvfp4": lambda group: _compressed(
+        "nvfp4-pack-quantized",
+        {"num_bits": 4, "type": "float", "dynamic": "local", "strategy": "tensor_group", "group_size": 16},
+        num_bits=4,
+        type="float",
+        strategy="tensor_group",
+        group_size=16,
+    ),
 }
 WRITERS = {
     "gptq": _gptq,
@@ -220,6 +231,8 @@ WRITERS = {
     "fp8 rows": _e4m3_rows,
     "fp8 blocks": _e4m3_blocks,
     "fp8": _e4m3_tensor,
+    "modelopt nvfp4": write_modelopt_nvfp4,
+    "packed nvfp4": write_compressed_nvfp4,
     "smooth": _smooth,
     "modelopt awq": _modelopt_awq,
 }

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from builders.quantize.components import Components, joined
+from builders.quantize.e2m1 import pack_e2m1
 from builders.quantize.fp8 import LARGEST
 from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
@@ -32,6 +33,12 @@ def assemble(parts: Sequence[Components], packing: Packing, *, dtype: DType) -> 
             return whole.codes, whole.scales.float()
         case "fp8":
             return _one_scale(parts)
+        case "nvfp4":
+            whole = joined(parts)
+            assert whole.whole_scale is not None and whole.input_scale is not None
+            numbers = whole.codes.float()
+            weight = pack_e2m1(numbers, torch.signbit(numbers))
+            return weight, whole.scales, whole.whole_scale, whole.input_scale
         case "int8_sq":
             whole = joined(parts)
             assert whole.column_scales is not None and whole.input_scale is not None

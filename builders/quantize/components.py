@@ -17,11 +17,11 @@ from tpforge.sections import Span
 
 @dataclass(frozen=True)
 class Components:
-    """value = (code - zero) x scale.
+    """value = (code - zero) x scale, the scale times `whole_scale` [1] where there is one (NVFP4).
 
-    `codes` are [out, in]: integers, or e4m3. `scales` and `zeros` are [out / row_group, in / group], rounded
-    up; a group of 0 is a whole row or column. `input_scale` is that of static activations.
-    `column_scales` [in] multiply the inputs (SmoothQuant, AWQ), and so the columns.
+    `codes` are [out, in]: integers, or e4m3 (of NVFP4 the numbers themselves). `scales` and `zeros` are
+    [out / row_group, in / group], rounded up; a group of 0 is a whole row or column. `input_scale` is that of
+    static activations. `column_scales` [in] multiply the inputs (SmoothQuant, AWQ), and so the columns.
     """
 
     codes: torch.Tensor
@@ -31,13 +31,17 @@ class Components:
     row_group: int = 1
     input_scale: torch.Tensor | None = None
     column_scales: torch.Tensor | None = None
+    whole_scale: torch.Tensor | None = None
 
     def values(self) -> torch.Tensor:
         """The matrix in float32."""
         codes = self.codes.float()
         if self.zeros is not None:
             codes = codes - self.spread(self.zeros.float())
-        values = codes * self.spread(self.scales.float())
+        scales = self.scales.float()
+        if self.whole_scale is not None:
+            scales = scales * self.whole_scale
+        values = codes * self.spread(scales)
         return values if self.column_scales is None else values * self.column_scales.float()
 
     def spread(self, by_group: torch.Tensor) -> torch.Tensor:
@@ -62,6 +66,7 @@ class Components:
             row_group=self.row_group,
             input_scale=self.input_scale,
             column_scales=self._taken_columns(spans, dim=dim),
+            whole_scale=self.whole_scale,
         )
 
     def _taken_columns(self, spans: Sequence[Span], *, dim: int) -> torch.Tensor | None:
@@ -82,6 +87,10 @@ def joined(parts: Sequence[Components]) -> Components:
     columns = [part.column_scales for part in parts if part.column_scales is not None]
     if any(not torch.equal(one, columns[0]) for one in columns[1:]):
         raise PlanError("matrices that are joined must scale their inputs alike (pre_quant_scale)")
+    wholes = [part.whole_scale for part in parts if part.whole_scale is not None]
+    if any(not torch.equal(one, wholes[0]) for one in wholes[1:]):
+        # TensorRT-LLM would take the largest for all, and compute with other weights than were quantized.
+        raise PlanError("matrices that are joined (q, k and v) must have one scale for all (weight_scale_2)")
     given = [part.input_scale for part in parts if part.input_scale is not None]
     return Components(
         codes=torch.cat([part.codes for part in parts]),
@@ -93,6 +102,7 @@ def joined(parts: Sequence[Components]) -> Components:
         row_group=first.row_group,
         input_scale=torch.stack(given).amax(0) if given else None,
         column_scales=columns[0] if columns else None,
+        whole_scale=wholes[0] if wholes else None,
     )
 
 

@@ -49,6 +49,7 @@ class Kept:
     zeros: torch.Tensor | None
     input_scale: torch.Tensor | None
     column_scales: torch.Tensor | None
+    whole_scale: torch.Tensor | None
 
 
 def kept(
@@ -84,6 +85,14 @@ def kept(
             return codes.view(torch.float8_e4m3fn), by_group.flatten().float()
         case "fp8_block":
             return codes.view(torch.float8_e4m3fn), by_group.float()
+        case "nvfp4":
+            numbers = codes.view(torch.float8_e4m3fn).double()
+            held = (numbers.abs()[..., None] > _E2M1).sum(-1) + 8 * torch.signbit(numbers)
+            packed = (held[:, 0::2] + 16 * held[:, 1::2]).to(torch.uint8)
+            wholes = {float(part.whole_scale) for part in parts if part.whole_scale is not None}
+            inputs = [float(part.input_scale) for part in parts if part.input_scale is not None]
+            scales = by_group.to(torch.float8_e4m3fn)
+            return packed, scales, torch.tensor([max(wholes)]), torch.tensor([max(inputs)])
         case "fp8":
             scale = torch.tensor([max(float(part.scales.max()) for part in parts)])
             again = [_requantized(part, scale) for part in parts]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from builders.quantize import awq, compressed, gptq
+from builders.quantize import awq, compressed, gptq, nvfp4_reading
 from builders.quantize.components import Components
 from builders.quantize.gptq import Read
 from tpforge.errors import InputRefused
@@ -128,6 +128,16 @@ def _compressed(values: dict[str, Any]) -> Layout:
                 shape=lambda shape: (shape[0], shape[1] * 8),
                 components=partial(compressed.read_packed, group=group),
             )
+        case 4, "float", "tensor_group":
+            inputs = ("input_global_scale",) if scheme.get("input_activations") else ()
+            return Layout(
+                format="nvfp4",
+                group=_group_of_16(weights),
+                weight="weight_packed",
+                beside=("weight_scale", "weight_global_scale", *inputs),
+                shape=lambda shape: (shape[0], shape[1] * 2),
+                components=partial(nvfp4_reading.read_compressed, has_inputs=bool(inputs)),
+            )
         case 8, "int", "channel":
             return _rows("int8_w8a8")
         case 8, "float", "channel":
@@ -164,6 +174,15 @@ def _modelopt(values: dict[str, Any]) -> Layout:
                 beside=("weight_scale", "input_scale", "pre_quant_scale"),
                 shape=lambda shape: shape,
                 components=compressed.read_smooth,
+            )
+        case "NVFP4":
+            return Layout(
+                format="nvfp4",
+                group=_group_of_16(held),
+                weight="weight",
+                beside=("weight_scale", "weight_scale_2", "input_scale"),
+                shape=lambda shape: (shape[0], shape[1] * 2),
+                components=nvfp4_reading.read_modelopt,
             )
         case "W4A16_AWQ":
             group = _group(held)
@@ -215,6 +234,13 @@ def _tensor_fp8() -> Layout:
         components=compressed.read_tensor_fp8,
         row_group=0,
     )
+
+
+def _group_of_16(values: dict[str, Any]) -> int:
+    group = values.get("group_size", 16)
+    if group != 16:
+        raise InputRefused(f"NVFP4 with group_size {group} is not read; expected 16")
+    return 16
 
 
 def _object(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _kept(
                 found[-1] = held.column_scales.float().expand(shape)
             zeros = found[2] if held.zeros is not None else None
             columns = found[-1] if held.column_scales is not None else None
-            parts.append(Kept(found[0], found[1], zeros, held.input_scale, columns))
+            parts.append(Kept(found[0], found[1], zeros, held.input_scale, columns, held.whole_scale))
     layout = quantized.layout
     return [
         kept(parts, packing, group=layout.group, row_group=layout.row_group, dtype=dtype) for parts in ranks

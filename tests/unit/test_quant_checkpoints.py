@@ -29,6 +29,8 @@ FORMATS = {
     "fp8": "fp8",
     "smooth": "int8_sq",
     "modelopt awq": "int4_awq",
+    "modelopt nvfp4": "nvfp4",
+    "packed nvfp4": "nvfp4",
 }
 SIZES: dict[str, Any] = {
     "dtype": "float16",
@@ -84,7 +86,9 @@ def test_shards_of_a_quantized_checkpoint_stand_for_the_values_that_were_written
             assert float((found[name] - value).abs().max()) <= (0 if exact else step), name
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "packed", "int8", "fp8", "smooth", "modelopt awq"])
+@pytest.mark.parametrize(
+    "method", ["gptq", "awq", "packed", "int8", "fp8", "smooth", "modelopt awq", "modelopt nvfp4"]
+)
 def test_a_quantized_checkpoint_becomes_a_proven_engine_with_padded_heads(
     tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,7 +197,8 @@ def test_a_cut_through_a_block_of_rows_is_refused(tmp_path: Path) -> None:
         ("gptq", {"checkpoint_format": "marlin"}, "'marlin' is not read; expected gptq or gptq_v2"),
         ("awq", {"version": "gemv"}, "AWQ version 'gemv' is not read"),
         ("gptq", {"quant_method": "bitsandbytes"}, "bitsandbytes packs a matrix as one run of blocks"),
-        ("fp8", {"quant_algo": "NVFP4"}, "ModelOpt's NVFP4 is not read"),
+        ("fp8", {"quant_algo": "NVFP4_AWQ"}, "ModelOpt's NVFP4_AWQ is not read"),
+        ("modelopt nvfp4", {"group_size": 32}, "NVFP4 with group_size 32 is not read; expected 16"),
         ("fp8 blocks", {"weight_block_size": [64, 64]}, r"expected \[128, 128\]"),
     ],
 )

@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from builders.convert import convert
 from builders.quantize.mxfp4 import pack_mxfp4
 from builders.quantize.nvfp4 import pack_nvfp4
+from builders.sources import open_source
+from tests.quantized_checkpoints import write_quantized
 from tests.tiny import write_tiny_llama
 from tests.unit.conversions import Tensors, load_ranks, load_source
 from tests.unit.test_quant_proof import make
 from tpforge.dtypes import DType
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, PlanError
+from tpforge.mapping import Mapping
+from tpforge.quantization import Quantization
 
 E2M1 = [Fraction(half, 2) for half in (0, 1, 2, 3, 4, 6, 8, 12)]
 # e4m3: subnormals in steps of 2^-9, then eight numbers an exponent, up to 448.
@@ -138,3 +144,27 @@ def test_columns_that_are_no_whole_groups_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputRefused, match=r"mlp\.proj has 36 columns on a rank, expected a multiple of 16"):
         make(tmp_path / "out", source, "nvfp4", tp_size=2)
+
+
+def test_joined_matrices_of_a_checkpoint_that_have_scales_of_their_own_are_refused(tmp_path: Path) -> None:
+    plain = write_tiny_llama(tmp_path / "plain", dtype="bfloat16")
+    write_quantized(plain, tmp_path / "quantized", method="modelopt nvfp4")
+    path = tmp_path / "quantized" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.self_attn.k_proj.weight_scale_2"] *= 2
+    save_file(tensors, path)
+    (tmp_path / "out").mkdir()
+
+    with (
+        open_source(str(tmp_path / "quantized")) as source,
+        pytest.raises(PlanError, match=r"must have one scale for all \(weight_scale_2\)"),
+    ):
+        convert(
+            source,
+            mapping=Mapping(),
+            dtype=None,
+            pad=True,
+            parallel_embedding_dim=None,
+            quantization=Quantization(format="nvfp4", group_size=16),
+            out=tmp_path / "out",
+        )
