@@ -103,10 +103,10 @@ class FsspecRemote:
     def _put(self, name: str, put: Callable[[str], None]) -> None:
         path = self._path(name)
         with self._told(name):
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if not _renames(self._files):
-                put(path)
+                put(path)  # An object needs no folder, and asking for one would make a mistyped bucket.
                 return
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             put(f"{path}.part")
             self._files.mv(f"{path}.part", path)
 
