@@ -74,7 +74,7 @@ def test_weights_are_equal_to_the_byte_to_what_convert_writes(name: str, mapping
     assert found == planned
 
 
-@pytest.mark.parametrize("quantize", ["int8_wo", "int4_wo", "fp8_rowwise", "fp8_block"])
+@pytest.mark.parametrize("quantize", ["int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4", "nvfp4"])
 def test_quantized_weights_are_equal_to_the_byte_with_their_scales(quantize: str) -> None:
     mapping = Mapping(tp_size=2)
     shapes = rank_shapes(blueprint("llama-3.2-1b"), mapping=mapping)
