@@ -16,9 +16,11 @@ from tpforge.atomic import atomic_folder
 from tpforge.errors import UsageError
 from tpforge.measure.checklist import Evidence, fill_checklist
 from tpforge.measure.decision import (
+    DECISION_NAME,
     Decision,
     Request,
     check_choice,
+    choice_of,
     findings_of,
     scaling_of,
     speaks_against,
@@ -82,6 +84,8 @@ def decide(runs: Sequence[FoundRun], request: Request, *, prices: Sequence[str] 
         ),
         checklist=fill_checklist(evidence),
         prices_per_hour=costs,
+        recommended=choice_of(recommended.run),
+        fallback=choice_of(fallback.run),
     )
     return Decided(decision, tuple(runs), recommended, fallback, samples)
 
@@ -96,7 +100,7 @@ def write_decision(folder: Path, decided: Decided, *, force: bool = False) -> No
 
     with atomic_folder(folder, force=force) as partial:
         texts = {
-            "decision.json": decided.decision.model_dump_json(indent=2) + "\n",
+            DECISION_NAME: decided.decision.model_dump_json(indent=2) + "\n",
             "decision.md": decision_markdown(decided),
             "decision.html": decision_html(decided),
         }

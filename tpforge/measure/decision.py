@@ -7,16 +7,19 @@ The questions that every record has to answer are in `checklist`; pages are made
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.compare import Comparison, compare_runs, level_like, measured
 from tpforge.measure.rows import Measured, Row
-from tpforge.measure.run import Level, Run
+from tpforge.measure.run import Fact, Level, Run
 from tpforge.records import Record
 
+DECISION_NAME = "decision.json"
 Status = Literal["done", "missing", "not needed"]
 
 
@@ -78,8 +81,19 @@ class Scaling(Record):
     efficiency: float
 
 
+class Choice(Record):
+    """A run that was chosen, with the facts of its engine, by which the engine is known again."""
+
+    run: str
+    label: str
+    engine: dict[str, Fact]
+
+
 class Decision(Record):
-    """The content of decision.json."""
+    """The content of decision.json.
+
+    `recommended` and `fallback` are None in records of before they were kept.
+    """
 
     schema_version: Literal[1] = 1
     tpforge_version: str
@@ -94,6 +108,37 @@ class Decision(Record):
     risks: tuple[str, ...]
     checklist: tuple[ChecklistItem, ...]
     prices_per_hour: dict[str, float] = Field(default_factory=dict)
+    recommended: Choice | None = None
+    fallback: Choice | None = None
+
+
+def read_decision(path: Path) -> Decision:
+    """The record in a decision.json, or in a folder that has one.
+
+    Raises:
+        InputRefused: it is no such record.
+        EnvironmentUnusable: it cannot be read.
+    """
+    found = path / DECISION_NAME if path.is_dir() else path
+    if not found.is_file():
+        raise InputRefused(f"{path}: no such decision record; tpforge decide writes {DECISION_NAME}")
+    with os_errors(found):
+        data = found.read_bytes()
+    try:
+        return Decision.model_validate_json(data)
+    except ValidationError as error:
+        raise InputRefused.listing(
+            f"{found}: not a record of tpforge decide:",
+            (
+                f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+                for problem in error.errors()
+            ),
+        ) from error
+
+
+def choice_of(run: Run) -> Choice:
+    """A run as the choice that a record keeps."""
+    return Choice(run=run.id, label=run.label, engine=run.engine)
 
 
 def require_measured(run: Run, *, option: str) -> None:
