@@ -1,0 +1,133 @@
+"""What the custom kinds of our manifests may hold: closed JSON Schemas of the fields of their APIs.
+
+Only the parts that we use. Pod templates are open here: they are held to Kubernetes' own schema of a Pod.
+Sources: kubernetes-sigs/lws, api/leaderworkerset/v1/leaderworkerset_types.go, commit 024af084;
+prometheus-operator/prometheus-operator, example/prometheus-operator-crd/, ServiceMonitor 0.87.0 (commit
+c5bfb15a; its endpoints by pkg/apis/monitoring/v1/types.go, commit 00749296), PrometheusRule 0.82.2 (01fad0d6).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Schema = dict[str, Any]
+TEXT: Schema = {"type": "string"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+DURATION: Schema = {
+    "type": "string",
+    "pattern": r"^(0|([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?)$",
+}
+
+
+def closed(properties: Schema, *required: str) -> Schema:
+    """An object with these fields and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def several(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def kind(version: str, name: str, spec: Schema) -> Schema:
+    fields = {"apiVersion": {"const": version}, "kind": {"const": name}, "metadata": {"type": "object"}}
+    return closed({**fields, "spec": spec}, "apiVersion", "kind", "metadata", "spec")
+
+
+_RELABELING = closed(
+    {
+        "action": {
+            "enum": [
+                word
+                for name in ("Replace", "Keep", "Drop", "HashMod", "LabelMap", "LabelDrop", "LabelKeep")
+                for word in (name, name.lower())
+            ]
+        },
+        "modulus": COUNT,
+        "regex": TEXT,
+        "replacement": TEXT,
+        "targetLabel": TEXT,
+    }
+)
+_RULE = closed(
+    {
+        "alert": TEXT,
+        "record": TEXT,
+        "expr": {"type": ["string", "integer"]},
+        "for": DURATION,
+        "keep_firing_for": {**DURATION, "minLength": 1},
+        "labels": TEXTS,
+        "annotations": TEXTS,
+    },
+    "expr",
+)
+_GROUP = closed(
+    {
+        "name": {"type": "string", "minLength": 1},
+        "interval": DURATION,
+        "query_offset": DURATION,
+        "limit": {"type": "integer"},
+        "labels": TEXTS,
+        "rules": several(_RULE),
+    },
+    "name",
+)
+_GROUP_OF_PODS = closed(
+    {
+        "leaderTemplate": {"type": "object"},
+        "workerTemplate": {"type": "object"},
+        "size": COUNT,
+        "restartPolicy": {
+            "enum": ["Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]
+        },
+    },
+    "workerTemplate",
+)
+SCHEMAS: dict[str, Schema] = {
+    "LeaderWorkerSet": kind(
+        "leaderworkerset.x-k8s.io/v1",
+        "LeaderWorkerSet",
+        closed(
+            {
+                "replicas": COUNT,
+                "startupPolicy": {"enum": ["LeaderCreated", "LeaderReady"]},
+                "leaderWorkerTemplate": _GROUP_OF_PODS,
+                "networkConfig": closed(
+                    {"subdomainPolicy": {"enum": ["Shared", "UniquePerReplica"]}}, "subdomainPolicy"
+                ),
+            },
+            "leaderWorkerTemplate",
+        ),
+    ),
+    "ServiceMonitor": kind(
+        "monitoring.coreos.com/v1",
+        "ServiceMonitor",
+        closed(
+            {
+                "jobLabel": TEXT,
+                "targetLabels": several(TEXT),
+                "selector": closed({"matchLabels": TEXTS}),
+                "endpoints": several(
+                    closed(
+                        {
+                            "port": TEXT,
+                            "path": TEXT,
+                            "interval": DURATION,
+                            "scrapeTimeout": DURATION,
+                            "relabelings": several(_RELABELING),
+                            "metricRelabelings": several(_RELABELING),
+                        }
+                    )
+                ),
+            },
+            "endpoints",
+            "selector",
+        ),
+    ),
+    "PrometheusRule": kind("monitoring.coreos.com/v1", "PrometheusRule", closed({"groups": several(_GROUP)})),
+}
