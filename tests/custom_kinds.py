@@ -3,7 +3,8 @@
 Only the parts that we use. Pod templates are open here: they are held to Kubernetes' own schema of a Pod.
 Sources: kubernetes-sigs/lws, api/leaderworkerset/v1/leaderworkerset_types.go, commit 024af084;
 prometheus-operator/prometheus-operator, example/prometheus-operator-crd/, ServiceMonitor 0.87.0 (commit
-c5bfb15a; its endpoints by pkg/apis/monitoring/v1/types.go, commit 00749296), PrometheusRule 0.82.2 (01fad0d6).
+c5bfb15a; its endpoints by pkg/apis/monitoring/v1/types.go, commit 00749296), PrometheusRule 0.82.2
+(commit 01fad0d6).
 """
 
 from __future__ import annotations
