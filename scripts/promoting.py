@@ -1,22 +1,24 @@
 """From one engine to the next without losing a request: smoke, canary, shift, watch, and back by itself.
 
-Composes the servers of `serving` with triton_repo's router and smoke test. It prints nothing.
+What it shifts by is a `Switch`: the router between servers of this machine, or the Service of a cluster
+(`promoting_cluster`). It prints nothing.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from scripts.locations import OUT, Places, find_engine
 from tpforge.errors import RegressionFound, TpforgeError, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
+    from triton_repo.channel import Tls
     from triton_repo.deploy.router import Router
 
 Progress = Callable[[str], None]
@@ -26,12 +28,55 @@ PROMPT = "The capital of France is"
 
 @dataclass(frozen=True)
 class Backend:
-    """A server with the engine that it serves."""
+    """A server with the engine that it serves, and how it is reached."""
 
     engine: str
     url: str
     manifest: Manifest | None = None
     metrics_url: str | None = None
+    tls: Tls | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Switch(Protocol):
+    """What decides which server new requests go to."""
+
+    def shift(self, to: Backend) -> Backend:
+        """Send new requests to a server; where clients meet it from now on."""
+        ...
+
+
+@dataclass(frozen=True)
+class RouterSwitch:
+    """The router between servers of this machine."""
+
+    router: Router
+    host: str
+    port: int
+
+    def refuse_exposed(self, *backends: Backend) -> None:
+        """Refuse to stand between other machines and a server that wants TLS.
+
+        Raises:
+            UsageError: it listens, or would listen, on more than this machine.
+        """
+        from triton_repo.deploy.router import refuse_exposed
+
+        state = self.router.state
+        host = state.url.rpartition(":")[0] if state is not None else self.host
+        refuse_exposed(host, wants_tls=any(one.tls is not None for one in backends))
+
+    def shift(self, to: Backend) -> Backend:
+        """Turn the router, which is started when it does not run.
+
+        Raises:
+            EnvironmentUnusable: it does not start.
+        """
+        from triton_repo.deploy.router import Route
+
+        self.refuse_exposed(to)
+        self.router.turn(Route(target=to.url, engine=to.engine, tls=to.tls))
+        return Backend(to.engine, self.router.start(host=self.host, port=self.port).url, headers=to.headers)
 
 
 @dataclass(frozen=True)
@@ -39,7 +84,7 @@ class PromoteOptions:
     """What the candidate has to keep.
 
     Its p95 over `num_requests` requests may be `max_p95_ms`, or else `max_p95_ratio` times that of the
-    server it replaces, asked in turn with it, so that both see the same machine.
+    fallback, asked in turn with it, so that both see the same machine.
     """
 
     num_requests: int = 40
@@ -62,8 +107,10 @@ class Promotion:
     watched_p95_ms: float
 
 
-def backend_of(engine: str) -> Backend:
-    """The running server of an engine.
+def backend_of(
+    engine: str, *, tls: Tls | None = None, headers: Mapping[str, str] | None = None, port_base: int = 8010
+) -> Backend:
+    """The running server of an engine; TLS and the administrator's key are its own unless given.
 
     Raises:
         UsageError: it has none.
@@ -76,61 +123,71 @@ def backend_of(engine: str) -> Backend:
     if found.phase != "ready" or found.server is None:
         raise UsageError(
             f"{places.engine}: has no server that is ready (it is {found.phase}); start one beside the "
-            f"active one: tpforge serve {places.engine} --detach --port-base 8010"
+            f"active one: tpforge serve {places.engine} --detach --port-base {port_base}"
         )
-    if found.server.security.has_tls:
-        raise UsageError(f"{places.engine}: its server wants TLS, which the router does not speak yet")
-    manifest = read_manifest(places.engine)
-    return Backend(str(places.engine), found.server.grpc_url, manifest, found.server.metrics_url)
+    server = found.server
+    security = server.security.absolute()
+    return Backend(
+        str(places.engine),
+        server.grpc_url,
+        read_manifest(places.engine),
+        server.metrics_url,
+        tls=(tls or security.client_tls()) if security.has_tls else None,
+        headers={**security.client_headers(), **(headers or {})},
+    )
 
 
 def promote(
-    router: Router,
+    switch: Switch,
     candidate: Backend,
-    previous: Backend | None,
+    fallback: Backend | None,
     *,
-    host: str,
-    port: int,
     options: PromoteOptions,
     progress: Progress,
 ) -> Promotion:
-    """Make `candidate` the server behind the router, or leave, or bring back, `previous`.
+    """Make `candidate` the server that new requests go to, or leave things as they are, or go to `fallback`.
 
     Raises:
-        VerificationFailed: the candidate's smoke test failed, or it lost requests; nothing was shifted.
-        RegressionFound: its p95 is beyond the limit; `previous` is the active one.
-        EnvironmentUnusable: the router does not start.
+        VerificationFailed: the candidate's smoke test failed, or it lost requests.
+        RegressionFound: its p95 is beyond the limit.
+        EnvironmentUnusable: what shifts does not work.
     """
-    from triton_repo.deploy.router import Route
-
-    num_checks = _smoke(candidate, progress)
-    limit, measured = _canary(candidate, previous, options, progress)
-    router.turn(Route(target=candidate.url, engine=candidate.engine))
-    url = router.start(host=host, port=port).url
-    progress(f"shifted {url} to {candidate.engine}")
+    num_checks = _smoke(candidate, options, progress)
+    limit, measured = _canary(candidate, fallback, options, progress)
     try:
-        (watched,) = _measure((url,), options)
+        clients_see = switch.shift(candidate)
+        progress(f"shifted {clients_see.url} to {candidate.engine}")
+        (watched,) = _measure((clients_see,), options)
         if watched > limit:
             raise RegressionFound(
                 f"{candidate.engine}: p95 {watched:.0f} ms after the shift, the limit is {limit:.0f} ms"
             )
     except BaseException as error:
-        if previous is None:
+        if fallback is None:
             raise
-        router.turn(Route(target=previous.url, engine=previous.engine))
-        progress(f"went back to {previous.engine}")
+        _go_back(switch, fallback, error)
+        progress(f"went back to {fallback.engine}")
         if isinstance(error, TpforgeError):
-            raise type(error)(f"{error}; {previous.engine} is the active one again") from error
+            raise type(error)(f"{error}; {fallback.engine} is the active one again") from error
         raise
     return Promotion(
-        candidate.engine, previous.engine if previous else None, num_checks, measured, limit, watched
+        candidate.engine, fallback.engine if fallback else None, num_checks, measured, limit, watched
     )
 
 
-def _smoke(candidate: Backend, progress: Progress) -> int:
+def _go_back(switch: Switch, fallback: Backend, because: BaseException) -> None:
+    try:
+        switch.shift(fallback)
+    except TpforgeError as error:
+        raise type(error)(
+            f"{because}; and going back to {fallback.engine} failed, so look after it by hand: {error}"
+        ) from because
+
+
+def _smoke(candidate: Backend, options: PromoteOptions, progress: Progress) -> int:
     """The checks of the candidate's smoke test, all of which passed or were skipped."""
     from scripts.smoking import refuse_failed, summary
-    from triton_repo.smoke import run_smoke
+    from triton_repo.smoke import SmokeOptions, run_smoke
 
     progress(f"smoke test of {candidate.engine}")
     report = run_smoke(
@@ -138,6 +195,7 @@ def _smoke(candidate: Backend, progress: Progress) -> int:
         manifest=candidate.manifest,
         metrics_url=candidate.metrics_url,
         on_result=lambda _check: None,
+        options=SmokeOptions(deadline_s=options.deadline_s, headers=candidate.headers, tls=candidate.tls),
     )
     refuse_failed(report)
     progress(f"smoke test: {summary(report)}")
@@ -145,26 +203,24 @@ def _smoke(candidate: Backend, progress: Progress) -> int:
 
 
 def _canary(
-    candidate: Backend, previous: Backend | None, options: PromoteOptions, progress: Progress
+    candidate: Backend, fallback: Backend | None, options: PromoteOptions, progress: Progress
 ) -> tuple[float, float]:
-    """The limit and the candidate's p95 in ms, measured beside its predecessor."""
-    urls = (candidate.url, *((previous.url,) if previous else ()))
-    measured = _measure(urls, options)
+    """The limit and the candidate's p95 in ms, measured beside the fallback."""
+    measured = _measure((candidate, *((fallback,) if fallback else ())), options)
     if options.max_p95_ms is not None:
         limit = options.max_p95_ms
     else:
-        limit = options.max_p95_ratio * (measured[1] if previous else measured[0])
+        limit = options.max_p95_ratio * (measured[1] if fallback else measured[0])
     progress(f"canary: p95 {measured[0]:.0f} ms, limit {limit:.0f} ms, n={options.num_requests}")
     if measured[0] > limit:
-        stays = f"; {previous.engine} stays the active one" if previous else ""
         raise RegressionFound(
             f"{candidate.engine}: p95 {measured[0]:.0f} ms over {options.num_requests} requests, "
-            f"the limit is {limit:.0f} ms{stays}"
+            f"the limit is {limit:.0f} ms; nothing was shifted"
         )
     return limit, measured[0]
 
 
-def _measure(urls: tuple[str, ...], options: PromoteOptions) -> list[float]:
+def _measure(backends: tuple[Backend, ...], options: PromoteOptions) -> list[float]:
     """p95 of the request latency in ms of each server, asked in turn by every worker.
 
     Raises:
@@ -172,7 +228,9 @@ def _measure(urls: tuple[str, ...], options: PromoteOptions) -> list[float]:
     """
     from triton_repo.client import Client
 
-    clients = [Client(url, deadline_s=options.deadline_s) for url in urls]
+    clients = [
+        Client(one.url, deadline_s=options.deadline_s, headers=one.headers, tls=one.tls) for one in backends
+    ]
 
     def ask(index: int) -> list[float]:
         times = []
@@ -190,7 +248,7 @@ def _measure(urls: tuple[str, ...], options: PromoteOptions) -> list[float]:
     finally:
         for client in clients:
             client.close()
-    return [_p95([row[column] for row in rows]) for column in range(len(urls))]
+    return [_p95([row[column] for row in rows]) for column in range(len(backends))]
 
 
 def _p95(values: list[float]) -> float:

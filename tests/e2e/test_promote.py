@@ -10,10 +10,11 @@ from threading import Event, Thread
 
 import pytest
 
-from scripts.promoting import Backend, PromoteOptions, promote
-from tests.e2e.conftest import Serving, free_ports, quiet
+from scripts.promoting import Backend, PromoteOptions, RouterSwitch, promote
+from tests.e2e.conftest import Engine, Serving, free_ports, quiet, served
 from tests.e2e.echo import write_echo
 from tpforge.errors import EnvironmentUnusable, RegressionFound, TpforgeError, VerificationFailed
+from tpforge.recipe import RepositoryOptions
 from triton_repo.client import Client
 from triton_repo.deploy.local import ServeOptions, serve, stop
 from triton_repo.deploy.router import Route, Router
@@ -70,12 +71,12 @@ def test_a_promotion_under_load_loses_no_request_and_both_servers_answer(
     router: Router, lockstep: Serving, processes_server: Serving
 ) -> None:
     blue, green = backend("blue", lockstep), backend("green", processes_server)
-    port = free_ports().grpc
-    promote(router, blue, None, host="127.0.0.1", port=port, options=OPTIONS, progress=quiet)
+    switch = RouterSwitch(router, "127.0.0.1", free_ports().grpc)
+    promote(switch, blue, None, options=OPTIONS, progress=quiet)
     assert router.status().active == Route(target=blue.url, engine="blue")
-    with loaded(f"127.0.0.1:{port}") as loads:
+    with loaded(f"127.0.0.1:{switch.port}") as loads:
         time.sleep(2)
-        done = promote(router, green, blue, host="127.0.0.1", port=port, options=OPTIONS, progress=quiet)
+        done = promote(switch, green, blue, options=OPTIONS, progress=quiet)
         time.sleep(2)
     status = router.status()
     answers = [answer for load in loads for answer in load.answers]
@@ -98,51 +99,57 @@ def test_a_candidate_that_fails_the_smoke_test_is_never_active(
     wrong = serve(write_echo(tmp_path / "repository"), options=where, progress=quiet)
     try:
         candidate = Backend("echo", wrong.grpc_url)
+        switch = RouterSwitch(router, "127.0.0.1", free_ports().grpc)
         with pytest.raises(VerificationFailed, match="the smoke test failed"):
-            promote(
-                router,
-                candidate,
-                blue,
-                host="127.0.0.1",
-                port=free_ports().grpc,
-                options=OPTIONS,
-                progress=quiet,
-            )
+            promote(switch, candidate, blue, options=OPTIONS, progress=quiet)
     finally:
         stop(where.state_dir)
     assert router.route == Route(target=blue.url, engine="blue")
 
 
 def test_a_slow_candidate_is_refused_by_its_canary(
-    router: Router, lockstep: Serving, processes_server: Serving, monkeypatch: pytest.MonkeyPatch
+    router: Router, lockstep: Serving, processes_server: Serving
 ) -> None:
     blue, green = backend("blue", lockstep), backend("green", processes_server)
     router.turn(Route(target=blue.url, engine="blue"))
-    monkeypatch.setattr("scripts.promoting._smoke", lambda *_: 0)
     strict = PromoteOptions(num_requests=4, concurrency=1, max_tokens=4, max_p95_ms=0.5)
+    switch = RouterSwitch(router, "127.0.0.1", free_ports().grpc)
     with pytest.raises(
-        RegressionFound, match=r"green: p95 \d+ ms over 4 requests, the limit is 0 ms; blue stays"
+        RegressionFound, match=r"green: p95 \d+ ms over 4 requests, the limit is 0 ms; nothing was shifted"
     ):
-        promote(router, green, blue, host="127.0.0.1", port=free_ports().grpc, options=strict, progress=quiet)
+        promote(switch, green, blue, options=strict, progress=quiet)
     assert router.route == Route(target=blue.url, engine="blue")
 
 
 def test_a_candidate_that_dies_after_the_shift_is_left_again(
-    router: Router, lockstep: Serving, processes_server: Serving, monkeypatch: pytest.MonkeyPatch
+    router: Router, lockstep: Serving, tiny_engine: Engine, tmp_path: Path
 ) -> None:
-    blue, green = backend("blue", lockstep), backend("green", processes_server)
-    port = free_ports().grpc
-    router.turn(Route(target=blue.url, engine="blue"))
-    router.start(host="127.0.0.1", port=port)
-    monkeypatch.setattr("scripts.promoting._smoke", lambda *_: 0)
-    monkeypatch.setattr("scripts.promoting._canary", lambda *_: (20_000.0, 1.0))
-    nowhere = Backend("gone", f"127.0.0.1:{free_ports().grpc}")
-    with pytest.raises(VerificationFailed, match="blue is the active one again"):
-        promote(router, nowhere, blue, host="127.0.0.1", port=port, options=OPTIONS, progress=quiet)
-    assert router.status().active == Route(target=blue.url, engine="blue")
-    with Client(f"127.0.0.1:{port}") as client:
+    blue = backend("blue", lockstep)
+    switch = RouterSwitch(router, "127.0.0.1", free_ports().grpc)
+    switch.shift(blue)
+    said: list[str] = []
+    with served(tiny_engine, tmp_path, RepositoryOptions(executor="lockstep", num_threads=1)) as serving:
+        green = backend("green", serving)
+
+        def progress(message: str) -> None:
+            said.append(message)
+            if message.startswith("shifted"):
+                stop(serving.server.state_dir)
+
+        with pytest.raises(VerificationFailed, match=r"was lost.*blue is the active one again"):
+            promote(switch, green, blue, options=OPTIONS, progress=progress)
+    assert [line.split(":")[0] for line in said] == [
+        "smoke test of green",
+        "smoke test",
+        "canary",
+        "shifted 127.0.0.1",
+        "went back to blue",
+    ]
+    status = router.status()
+    assert status.active == Route(target=blue.url, engine="blue")
+    assert status.begun[green.url] >= 1, "the watch did ask the candidate through the router"
+    with Client(f"127.0.0.1:{switch.port}") as client:
         assert client.generate("Hello", max_tokens=2).text
-    assert green.url
 
 
 def test_errors_deadlines_and_cancellation_pass_through_the_router(router: Router, lockstep: Serving) -> None:

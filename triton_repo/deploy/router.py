@@ -24,14 +24,15 @@ from grpc import aio
 from pydantic import ValidationError
 
 from tpforge.atomic import os_errors, write_atomic
-from tpforge.errors import EnvironmentUnusable
+from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from tpforge.records import Record
-from triton_repo.channel import CHANNEL_OPTIONS
+from triton_repo.channel import CHANNEL_OPTIONS, Tls, aio_channel
 from triton_repo.deploy import processes
 from triton_repo.deploy.guard import module_command, module_environment
 
 STATUS_METHOD = "/tpforge.Router/Status"
 _STATE, _ROUTE, _LOG = "router.json", "route.json", "router.log"
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _START_S, _STOP_S, _DRAIN_S = 15.0, 60.0, 30.0
 
 _started: dict[int, subprocess.Popen[bytes]] = {}
@@ -39,10 +40,11 @@ _started: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class Route(Record):
-    """Which server is the active one, and the engine that it serves."""
+    """Which server is the active one, the engine that it serves, and the files of its TLS."""
 
     target: str
     engine: str
+    tls: Tls | None = None
 
 
 class RouterState(Record):
@@ -144,6 +146,19 @@ class Router:
         return True
 
 
+def refuse_exposed(host: str, *, wants_tls: bool) -> None:
+    """Refuse to pass plain text from other machines on to a server that wants TLS.
+
+    Raises:
+        UsageError: the router would listen on more than this machine.
+    """
+    if wants_tls and host not in _LOOPBACK:
+        raise UsageError(
+            f"--host {host}: the servers want TLS and the router's own clients have none, so it listens on "
+            f"this machine only ({', '.join(_LOOPBACK)}); end TLS at a proxy before it"
+        )
+
+
 def read_route(folder: Path) -> Route | None:
     """The active route of a folder."""
     try:
@@ -157,7 +172,7 @@ class _Relay(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._channels: dict[str, Any] = {}
+        self._channels: dict[tuple[str, Tls | None], Any] = {}
         self._begun: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
 
@@ -177,14 +192,14 @@ class _Relay(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
         route = read_route(self._folder)
         assert route is not None
         target = route.target
-        if target not in self._channels:
-            self._channels[target] = aio.insecure_channel(target, options=list(CHANNEL_OPTIONS))
+        try:
+            channel = self._channel(route)
+        except TpforgeError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         self._begun[target] += 1
         self._in_flight[target] += 1
         metadata = [(key, value) for key, value in context.invocation_metadata() if key != "user-agent"]
-        call = self._channels[target].stream_stream(method)(
-            requests, timeout=context.time_remaining(), metadata=metadata
-        )
+        call = channel.stream_stream(method)(requests, timeout=context.time_remaining(), metadata=metadata)
         try:
             async for response in call:
                 yield response
@@ -193,6 +208,13 @@ class _Relay(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
         finally:
             call.cancel()
             self._in_flight[target] -= 1
+
+    def _channel(self, route: Route) -> Any:
+        """The connection to the active server, kept: its files are read once."""
+        key = (route.target, route.tls)
+        if key not in self._channels:
+            self._channels[key] = aio_channel(route.target, tls=route.tls)
+        return self._channels[key]
 
 
 async def _serve(folder: Path, url: str) -> None:
