@@ -1,13 +1,14 @@
 """From a model to an engine folder of runtime pytorch: the model as it is, llm.yaml, the tokenizer.
 
-It prints nothing and converts nothing: TensorRT-LLM's LLM API loads the Hugging Face checkpoint itself.
+It prints nothing. TensorRT-LLM's LLM API loads the Hugging Face checkpoint itself, so nothing is converted; a
+checkpoint whose heads or MLP tp_size does not divide is written anew, padded with zeros.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,11 +16,10 @@ from scripts import models, pipeline
 from scripts.locations import Places, engine_name, places_of
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, PlanError
 from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
 from tpforge.mapping import Mapping
-from tpforge.model import ModelSpec
-from tpforge.padding import plan_padding
+from tpforge.padding import Padding, plan_padding
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import Release, release_for
 
@@ -35,13 +35,14 @@ MODEL = "model"
 
 @dataclass(frozen=True)
 class LlmEngine:
-    """What an engine folder of runtime pytorch would hold."""
+    """What an engine folder of runtime pytorch would hold; `model.files` are those that go in as they are."""
 
     name: str
     out: Path
     release: Release
     model: LlmModel
     mapping: Mapping
+    padding: Padding
     limits: Limits
     sm: int | None
     plan: LlmPlan
@@ -65,6 +66,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     from builders.llm_formats import require_loadable
     from builders.llm_model import open_llm_model
     from builders.llmapi import LlmTarget, plan_llm
+    from builders.padded_model import kept_files
     from engines.host import find_host
 
     release = release_for(recipe.trtllm, runtime="pytorch")
@@ -72,7 +74,10 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     model = open_llm_model(location, release=release)
     sm = recipe.sm or find_host().sm
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
-    _refuse_conversion(recipe, model.spec, mapping)
+    _refuse_conversion(recipe, model, mapping)
+    padding = plan_padding(model.spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size)
+    if padding.notes:
+        model = replace(model, files=kept_files(model))
     limits = recipe.limits.resolve(model.spec)
     quantization = require_loadable(
         model.quantization,
@@ -83,6 +88,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     )
     target = LlmTarget(release, mapping, limits, sm=sm)
     plan = plan_llm(target, given=recipe.pytorch.llm_args)
+    plan = replace(plan, warnings=(*_padding_notes(padding), *plan.warnings))
     located = model.located
     name = recipe.name or engine_name(
         located.location if located.kind == "hub" else str(located.path), mapping=mapping
@@ -93,6 +99,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
         release=release,
         model=model,
         mapping=mapping,
+        padding=padding,
         limits=limits,
         sm=sm,
         plan=plan,
@@ -103,11 +110,12 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
 def build_llm_engine(
     recipe: EngineRecipe, *, out: Path | None, existing: Literal["refuse", "replace"], progress: Progress
 ) -> pipeline.Built:
-    """Write the engine folder: the model linked or copied, llm.yaml, the tokenizer, engine.json.
+    """Write the engine folder: the model linked, copied or padded, llm.yaml, the tokenizer, engine.json.
 
     Raises:
         InputRefused: the model is refused, or the folder exists and may not be replaced.
     """
+    from builders.padded_model import write_padded
     from builders.sources.tokenizer_files import copy_tokenizer
     from engines.store import write_manifest
 
@@ -116,21 +124,31 @@ def build_llm_engine(
     root = engine.model.located.path
     with atomic_folder(engine.out, force=existing == "replace") as folder:
         progress(f"putting {recipe.model} into {engine.out}")
+        (folder / MODEL).mkdir()
         for path in engine.model.files:
             target = folder / MODEL / path.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             place(path.resolve(), target)
+        if engine.padding.notes:
+            progress("padding the weights")
+            write_padded(root, folder / MODEL, padding=engine.padding)
         (folder / "tokenizer").mkdir()
         copy_tokenizer(root, folder / "tokenizer")
         (folder / YAML).write_text(engine.yaml, encoding="utf-8")
         progress("hashing")
         manifest = _manifest(recipe, engine, folder)
         write_manifest(folder, manifest)
-    return pipeline.Built(Places(engine.out), manifest, reused=False, notes=engine.quantization.notes)
+    notes = (*engine.quantization.notes, *_padding_notes(engine.padding))
+    return pipeline.Built(Places(engine.out), manifest, reused=False, notes=notes)
 
 
-def _refuse_conversion(recipe: EngineRecipe, spec: ModelSpec, mapping: Mapping) -> None:
-    """Refuse what would need another checkpoint than the one that is there."""
+def _padding_notes(padding: Padding) -> tuple[str, ...]:
+    return tuple(f"{note}; model/ holds a padded copy of the weights" for note in padding.notes)
+
+
+def _refuse_conversion(recipe: EngineRecipe, model: LlmModel, mapping: Mapping) -> None:
+    """Refuse what would need another checkpoint than the one that is there, or that one padded."""
+    spec = model.spec
     problems = []
     if recipe.quantize is not None:
         problems.append(
@@ -139,11 +157,8 @@ def _refuse_conversion(recipe: EngineRecipe, spec: ModelSpec, mapping: Mapping) 
         )
     if recipe.dtype is not None and recipe.dtype != spec.dtype:
         problems.append(f"--dtype {recipe.dtype}: nothing is converted; give --llm-arg dtype={recipe.dtype}")
-    if notes := plan_padding(spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size).notes:
-        problems.append(
-            f"tp={mapping.tp_size}: {'; '.join(notes)}; the LLM API pads nothing, so use a tp that divides "
-            "the model, or --runtime tensorrt"
-        )
+    if problem := _padding_problem(recipe, model, mapping):
+        problems.append(problem)
     if recipe.kv_cache is not None:
         problems.append(
             f"--kv-cache {recipe.kv_cache}: the LLM API quantizes its cache itself; give --llm-arg "
@@ -151,6 +166,16 @@ def _refuse_conversion(recipe: EngineRecipe, spec: ModelSpec, mapping: Mapping) 
         )
     if problems:
         raise InputRefused.listing(f"{recipe.model}: not for runtime pytorch:", problems)
+
+
+def _padding_problem(recipe: EngineRecipe, model: LlmModel, mapping: Mapping) -> str | None:
+    from builders.padded_model import refuse_padding
+
+    try:
+        plan_padding(model.spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size, allow=recipe.pad)
+        return refuse_padding(model, mapping)
+    except PlanError as error:
+        return str(error)
 
 
 def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest:
@@ -170,7 +195,7 @@ def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest
         ),
         model=spec,
         mapping=engine.mapping,
-        padding=plan_padding(spec, tp_size=engine.mapping.tp_size, moe_ep_size=engine.mapping.moe_ep_size),
+        padding=engine.padding,
         dtype=spec.dtype,
         limits=engine.limits,
         files=tuple(hash_file(path, relative_to=folder) for path in kept),

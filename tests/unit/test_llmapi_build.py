@@ -190,12 +190,12 @@ def test_a_format_is_refused_on_a_gpu_that_has_no_kernel_for_it(
     assert "SM90 is not supported" in capsys.readouterr().err
 
 
-def test_nothing_is_padded_or_converted(
+def test_all_that_would_need_another_checkpoint_is_refused_at_once(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert build(model, tmp_path / "engine", "--tp", "3", "--quantize", "int8_wo") == 4
+    assert build(model, tmp_path / "engine", "--tp", "3", "--no-pad", "--quantize", "int8_wo") == 4
     said = capsys.readouterr().err
-    assert "the LLM API pads nothing" in said
+    assert "tp=3 does not divide LlamaForCausalLM without padding" in said
     assert "--quantize int8_wo: the LLM API loads a quantized Hugging Face checkpoint" in said
     assert not (tmp_path / "engine").exists()
 
