@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scripts.locations import Places
     from tpforge.recipe import RepositoryOptions, ServeRecipe
     from triton_repo.deploy.local import Server
+    from triton_repo.deploy.security import Security
 
 
 @click.command("serve")
@@ -47,7 +48,6 @@ def command(
     from scripts import launching, serving
     from scripts.locations import find_engine
     from tpforge.recipe import ServeRecipe
-    from triton_repo.deploy.security import Security
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -57,11 +57,7 @@ def command(
     recipe = ServeRecipe(**values)
     options = _stand_in(places) if stand_in else None
     if launching.is_launched(places, options):
-        if security != Security():
-            raise UsageError(
-                "--tls-* and --admin-key-file: not for TensorRT-LLM's launch yet; give tritonserver its own"
-            )
-        launch = _planned(output, places, recipe, dry_run=dry_run)
+        launch = _planned(output, places, recipe, dry_run=dry_run, security=security)
         if dry_run:
             _print_launch(output, launch)
             return
@@ -102,13 +98,15 @@ def _stand_in(places: Places) -> RepositoryOptions:
     return RepositoryOptions.model_validate({**kept, "stand_in": True})
 
 
-def _planned(output: Output, places: Places, recipe: ServeRecipe, *, dry_run: bool) -> Launch:
+def _planned(
+    output: Output, places: Places, recipe: ServeRecipe, *, dry_run: bool, security: Security
+) -> Launch:
     """The launch of an engine by TensorRT-LLM; what is doubtful about it is said."""
     from scripts import launching, serving
 
     if not dry_run:
         serving.refuse_running(places)  # Else its own ports would be what is wrong.
-    launch = launching.plan_launch(places, recipe, options=None, render=not dry_run)
+    launch = launching.plan_launch(places, recipe, options=None, render=not dry_run, security=security)
     for line in launch.doubts:
         output.note(f"warning: {line}")
     return launch
@@ -133,6 +131,10 @@ def _print_launch(output: Output, launch: Launch) -> None:
         output.result("\nwould be refused on this host:")
         for line in launch.misfits:
             output.result(f"  {line}")
+    if launch.security.admin_key_file is not None:
+        from triton_repo.deploy.security import KEY_PLACE
+
+        output.note(f"{KEY_PLACE} stands for the key in {launch.security.admin_key_file}")
     output.note("nothing of this was run")
     output.record(
         "launch",

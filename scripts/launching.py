@@ -21,6 +21,7 @@ from tpforge.versions import Release, find_release
 if TYPE_CHECKING:
     from triton_repo.deploy.local import Server
     from triton_repo.deploy.mpirun import LaunchCommand
+    from triton_repo.deploy.security import Security
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Launch:
     name: str
     misfits: tuple[str, ...]
     doubts: tuple[str, ...]
+    security: Security
 
     @property
     def line(self) -> str:
@@ -61,7 +63,12 @@ def is_launched(places: Places, options: RepositoryOptions | None) -> bool:
 
 
 def plan_launch(
-    places: Places, recipe: ServeRecipe, *, options: RepositoryOptions | None, render: bool
+    places: Places,
+    recipe: ServeRecipe,
+    *,
+    options: RepositoryOptions | None,
+    render: bool,
+    security: Security | None = None,
 ) -> Launch:
     """The command that serves an engine, and everything that is wrong with host or engine.
 
@@ -69,13 +76,16 @@ def plan_launch(
 
     Raises:
         InputRefused: the engine is not sound.
-        UsageError: mode, GPUs and container do not go together.
+        UsageError: mode, GPUs and container do not go together, or the administrator's key is none.
     """
     from engines.host import find_host
     from engines.runtime import find_doubts, find_misfits
     from engines.store import read_manifest
     from triton_repo.deploy.mpirun import parse_devices
+    from triton_repo.deploy.security import Security
 
+    guard = (security or Security()).absolute()
+    guard.read_admin_key()
     manifest = read_manifest(places.engine)
     release = find_release(_release_of(manifest))
     container = recipe.container if recipe.container != "auto" else _container(release)
@@ -99,10 +109,11 @@ def plan_launch(
         container=container,
         image=None if container == "none" else recipe.image or release.image,
         mode=recipe.mode,
-        command=_command(places, recipe, manifest, release, container, devices, repository),
+        command=_command(places, recipe, manifest, release, container, devices, repository, guard),
         name=_name(manifest, recipe),
         misfits=tuple(misfits),
         doubts=tuple(find_doubts(host, release=release, devices=devices)),
+        security=guard,
     )
 
 
@@ -141,6 +152,7 @@ def serve_launch(
         load_timeout_s=recipe.load_timeout,
         detach=detach,
         launch=program,
+        security=launch.security,
     )
     return serve(launch.repository, options=options, progress=progress, on_ready=on_ready)
 
@@ -180,6 +192,7 @@ def _command(
     container: str,
     devices: tuple[int, ...],
     repository: Path,
+    security: Security,
 ) -> LaunchCommand:
     from triton_repo.deploy.docker import Container, container_command
     from triton_repo.deploy.mpirun import (
@@ -198,6 +211,7 @@ def _command(
         tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
         prefix=f"{manifest.name}-",
         server_id=_name(manifest, recipe),
+        security=_security_words(security, container=container),
     )
     world = manifest.mapping.world_size
     if manifest.runtime == "pytorch":
@@ -216,12 +230,22 @@ def _command(
         image=image,
         name=_name(manifest, recipe),
         devices=devices,
-        mounts=(repository.absolute(), places.engine.resolve()),
+        mounts=(repository.absolute(), places.engine.resolve(), *security.mounts()),
         ports=ports,
         host=recipe.host,
+        http_host=security.http_host(recipe.host),
         engine="podman" if container == "podman" else "docker",
     )
     return container_command(around, command)
+
+
+def _security_words(security: Security, *, container: str) -> tuple[str, ...]:
+    """What the first tritonserver is told; a container publishes its ports at addresses of this host."""
+    words = security.arguments_without_key()
+    if security.has_tls and container == "none":  # HTTP and metrics are in plain text.
+        address = security.http_host("")
+        words += [f"--http-address={address}", f"--metrics-address={address}"]
+    return tuple(words)
 
 
 def _port_problems(recipe: ServeRecipe) -> list[str]:

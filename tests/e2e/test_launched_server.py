@@ -26,8 +26,11 @@ from tests.e2e.conftest import Engine, free_ports
 from tests.standin_docker import write_docker
 from tests.standin_trtllm_build import write_standin
 from tests.tiny import write_tiny_llama
+from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild
 from tpforge.recipe import RepositoryOptions
+from triton_repo.client import Client, RequestRefused, Tls
+from triton_repo.deploy.security import GRPC_ADMIN_HEADER
 from triton_repo.tensorrt import render_tensorrt
 
 pytestmark = pytest.mark.e2e
@@ -179,3 +182,72 @@ def test_up_does_each_stage_of_compiled_engines_once(
     said = capsys.readouterr().out
     assert "$ trtllm-build" in said
     assert "docker run" in said
+
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> list[str]:
+    """Options of mutual TLS with one certificate that signed itself, and of a key; only files are named."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not on PATH")
+    certificate, key = tmp_path / "tls.pem", tmp_path / "tls.key"
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=llm.example"]
+    names = ["-addext", "subjectAltName=DNS:llm.example", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", *words, *names], check=True, capture_output=True)
+    (tmp_path / "admin.key").write_text(f"{KEY}\n")
+    files = ["--tls-cert", "tls.pem", "--tls-key", "tls.key", "--tls-client-root", "tls.pem"]
+    return [*files, "--tls-name", "llm.example", "--admin-key-file", "admin.key"]
+
+
+def test_a_launch_is_told_of_certificates_and_the_dry_run_does_not_tell_the_key(
+    calls: Path, secured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not calls.exists()
+    everywhere = ["--host", "0.0.0.0", *secured]
+    words = json_of(
+        capsys, "serve", "tiny", "--container", "docker", "--port-base", str(PORT), "--dry-run", *everywhere
+    )["command"]
+    assert KEY not in " ".join(words)
+    volumes = {words[place + 1] for place, word in enumerate(words) if word == "--volume"}
+    assert {f"{tmp_path}/tls.{end}:{tmp_path}/tls.{end}:ro" for end in ("pem", "key")} <= volumes
+    assert not any("admin.key" in volume for volume in volumes)
+    published = [words[place + 1] for place, word in enumerate(words) if word == "--publish"]
+    hosts = {"http": "127.0.0.1", "grpc": "0.0.0.0", "metrics": "127.0.0.1"}
+    assert published == [f"{host}:{PORT + i}:{PORT + i}" for i, host in enumerate(hosts.values())]
+    first, others = words[: words.index(":")], words[words.index(":") :]
+    protocols = "shared-memory,model-repository,statistics,trace,logging"
+    for word in (
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-server-cert={tmp_path}/tls.pem",
+        f"--grpc-server-key={tmp_path}/tls.key",
+        f"--grpc-root-cert={tmp_path}/tls.pem",
+        f"--grpc-restricted-protocol={protocols}:tpforge-admin={{admin-key}}",
+    ):
+        assert first.count(word) == 1 and word not in others
+    words = json_of(
+        capsys, "serve", "tiny", "--container", "none", "--port-base", str(PORT), "--dry-run", *everywhere
+    )["command"]
+    assert {"--http-address=127.0.0.1", "--metrics-address=127.0.0.1"} <= set(words)
+
+
+def test_a_launched_server_serves_who_has_certificate_and_key(
+    calls: Path, secured: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(*secured) == 0
+    server = json_of(capsys, "status")["servers"][0]
+    assert (server["phase"], server["answers"]) == ("ready", True)
+    assert f"tpforge-admin={KEY}" in calls.read_text(), "docker was not given the key"
+    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".log"]
+    assert [path.name for path in kept if KEY.encode() in path.read_bytes()] == []
+    url = f"127.0.0.1:{PORT + 1}"
+    pem, own = tmp_path / "tls.pem", tmp_path / "tls.key"
+    tls = Tls(pem, own, pem, server_name="llm.example")
+    with Client(url, tls=tls, headers={GRPC_ADMIN_HEADER: KEY}) as client:
+        assert "tensorrt_llm" in {model.name for model in client.models()}
+    with Client(url, tls=tls) as client, pytest.raises(RequestRefused, match="restricted"):
+        client.models()
+    for other in (None, Tls(pem, server_name="llm.example")):
+        with Client(url, tls=other, deadline_s=5) as client, pytest.raises(TpforgeError):
+            client.metadata("tensorrt_llm")

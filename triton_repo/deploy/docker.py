@@ -20,7 +20,10 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 @dataclass(frozen=True)
 class Container:
-    """How the container is run; `shm_gib` is what Triton's models and NCCL share."""
+    """How the container is run; `shm_gib` is what Triton's models and NCCL share.
+
+    gRPC is reached at `host`, HTTP and metrics at `http_host`, or there too when that is None.
+    """
 
     image: str
     name: str
@@ -28,6 +31,7 @@ class Container:
     mounts: tuple[Path, ...]
     ports: Ports = field(default_factory=Ports)
     host: str = "127.0.0.1"
+    http_host: str | None = None
     shm_gib: int = 16
     engine: Engine = "docker"
 
@@ -37,8 +41,9 @@ def container_command(container: Container, command: LaunchCommand) -> LaunchCom
     words: list[str] = [container.engine, "run", "--rm", "--name", container.name]
     words += _gpus(container)
     words += ["--shm-size", f"{container.shm_gib}g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
-    for _, port in container.ports.named():
-        words += ["--publish", f"{container.host}:{port}:{port}"]
+    for name, port in container.ports.named():
+        host = container.host if name == "gRPC" else container.http_host or container.host
+        words += ["--publish", f"{host}:{port}:{port}"]
     for mount in sorted(set(container.mounts)):
         words += ["--volume", f"{mount}:{mount}:ro"]
     for name, value in {**_OFFLINE, **command.environment}.items():

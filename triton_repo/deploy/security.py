@@ -5,6 +5,7 @@ Triton has no TLS for HTTP and metrics: with TLS these listen on this machine on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ ADMIN_PROTOCOLS = "shared-memory,model-repository,statistics,trace,logging"
 ADMIN_KEY = "tpforge-admin"
 GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_KEY}"
 LOOPBACK = "127.0.0.1"
+KEY_PLACE = "{admin-key}"
+"""Stands for the key in a command that is printed or kept in a file."""
 _SMALLEST_KEY = 16
 
 
@@ -102,8 +105,22 @@ class Security(Record):
         """Where HTTP and metrics listen: they cannot be encrypted."""
         return LOOPBACK if self.has_tls else host
 
+    def mounts(self) -> tuple[Path, ...]:
+        """The files that tritonserver itself reads, for a container."""
+        files = (self.certificate, self.private_key, self.client_roots)
+        return tuple(path for path in files if path is not None)
+
+    def fill_key(self, words: Iterable[str]) -> list[str]:
+        """The words, with the key where its place is."""
+        key = self.read_admin_key()
+        return list(words) if key is None else [word.replace(KEY_PLACE, key) for word in words]
+
     def arguments(self) -> list[str]:
         """What tritonserver is told."""
+        return self.fill_key(self.arguments_without_key())
+
+    def arguments_without_key(self) -> list[str]:
+        """What tritonserver is told, with `KEY_PLACE` for the key: to be printed, or kept in a file."""
         words = []
         if self.has_tls:
             mutual = self.client_roots is not None
@@ -113,8 +130,7 @@ class Security(Record):
                 f"--grpc-server-key={self.private_key}",
             ]
             words += [f"--grpc-root-cert={self.client_roots}"] if mutual else []
-        key = self.read_admin_key()
-        if key is not None:
-            words.append(f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={key}")
-            words.append(f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={key}")
+        if self.admin_key_file is not None:
+            words.append(f"--grpc-restricted-protocol={ADMIN_PROTOCOLS}:{ADMIN_KEY}={KEY_PLACE}")
+            words.append(f"--http-restricted-api={ADMIN_PROTOCOLS}:{ADMIN_KEY}={KEY_PLACE}")
         return words

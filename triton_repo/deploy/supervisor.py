@@ -130,7 +130,7 @@ class Supervisor:
         if plan.launch is None:
             self._prepare_tritonserver()
             return
-        self._command = plan.launch.command()
+        self._command = plan.security.fill_key(plan.launch.command())
         self._environment = plan.launch.marked_environment(self._mark)
         self._progress(f"starting {plan.launch.program}")
 
@@ -186,7 +186,9 @@ class Supervisor:
             load_timeout_s=plan.load_timeout_s,
             security=plan.security,
             program=plan.launch.program if plan.launch else "tritonserver",
-            http_url=f"http://{plan.host}:{plan.ports.http}" if plan.launch else None,
+            http_url=f"http://{plan.security.http_host(plan.host)}:{plan.ports.http}"
+            if plan.launch
+            else None,
         )
 
     def _say_ready(self, seconds: float) -> None:
