@@ -186,7 +186,7 @@ class _Relay(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
         route = read_route(self._folder)
         assert route is not None
         counts = {"begun": dict(self._begun), "in_flight": dict(self._in_flight)}
-        return json.dumps({"active": route.model_dump(), **counts}).encode()
+        return json.dumps({"active": route.model_dump(mode="json"), **counts}).encode()
 
     async def _relay(self, method: str, requests: Any, context: Any) -> AsyncIterator[bytes]:
         route = read_route(self._folder)
