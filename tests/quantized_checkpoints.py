@@ -102,11 +102,37 @@ def _packed(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
     }, _values(codes, scales, np.zeros(scales.shape, dtype=np.int64), group)
 
 
+def _packed_zeros(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    """Zero points are packed along the outputs, the codes along the inputs."""
+    codes, scales, zeros = _by_group(weight, group)
+    return {
+        "weight_packed": _words(codes),
+        "weight_scale": torch.from_numpy(scales),
+        "weight_shape": torch.tensor(weight.shape),
+        "weight_zero_point": _words(zeros.T).T.contiguous(),
+    }, _values(codes, scales, zeros, group)
+
+
 def _int8(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
     scales = np.abs(weight).max(1, keepdims=True) / 127
     codes = torch.from_numpy(np.round(weight / scales).astype(np.int8))
     held = torch.from_numpy(scales.astype(np.float32))
     return {"weight": codes, "weight_scale": held}, codes.float() * held
+
+
+def _int8_rows(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    """llmcompressor keeps scales in the model's type, often bfloat16."""
+    scales = torch.from_numpy(np.abs(weight).max(1, keepdims=True) / 127).bfloat16()
+    codes = (torch.from_numpy(weight) / scales.float()).round().clamp(-128, 127).to(torch.int8)
+    return {"weight": codes, "weight_scale": scales}, codes.float() * scales.float()
+
+
+def _e4m3_static(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+    """llmcompressor's scales of a whole matrix are [1], in the model's type."""
+    scale = torch.tensor([np.abs(weight).max() / 448]).bfloat16()
+    codes = (torch.from_numpy(weight) / scale.float()).clamp(-448, 448).to(torch.float8_e4m3fn)
+    made = {"weight": codes, "weight_scale": scale, "input_scale": torch.tensor([0.01]).bfloat16()}
+    return made, codes.float() * scale.float()
 
 
 def _e4m3_rows(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
@@ -170,12 +196,25 @@ def _modelopt_awq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor
 
 
 def _compressed(layout: str, activations: dict[str, Any] | None, **weights: Any) -> dict[str, Any]:
+    """The keys of compressed-tensors 0.19."""
+    unset = {"actorder": None, "block_structure": None, "scale_dtype": None, "zp_dtype": None}
     group = {
+        "format": layout,
         "targets": ["Linear"],
-        "weights": {"symmetric": True, **weights},
+        "weights": {"symmetric": True, "dynamic": False, "observer_kwargs": {}, **unset, **weights},
         "input_activations": activations,
+        "output_activations": None,
     }
-    return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": group}}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": layout,
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "sparsity_config": {},
+        "transform_config": {},
+        "config_groups": {"group_0": group},
+    }
 
 
 DYNAMIC = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token"}
@@ -196,6 +235,16 @@ CONFIGS = {
     },
     "packed": lambda group: _compressed(
         "pack-quantized", None, num_bits=4, type="int", strategy="group", group_size=group
+    ),
+    "packed zeros": lambda group: _compressed(
+        "pack-quantized", None, num_bits=4, type="int", strategy="group", group_size=group, symmetric=False
+    ),
+    "fp8 static": lambda group: _compressed(
+        "float-quantized",
+        DYNAMIC | {"type": "float", "dynamic": False, "strategy": "tensor"},
+        num_bits=8,
+        type="float",
+        strategy="tensor",
     ),
     "int8": lambda group: _compressed("int-quantized", DYNAMIC, num_bits=8, type="int", strategy="channel"),
     "fp8 rows": lambda group: _compressed(
@@ -227,7 +276,9 @@ WRITERS = {
     "gptq": _gptq,
     "awq": _awq,
     "packed": _packed,
-    "int8": _int8,
+    "packed zeros": _packed_zeros,
+    "fp8 static": _e4m3_static,
+    "int8": _int8_rows,
     "fp8 rows": _e4m3_rows,
     "fp8 blocks": _e4m3_blocks,
     "fp8": _e4m3_tensor,

@@ -13,11 +13,15 @@ from builders.quantize.components import Components
 from builders.quantize.gptq import Read, nibbles
 
 
-def read_packed(read: Read, module: str, *, group: int) -> Components:
-    """Symmetric INT4 in groups ("pack-quantized")."""
+def read_packed(read: Read, module: str, *, group: int, symmetric: bool) -> Components:
+    """INT4 in groups ("pack-quantized"); zero points, stored plus 8 too, are packed along the outputs."""
     scales = read(f"{module}.weight_scale")
     codes = nibbles(read(f"{module}.weight_packed"), dim=1)
-    return Components(codes=codes, scales=scales, zeros=torch.full_like(scales, 8), group=group)
+    if symmetric:
+        return Components(codes=codes, scales=scales, zeros=torch.full_like(scales, 8), group=group)
+    # The last word is filled up where the outputs are no multiple of 8.
+    zeros = nibbles(read(f"{module}.weight_zero_point"), dim=0)[: codes.shape[0]]
+    return Components(codes=codes, scales=scales, zeros=zeros.contiguous(), group=group)
 
 
 def read_rows(read: Read, module: str) -> Components:

@@ -115,18 +115,23 @@ def _compressed(values: dict[str, Any]) -> Layout:
         raise InputRefused(
             f"compressed-tensors with actorder {weights['actorder']}: its groups cannot be cut"
         )
-    if not weights.get("symmetric", True):
-        raise InputRefused("compressed-tensors with zero points is not read; expected symmetric weights")
+    symmetric = weights.get("symmetric", True) is not False
+    if not symmetric and (bits, kind, strategy) != (4, "int", "group"):
+        raise InputRefused(
+            f"compressed-tensors {kind}{bits} by {strategy} with zero points is not read; "
+            "expected symmetric weights, or INT4 in groups"
+        )
     match bits, kind, strategy:
         case 4, "int", "group":
             group = _group(weights)
+            zero_points = () if symmetric else ("weight_zero_point",)
             return Layout(
                 format="gptq",
                 group=group,
                 weight="weight_packed",
-                beside=("weight_scale", "weight_shape"),
+                beside=("weight_scale", "weight_shape", *zero_points),
                 shape=lambda shape: (shape[0], shape[1] * 8),
-                components=partial(compressed.read_packed, group=group),
+                components=partial(compressed.read_packed, group=group, symmetric=symmetric),
             )
         case 4, "float", "tensor_group":
             inputs = ("input_global_scale",) if scheme.get("input_activations") else ()
