@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,8 +20,9 @@ from tpforge.atomic import os_errors, refuse_existing
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.manifest import Manifest
 from tpforge.measure.exports import export_texts
+from tpforge.measure.joining import join_runs, refuse_different
 from tpforge.measure.prompts import Prompt, hash_prompts
-from tpforge.measure.run import Fact, Run, Slo, Workload, write_run
+from tpforge.measure.run import Fact, Run, Slo, Workload, read_run, read_samples, write_run
 
 if TYPE_CHECKING:
     from triton_repo.client import Tls
@@ -64,6 +65,7 @@ class BenchOptions:
     metrics_url: str | None = None
     label: str | None = None
     out: Path | None = None
+    join: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,23 +102,31 @@ def bench(
 ) -> Bench | None:
     """Measure the server at `url`, else the one that runs here, and write the run; None when nothing was.
 
+    With `join` the repeats are added to the run that lies there.
+
     Raises:
         UsageError: options that exclude each other, or that need what is not known.
         EnvironmentUnusable: nothing answers.
-        InputRefused: prompts, trace or tokenizer are wrong, or the run's folder exists.
+        InputRefused: prompts, trace or tokenizer are wrong, the run's folder exists, or the run to join
+            measured something else.
     """
     from triton_repo.load.machine import machine_facts
     from triton_repo.load.measuring import measure
 
     if options.out is not None:
         refuse_existing(options.out, force=False)
+    earlier = read_run(options.join) if options.join is not None else None
     server = find(url, options)
     tokenizer = _tokenizer(options, server)
     loads, trace = _loads(options)
     choice = _choice(options, server)
     prompts = trace_prompts(trace, choice, tokenizer) if trace else choose_prompts(choice, tokenizer)
     target, known = _target(server, options, tokenizer)
+    engine = engine_facts(server.manifest)
     environment = environment_facts(machine_facts(server.host), known)
+    if earlier is not None:
+        refuse_different(earlier, earlier.model_copy(update={"engine": engine, "environment": environment}))
+        options = replace(options, seed=earlier.workload.seed + earlier.workload.num_repeats)
     plan = _plan(options, loads, prompts, tokenizer)
     measured = measure(target, plan, recorder=_recorder(server, options), on_progress=on_progress)
     if not measured.levels:
@@ -130,13 +140,17 @@ def bench(
         label=label,
         command=command,
         interrupted=measured.interrupted,
-        engine=engine_facts(server.manifest),
+        engine=engine,
         environment=environment,
         workload=_workload(options, server, choice, prompts, measured, trace),
         levels=measured.levels,
         notes=(*measured.notes, *_repeated_prompts(measured, prompts)),
     )
-    write_run(folder, run, measured.samples, exports=export_texts(run))
+    samples = measured.samples
+    if earlier is not None and options.join is not None:
+        folder = options.join if options.join.is_dir() else options.join.parent
+        run, samples = join_runs(earlier, read_samples(folder), run, samples)
+    write_run(folder, run, samples, exports=export_texts(run), force=earlier is not None)
     return Bench(folder, run)
 
 

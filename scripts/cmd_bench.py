@@ -105,6 +105,12 @@ def _server() -> _options.Decorator:
 )
 @click.option("--label", help="What the run is called.  [default: the engine's name]")
 @_options.out("Folder of the run.  [default: out/NAME/runs/ID]")
+@click.option(
+    "--join",
+    type=_FILE,
+    metavar="RUN",
+    help="Add the repeats to this run: for engines that are measured in turns.",
+)
 @_options.connection()
 @_options.JSON
 @_options.DEBUG
@@ -120,6 +126,8 @@ def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -
 
     output = Output(as_json=as_json)
     options = read_options(values)
+    if options.join is not None and (options.out is not None or options.label is not None):
+        raise UsageError("--join adds to a run that has its folder and label; leave out --out and --label")
     meter = BenchMeter(output, options)
     if sweep is not None:
         _refuse_with_sweep(url, options)
@@ -160,6 +168,7 @@ def _run_sweep(
 
 def _refuse_with_sweep(url: str | None, options: BenchOptions) -> None:
     given = {"URL": url, "--engine": options.engine, "--out": options.out, "--label": options.label}
+    given["--join"] = options.join
     given["--api openai"] = options.api if options.api == "openai" else None
     if wrong := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"--sweep serves its own engines; leave out {', '.join(wrong)}")
@@ -187,7 +196,7 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
         "chat_template",
         "stream",
     )
-    more = ("num_requests", "seed", "engine", "tokenizer", "metrics_url", "label", "out")
+    more = ("num_requests", "seed", "engine", "tokenizer", "metrics_url", "label", "out", "join")
     return BenchOptions(
         **{name: values[name] for name in (*kept, *more)},
         concurrency=tuple(int(number) for number in _numbers(values["concurrency"], "--concurrency", int)),
@@ -208,7 +217,7 @@ def command_line(url: str | None, values: dict[str, Any]) -> tuple[str, ...]:
     words = ["tpforge", "bench", *([url] if url else [])]
     for name, value in values.items():
         option = f"--{ {'headers': 'header'}.get(name, name).replace('_', '-') }"
-        if name == "out" or value is None or value is False or value == ():
+        if name in ("out", "join") or value is None or value is False or value == ():
             if name == "stream" and value is False:
                 words.append("--no-stream")
             continue

@@ -1,7 +1,9 @@
 """A decision from measurements made here: SmolLM2-135M at TP 1, 2, 4 and int8 on the CPU, `make decide-demo`.
 
-Each step is a tpforge command as a person would type it, printed before it runs. What is recommended follows
-from the numbers: the first option that gives more tokens a second at the highest load, else the baseline.
+Each step is a tpforge command as a person would type it, printed before it runs. The options are measured in
+turns, and each second turn goes backwards, so that a machine whose speed drifts favours none. What is
+recommended follows from the numbers: the first option that gives more tokens a second at the highest load,
+else the baseline.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +49,28 @@ OPTIONS = (
 def main() -> int:
     """Build, serve, measure and evaluate every option, and write the decision; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=3, help="repeats of every level (default 3)")
+    parser.add_argument("--repeats", type=int, default=4, help="turns: repeats of every level (default 4)")
     parser.add_argument("--max-tokens", type=int, default=32, help="tokens of an answer (default 32)")
     given = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     prompts = FOLDER / "prompts.jsonl"
     texts = _prompts()
     write_atomic(prompts, "".join(one.model_dump_json(exclude_defaults=True) + "\n" for one in texts))
-    runs = [_measure(option, prompts, len(texts), given) for option in OPTIONS]
-    return _decide(runs, longest_answer=given.max_tokens)
+    for option in OPTIONS:
+        _build(option)
+    for turn, option in turns(given.repeats):
+        print(f"# turn {turn + 1} of {given.repeats}: {option.name}", flush=True)
+        _measure(option, prompts, len(texts), max_tokens=given.max_tokens)
+    for option in OPTIONS:
+        _evaluate(option)
+    return _decide([_run(option) for option in OPTIONS], longest_answer=given.max_tokens)
+
+
+def turns(num_turns: int) -> Iterator[tuple[int, Option]]:
+    """Every option once a turn: forwards, backwards, forwards, ..."""
+    for turn in range(num_turns):
+        for option in OPTIONS if turn % 2 == 0 else reversed(OPTIONS):
+            yield turn, option
 
 
 def _prompts() -> list[Prompt]:
@@ -64,30 +80,43 @@ def _prompts() -> list[Prompt]:
     return [prompt for name in SETS for prompt in load_prompts(name)[:PROMPTS_A_SET]]
 
 
-def _measure(option: Option, prompts: Path, num_prompts: int, given: argparse.Namespace) -> Path:
-    """Measure one option; its run's folder, which is made again."""
+def _engine(option: Option) -> str:
+    return f"decide-demo-{option.name}"
+
+
+def _run(option: Option) -> Path:
+    return FOLDER / option.name
+
+
+def _build(option: Option) -> None:
+    """Build an engine that is not there, and forget what was measured of an earlier one."""
+    if not (places_of(_engine(option)).engine / "engine.json").is_file():
+        _tpforge("build", "demo", "--name", _engine(option), *option.build)
+    shutil.rmtree(_run(option), ignore_errors=True)
+
+
+def _measure(option: Option, prompts: Path, num_prompts: int, *, max_tokens: int) -> None:
+    """Measure one repeat of an option: the first one of its run, or one more of it."""
     from triton_repo.deploy.ports import find_free_base
 
-    engine = f"decide-demo-{option.name}"
-    folder = FOLDER / option.name
-    if not (places_of(engine).engine / "engine.json").is_file():
-        _tpforge("build", "demo", "--name", engine, *option.build)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = _run(option)
+    into = ("--join", str(folder)) if folder.exists() else ("--label", option.name, "--out", str(folder))
     base = find_free_base()
-    _tpforge("serve", engine, "--detach", "--port-base", str(base))
+    _tpforge("serve", _engine(option), "--detach", "--port-base", str(base))
     try:
         _tpforge(
             "bench", f"localhost:{base + 1}", "--concurrency", ",".join(map(str, LEVELS)),
             "--prompts", str(prompts), "--chat-template",
-            "--max-tokens", str(given.max_tokens), "--num-requests", str(num_prompts),
-            "--duration", "600", "--repeats", str(given.repeats), "--warmup", "3", "--deadline", "300",
-            "--label", option.name, "--out", str(folder),
+            "--max-tokens", str(max_tokens), "--num-requests", str(num_prompts),
+            "--duration", "600", "--repeats", "1", "--warmup", "3", "--deadline", "300", *into,
         )  # fmt: skip
     finally:
-        _tpforge("stop", engine)
-    baseline = () if option == OPTIONS[0] else ("--baseline", str(FOLDER / OPTIONS[0].name))
-    _tpforge("evaluate", engine, "--run", str(folder), *baseline)
-    return folder
+        _tpforge("stop", _engine(option))
+
+
+def _evaluate(option: Option) -> None:
+    baseline = () if option == OPTIONS[0] else ("--baseline", str(_run(OPTIONS[0])))
+    _tpforge("evaluate", _engine(option), "--run", str(_run(option)), *baseline)
 
 
 def _decide(folders: list[Path], *, longest_answer: int) -> int:

@@ -63,6 +63,30 @@ def test_run_holds_what_was_asked_and_what_came(server: Running, tmp_path: Path)
     assert "--metrics-url" in run.levels[0].telemetry.unavailable["server"]
 
 
+def test_join_adds_repeats_to_a_run_and_refuses_another_load(
+    server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--concurrency", "1,3", "--num-requests", "6", "--repeats", "1"]
+    assert bench(server.url, *words, "--out", "run", "--label", "mine") == 0
+    first = read_run(tmp_path / "run")
+    assert bench(server.url, *words, "--join", "run") == 0
+    assert bench(server.url, *words, "--join", "run/run.json") == 0
+    run, samples = read_run(tmp_path / "run"), read_samples(tmp_path / "run")
+    assert (run.id, run.label, run.command, run.workload.num_repeats) == ("run", "mine", first.command, 3)
+    assert [(level.num_requests, len(level.repeats)) for level in run.levels] == [(18, 3), (18, 3)]
+    assert [sample.repeat for sample in samples] == 2 * [*6 * [0], *6 * [1], *6 * [2]]
+    for number, level in enumerate(run.levels):
+        assert summarize([s for s in samples if s.level == number], level.repeats) == level.metrics
+        assert level.metrics["time_to_first_token"].interval is not None
+    assert len({sample.prompt_id for sample in samples}) == 6
+    capsys.readouterr()
+    assert bench(server.url, "--concurrency", "2", "--num-requests", "6", "--join", "run") == 4
+    assert "loads: concurrency 1, concurrency 3 in the run, concurrency 2 now" in capsys.readouterr().err
+    assert read_run(tmp_path / "run") == run
+    assert bench(server.url, "--join", "run", "--label", "other") == 2
+    assert bench(server.url, "--join", "nowhere") == 4
+
+
 def test_exports_say_the_same_as_the_run(server: Running, tmp_path: Path) -> None:
     assert bench(server.url, "--num-requests", "4", "--repeats", "2") == 0
     path, run = only_run(tmp_path)
@@ -178,7 +202,8 @@ def test_command_of_the_record_reads_back_to_the_same_options() -> None:
         "sampling": ("temperature=0.5", "top_k=3"),
         "duration": 2.5, "num_requests": None, "warmup": 1.0, "repeats": 2, "seed": 4, "slo": "itl=40",
         "api": "triton", "model": "tensorrt_llm_bls", "engine": "e", "tokenizer": None, "metrics_url": None,
-        "label": None, "out": Path("x"), "deadline": 9.0, "headers": ("authorization=secret",), "tls": False,
+        "label": None, "out": Path("x"), "join": None, "deadline": 9.0, "headers": ("authorization=secret",),
+        "tls": False,
         "tls_root": None, "tls_key": None, "tls_cert": None,
     }  # fmt: skip
     options = read_options(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.comparing import FoundRun
-from scripts.decide_demo import LEVELS, OPTIONS, _bottleneck, _choose, _prompts
+from scripts.decide_demo import LEVELS, OPTIONS, _bottleneck, _choose, _prompts, turns
 from tests.unit.runs import level_of, run_of, score
 from tpforge.measure.checklist import CASES
 from tpforge.measure.run import QualityScore
@@ -57,3 +57,10 @@ def test_the_baseline_is_one_rank_and_each_option_changes_one_thing() -> None:
 
 def test_the_bottleneck_is_named_in_the_baselines_own_numbers() -> None:
     assert _bottleneck(found("tp1", 2)) == "4 output tokens/s at concurrency 4"
+
+
+def test_options_take_turns_so_that_a_steady_drift_favours_none() -> None:
+    order = list(turns(4))
+    assert [turn for turn, _ in order] == [turn for turn in range(4) for _ in OPTIONS]
+    means = {sum(n for n, (_, option) in enumerate(order) if option == one) / 4 for one in OPTIONS}
+    assert means == {(len(order) - 1) / 2}

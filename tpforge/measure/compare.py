@@ -317,6 +317,7 @@ def _notes(
         if run.interrupted:
             notes.append(f"{run.id}: was interrupted; it holds what was measured until then")
     notes += _uneven_hosts(levels)
+    notes += _one_after_the_other(levels)
     if not levels:
         notes.append("the runs have no level of load in common")
     judged = [row for row in rows if row.section in ("speed", "cost") and row.difference_low is not None]
@@ -341,4 +342,19 @@ def _uneven_hosts(levels: Sequence[tuple[Level, Level]]) -> list[str]:
                 f"{level.name}: the host's load average was {before:.1f} for the baseline and {after:.1f} "
                 "for the candidate: a difference may come from that"
             )
+    return notes
+
+
+def _one_after_the_other(levels: Sequence[tuple[Level, Level]]) -> list[str]:
+    """Where all repeats of one run came before the other's: then time is a variable too."""
+    notes = []
+    for level, other in levels:
+        ours, theirs = (sorted(repeat.started for repeat in one.repeats) for one in (level, other))
+        if min(len(ours), len(theirs)) < 2 or not (ours[-1] < theirs[0] or theirs[-1] < ours[0]):
+            continue
+        order = "after" if ours[-1] < theirs[0] else "before"
+        notes.append(
+            f"{level.name}: the candidate was measured {order} the baseline, not in turns with it "
+            "(tpforge bench --join): where the machine's speed drifts, that looks like a difference"
+        )
     return notes

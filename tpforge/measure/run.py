@@ -233,15 +233,20 @@ def unavailable_facts(names: Iterable[str], because: str) -> dict[str, Fact]:
 
 
 def write_run(
-    folder: Path, run: Run, samples: Iterable[Sample], *, exports: Mapping[str, str] | None = None
+    folder: Path,
+    run: Run,
+    samples: Iterable[Sample],
+    *,
+    exports: Mapping[str, str] | None = None,
+    force: bool = False,
 ) -> None:
     """Write run.json, samples.jsonl and the texts of `exports` by file name; the folder appears whole.
 
     Raises:
-        InputRefused: `folder` exists.
+        InputRefused: `folder` exists, and is not to be replaced.
         EnvironmentUnusable: it cannot be written.
     """
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, force=force) as partial:
         (partial / RUN_NAME).write_text(_json(run), encoding="utf-8")
         with (partial / SAMPLES_NAME).open("w", encoding="utf-8") as file:
             file.writelines(sample.model_dump_json(exclude_defaults=True) + "\n" for sample in samples)
