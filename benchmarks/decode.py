@@ -1,8 +1,9 @@
 """Decoding speed of the reference runtime through Triton, beside transformers' own generate().
 
 One run measures everything on one machine: for each round, transformers in bfloat16 and float32 and every
-engine take turns, so that a machine whose speed drifts does not favour one. It says nothing of
-TensorRT-LLM. Run it as ``python -m benchmarks.decode MODEL.gguf --tp 1 4``.
+engine take turns, so that a machine whose speed drifts does not favour one. Both run on CUDA where there is
+any. It says nothing of TensorRT-LLM. Run it as ``python -m benchmarks.decode MODEL.gguf --tp 1 4``;
+``--in-process`` asks the runtime's scheduler itself, where no Triton can run.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 
 # Before the runtime, which changes how torch's threads wait: transformers shall run as its users run it.
 import torch
+from tokenizers import Tokenizer
 
 from engines import reference
+from engines.reference import Event, Sampling, Scheduler
 from engines.store import read_manifest
 from scripts.pipeline import build_engine
 from tpforge.recipe import EngineRecipe, RepositoryOptions
@@ -32,6 +36,7 @@ from triton_repo.deploy.ports import Ports, find_free_base
 from triton_repo.repository import render
 
 PROMPT = "Once upon a time, a lighthouse keeper on a small island found a letter in a bottle. It said:"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_END = 7  # An id that greedy decoding of this prompt does not give, so that every run has equal length.
 
 
@@ -47,8 +52,8 @@ def transformers_speed(model_path: Path, num_tokens: int, dtype: str) -> Callabl
         where = {"pretrained_model_name_or_path": model_path}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    model = model.to(getattr(torch, dtype)).eval()
-    inputs = tokenizer(PROMPT, return_tensors="pt")
+    model = model.to(DEVICE, getattr(torch, dtype)).eval()
+    inputs = tokenizer(PROMPT, return_tensors="pt").to(DEVICE)
 
     def run() -> float:
         started = time.perf_counter()
@@ -83,6 +88,26 @@ def served_speed(url: str, num_tokens: int, concurrency: int, model: str) -> Cal
     return run
 
 
+def scheduled_speed(
+    engine: Path, scheduler: Scheduler, num_tokens: int, concurrency: int
+) -> Callable[[], float]:
+    """The same without a server: requests in flight in this process's scheduler."""
+    prompt = Tokenizer.from_file(str(engine / "tokenizer" / "tokenizer.json")).encode(PROMPT).ids
+    asked = Sampling(max_tokens=num_tokens, end_id=NO_END)
+
+    def run() -> float:
+        ended: SimpleQueue[Event] = SimpleQueue()
+        started = time.perf_counter()
+        for _ in range(concurrency):
+            scheduler.submit(prompt, asked, lambda event: ended.put(event) if event.finished else None)
+        events = [ended.get(timeout=300) for _ in range(concurrency)]
+        elapsed = time.perf_counter() - started
+        assert all(event.finish_reason == "length" for event in events), events
+        return num_tokens * concurrency / elapsed
+
+    return run
+
+
 def start(engine: Path, stack: ExitStack, scratch: Path, executor: str) -> Server:
     """Serve an engine until the stack ends."""
     repository = render(
@@ -108,6 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--executor", default="auto")
+    parser.add_argument("--in-process", action="store_true", help="without Triton")
     parser.add_argument("--triton-model", default="ensemble", choices=("ensemble", "tensorrt_llm_bls"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -119,10 +145,19 @@ def main() -> None:
         for tp in options.tp:
             recipe = EngineRecipe(model=str(options.model), tp=tp)
             built = build_engine(recipe, out=scratch / f"tp{tp}" / "engine", progress=print)
-            server = start(built.places.engine, stack, scratch, options.executor)
+            engine = built.places.engine
+            if options.in_process:
+                scheduler = Scheduler(engine, executor=options.executor, max_batch_size=options.concurrency)
+                stack.callback(scheduler.close)
+            else:
+                server = start(engine, stack, scratch, options.executor)
             for streams in (1, options.concurrency):
-                name = f"reference tp={tp} through Triton, {streams} stream{'s' * (streams > 1)}"
-                runs[name] = served_speed(server.grpc_url, options.tokens, streams, options.triton_model)
+                if options.in_process:
+                    name = f"reference tp={tp} in process, {streams} stream{'s' * (streams > 1)}"
+                    runs[name] = scheduled_speed(engine, scheduler, options.tokens, streams)
+                else:
+                    name = f"reference tp={tp} through Triton, {streams} stream{'s' * (streams > 1)}"
+                    runs[name] = served_speed(server.grpc_url, options.tokens, streams, options.triton_model)
         figures: dict[str, list[float]] = {name: [] for name in runs}
         for number in range(options.rounds + 1):
             for name, run in runs.items():
@@ -144,8 +179,9 @@ def report(figures: dict[str, list[float]], options: argparse.Namespace) -> None
             f"{name:52} {statistics.median(values):8.1f} [{min(values):.1f}, {max(values):.1f}]"
             f"   {statistics.median(ratios):6.2f}x"
         )
+    gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, " if DEVICE == "cuda" else ""
     print(
-        f"machine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}; "
+        f"machine: {gpu}{os.cpu_count()} cores, {platform.processor() or platform.machine()}; "
         f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"Python {platform.python_version()}"
     )

@@ -31,7 +31,7 @@ class Proof:
     decode_error: float
 
 
-def prove(case: FamilyCase, folder: Path) -> Iterator[Proof]:
+def prove(case: FamilyCase, folder: Path, *, device: str = "cpu") -> Iterator[Proof]:
     """Write the case's checkpoint, convert it for each of its mappings, and execute the ranks in float32."""
     model = write_tiny_family(folder / "source", case)
     with torch.inference_mode():
@@ -42,7 +42,7 @@ def prove(case: FamilyCase, folder: Path) -> Iterator[Proof]:
         limits = Limits(max_batch_size=1, max_input_len=32, max_seq_len=64)
         engine, _ = write_engine_of(folder / "source", folder / name, mapping=mapping, limits=limits)
         executor = open_executor(
-            load_config(engine), kind="lockstep", device="cpu", compute_dtype="float32", num_slots=1
+            load_config(engine), kind="lockstep", device=device, compute_dtype="float32", num_slots=1
         )
         whole = executor.forward(Prefill(0, 0, TOKENS, Logits.ALL))
         assert whole is not None

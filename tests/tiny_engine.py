@@ -13,6 +13,7 @@ from tpforge import __version__
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
 from tpforge.mapping import Mapping
+from tpforge.quantization import Quantization
 
 
 def write_tiny_engine(
@@ -46,6 +47,7 @@ def write_engine_of(
     dtype: DType | None = None,
     parallel_embedding_dim: int | None = None,
     limits: Limits | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[Path, Manifest]:
     """Convert any checkpoint to the new folder `engine`; give it and its manifest."""
     (engine / "checkpoint").mkdir(parents=True)
@@ -57,6 +59,7 @@ def write_engine_of(
             dtype=dtype,
             pad=True,
             parallel_embedding_dim=parallel_embedding_dim,
+            quantization=quantization,
             out=engine / "checkpoint",
         )
         if (source_dir / "tokenizer.json").exists():
@@ -71,6 +74,7 @@ def write_engine_of(
             padding=conversion.plan.padding,
             parallel_embedding_dim=parallel_embedding_dim,
             dtype=conversion.dtype,
+            quantization=quantization,
             limits=limits or Limits(max_batch_size=4, max_input_len=256, max_seq_len=320),
             files=tuple(
                 FileRecord(path=f"checkpoint/{file.path}", size=file.size, sha256=file.sha256)

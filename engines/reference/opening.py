@@ -20,16 +20,22 @@ def open_executor(
     exact), and the engine's own on CUDA.
 
     Raises:
-        EngineError: the device or the dtype cannot be had.
+        EngineError: the device or the dtype cannot be had, or a process a rank has too few GPUs.
     """
     target = _device(device)
     if compute_dtype == "auto":
         compute_dtype = "float32" if target.type == "cpu" else config.dtype
     if compute_dtype not in ("float32", "float16", "bfloat16"):
         raise EngineError(f"compute_dtype {compute_dtype!r} is unknown; use float32, float16 or bfloat16")
+    num_gpus = torch.cuda.device_count() if target.type == "cuda" else 0
     if kind == "auto":
-        own_gpus = target.type == "cuda" and torch.cuda.device_count() >= config.world_size > 1
-        kind = "processes" if own_gpus else "lockstep"
+        kind = "processes" if num_gpus >= config.world_size > 1 else "lockstep"
+    if kind == "processes" and target.type == "cuda" and num_gpus < config.world_size:
+        # NCCL takes a GPU once, and says so only after the ranks have started.
+        raise EngineError(
+            f"executor processes: {config.world_size} ranks need as many GPUs, found {num_gpus}; "
+            "use executor lockstep, or device cpu"
+        )
     if kind == "lockstep":
         return Lockstep(config, num_slots=num_slots, device=target, dtype=getattr(torch, compute_dtype))
     if kind == "processes":

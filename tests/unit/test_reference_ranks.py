@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
+import torch
 
-from engines.reference import Event, Sampling, Scheduler
+from engines.reference import EngineError, Event, Sampling, Scheduler, load_config, open_executor
 from engines.reference.ranks import Processes
 from tests.tiny_engine import write_tiny_engine
 from tpforge.manifest import Limits
@@ -51,3 +53,13 @@ def test_a_killed_rank_fails_its_requests_and_is_started_again(tmp_path: Path) -
         assert not any(psutil.pid_exists(pid) for pid in killed)
     finally:
         scheduler.close()
+
+
+def test_a_process_a_rank_is_refused_where_there_are_fewer_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = load_config(write_tiny_engine(tmp_path, tp_size=2)[0])
+    with pytest.raises(EngineError, match="2 ranks need as many GPUs, found 1; use executor lockstep"):
+        open_executor(config, kind="processes", device="cuda", compute_dtype="auto", num_slots=1)
