@@ -31,13 +31,16 @@ def load_transformers(
     logging.disable_progress_bar()
     rounded = getattr(torch, manifest.dtype.value)
     is_gguf = source_path.suffix == ".gguf"
+    attention = _attention(manifest)
     try:
         if weights and not is_gguf:
-            return _with_weights(source_path, weights, rounded=rounded).eval()
+            return _with_weights(source_path, weights, rounded=rounded, attention=attention).eval()
         where: dict[str, Any] = {"pretrained_model_name_or_path": source_path}
         if is_gguf:
             where = {"pretrained_model_name_or_path": source_path.parent, "gguf_file": source_path.name}
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, local_files_only=True, attn_implementation=attention
+        )
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
     with torch.no_grad():
@@ -49,7 +52,18 @@ def load_transformers(
     return model.eval()
 
 
-def _with_weights(source_path: Path, weights: Mapping[str, Tensor], *, rounded: torch.dtype) -> Any:
+def _attention(manifest: Manifest) -> str | None:
+    """How transformers shall attend; None is its own choice.
+
+    Its sdpa attention left out the cap of the scores of Gemma 2 without a word: transformers 5.17,
+    integrations/sdpa_attention.py.
+    """
+    return "eager" if manifest.model.attention.logit_softcap is not None else None
+
+
+def _with_weights(
+    source_path: Path, weights: Mapping[str, Tensor], *, rounded: torch.dtype, attention: str | None
+) -> Any:
     """The model of the tensors of a directory, some of them replaced.
 
     Transformers itself finds their places, which for experts are not those of the files.
@@ -70,7 +84,9 @@ def _with_weights(source_path: Path, weights: Mapping[str, Tensor], *, rounded: 
         del config.quantization_config
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(config))
-    return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+    return kind.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=torch.float32, attn_implementation=attention
+    )
 
 
 def _is_replaced(name: str, weights: Mapping[str, Tensor]) -> bool:

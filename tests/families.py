@@ -82,7 +82,12 @@ def tiny_config(case: FamilyCase) -> PretrainedConfig:
 def tiny_model(case: FamilyCase, *, seed: int = 0) -> PreTrainedModel:
     """The model in float32, with weights large enough that every part of it shows in the logits."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(case), dtype=torch.float32).eval()
+    config = tiny_config(case)
+    # sdpa, the default of transformers 5.17, leaves out the cap of the scores.
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

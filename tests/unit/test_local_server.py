@@ -9,11 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from triton_repo.deploy import processes, state
-from triton_repo.deploy.interpreter import check_interpreter, library_problem, numpy_problem, python3_problem
+from triton_repo.deploy.interpreter import (
+    check_interpreter,
+    library_problem,
+    numpy_problem,
+    numpy_version,
+    python3_problem,
+)
 from triton_repo.deploy.local import ServeOptions, list_servers, serve, status, stop
 from triton_repo.deploy.ports import Ports
 from triton_repo.deploy.readiness import exit_text, models_of
@@ -273,6 +280,17 @@ def test_fitting_interpreter_has_no_problem() -> None:
     assert library_problem("libpython3.11.so.1.0", "3.11.2", running="3.11.2") is None
     assert numpy_problem("1.26.4") is None
     assert python3_problem(Path("/v/python3"), is_file=True) is None
+
+
+def test_a_numpy_that_is_only_on_pythonpath_is_not_what_the_stub_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy-0.1.dist-info").mkdir()
+    text = "Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n"
+    (tmp_path / "numpy-0.1.dist-info" / "METADATA").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert numpy_version(Path(sys.executable)) == np.__version__
+    assert numpy_version(tmp_path / "missing") is None
 
 
 def test_repository_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:

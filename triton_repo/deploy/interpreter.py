@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable
@@ -36,7 +35,7 @@ def check_interpreter() -> None:
         for problem in (
             python3_problem(python3, is_file=python3.is_file()),
             library_problem(name, library_version(name), running=platform.python_version()),
-            numpy_problem(_numpy_version()),
+            numpy_problem(numpy_version(python3)),
         )
         if problem
     ]
@@ -77,8 +76,16 @@ def library_version(name: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-def _numpy_version() -> str | None:
-    try:
-        return version("numpy")
-    except PackageNotFoundError:
+def numpy_version(python3: Path) -> str | None:
+    """The numpy that the stub will import; None when there is none.
+
+    The stub does not see PYTHONPATH: a numpy that is only there passes every other check, and the one in
+    the environment's own site-packages is imported.
+    """
+    if not python3.is_file():
         return None
+    ask = "from importlib.metadata import version; print(version('numpy'))"
+    answer = subprocess.run(
+        [str(python3), "-E", "-s", "-c", ask], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else None
