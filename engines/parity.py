@@ -20,7 +20,7 @@ from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.scheduler import greedy
 from engines.transformers_model import load_transformers
-from tpforge.dtypes import DType, parse_dtype
+from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
 
@@ -225,13 +225,12 @@ def _deviations(item: Expected, logits: Tensor, executor: Executor) -> list[str]
 
 
 def _served(config: EngineConfig, expected: list[Expected], worst: float) -> tuple[DType, float]:
-    """The dtype a reference server computes in on this machine, and its largest logit error."""
-    dtype = config.dtype if torch.cuda.is_available() else "float32"
-    if dtype == "float32" and config.kv_algorithm is None:
+    """The dtype a reference server computes in, and its largest logit error."""
+    if config.kv_algorithm is None:
         return DType.FLOAT32, worst
-    with open_ranks(config, dtype) as executor:
+    with open_ranks(config, "auto") as executor:
         errors = [float((forced_logits(item, executor) - item.logits).abs().max()) for item in expected]
-    return parse_dtype(dtype), max(errors)
+    return DType.FLOAT32, max(errors)
 
 
 def _summarize(

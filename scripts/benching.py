@@ -129,6 +129,8 @@ def bench(
         options = replace(options, seed=earlier.workload.seed + earlier.workload.num_repeats)
     plan = _plan(options, loads, prompts, tokenizer)
     measured = measure(target, plan, recorder=_recorder(server, options), on_progress=on_progress)
+    if not measured.levels and not measured.interrupted:
+        raise UsageError("; ".join(measured.notes))
     if not measured.levels:
         return None
     begun = measured.levels[0].repeats[0].started

@@ -152,6 +152,17 @@ def test_interrupt_keeps_what_was_measured(server: Running, tmp_path: Path) -> N
     assert {sample.error_kind for sample in samples} <= {None, "cancelled"}
 
 
+def test_too_short_a_measurement_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with scripted_server(tmp_path, Script(ttft_s=0.8)) as server:
+        words = ["bench", server.url, "--warmup", "0.1", "--duration", "0.2", "--repeats", "1"]
+        assert main([*words, "--max-tokens", "5"]) == 2
+    assert "measure for longer" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*/runs/*"))
+
+
 def test_server_that_refuses_everything_gives_a_run_and_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from tpforge.measure.metrics import count_errors, summarize
 from tpforge.measure.prompts import Prompt
-from tpforge.measure.run import Level, Slo, Telemetry
+from tpforge.measure.run import Level, Repeat, Slo, Telemetry
 from tpforge.measure.samples import Sample
 from triton_repo.load.exchange import Target, TokenSource
 from triton_repo.load.reading import Counting, ReadRepeat, read_repetition
@@ -118,10 +118,20 @@ class _Measuring:
             if interrupt.is_set() or gave_up:
                 break
         telemetry = self._recorder.stop() if self._recorder is not None else Telemetry()
-        self._samples += [sample for found in repeats for sample in found.samples]
+        empty = [number for number, found in enumerate(repeats) if found.record is None]
+        if empty and not interrupt.is_set():
+            numbers = ", ".join(map(str, empty))
+            self._notes.append(
+                f"{load.name}: no request began after the warmup of repeat {numbers}, which is left out; "
+                "measure for longer"
+            )
+        records = [found.record for found in repeats if found.record is not None]
+        kept = [found for found in repeats if found.record is not None]
+        samples = _renumbered(kept, level=len(self._levels))
+        self._samples += samples
         self._sources += [found.token_source for found in repeats]
-        if summary := _level(load, repeats, telemetry, slo=self._plan.slo):
-            self._levels.append(summary)
+        if records:
+            self._levels.append(_level(load, records, samples, telemetry, slo=self._plan.slo))
 
     async def _measure_repeat(
         self, level: int, repeat: int, interrupt: asyncio.Event
@@ -147,14 +157,19 @@ class _Measuring:
         return found, repetition.gave_up
 
 
+def _renumbered(repeats: Sequence[ReadRepeat], *, level: int) -> list[Sample]:
+    """The samples of the repeats that measured something, numbered as in the record."""
+    return [
+        sample.model_copy(update={"level": level, "repeat": number})
+        for number, found in enumerate(repeats)
+        for sample in found.samples
+    ]
+
+
 def _level(
-    load: Load, repeats: Sequence[ReadRepeat], telemetry: Telemetry, *, slo: Slo | None
-) -> Level | None:
-    """The record of a level; None when it was broken off before anything was measured."""
-    records = [found.record for found in repeats if found.record is not None]
-    if not records:
-        return None
-    samples = [sample for found in repeats for sample in found.samples]
+    load: Load, records: Sequence[Repeat], samples: Sequence[Sample], telemetry: Telemetry, *, slo: Slo | None
+) -> Level:
+    """The record of a level."""
     return Level(
         name=load.name,
         concurrency=load.concurrency if isinstance(load, Closed) else None,

@@ -191,6 +191,8 @@ def _expect_one_final(answer: Answer, *, what: str) -> None:
 def _golden(target: Target) -> tuple[GoldenAnswer, ...]:
     if target.manifest is None:
         raise Skipped("no engine is known: give --engine")
-    if not target.golden:
+    if not target.manifest.golden:
         raise Skipped("the engine has no golden answers: run `tpforge verify` on it")
+    if not target.golden:
+        raise Skipped("no token of the golden answers wins by more than the error of the logits as served")
     return target.golden
