@@ -17,7 +17,7 @@ from scripts.locations import Places
 from tpforge import __version__
 from tpforge.arguments import write_value
 from tpforge.atomic import atomic_folder, hash_file, refuse_existing
-from tpforge.errors import UsageError, VerificationFailed
+from tpforge.errors import InputRefused, UsageError, VerificationFailed
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import release_for
@@ -165,10 +165,18 @@ def _where(recipe: EngineRecipe) -> Literal["host", "docker", "podman", "slurm"]
 def _refuse_packed(recipe: EngineRecipe, planned: Planned) -> None:
     """Integer weights must be laid out for the GPU, which trtllm-build does to float weights alone."""
     found = planned.plan.quantization
-    if found is not None and found.form == "packed" and found.format in ("int8_wo", "int4_wo"):
+    if found is None or found.form != "packed":
+        return
+    if found.format in ("int8_wo", "int4_wo"):
         raise UsageError(
             f"--quantize {found.format}: trtllm-build lays out integer weights for the GPU by itself; give "
             "--portable too, which leaves the weights float and declares the format"
+        )
+    if found.format in ("gptq", "awq", "int4_awq"):
+        raise InputRefused(
+            f"{recipe.model}: {found.format} for --runtime tensorrt: its rank files would hold the integers "
+            "in plain order, which TensorRT-LLM's loader takes for another one: wrong answers without an "
+            "error; use --runtime reference, or the unquantized model with --quantize int4_wo --portable"
         )
 
 
