@@ -84,7 +84,7 @@ def convert(
     there = sum(path.stat().st_size for path in out.iterdir())
     _refuse_full_disk(out, sum(file.size for file in rank_files) + _CONFIG_BYTES - there)
     config = source.family.target_config(plan, dtype=target)
-    fingerprint = _fingerprint(source, rank_files, config=config)
+    fingerprint = conversion_key(source, rank_files, plan=plan, config=config)
     _remove_strays(out, names={JOURNAL_NAME, *(file.name for file in rank_files)})
     meter = Meter(total=sum(file.size for file in rank_files), progress=progress)
     with (
@@ -115,9 +115,16 @@ def convert(
     )
 
 
-def _fingerprint(source: Source, rank_files: tuple[RankFilePlan, ...], *, config: dict[str, object]) -> str:
-    """What must be equal for bytes of an earlier run to be of use: input files, layout, config."""
+def conversion_key(
+    source: Source, rank_files: tuple[RankFilePlan, ...], *, plan: ShardPlan, config: dict[str, object]
+) -> str:
+    """What must be equal for bytes of an earlier run to be of use: input files, layout, quantization, config.
+
+    Rank files whose integers lie in another order have the same sizes, headers and config.json.
+    """
     digest = hashlib.sha256(config_bytes(config))
+    if plan.quantization is not None:
+        digest.update(plan.quantization.model_dump_json().encode())
     for path in source.input_files:
         status = path.stat()
         digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())

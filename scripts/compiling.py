@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scripts import models, pipeline
+from scripts.kept_checkpoints import checkpoint_beside, discard, holds, keep, made_of
 from scripts.locations import Places
 from tpforge import __version__
 from tpforge.arguments import write_value
@@ -114,7 +115,7 @@ def compile_engine(
         log, command = _run(recipe, compilation, folder, progress=progress)
         manifest = _manifest(recipe, compilation, folder, host=find_host(), log=log, command=command)
         write_manifest(folder, manifest)
-    shutil.rmtree(checkpoint)
+    discard(checkpoint)
     return pipeline.Built(Places(final), manifest, reused=False, notes=notes)
 
 
@@ -184,18 +185,19 @@ def _converted(
     recipe: EngineRecipe, compilation: Compilation, *, progress: Progress, meter: BytesProgress | None
 ) -> tuple[Path, tuple[str, ...]]:
     """The checkpoint beside the engine: kept when an earlier run has left the very same, else converted."""
-    final = compilation.out
-    checkpoint = final.parent / f".{final.name}.checkpoint"
+    checkpoint = checkpoint_beside(compilation.out)
     planned = compilation.planned
     assert planned is not None
-    sizes = {path.name: path.stat().st_size for path in checkpoint.glob("*.safetensors")}
-    if sizes and sizes == {name: planned.file_sizes[name] for name in planned.file_sizes if name in sizes}:
+    with models.open_model(recipe.model) as source:
+        key = made_of(source, planned)
+    if holds(checkpoint, key=key):
         progress(f"keeping {checkpoint} of an earlier run")
         return checkpoint, planned.notes
     progress(f"converting {recipe.model} to {checkpoint}")
     _, conversion = pipeline.convert_checkpoint(
         recipe, out=checkpoint, force=True, progress=progress, meter=meter
     )
+    keep(checkpoint, key=key, files=conversion.files)
     return checkpoint, conversion.notes
 
 

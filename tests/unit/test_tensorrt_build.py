@@ -252,6 +252,21 @@ def test_a_second_try_keeps_the_checkpoint_of_the_first(
     assert "of an earlier run" in capsys.readouterr().err
 
 
+def test_the_checkpoint_of_another_model_of_the_same_sizes_is_not_kept(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_standin(monkeypatch, tmp_path / "bin", status=1)
+    assert build(model, tmp_path / "engine") == 4
+    write_tiny_llama(model, seed=1)
+    write_standin(tmp_path / "bin")
+    assert build(model, tmp_path / "engine") == 0
+    assert "of an earlier run" not in capsys.readouterr().err
+    write_tiny_llama(tmp_path / "again", seed=1)
+    assert build(tmp_path / "again", tmp_path / "other") == 0
+    files = [tmp_path / name / "checkpoint" / "rank0.safetensors" for name in ("engine", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_without_trtllm_build_nothing_is_converted(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
