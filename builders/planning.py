@@ -21,6 +21,7 @@ from tpforge.padding import plan_padding
 from tpforge.quantization import Quantization
 from tpforge.quantization_gate import Linear, Question, require
 from tpforge.sharding import RankTensor, ShardPlan, rank_tensors
+from tpforge.weight_order import ROW_PARALLEL, order_problems
 
 
 class Layout(Protocol):
@@ -95,6 +96,7 @@ def plan_rank_files(source: Layout, *, plan: ShardPlan, dtype: DType) -> tuple[R
         for rank in range(plan.mapping.world_size)
     ]
     _refuse_shapes(plan, quantized_linears(tensor for rank in ranks for tensor in rank))
+    _refuse_order(plan, [tensor for rank in ranks for tensor in rank], dtype=dtype)
     return tuple(
         plan_rank_file(f"rank{rank}.safetensors", tensors, dtype=dtype) for rank, tensors in enumerate(ranks)
     )
@@ -115,3 +117,25 @@ def _refuse_shapes(plan: ShardPlan, linears: tuple[Linear, ...]) -> None:
     if quantization is not None and quantization.format is not None:
         group_size = quantization.group_size or None
         require(Question(quantization.format, "reference", linears=linears, group_size=group_size))
+
+
+def _refuse_order(plan: ShardPlan, tensors: list[RankTensor], *, dtype: DType) -> None:
+    quantization = plan.quantization
+    if quantization is None or quantization.order == "plain":
+        return
+    biases = tuple(f".{name}.bias" for name in ROW_PARALLEL)
+    problems = order_problems(
+        quantized_linears(tensors),
+        order=quantization.order,
+        group_size=quantization.group_size,
+        tp_size=plan.mapping.tp_size,
+        dtype=dtype,
+        has_experts=plan.model.moe is not None,
+        row_biases=(one.name.split(".", 3)[-1] for one in tensors if one.name.endswith(biases)),
+    )
+    if listed := list(problems):
+        raise PlanError.listing(
+            f"{quantization.format}: cannot be laid out for the engines of TensorRT-LLM; another tp, or "
+            "--runtime reference:",
+            listed,
+        )

@@ -49,6 +49,11 @@ RESUME = click.option(
     "--resume", is_flag=True, help="Go on where an interrupted run stopped; its bytes are hashed again first."
 )
 FORCE = click.option("--force", is_flag=True, help="Replace an existing output.")
+SM = click.option(
+    "--sm",
+    type=click.IntRange(50, 200),
+    help="Compute capability of the serving GPUs, 90 for Hopper.  [default: this host's]",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 
 
@@ -128,11 +133,7 @@ def tensorrt_llm() -> Decorator:
             metavar="VERSION",
             help="Release of TensorRT-LLM; `tpforge versions` lists them.  [default: 1.2.1]",
         ),
-        click.option(
-            "--sm",
-            type=click.IntRange(50, 200),
-            help="Compute capability of the serving GPUs, 90 for Hopper.  [default: this host's]",
-        ),
+        SM,
         click.option(
             "--optimize-for",
             type=click.Choice(["latency", "throughput", "memory"]),

@@ -17,6 +17,14 @@ from tpforge.units import format_bytes
 @click.command("convert")
 @_options.MODEL
 @_options.sharding()
+@click.option(
+    "--runtime",
+    type=click.Choice(["reference", "tensorrt"]),
+    default="reference",
+    show_default=True,
+    help="Whose loader reads it; INT4 in groups lies in another order for TensorRT-LLM.",
+)
+@_options.SM
 @_options.out("Where to write.  [default: out/NAME-tpN/checkpoint]")
 @_options.RESUME
 @_options.FORCE

@@ -22,6 +22,7 @@ from tpforge.errors import InputRefused, UsageError, VerificationFailed
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import release_for
+from tpforge.weight_order import order_for
 
 if TYPE_CHECKING:
     from builders.tensorrt.command import BuildCommand
@@ -60,7 +61,6 @@ def plan_compilation(recipe: EngineRecipe, *, out: Path | None) -> Compilation:
         planned = pipeline.plan_source(recipe, source, out=out)
         limits = recipe.limits.resolve(source.spec)
         config = source.family.target_config(planned.plan, dtype=planned.dtype)
-    _refuse_packed(recipe, planned)
     return _compilation(recipe, host, out=planned.out, planned=planned, limits=limits, config=config)
 
 
@@ -104,6 +104,8 @@ def compile_engine(
         )
     compilation = plan_compilation(recipe, out=out)
     require_program(_where(recipe))
+    assert compilation.planned is not None
+    _refuse_other_gpu(recipe, compilation.planned, find_host())
     final = compilation.out
     refuse_existing(final, force=existing == "replace")
     checkpoint, notes = _converted(recipe, compilation, progress=progress, meter=meter)
@@ -120,8 +122,12 @@ def compile_engine(
 
 
 def _plan_of_checkpoint(recipe: EngineRecipe, host: Host, *, out: Path | None) -> Compilation:
+    from builders.tensorrt.rank_order import order_problems
+
     folder = Path(recipe.model)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if problems := order_problems(folder, (config.get("quantization") or {}).get("quant_algo")):
+        raise InputRefused.listing(f"{folder}: trtllm-build would misread it:", problems)
     positions = int(config.get("max_position_embeddings") or 0)
     asked = recipe.limits
     max_seq_len = asked.max_seq_len or min(2048, positions or 2048)
@@ -163,21 +169,17 @@ def _where(recipe: EngineRecipe) -> Literal["host", "docker", "podman", "slurm"]
     return "host" if container == "none" else container
 
 
-def _refuse_packed(recipe: EngineRecipe, planned: Planned) -> None:
-    """Integer weights must be laid out for the GPU, which trtllm-build does to float weights alone."""
+def _refuse_other_gpu(recipe: EngineRecipe, planned: Planned, host: Host) -> None:
+    """trtllm-build compiles for the GPUs that it sees, whatever the integers are laid out for."""
     found = planned.plan.quantization
-    if found is None or found.form != "packed":
+    if found is None or found.format is None or found.order not in ("sm80", "sm90"):
         return
-    if found.format in ("int8_wo", "int4_wo"):
-        raise UsageError(
-            f"--quantize {found.format}: trtllm-build lays out integer weights for the GPU by itself; give "
-            "--portable too, which leaves the weights float and declares the format"
-        )
-    if found.format in ("gptq", "awq", "int4_awq"):
+    if host.sm is None or _where(recipe) == "slurm":
+        return
+    if host.sm > 90 or order_for(found.format, runtime="tensorrt", sm=host.sm) != found.order:
         raise InputRefused(
-            f"{recipe.model}: {found.format} for --runtime tensorrt: its rank files would hold the integers "
-            "in plain order, which TensorRT-LLM's loader takes for another one: wrong answers without an "
-            "error; use --runtime reference, or the unquantized model with --quantize int4_wo --portable"
+            f"--sm {recipe.sm}: the integers of {found.format} would be laid out for it, but trtllm-build "
+            f"compiles for the GPUs that it sees, SM{host.sm}; build on a host with the GPUs that will serve"
         )
 
 
@@ -274,14 +276,17 @@ def command_of(recipe: EngineRecipe, compilation: Compilation) -> tuple[str, ...
     planned = compilation.planned
     assert planned is not None
     words = pipeline.command_words(recipe, limits=compilation.limits, dtype=planned.dtype)
-    return (*words, *_own_words(recipe))
+    found, sm = planned.plan.quantization, recipe.sm
+    if found is not None and found.order in ("sm80", "sm90"):
+        sm = compilation.plan.target.sm  # Decides the bytes, though it was not given.
+    return (*words, *_own_words(recipe, sm=sm))
 
 
-def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:
+def _own_words(recipe: EngineRecipe, *, sm: int | None) -> tuple[str, ...]:
     """The options of `tpforge build` that only this runtime has, as they were given."""
     settings = recipe.tensorrt
     words = ["--trtllm", recipe.trtllm]
-    words += ["--sm", str(recipe.sm)] if recipe.sm else []
+    words += ["--sm", str(sm)] if sm else []
     words += ["--optimize-for", settings.optimize_for] if settings.optimize_for else []
     words += ["--container", settings.container] if settings.container != "none" else []
     words += ["--image", settings.image] if settings.image else []

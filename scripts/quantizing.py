@@ -14,6 +14,7 @@ from tpforge.manifest import Manifest, Quality, WeightError
 from tpforge.quantization import Quantization, find_format
 from tpforge.quantization_gate import Question, refuse_kv, refuse_two, require
 from tpforge.sharding import ShardPlan
+from tpforge.weight_order import order_for
 
 if TYPE_CHECKING:
     from builders.quantize.reading import QuantizedWeights
@@ -70,6 +71,11 @@ def _weights(recipe: EngineRecipe, source: Source) -> Quantization | None:
             f"--quantize {row.name} --portable: trtllm-build makes only {' and '.join(PORTABLE)} itself; "
             "leave out --portable"
         )
+    if recipe.runtime == "tensorrt" and row.name in PORTABLE and not recipe.portable:
+        raise UsageError(
+            f"--quantize {row.name}: trtllm-build lays out integer weights for the GPU by itself; give "
+            "--portable too, which leaves the weights float and declares the format"
+        )
     require(_question(recipe, source, row.name))
     return Quantization(
         format=row.name, form="portable" if recipe.portable else "packed", group_size=row.group_size
@@ -83,8 +89,10 @@ def _stored(recipe: EngineRecipe, source: Source, stored: QuantizedWeights) -> Q
         raise refuse_two(layout.format, recipe.quantize, where=source.location)
     if recipe.portable:
         raise UsageError("--portable leaves weights float, but these are quantized; leave it out")
-    require(_question(recipe, source, layout.format, group_size=layout.group))
-    return Quantization(format=layout.format, group_size=layout.group)
+    question = _question(recipe, source, layout.format, group_size=layout.group)
+    require(question)
+    order = order_for(layout.format, runtime=recipe.runtime, sm=question.sm)
+    return Quantization(format=layout.format, group_size=layout.group, order=order)
 
 
 def _question(
@@ -94,10 +102,19 @@ def _question(
         name or "int8_wo",
         recipe.runtime,
         version=None if recipe.runtime == "reference" else recipe.trtllm,
-        sm=recipe.sm,
+        sm=serving_sm(recipe),
         architecture=source.spec.architecture,
         group_size=group_size,
     )
+
+
+def serving_sm(recipe: EngineRecipe) -> int | None:
+    """The compute capability of the GPUs that will serve: as given, else this host's; None: not known."""
+    if recipe.sm is not None or recipe.runtime == "reference":
+        return recipe.sm
+    from engines.host import find_host
+
+    return find_host().sm
 
 
 def quality_of(

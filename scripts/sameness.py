@@ -45,5 +45,7 @@ def engine_differences(found: Manifest, planned: Planned, source: Source, *, lim
 def _spelled(quantization: Quantization | None) -> str:
     if quantization is None:
         return "none"
-    words = (quantization.format, quantization.form, quantization.group_size or None, quantization.kv_cache)
+    order = None if quantization.order == "plain" else quantization.order
+    group = quantization.group_size or None
+    words = (quantization.format, quantization.form, group, order, quantization.kv_cache)
     return " ".join(str(word) for word in words if word is not None)

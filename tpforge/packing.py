@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tpforge.dtypes import DType
 from tpforge.quantization import Quantization
+from tpforge.weight_order import Order
 
 if TYPE_CHECKING:
     from tpforge.sharding import RankTensor
@@ -49,10 +50,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Packing:
-    """In which format a matrix is packed; `group_size` 0 is a scale for each row."""
+    """In which format a matrix is packed; `group_size` 0 is a scale for each row, `order` that of INT4."""
 
     format: str
     group_size: int = 0
+    order: Order = "plain"
 
     def stored(self, name: str, shape: tuple[int, ...], *, dtype: DType) -> tuple[Stored, ...]:
         """What the matrix `name` becomes; shape [out, in], or [experts, out, in]."""
@@ -88,8 +90,11 @@ class Packing:
                 )
             case "gptq" | "awq":
                 groups = (columns // self.group_size, rows)
+                plain = self.order == "plain"
                 return (
-                    tensor("weight", "I8", columns, rows // 2),
+                    tensor("weight", "I8", columns, rows // 2)
+                    if plain
+                    else tensor("weight", dtype.safetensors, columns, rows // 4),
                     tensor("weights_scaling_factor", dtype.safetensors, *groups),
                     tensor("zero", dtype.safetensors, *groups),
                 )
@@ -105,6 +110,12 @@ class Packing:
                     tensor("per_channel_scale", "F32", rows),
                     tensor("prequant_scaling_factor", "F32", columns),
                     tensor("activation_scaling_factor", "F32", 1),
+                )
+            case "int4_awq" if self.order == "modelopt":
+                return (
+                    tensor("weight", "I8", rows // 2, columns),
+                    tensor("weights_scaling_factor", dtype.safetensors, rows, columns // self.group_size),
+                    tensor("prequant_scaling_factor", dtype.safetensors, columns),
                 )
             case "int4_awq":
                 return (
@@ -140,7 +151,7 @@ def declared_packing(name: str, quantization: Quantization | None) -> Packing | 
     """As `packing_of`; of the portable form, how trtllm-build packs the matrix."""
     if quantization is None or quantization.format is None or not is_quantized(name):
         return None
-    return Packing(quantization.format, quantization.group_size)
+    return Packing(quantization.format, quantization.group_size, quantization.order)
 
 
 def kv_scale_name(layer: int) -> str:

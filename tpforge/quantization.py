@@ -16,6 +16,7 @@ from pydantic import Field
 from tpforge.errors import UsageError
 from tpforge.records import Record
 from tpforge.runtime import Runtime
+from tpforge.weight_order import Order
 
 Form = Literal["packed", "portable"]
 """packed: integers and scales in the rank files; portable: float weights, the algorithm only declared."""
@@ -24,15 +25,18 @@ Form = Literal["packed", "portable"]
 class Support(Record):
     """Where a runtime loads a format: compute capabilities that are listed, and those left open.
 
-    `since` gives the first version for a capability that came later than the format. `in_multiple` is what
-    this runtime asks of in_features beyond the format itself.
+    `since` gives the first version for a capability that came later than the format, `refused` why one is
+    refused though upstream may list it. `in_multiple` is what this runtime asks of in_features beyond the
+    format itself, `group_sizes` the groups that its kernels take, where not all.
     """
 
     sms: tuple[int, ...] = ()
     unlisted: tuple[int, ...] = ()
     since: dict[int, str] = Field(default_factory=dict)
+    refused: dict[int, str] = Field(default_factory=dict)
     architectures: tuple[str, ...] = ()
     in_multiple: int = 1
+    group_sizes: tuple[int, ...] = ()
 
 
 class Loadable(Record):
@@ -74,13 +78,15 @@ class KvFormat(Loadable):
 class Quantization(Record):
     """How the rank files of an engine are quantized; part of its plan and of engine.json.
 
-    `group_size` is 0 where a format has none. `kv_cache` names the format of the KV cache, or is None;
-    `kv_scales` are the steps of its numbers, one a layer, 1 where they are not given.
+    `group_size` is 0 where a format has none. `order` is that of the integers of INT4 in groups; an engine
+    that does not name one was written in plain order. `kv_cache` names the format of the KV cache, or is
+    None; `kv_scales` are the steps of its numbers, one a layer, 1 where they are not given.
     """
 
     format: str | None = None
     form: Form = "packed"
     group_size: int = 0
+    order: Order = "plain"
     kv_cache: str | None = None
     kv_scales: tuple[float, ...] = ()
     exclude: tuple[str, ...] = ("lm_head", "router", "vocab_embedding", "position_embedding")

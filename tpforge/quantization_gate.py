@@ -162,7 +162,9 @@ def _support_problems(row: Loadable, question: Question) -> Iterator[str]:
     if support is None:
         yield f"{row.title}, {where}: {row.refusal[question.runtime]}"
         return
-    if question.sm is not None and question.sm not in (*support.sms, *support.unlisted):
+    if reason := support.refused.get(question.sm or 0):
+        yield f"{row.title}, {where}: SM{question.sm}: {reason}; {_listed(support)} are supported"
+    elif question.sm is not None and question.sm not in (*support.sms, *support.unlisted):
         yield f"{row.title}, {where}: SM{question.sm} is not supported; {_listed(support)} are"
     since = support.since.get(question.sm or 0)
     if since and question.version and _version(question.version) < _version(since):
@@ -181,6 +183,9 @@ def _shape_problems(row: Format, question: Question) -> Iterator[str]:
     support = None if question.runtime == "reference" else row.support(question.runtime)
     if support is not None:
         in_multiple = math.lcm(in_multiple, support.in_multiple)
+        if support.group_sizes and group not in support.group_sizes:
+            known = " and ".join(str(size) for size in support.group_sizes)
+            yield f"{row.title}: groups of {group}; the kernels of TensorRT-LLM take those of {known}"
     for linear in question.linears:
         if linear.in_features % in_multiple:
             yield (

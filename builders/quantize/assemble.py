@@ -15,6 +15,7 @@ import torch
 from builders.quantize.components import Components, joined
 from builders.quantize.e2m1 import pack_e2m1
 from builders.quantize.fp8 import LARGEST
+from builders.quantize.interleave import interleave
 from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
 from tpforge.packing import Packing
@@ -24,7 +25,11 @@ def assemble(parts: Sequence[Components], packing: Packing, *, dtype: DType) -> 
     """The stored tensors of matrices that lie one below the other, in the order of `tpforge.packing`."""
     match packing.format:
         case "gptq" | "awq":
-            return _grouped(joined(parts), TORCH_DTYPES[dtype])
+            own = TORCH_DTYPES[dtype]
+            weight, scales, zeros = _grouped(joined(parts), own)
+            if packing.order != "plain":
+                weight = interleave(weight, tiled=packing.order == "sm80").view(own)
+            return weight, scales, zeros
         case "int8_w8a8" | "fp8_rowwise":
             whole = joined(parts)
             return whole.codes, whole.scales.float().flatten()
@@ -48,7 +53,10 @@ def assemble(parts: Sequence[Components], packing: Packing, *, dtype: DType) -> 
             whole = joined(parts)
             assert whole.column_scales is not None
             weight, scales, _ = _grouped(whole, TORCH_DTYPES[dtype])
-            return weight, scales, whole.column_scales.to(TORCH_DTYPES[dtype])[None]
+            columns = whole.column_scales.to(TORCH_DTYPES[dtype])
+            if packing.order == "modelopt":
+                return weight.T, scales.T, columns
+            return weight, scales, columns[None]
     raise AssertionError(f"{packing.format} is not read from checkpoints")
 
 

@@ -1,6 +1,7 @@
 """Compares the quantized matrices of rank files with the source, and reads back the values they stand for.
 
-What a rank must hold is worked out in `proof`; here it is done for every matrix of every stage.
+What a rank must hold is worked out in `proof`; here it is done for every matrix of every stage. Integers that
+are laid out for a GPU are put back in plain order first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from builders.quantize import proof
 from builders.quantize.decode import decode
 from builders.quantize.expected import Kept, encode, kept
+from builders.quantize.in_order import in_plain_order
 from builders.reassemble import CheckpointSizes
 from builders.sources.base import Source
 from builders.sources.safetensors_reader import SafetensorsFile
@@ -107,6 +109,8 @@ def _matrices(
     is_portable = plan.quantization is not None and plan.quantization.form == "portable"
     names = (target,) if is_portable else packing.names(target)
     stored = [tuple(file.read(name) for name in names) for file in files]
+    if not is_portable:
+        stored = [in_plain_order(tensors, packing, dtype=dtype) for tensors in stored]
     if not rule.experts:
         experts, groups = [(0, stored)], 1
     else:

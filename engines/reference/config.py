@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .architectures import Architecture, resolve
-from .dequantize import Quantized, read_quantized
+from .dequantize import Quantized, order_problems, read_quantized
 from .errors import EngineError
 from .fields import (
     ROPE_TYPES,
@@ -114,6 +114,7 @@ def load_config(folder: Path | str) -> EngineConfig:
     manifest = _read_json(folder / "engine.json")
     try:
         problems = refusals(checkpoint, manifest["model"], max_seq_len=manifest["limits"]["max_seq_len"])
+        problems += order_problems(manifest)
         if not problems:
             config = _build(folder, checkpoint, manifest)
             problems = _missing_files(config)
@@ -160,7 +161,7 @@ def _build(folder: Path, checkpoint: dict[str, Any], manifest: dict[str, Any]) -
         multipliers=read_multipliers(checkpoint, latent=latent, sqrt_embedding=form.sqrt_embedding),
         experts=read_experts(checkpoint),
         latent=latent,
-        quantized=read_quantized(checkpoint),
+        quantized=read_quantized(checkpoint, manifest),
         kv_algorithm=(checkpoint.get("quantization") or {}).get("kv_cache_quant_algo"),
         parallel_embedding_dim=checkpoint["embedding_sharding_dim"] if parallel else None,
         tp_size=checkpoint["mapping"]["tp_size"],

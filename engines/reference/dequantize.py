@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .interleaved import ORDERS, signed_codes
+
 if TYPE_CHECKING:
     from .loading import RankFile
 
@@ -37,11 +39,15 @@ _FLOATS = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Quantized:
-    """What config.json says of the weights: the algorithm, its group size, modules left as they are."""
+    """What config.json says of the weights: the algorithm, its group size, modules left as they are.
+
+    `order` is that of the integers of INT4 in groups, which engine.json alone says.
+    """
 
     algorithm: str
     group_size: int
     exclude: tuple[str, ...]
+    order: str = "plain"
 
     def applies(self, name: str) -> bool:
         """Whether the tensor `name` is a quantized matrix."""
@@ -53,8 +59,11 @@ class Quantized:
         )
 
 
-def read_quantized(checkpoint: dict[str, Any]) -> Quantized | None:
-    """What the weights of a checkpoint with this config.json are, or None when they are plain."""
+def read_quantized(checkpoint: dict[str, Any], manifest: dict[str, Any]) -> Quantized | None:
+    """What the weights of a checkpoint with this config.json are, or None when they are plain.
+
+    `manifest` is engine.json.
+    """
     quantization = checkpoint.get("quantization") or {}
     if not quantization.get("quant_algo"):
         return None
@@ -62,7 +71,19 @@ def read_quantized(checkpoint: dict[str, Any]) -> Quantized | None:
         algorithm=quantization["quant_algo"],
         group_size=quantization.get("group_size") or 0,
         exclude=tuple(quantization.get("exclude_modules") or ()),
+        order=_order(manifest),
     )
+
+
+def order_problems(manifest: dict[str, Any]) -> list[str]:
+    """What of the order of the integers, as engine.json has it, is not executed."""
+    order = _order(manifest)
+    return [] if order in ORDERS else [f"integers in order {order}, known are {', '.join(ORDERS)}"]
+
+
+def _order(manifest: dict[str, Any]) -> str:
+    order: str = (manifest.get("quantization") or {}).get("order", "plain")
+    return order
 
 
 def quantization_problems(checkpoint: dict[str, Any]) -> list[str]:
@@ -163,12 +184,15 @@ def _nvfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantiz
 
 def _groups(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     *experts, rows, columns = shape
-    codes = low_high(file.read_unconverted(name, (*experts, columns, rows // 2))).float()
+    if quantized.order == "plain":
+        codes = low_high(file.read_unconverted(name, (*experts, columns, rows // 2)))
+    else:
+        codes = signed_codes(file.read_unconverted(name, (columns, rows // 4)), quantized.order)
     groups = (*experts, columns // quantized.group_size, rows)
     scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), groups).float()
     zero = file.read_unconverted(_beside(name, "zero"), groups).float()
     scale, zero = (one.repeat_interleave(quantized.group_size, -2) for one in (scale, zero))
-    return (codes * scale + zero).transpose(-1, -2)
+    return (codes.float() * scale + zero).transpose(-1, -2)
 
 
 def _fp8(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
@@ -193,6 +217,8 @@ def _smooth(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quanti
 
 
 def _awq(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    if quantized.order == "modelopt":
+        return _awq_of_modelopt(file, name, shape, quantized)
     *experts, rows, columns = shape
     codes = low_high(file.read_unconverted(name, (*experts, columns, rows // 2))).float()
     groups = (*experts, columns // quantized.group_size, rows)
@@ -200,6 +226,16 @@ def _awq(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized
     values = (codes * scale.repeat_interleave(quantized.group_size, -2)).transpose(-1, -2)
     inputs = file.read_unconverted(_beside(name, "prequant_scaling_factor"), (*experts, 1, columns))
     return values * inputs.float()
+
+
+def _awq_of_modelopt(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+    """As nvidia-modelopt writes it for trtllm-build: two rows in a byte."""
+    rows, columns = shape
+    codes = low_high(file.read_unconverted(name, (rows // 2, columns)).T).T.float()
+    groups = (rows, columns // quantized.group_size)
+    scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), groups).float()
+    inputs = file.read_unconverted(_beside(name, "prequant_scaling_factor"), (columns,))
+    return codes * scale.repeat_interleave(quantized.group_size, -1) * inputs.float()
 
 
 def _e2m1(packed: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from builders.tensorrt.plan import plan_build
 from builders.tensorrt.target import BuildTarget, CheckpointFacts, read_facts
 from engines.store import read_manifest
 from scripts.main import main
-from tests.quantized_checkpoints import write_quantized
 from tests.standin_trtllm_build import LOG, write_standin
 from tests.tiny import write_tiny_llama
 from tpforge.arguments import build_arguments
@@ -282,19 +281,6 @@ def test_integer_weights_that_are_not_laid_out_for_a_gpu_are_refused(
     assert build(model, tmp_path / "engine", "--quantize", "int8_wo", "--dry-run") == 2
     assert "--portable" in capsys.readouterr().err
     assert build(model, tmp_path / "engine", "--quantize", "int8_wo", "--portable", "--dry-run") == 0
-
-
-@pytest.mark.parametrize("method", ["gptq", "awq", "packed", "modelopt awq"])
-def test_int4_of_a_checkpoint_that_is_not_laid_out_for_a_gpu_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
-) -> None:
-    plain = write_tiny_llama(tmp_path / "plain", dtype="float16", hidden_size=256, intermediate_size=512)
-    write_quantized(plain, tmp_path / "model", method=method, group=64)
-    assert build(tmp_path / "model", tmp_path / "engine", "--sm", "80", "--dry-run") == 4
-    said = capsys.readouterr().err
-    assert "its rank files would hold the integers in plain order" in said
-    assert build(tmp_path / "model", tmp_path / "engine", "--sm", "80") == 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "plain"]
 
 
 def test_a_dry_run_prints_one_object_with_the_command_and_says_that_nothing_was_run(
