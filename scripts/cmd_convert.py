@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from scripts._meter import ByteMeter
 from scripts._output import Output
 from scripts._plans import print_plan
 from tpforge.units import format_bytes
+
+if TYPE_CHECKING:
+    from tpforge.quantization import Quantization
 
 
 @click.command("convert")
@@ -54,7 +57,7 @@ def command(
         progress=output.progress,
         meter=ByteMeter(output),
     )
-    for note in conversion.notes:
+    for note in (*conversion.notes, *_order_notes(conversion.plan.quantization)):
         output.note(f"note: {note}")
     for name, reason in conversion.dropped.items():
         output.note(f"left out: {name}: {reason}")
@@ -71,3 +74,14 @@ def command(
             "notes": list(conversion.notes),
         },
     )
+
+
+def _order_notes(quantization: Quantization | None) -> tuple[str, ...]:
+    """For whom the integers of INT4 in groups lie as they do: no rank file says it."""
+    from tpforge.weight_order import ORDERED
+
+    if quantization is None or quantization.format not in ORDERED:
+        return ()
+    if quantization.order == "plain":
+        return ("integers in plain order, for the runtime reference; --runtime tensorrt is for trtllm-build",)
+    return (f"integers in order {quantization.order}, for trtllm-build",)

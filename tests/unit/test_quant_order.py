@@ -384,7 +384,9 @@ def test_convert_writes_the_order_of_tensorrt_llm_where_it_is_asked_for(
     model = checkpoint(tmp_path, "gptq")
     words = ["convert", str(model), "--tp", "2", "--out"]
     assert main([*words, str(tmp_path / "plain-order")]) == 0
+    assert "integers in plain order, for the runtime reference" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "laid-out"), "--runtime", "tensorrt", "--sm", "90"]) == 0
+    assert "integers in order sm90, for trtllm-build" in capsys.readouterr().err
     name = f"{LAYER}.mlp.fc.weight"
     assert load_file(tmp_path / "plain-order" / "rank1.safetensors")[name].dtype == torch.int8
     assert load_file(tmp_path / "laid-out" / "rank1.safetensors")[name].dtype == torch.float16
