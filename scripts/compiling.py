@@ -192,6 +192,8 @@ def _converted(
     assert planned is not None
     with models.open_model(recipe.model) as source:
         key = made_of(source, planned)
+    if checkpoint.is_dir():
+        progress(f"checking {checkpoint}")
     if holds(checkpoint, key=key):
         progress(f"keeping {checkpoint} of an earlier run")
         return checkpoint, planned.notes
