@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tpforge.errors import RegressionFound, UsageError, VerificationFailed
 from tpforge.manifest import Manifest, Quality, WeightError
 from tpforge.quantization import Quantization, find_format
-from tpforge.quantization_gate import Question, refuse_kv, refuse_two, require
+from tpforge.quantization_gate import Linear, Question, refuse_kv, refuse_two, require
 from tpforge.sharding import ShardPlan
 from tpforge.weight_order import order_for
 
@@ -104,6 +104,8 @@ def _question(
         version=None if recipe.runtime == "reference" else recipe.trtllm,
         sm=serving_sm(recipe),
         architecture=source.spec.architecture,
+        # Its columns are changed by no cut and no padding; the others are judged when they are planned.
+        linears=(Linear("mlp.fc", source.spec.mlp.intermediate_size, source.spec.hidden_size),),
         group_size=group_size,
     )
 

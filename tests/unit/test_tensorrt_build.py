@@ -318,3 +318,13 @@ def test_a_checkpoint_of_upstreams_is_planned_by_its_config_alone(
 def test_an_unknown_argument_of_the_command_line_names_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"unknown argument; did you mean multiple_profiles\?"):
         plan_build(target_of(), limits=LIMITS, given={"mulitple_profiles": "enable"})
+
+
+@pytest.mark.parametrize(("hidden_size", "instead"), [(64, "int4_wo"), (128, "int4_awq")])
+def test_the_format_that_is_offered_instead_takes_the_models_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hidden_size: int, instead: str
+) -> None:
+    source = write_tiny_llama(tmp_path / "source", hidden_size=hidden_size, head_size=hidden_size // 4)
+    words = ["--quantize", "nvfp4", "--runtime", "tensorrt", "--sm", "90", "--dry-run"]
+    assert main(["build", str(source), *words]) == 4
+    assert f"--quantize nvfp4 cannot work here; use {instead}:" in capsys.readouterr().err
