@@ -53,11 +53,14 @@ COMMANDS = {
 }
 """Every command with its short help; the module is `scripts.cmd_NAME`, the attribute `command`."""
 
-INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
 class Terminated(BaseException):
-    """SIGTERM came: unwinds like KeyboardInterrupt, so that everything is cleaned up."""
+    """SIGTERM or SIGHUP came: unwinds like KeyboardInterrupt, so that everything is cleaned up."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
 
 
 class LazyGroup(click.Group):
@@ -96,13 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     _configure_libraries()
-    previous = _raise_on_sigterm()
+    previous = _raise_when_terminated()
     try:
         return _run(given)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         return _report(error, debug=debug)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _configure_libraries() -> None:
@@ -129,11 +133,16 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _raise_on_sigterm() -> signal._HANDLER:
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
+def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
+    """The handlers that were set before; a SIGHUP that is ignored, as under nohup, stays so."""
 
-    return signal.signal(signal.SIGTERM, terminate)
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(number)
+
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return {number: signal.signal(number, terminate) for number in numbers}
 
 
 def _report(error: BaseException, *, debug: bool) -> int:
@@ -163,7 +172,7 @@ def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
         case KeyboardInterrupt():
             return "interrupted", INTERRUPTED
         case Terminated():
-            return "terminated", TERMINATED
+            return "terminated", error.exit_code
         case OSError(errno=errno.ENOSPC):
             return f"error: {error.filename or 'disk'}: the disk is full; free space", 3
         case OSError(filename=str() | Path() as path, strerror=str() as reason):

@@ -7,9 +7,12 @@ What it shifts by is a `Switch`: the router between servers of this machine, or 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -177,11 +180,30 @@ def promote(
 
 def _go_back(switch: Switch, fallback: Backend, because: BaseException) -> None:
     try:
-        switch.shift(fallback)
+        with _undisturbed():
+            switch.shift(fallback)
     except TpforgeError as error:
         raise type(error)(
             f"{because}; and going back to {fallback.engine} failed, so look after it by hand: {error}"
         ) from because
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that ask for the end change nothing: it comes after what is done here, within a minute or two.
+
+    By handlers and not by SIG_IGN or a mask, which the router and kubectl would inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _smoke(candidate: Backend, options: PromoteOptions, progress: Progress) -> int:
@@ -240,14 +262,16 @@ def _measure(backends: tuple[Backend, ...], options: PromoteOptions) -> list[flo
             times.append((time.monotonic() - begun) * 1e3)
         return times
 
+    pool = ThreadPoolExecutor(options.concurrency)
     try:
-        with ThreadPoolExecutor(options.concurrency) as pool:
-            rows = list(pool.map(ask, range(options.num_requests)))
+        rows = list(pool.map(ask, range(options.num_requests)))
     except TpforgeError as error:
         raise VerificationFailed(f"a request of the canary was lost: {error}") from error
     finally:
-        for client in clients:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for client in clients:  # Ends what is still asked: going back must not wait for a server that hangs.
             client.close()
+        pool.shutdown()
     return [_p95([row[column] for row in rows]) for column in range(len(backends))]
 
 

@@ -152,24 +152,38 @@ def test_ctrl_c_says_interrupted_with_130(
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_sigterm_unwinds_like_ctrl_c_with_143_and_the_handler_is_put_back(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_sigterm_and_sighup_unwind_like_ctrl_c_and_the_handler_is_put_back(
+    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unwound = []
 
     def wait(*_arguments: object, **_options: object) -> None:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         try:
             time.sleep(10)
         finally:
             unwound.append(True)
 
     monkeypatch.setattr("scripts.serving.stop_servers", wait)
-    before = signal.getsignal(signal.SIGTERM)
-    assert main(["stop"]) == 143
+    before = signal.getsignal(number)
+    assert main(["stop"]) == status
     assert capsys.readouterr().err == "terminated\n"
     assert unwound == [True]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_sighup_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang_up(*_arguments: object, **_options: object) -> tuple[()]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return ()
+
+    monkeypatch.setattr("scripts.serving.stop_servers", hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["stop"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_reader_that_goes_away_ends_it_silently() -> None:

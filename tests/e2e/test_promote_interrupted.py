@@ -1,0 +1,98 @@
+"""A promotion that is told to end goes back to the fallback first: real servers, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from scripts.promoting import ROUTER_FOLDER
+from tests.e2e.conftest import Engine, free_ports
+from tests.e2e.test_promote_secured import active, installed
+from triton_repo.client import Client
+from triton_repo.deploy.local import Server
+from triton_repo.deploy.router import Router
+from triton_repo.deploy.security import Security
+from triton_repo.deploy.state import read_state
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+
+
+def promotion(engine: str, port: int, *more: str) -> subprocess.Popen[str]:
+    """`tpforge promote` as a process of its own session, its progress on stderr."""
+    words = [sys.executable, "-m", "tpforge", "promote", engine, "--port", str(port), "--clients", "2"]
+    return subprocess.Popen(
+        [*words, "--max-p95-ms", "20000", *more],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def pid_of(server: Server) -> int:
+    """tritonserver's process."""
+    found = read_state(server.state_dir)
+    assert found is not None and found.server is not None
+    return found.server.pid
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process that holds its connections and answers nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def wait_asked(server: Server) -> None:
+    """Until the watch has asked the server through the router."""
+    end = time.monotonic() + 30
+    before = Router(ROUTER_FOLDER).status().begun.get(server.grpc_url, 0)
+    while Router(ROUTER_FOLDER).status().begun.get(server.grpc_url, 0) < before + 3:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_signals_during_the_watch_leave_the_fallback_active_though_the_candidate_hangs(
+    tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    port = free_ports().grpc
+    with ExitStack() as stack:
+        blue, green = (
+            stack.enter_context(installed(name, tiny_engine, Security())) for name in ("blue", "green")
+        )
+        stack.callback(Router(ROUTER_FOLDER).stop)
+        with promotion("blue", port, "--requests", "2") as first:
+            said = first.communicate(timeout=120)[1]
+        assert first.returncode == 0, said
+        ends = ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129))
+        for number, status in ends:
+            lines = []
+            with promotion("green", port, "--requests", "100") as child, ExitStack() as thaw:
+                assert child.stderr is not None
+                for line in child.stderr:
+                    lines.append(line)
+                    if line.startswith("shifted"):
+                        wait_asked(green)
+                        thaw.enter_context(frozen(pid_of(green)))
+                        child.send_signal(number)
+                        begun = time.monotonic()
+            assert (child.returncode, lines[-2:-1]) == (status, ["went back to out/blue/engine\n"]), lines
+            assert time.monotonic() - begun < 15, "it waited for answers that do not come"
+            assert active() == blue.grpc_url
+            with Client(f"127.0.0.1:{port}") as client:
+                assert client.generate("Hello", max_tokens=2).text
