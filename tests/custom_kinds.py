@@ -1,10 +1,11 @@
 """What the custom kinds of our manifests may hold: closed JSON Schemas of the fields of their APIs.
 
 Only the parts that we use. Pod templates are open here: they are held to Kubernetes' own schema of a Pod.
-Sources: kubernetes-sigs/lws, api/leaderworkerset/v1/leaderworkerset_types.go, commit 024af084;
-prometheus-operator/prometheus-operator, example/prometheus-operator-crd/, ServiceMonitor 0.87.0 (commit
-c5bfb15a; its endpoints by pkg/apis/monitoring/v1/types.go, commit 00749296), PrometheusRule 0.82.2
-(commit 01fad0d6).
+Sources: kubernetes-sigs/lws, config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml, commit 103a98aa
+(all but its pod templates was read), and api/leaderworkerset/v1/leaderworkerset_types.go, commit 024af084,
+which is newer: what is in only one of the two is left out here. prometheus-operator/prometheus-operator,
+example/prometheus-operator-crd/, both read whole: ServiceMonitor 0.84.1 (commit 01b1a0ea) and PrometheusRule
+0.82.2 (commit 01fad0d6).
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ def kind(version: str, name: str, spec: Schema) -> Schema:
     return closed({**fields, "spec": spec}, "apiVersion", "kind", "metadata", "spec")
 
 
+_ACTIONS = (
+    *("Replace", "Keep", "Drop", "HashMod", "LabelMap", "LabelDrop", "LabelKeep"),
+    *("Lowercase", "Uppercase", "KeepEqual", "DropEqual"),
+)
 _RELABELING = closed(
     {
-        "action": {
-            "enum": [
-                word
-                for name in ("Replace", "Keep", "Drop", "HashMod", "LabelMap", "LabelDrop", "LabelKeep")
-                for word in (name, name.lower())
-            ]
-        },
-        "modulus": COUNT,
+        "action": {"enum": [word for name in _ACTIONS for word in (name, name.lower())]},
+        "modulus": {"type": "integer"},
         "regex": TEXT,
         "replacement": TEXT,
+        "separator": TEXT,
+        "sourceLabels": several({"type": "string", "pattern": "^[a-zA-Z_][a-zA-Z0-9_]*$"}),
         "targetLabel": TEXT,
     }
 )
@@ -83,9 +84,7 @@ _GROUP_OF_PODS = closed(
         "leaderTemplate": {"type": "object"},
         "workerTemplate": {"type": "object"},
         "size": COUNT,
-        "restartPolicy": {
-            "enum": ["Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]
-        },
+        "restartPolicy": {"enum": ["Default", "RecreateGroupOnPodRestart"]},
     },
     "workerTemplate",
 )
