@@ -5,6 +5,7 @@ Composes engines and triton_repo; it prints nothing. The reference runtime is se
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def plan_launch(
         image=None if container == "none" else recipe.image or release.image,
         mode=recipe.mode,
         command=_command(places, recipe, manifest, release, container, devices, repository, guard),
-        name=_name(manifest, recipe),
+        name=_name(places, manifest, recipe),
         misfits=tuple(misfits),
         doubts=tuple(find_doubts(host, release=release, devices=devices)),
         security=guard,
@@ -157,9 +158,10 @@ def serve_launch(
     return serve(launch.repository, options=options, progress=progress, on_ready=on_ready)
 
 
-def _name(manifest: Manifest, recipe: ServeRecipe) -> str:
-    """Of the container and of the server; the port keeps equal engines on one host apart."""
-    return f"tpforge-{manifest.name}-{recipe.port_base}"
+def _name(places: Places, manifest: Manifest, recipe: ServeRecipe) -> str:
+    """Of container and server; equal engines on equal ports of two addresses differ by their folder."""
+    folder = hashlib.sha256(str(places.server.resolve()).encode()).hexdigest()[:8]
+    return f"tpforge-{manifest.name}-{recipe.port_base}-{folder}"
 
 
 def _release_of(manifest: Manifest) -> str:
@@ -210,7 +212,7 @@ def _command(
         ports=ports,
         tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
         prefix=f"{manifest.name}-",
-        server_id=_name(manifest, recipe),
+        server_id=_name(places, manifest, recipe),
         security=_security_words(security, container=container),
     )
     world = manifest.mapping.world_size
@@ -228,7 +230,7 @@ def _command(
         raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is listed for it; give --image")
     around = Container(
         image=image,
-        name=_name(manifest, recipe),
+        name=_name(places, manifest, recipe),
         devices=devices,
         mounts=(repository.absolute(), places.engine.resolve(), *security.mounts()),
         ports=ports,

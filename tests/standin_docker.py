@@ -1,6 +1,7 @@
 """A stand-in for docker: it runs the real tritonserver here, on another repository, in the container's place.
 
-It is no TensorRT-LLM and no container: it proves the words of a launch, and what is done around it.
+It is no TensorRT-LLM and no container: it proves the words of a launch, and what is done around it. Names are
+unique, `ps` finds by label, `rm` by id; the processes of a container are those of its client.
 """
 
 from __future__ import annotations
@@ -12,19 +13,41 @@ from pathlib import Path
 from triton_repo.deploy.tritonserver import find_tritonserver, prepare_backends, server_environment
 
 _PROGRAM = """#!{python}
-import json, os, sys
+import json, os, pathlib, signal, sys
 with open({calls!r}, "a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
+known = pathlib.Path({known!r})
+alive = {{}}
+for path in known.iterdir():
+    if pathlib.Path("/proc", path.name).exists():
+        alive[f"{{int(path.name):064x}}"] = json.loads(path.read_text())
+    else:
+        path.unlink(missing_ok=True)
+if sys.argv[1] == "ps":
+    wanted = sys.argv[sys.argv.index("--filter") + 1]
+    print(*(one for one, value in alive.items() if wanted == "label=" + value["label"]), sep="\\n")
+    sys.exit(0)
 if sys.argv[1] == "rm":
-    print("Error response from daemon: No such container: " + sys.argv[-1], file=sys.stderr)
-    sys.exit(1)
+    if sys.argv[-1] not in alive:
+        print("Error response from daemon: No such container: " + sys.argv[-1], file=sys.stderr)
+        sys.exit(1)
+    os.kill(int(sys.argv[-1], 16), signal.SIGKILL)
+    sys.exit(0)
 dies = {dies!r}
 if dies:
     print(dies, flush=True)
     sys.exit(125)
+name, label = (sys.argv[sys.argv.index(word) + 1] for word in ("--name", "--label"))
+if name in [value["name"] for value in alive.values()]:
+    print("docker: Error response from daemon: Conflict. The container name is in use: " + name, flush=True)
+    sys.exit(125)
+(known / str(os.getpid())).write_text(json.dumps({{"name": name, "label": label}}))
+published = [sys.argv[place + 1] for place, word in enumerate(sys.argv) if word == "--publish"]
 words = sys.argv[sys.argv.index("/opt/tritonserver/bin/tritonserver") + 1 :]
 words = words[: words.index(":")] if ":" in words else words
 words = [word for word in words if not word.startswith("--model-repository=")]
+for protocol, value in zip(("http", "grpc", "metrics"), published):
+    words += [f"--{{protocol}}-address={{value.rsplit(':', 2)[0]}}"]
 environment = {{**os.environ, **json.loads({environment!r})}}
 environment["TPFORGE_SERVER"] = os.environ["TPFORGE_SERVER"]
 command = [{binary!r}, "--model-repository=" + {repository!r}, "--backend-directory=" + {backends!r}]
@@ -45,9 +68,12 @@ def write_docker(folder: Path, *, repository: Path, dies: str = "") -> Path:
     calls = folder / "calls.jsonl"
     program = folder / "bin" / "docker"
     program.parent.mkdir(exist_ok=True)
+    known = folder / "containers"
+    known.mkdir(exist_ok=True)
     text = _PROGRAM.format(
         python=sys.executable,
         calls=str(calls),
+        known=str(known),
         dies=dies,
         environment=json.dumps(kept),
         binary=str(server.binary),

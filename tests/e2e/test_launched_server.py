@@ -91,8 +91,8 @@ def test_a_detached_launch_is_found_by_every_command_and_removed_by_stop(
     server = json_of(capsys, "status")["servers"][0]
     assert (server["phase"], server["answers"]) == ("ready", True)
     run = json.loads(calls.read_text().splitlines()[0])
-    name = run[run.index("--name") + 1]
-    assert run[:2] == ["run", "--rm"]
+    name, label = (run[run.index(word) + 1] for word in ("--name", "--label"))
+    assert run[0] == "run" and "--rm" in run and label.startswith("tpforge.server=tpforge-")
     assert f"--id={name}" in run
 
     assert json_of(capsys, "generate", "One, two,", "--max-tokens", "3")["text"]
@@ -103,8 +103,48 @@ def test_a_detached_launch_is_found_by_every_command_and_removed_by_stop(
     assert json_of(capsys, "status")["servers"][0]["server"]["pid"] == server["server"]["pid"]
 
     assert [row["was"] for row in json_of(capsys, "stop")["stopped"]] == ["ready"]
-    assert json.loads(calls.read_text().splitlines()[-1]) == ["rm", "--force", name]
+    assert words_of(calls)[-1] == ["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}"]
     assert json_of(capsys, "status")["servers"] == []
+
+
+def words_of(calls: Path) -> list[list[str]]:
+    """The words of every call of the stand-in."""
+    return [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+def test_equal_names_and_ports_on_two_addresses_do_not_end_each_other(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve() == 0
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "out", other / "out", ignore=shutil.ignore_patterns("server"))
+    monkeypatch.chdir(other)
+    assert serve("--host", "127.0.0.2") == 0
+    first, second = (words for words in words_of(calls) if words[0] == "run")
+    names = [words[words.index("--name") + 1] for words in (first, second)]
+    assert len(set(names)) == 2 and len({name.rpartition("-")[0] for name in names}) == 1
+    assert [row["was"] for row in json_of(capsys, "stop")["stopped"]] == ["ready"]
+    monkeypatch.chdir(tmp_path)
+    server = json_of(capsys, "status")["servers"][0]
+    assert (server["phase"], server["answers"], server["restarts"]) == ("ready", True, 0)
+
+
+def test_a_container_of_the_same_name_that_is_not_ours_is_left_alone(
+    calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = json_of(
+        capsys, "serve", "tiny", "--port-base", str(PORT), "--container", "docker", "--dry-run"
+    )["command"]
+    with subprocess.Popen(["sleep", "60"]) as foreign:
+        record = {"name": command[command.index("--name") + 1], "label": "tpforge.server=another"}
+        (tmp_path / "docker" / "containers" / str(foreign.pid)).write_text(json.dumps(record))
+        try:
+            assert serve() == 4
+            assert "The container name is in use" in capsys.readouterr().err
+            assert main(["stop", "--all"]) == 0
+            assert foreign.poll() is None, "it was removed by its name"
+        finally:
+            foreign.kill()
 
 
 def test_a_container_that_dies_first_is_an_error_with_the_end_of_its_log(
@@ -140,7 +180,8 @@ def test_ctrl_c_while_it_loads_leaves_no_process_and_removes_the_container(
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     child.wait(60)
-    assert json.loads(calls.read_text().splitlines()[-1])[:2] == ["rm", "--force"]
+    run, last = words_of(calls)[0], words_of(calls)[-1]
+    assert (last[0], last[-1]) == ("ps", f"label={run[run.index('--label') + 1]}")
     assert not (tmp_path / "out" / "tiny" / "server" / "server.json").exists()
 
 

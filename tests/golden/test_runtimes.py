@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def output_of(case: Case, runtime: str, folder: Path) -> str:
     names = ("build", "tensorrt_llm/config.pbtxt, the end", "tensorrt_llm/1/model.yaml", "serve")
     titles = names if runtime == "pytorch" else (names[0], names[1], names[3])
     text = "".join(f"=== {title} ===\n{part.rstrip()}\n" for title, part in zip(titles, parts, strict=True))
-    return text.replace(str(folder.resolve()), "/srv").replace(str(folder), "/srv")
+    text = text.replace(str(folder.resolve()), "/srv").replace(str(folder), "/srv")
+    return re.sub(rf"(tpforge-{re.escape(case.name)}-8000)-[0-9a-f]{{8}}\b", r"\1-0123abcd", text)
 
 
 def write_checkpoint(folder: Path, case: Case) -> Path:

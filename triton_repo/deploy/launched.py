@@ -1,6 +1,8 @@
 """A launch of TensorRT-LLM as a supervisor keeps it: the command, its name for itself, its container.
 
-Killing docker's client leaves the container running: that is removed by its name.
+Killing docker's client leaves the container running: it is found by the mark of its supervisor, which is its
+label, and removed by its id. A name may be another's: of a server of another folder, user or machine that
+talks to the same daemon.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.records import Record
 from triton_repo.deploy.processes import MARK_VARIABLE
 
+LABEL = "tpforge.server"
 _REMOVE_TIMEOUT_S = 60.0
 
 
@@ -39,8 +42,8 @@ class LaunchedProgram(Record):
         """What is started: docker, podman, mpirun, or tritonserver."""
         return Path(self.words[0]).name
 
-    def command(self) -> list[str]:
-        """The words, with the program's full path.
+    def command(self, mark: str) -> list[str]:
+        """The words, with the program's full path, and the mark as the label of a container.
 
         Raises:
             EnvironmentUnusable: it is not on PATH.
@@ -50,31 +53,51 @@ class LaunchedProgram(Record):
             raise EnvironmentUnusable(
                 f"{self.words[0]}: not found on PATH; install it, or change --container"
             )
-        return [found, *self.words[1:]]
+        if self.container is None:
+            return [found, *self.words[1:]]
+        assert self.words[1] == "run", "a container is started by `run`"
+        return [found, "run", "--label", f"{LABEL}={mark}", *self.words[2:]]
 
     def marked_environment(self, mark: str) -> dict[str, str]:
         """The whole environment of the program, the mark of its supervisor included."""
         return {**os.environ, **self.environment, MARK_VARIABLE: mark}
 
 
-def remove_container(container: ContainerName) -> None:
-    """Kill and remove a container; none of that name is no error.
+def remove_container(container: ContainerName, *, mark: str) -> None:
+    """Kill and remove the containers of a supervisor's mark; none is no error.
 
     Raises:
-        EnvironmentUnusable: it cannot be removed.
+        EnvironmentUnusable: they cannot be listed or removed.
     """
-    by_hand = f"remove it with: {container.engine} rm --force {container.name}"
-    words = [container.engine, "rm", "--force", container.name]
+    listed = _run(container, "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL}={mark}")
+    if listed.returncode:
+        raise EnvironmentUnusable(_by_hand(container, listed.stderr.strip()))
+    for identity in listed.stdout.split():
+        done = _run(container, "rm", "--force", identity)
+        # A container that --rm is removing at this moment is as good as gone.
+        gone = ("no such container", "no container with", "already in progress")
+        if done.returncode and not any(text in done.stderr.lower() for text in gone):
+            raise EnvironmentUnusable(_by_hand(container, done.stderr.strip()))
+
+
+def _run(container: ContainerName, *words: str) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_REMOVE_TIMEOUT_S
+        return subprocess.run(
+            [container.engine, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_REMOVE_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentUnusable(f"container {container.name}: {error}; {by_hand}") from error
-    # A container that --rm is removing at this moment is as good as gone.
-    gone = ("no such container", "no container with name", "already in progress")
-    if done.returncode and not any(text in done.stderr.lower() for text in gone):
-        raise EnvironmentUnusable(f"container {container.name}: {done.stderr.strip()}; {by_hand}")
+        raise EnvironmentUnusable(_by_hand(container, str(error))) from error
+
+
+def _by_hand(container: ContainerName, cause: str) -> str:
+    return (
+        f"container {container.name}: {cause}; remove it with: {container.engine} rm --force {container.name}"
+    )
 
 
 def generate_one(url: str, *, deadline_s: float) -> None:

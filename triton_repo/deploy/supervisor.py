@@ -130,7 +130,7 @@ class Supervisor:
         if plan.launch is None:
             self._prepare_tritonserver()
             return
-        self._command = plan.security.fill_key(plan.launch.command())
+        self._command = plan.security.fill_key(plan.launch.command(self._mark))
         self._environment = plan.launch.marked_environment(self._mark)
         self._progress(f"starting {plan.launch.program}")
 
@@ -256,7 +256,7 @@ class Supervisor:
         if self._process is not None:
             self._process.wait()
         launch = self._plan.launch
-        # Not before it was started: the name may still be another's.
+        # Before it was started there is none, and docker itself may be missing.
         container = launch.container if launch is not None and self._process is not None else None
         clean(self._mark, self._plan.state_dir, container=container)
 
@@ -308,7 +308,7 @@ def clean(mark: str, state_dir: Path, *, container: ContainerName | None = None)
     """Kill all processes of a mark, and remove their container, shared memory and temporary files."""
     processes.kill_marked(mark)
     if container is not None:
-        remove_container(container)
+        remove_container(container, mark=mark)
     processes.remove_shared_memory(f"{mark}_")
     shutil.rmtree(state_dir / "tmp", ignore_errors=True)
 
