@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from scripts.main import main
+from scripts.run_dockerfile import instructions
 from tests.deployments import CASES, GOLDEN, MANIFESTS, URL, deployment_of, golden_files
 from tests.unit.test_store import write_engine
 from tpforge.errors import UsageError
@@ -20,7 +23,7 @@ from triton_repo.deploy.deployment import engine_key, label_of
 from triton_repo.deploy.helm import values
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.slurm import rank_commands
-from triton_repo.deploy.targets import target_files
+from triton_repo.deploy.targets import apply_words, target_files
 
 ids = [f"{case}-{target}" for case, target in CASES]
 CORE_KINDS = {
@@ -189,9 +192,11 @@ def test_pods_ask_for_a_gpu_a_rank_and_are_locked_down(case: str, target: str, g
     assert found
     for pod in found:
         assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in (*pod["initContainers"], *pod["containers"]):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
         server = pod["containers"][0]
         assert server["resources"].get("limits", {}).get("nvidia.com/gpu") == gpus
-        assert server["securityContext"]["readOnlyRootFilesystem"] is True
         assert server["securityContext"]["capabilities"]["drop"] == ["ALL"]
         mounts = {mount["mountPath"]: mount for mount in server["volumeMounts"]}
         assert mounts["/srv/engines"]["readOnly"] is True, "Triton could change the engine"
@@ -217,6 +222,37 @@ def test_a_cluster_starts_no_other_engine_than_the_one_of_the_digest() -> None:
     ]
     assert f"{URL} --digest={'ab' * 32}" in script
     assert "engine=/srv/engines/Llama-3.3-70B-Instruct-tp4-abababababab\n" in script
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "helm", "multi-node"])
+@pytest.mark.parametrize(
+    ("url", "driver"),
+    [("s3://a/b", "s3fs"), ("gs://a/b", "gcsfs"), ("az://a/b", "adlfs"), ("https://a/b", None)],
+)
+def test_the_image_of_a_cluster_can_pull_from_the_engines_url(
+    target: str, url: str, driver: str | None
+) -> None:
+    case = "llama405b-tensorrt" if target == "multi-node" else "llama70b-tensorrt"
+    text = target_files(target, deployment_of(case, target, engine_url=url))["Dockerfile"]
+    installed = [line for _, line in instructions(text) if "pip install" in line]
+    assert [line.split()[7] for line in installed] == ([driver] if driver else [])
+
+
+def test_helm_waits_as_long_as_the_deployment_may_take() -> None:
+    deployment = deployment_of("llama70b-tensorrt", "helm")
+    (found,) = objects(deployment)["deployment"]
+    words = apply_words("helm", deployment)
+    assert words[-2:] == ["--timeout", f"{found['spec']['progressDeadlineSeconds']}s"]
+    assert found["spec"]["progressDeadlineSeconds"] > deployment.start_s
+
+
+def test_a_worker_ends_when_it_is_told_to() -> None:
+    worker = pods("llama405b-tensorrt", "multi-node")[1]["containers"][0]["command"]
+    with subprocess.Popen(worker, start_new_session=True) as child:
+        time.sleep(0.3)
+        child.terminate()
+        assert child.wait(5) == 0
+        os.killpg(child.pid, signal.SIGKILL)  # The sleep; in a container it ends with process 1.
 
 
 def test_compose_binds_to_this_machine_only_and_reserves_a_gpu_a_rank() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.run_dockerfile import instructions, run
+from tests.deployments import deployment_of
 from tpforge.errors import InputRefused, VerificationFailed
 from triton_repo.deploy.files import dockerfile
 
@@ -25,7 +26,7 @@ def test_an_unknown_instruction_is_refused_by_name() -> None:
 
 
 def test_our_dockerfile_copies_what_is_there_and_ends_as_an_ordinary_user() -> None:
-    steps = list(instructions(dockerfile()))
+    steps = list(instructions(dockerfile(deployment_of("smollm2-reference", "compose"))))
     sources = [source for name, rest in steps if name == "COPY" for source in rest.split()[:-1]]
     assert [source for source in sources if not (ROOT / source).exists()] == []
     assert {"tpforge", "builders", "engines", "triton_repo", "scripts", "requirements.lock"} <= set(sources)

@@ -37,7 +37,7 @@ def compose_files(deployment: Deployment) -> dict[str, str]:
     )
     return {
         "compose.yaml": to_yaml(_compose(deployment), comment=comment),
-        "Dockerfile": files.dockerfile(),
+        "Dockerfile": files.dockerfile(deployment),
         "config/canary.py": files.canary(),
         "config/prepare.sh": files.prepare(deployment),
         "prometheus/prometheus.yml": to_yaml(_prometheus(deployment)),

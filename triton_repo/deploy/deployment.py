@@ -31,6 +31,7 @@ IMAGE = f"tpforge:{__version__}"
 LOAD_BYTES_PER_S = 250_000_000
 """Assumed for the slowest sensible disk; it bounds how long a start may take, and nothing else."""
 SMALLEST_START_S = 120
+PULL_S = 3600
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -97,6 +98,11 @@ class Deployment(Record):
     def needs_gpus(self) -> bool:
         """Whether ranks are processes on GPUs."""
         return self.runtime != "reference"
+
+    @property
+    def rollout_s(self) -> int:
+        """How long a rollout may take: images and engine are pulled before the server starts."""
+        return self.start_s + PULL_S
 
     @property
     def repository(self) -> PurePosixPath:

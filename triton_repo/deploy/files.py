@@ -16,6 +16,8 @@ from triton_repo.deploy.deployment import HOME, STORE, Deployment
 
 TEMPLATES = Path(__file__).parent / "templates"
 CANARY_TIMEOUT_S = 30
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""fsspec's packages by the scheme of a URL; tpforge itself needs none of them."""
 
 
 def template(path: str, **values: Any) -> str:
@@ -53,9 +55,20 @@ def prepare(deployment: Deployment, *, header_file: str | None = None) -> str:
     )
 
 
-def dockerfile() -> str:
-    """The Dockerfile of the image with tpforge and Triton on the CPU."""
-    return (TEMPLATES / "image" / "Dockerfile").read_text(encoding="utf-8")
+def dockerfile(deployment: Deployment) -> str:
+    """The Dockerfile of the image with tpforge, Triton on the CPU, and what pulls from the engine's URL."""
+    text = (TEMPLATES / "image" / "Dockerfile").read_text(encoding="utf-8")
+    scheme = (deployment.options.engine_url or "").partition("://")[0]
+    driver = DRIVERS.get(scheme)
+    if driver is None:
+        return text
+    before, line, after = text.partition("RUN useradd")
+    assert line, "the driver is installed before the user is made"
+    return (
+        f"{before}# For {scheme}://, the driver of that very fsspec.\n"
+        f"RUN cd /opt/tpforge && .venv/bin/python -m pip install {driver} "
+        f"\"fsspec==$(.venv/bin/python -c 'import fsspec; print(fsspec.__version__)')\"\n{line}{after}"
+    )
 
 
 @cache

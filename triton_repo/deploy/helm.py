@@ -87,6 +87,8 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         "files/canary.py": files.canary(),
         "files/prepare.sh": kubernetes.prepare(deployment),
         "files/tpforge.json": dashboard_json(),
+        "Dockerfile": files.dockerfile(deployment),
+        ".helmignore": "Dockerfile\ndeployment.json\n",
     }
 
 

@@ -58,7 +58,7 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
         **{f"overlays/production/{kind}.yaml": to_documents(found) for kind, found in watched.items()},
         "overlays/production/tpforge.json": dashboard_json(),
         "prometheus-adapter.yaml": to_yaml(ADAPTER, comment="values for the chart prometheus-adapter"),
-        "Dockerfile": files.dockerfile(),
+        "Dockerfile": files.dockerfile(deployment),
     }
 
 
@@ -139,7 +139,7 @@ def pod(
                     {"name": name.lower(), "containerPort": port} for name, port in deployment.ports.named()
                 ],
                 "resources": _resources(deployment),
-                "securityContext": _locked_down(capabilities),
+                "securityContext": locked_down(capabilities),
                 "volumeMounts": _mounts(store_read_only=True),
                 **probes,
             }
@@ -257,7 +257,7 @@ def _deployment(deployment: Deployment) -> Object:
         "metadata": metadata(deployment),
         "spec": {
             "replicas": deployment.options.replicas,
-            "progressDeadlineSeconds": deployment.start_s + 3600,
+            "progressDeadlineSeconds": deployment.rollout_s,
             "selector": {"matchLabels": labels(deployment)},
             # The new pod answers before an old one goes: no request is lost, and one more node is needed.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -283,7 +283,7 @@ def _init_container(deployment: Deployment) -> Object:
         # Credentials for the engine's URL (AWS_*, GOOGLE_*, AZURE_*): kubectl create secret generic ...
         "envFrom": [{"secretRef": {"name": f"{deployment.name}-credentials", "optional": True}}],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
-        "securityContext": _locked_down(None),
+        "securityContext": locked_down(None),
         "volumeMounts": _mounts(store_read_only=False),
     }
 
@@ -312,7 +312,8 @@ def _resources(deployment: Deployment) -> Object:
     return {"requests": requests, "limits": {"nvidia.com/gpu": gpus}}
 
 
-def _locked_down(capabilities: list[str] | None) -> Object:
+def locked_down(capabilities: list[str] | None) -> Object:
+    """The security context of every container."""
     added = {"add": capabilities} if capabilities else {}
     return {
         "allowPrivilegeEscalation": False,

@@ -16,6 +16,8 @@ from triton_repo.deploy.shell import join_lines
 from triton_repo.deploy.yaml_text import to_documents, to_yaml
 
 _TOOLS = "/opt/tools"
+_WAIT = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
+"""A worker holds the ranks that the leader starts in it. A bare sleep as process 1 is deaf to SIGTERM."""
 _API = "leaderworkerset.x-k8s.io/v1"
 
 
@@ -59,7 +61,7 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
         "config/prepare.sh": kubernetes.prepare(deployment),
         "config/remote.sh": files.template("multinode/remote.sh.j2", kubectl=f"{_TOOLS}/kubectl"),
         "config/leader.sh": leader_script(deployment),
-        "Dockerfile": files.dockerfile(),
+        "Dockerfile": files.dockerfile(deployment),
     }
 
 
@@ -104,7 +106,7 @@ def _set(deployment: Deployment) -> Object:
 
 def _template(deployment: Deployment, *, role: str) -> Object:
     is_leader = role == "leader"
-    command = ["sh", str(CONFIG / "leader.sh")] if is_leader else ["sleep", "infinity"]
+    command = ["sh", str(CONFIG / "leader.sh")] if is_leader else _WAIT
     probes = kubernetes.probes(deployment) if is_leader else {}
     # RDMA registers memory.
     spec = kubernetes.pod(deployment, command=command, probes=probes, capabilities=["IPC_LOCK"])
@@ -123,7 +125,7 @@ def _bring_kubectl(deployment: Deployment) -> Object:
         "name": "kubectl",
         "image": deployment.tools_image,
         "command": ["cp", "/usr/bin/kubectl", f"{_TOOLS}/kubectl"],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": kubernetes.locked_down(None),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
     }
 

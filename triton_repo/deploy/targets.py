@@ -19,7 +19,7 @@ from triton_repo.deploy.slurm import slurm_files
 
 @dataclass(frozen=True)
 class Target:
-    """`apply` is run in the folder of the files; NAME and NAMESPACE in it are the deployment's."""
+    """`apply` is run in the folder of the files; NAME, NAMESPACE and TIMEOUT in it are the deployment's."""
 
     name: str
     files: Callable[[Deployment], dict[str, str]]
@@ -34,7 +34,10 @@ TARGETS = {
         Target(
             "helm",
             helm_files,
-            ("helm", "upgrade", "--install", "NAME", ".", "--namespace", "NAMESPACE", "--wait"),
+            (
+                *("helm", "upgrade", "--install", "NAME", ".", "--namespace", "NAMESPACE"),
+                *("--wait", "--timeout", "TIMEOUT"),
+            ),
         ),
         Target("multi-node", leaderworkerset_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("slurm", slurm_files, ("sbatch", "job.sh")),
@@ -59,5 +62,9 @@ def target_files(target: str, deployment: Deployment) -> dict[str, str]:
 
 def apply_words(target: str, deployment: Deployment) -> list[str]:
     """The command that applies a target's files."""
-    names = {"NAME": deployment.name, "NAMESPACE": deployment.options.namespace}
+    names = {
+        "NAME": deployment.name,
+        "NAMESPACE": deployment.options.namespace,
+        "TIMEOUT": f"{deployment.rollout_s}s",  # Helm's own is 5 min, and it calls what takes longer failed.
+    }
     return [names.get(word, word) for word in TARGETS[target].apply]
