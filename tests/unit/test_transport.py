@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -18,8 +21,10 @@ from engines.remote import open_remote
 from engines.transport import Index, pull, push, staging_folder
 from scripts.main import main
 from scripts.transporting import parse_headers
+from tests.deployments import deployment_of
 from tests.unit.test_store import write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
+from triton_repo.deploy.files import prepare
 
 BIG = bytes(index * 7 % 251 for index in range(3_000_000))
 
@@ -296,3 +301,38 @@ def test_the_commands_push_and_pull_by_name_and_exit_with_6_on_altered_files(
     (tmp_path / "store" / "tiny" / "engine.json").write_text("{}")
     assert main(["engines", "pull", url, "--force"]) == 6
     assert contents(tmp_path / "out" / "tiny" / "engine") == contents(engine)
+
+
+@pytest.mark.parametrize(("value", "status"), [("Bearer secret", 0), ("Bearer other", 3), (None, 3)])
+def test_the_init_container_pulls_with_the_token_of_its_environment(
+    value: str | None, status: int, engine: Path, tmp_path: Path
+) -> None:
+    with web_server(tmp_path / "store") as (base, handler):
+        url = f"{base}/it's-tiny"
+        digest = push(engine, open_remote(url), progress=quiet).digest
+        handler.token = "Bearer secret"
+        deployment = deployment_of("smollm2-reference", "kubernetes", engine_url=url, digest=digest)
+        script = prepare(deployment)
+        for place in ("/srv/engines", "/srv/tpforge", "/tmp/authorization"):
+            script = script.replace(place, f"{tmp_path}{place}")
+        script = script.replace("\ntpforge render", "\necho render")  # It holds no model.
+        (tmp_path / "srv" / "engines").mkdir(parents=True)
+        (tmp_path / "tmp").mkdir()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        given = {"AUTHORIZATION": value} if value else {}
+        done = subprocess.run(
+            ["sh", "-c", script],
+            env={"PATH": path, "HOME": str(tmp_path), **given},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == status, done.stderr
+    pulled = tmp_path / deployment.engine_in_store.relative_to("/")
+    assert pulled.exists() == (status == 0)
+    if status == 0:
+        assert contents(pulled) == contents(engine)
+        assert (tmp_path / "tmp" / "authorization").stat().st_mode & 0o77 == 0
+        assert done.stdout.splitlines()[-1].startswith("render")
+    else:
+        assert "401" in done.stderr

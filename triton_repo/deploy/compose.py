@@ -17,6 +17,8 @@ from triton_repo.monitoring.images import GRAFANA, PROMETHEUS
 from triton_repo.monitoring.rules import rules_yaml
 
 _CONFIG = PurePosixPath("/etc/tpforge")
+_CREDENTIALS = {"path": "./credentials.env", "required": False}
+"""For the engine's URL: AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION."""
 _MEMLOCK = {"memlock": -1, "stack": 67108864}
 
 
@@ -83,6 +85,7 @@ def _prepare(deployment: Deployment) -> dict[str, Any]:
             {"type": "volume", "source": "state", "target": str(HOME)},
             _config_mount(),
         ],
+        **({"env_file": [_CREDENTIALS]} if deployment.options.engine_url else {}),
         "restart": "no",
     }
 

@@ -40,11 +40,13 @@ def canary_words(
     ]
 
 
-def prepare(deployment: Deployment, *, header_file: str | None = None) -> str:
-    """The script that brings and proves the engine and renders its repository."""
+def prepare(deployment: Deployment) -> str:
+    """The script that brings and proves the engine and renders its repository.
+
+    From an http(s) URL it is pulled with the header Authorization when AUTHORIZATION is in the environment.
+    """
     options = deployment.options
     words = [f"--digest={options.digest}"] if options.digest else []
-    words += [f"--header=Authorization=@{header_file}"] if header_file else []
     return template(
         "common/prepare.sh.j2",
         engine=shlex.quote(str(deployment.engine_in_store)),
@@ -52,6 +54,7 @@ def prepare(deployment: Deployment, *, header_file: str | None = None) -> str:
         store=str(STORE),
         engine_url=shlex.quote(options.engine_url) if options.engine_url else None,
         pull_options=" ".join(map(shlex.quote, words)),
+        by_http=(options.engine_url or "").startswith(("http://", "https://")),
     )
 
 

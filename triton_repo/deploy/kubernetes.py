@@ -18,7 +18,6 @@ from triton_repo.deploy.yaml_text import to_documents, to_yaml
 from triton_repo.monitoring.dashboard import dashboard_json
 
 CONFIG = PurePosixPath("/etc/tpforge")
-SECRET = PurePosixPath("/etc/tpforge-secret")
 PROBE_S = 10
 _USER = 1000
 _GIB_SPARE = 10
@@ -76,7 +75,7 @@ def refuse_local(deployment: Deployment) -> None:
 
 
 def prepare(deployment: Deployment) -> str:
-    """The script of the init container; a token of the secret goes with an http(s) URL when there is one."""
+    """The script of the init container."""
     return files.prepare(deployment)
 
 
@@ -280,7 +279,7 @@ def _init_container(deployment: Deployment) -> Object:
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "prepare.sh")],
         "env": _environment(),
-        # Credentials for the engine's URL (AWS_*, GOOGLE_*, AZURE_*): kubectl create secret generic ...
+        # For the engine's URL (AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION): kubectl create secret generic ...
         "envFrom": [{"secretRef": {"name": f"{deployment.name}-credentials", "optional": True}}],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
         "securityContext": locked_down(None),
