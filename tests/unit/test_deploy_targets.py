@@ -22,6 +22,7 @@ from tpforge.mapping import Mapping
 from triton_repo.deploy.deployment import engine_key, label_of
 from triton_repo.deploy.helm import values
 from triton_repo.deploy.kubernetes import objects
+from triton_repo.deploy.ports import find_free_base
 from triton_repo.deploy.slurm import rank_commands
 from triton_repo.deploy.targets import apply_words, target_files
 
@@ -293,6 +294,39 @@ def test_the_rank_script_runs_what_its_rank_needs(rank: int, tmp_path: Path) -> 
     said = done.stdout.split()
     assert ("--load-model=tensorrt_llm" in said) == (rank > 0)
     assert f"--backend-config=python,shm-region-prefix-name=prefix{rank}_" in said
+
+
+@pytest.mark.parametrize(
+    ("srun", "ends", "status", "said"),
+    [
+        ("exit 3", False, 3, ""),
+        ("exec sleep 60", True, 143, "requeue 7\n"),
+    ],
+)
+def test_a_job_ends_with_its_ranks_or_goes_back_to_the_queue_and_is_not_called_ready(
+    srun: str, ends: bool, status: int, said: str, tmp_path: Path
+) -> None:
+    deployment = deployment_of("llama70b-tensorrt", "slurm", port_base=find_free_base(start=31000))
+    write(target_files("slurm", deployment), tmp_path)
+    programs = {"srun": f"#!/bin/sh\ntouch started\n{srun}\n", "scontrol": '#!/bin/sh\necho "$@"\n'}
+    for name, text in programs.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["bash", "job.sh"],
+        cwd=tmp_path,
+        env={"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as job:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.02)
+        if ends:
+            job.terminate()
+        assert job.communicate(timeout=30)[0] == said
+    assert job.returncode == status
 
 
 def test_tp_across_nodes_is_warned_about_with_the_figures_of_the_planner() -> None:

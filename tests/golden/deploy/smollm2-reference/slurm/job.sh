@@ -39,7 +39,9 @@ until python3 canary.py --url http://127.0.0.1:8000 --model ensemble --timeout 3
     fi
     sleep 5
 done
-echo "job: ready on $(hostname):8001 (gRPC), $(hostname):8000 (HTTP)"
+if kill -0 "$server" 2>/dev/null && [ "$stopping" = 0 ]; then
+    echo "job: ready on $(hostname):8001 (gRPC), $(hostname):8000 (HTTP)"
+fi
 
 # Triton calls a model ready whose process is dead: ask for a token.
 failures=0
