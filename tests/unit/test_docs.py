@@ -2,16 +2,21 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from click import Context, Group
 
 from scripts.generate_docs import pages
+from scripts.main import cli
 from tests.records import manifest_of
 from tpforge.recipe import Recipe
+from triton_repo.deploy.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DEPLOYING = [ROOT / "docs" / "deploy.md", *sorted((ROOT / "docs" / "deploy").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", ["cli.md", "engine.schema.json", "families.md"])
@@ -59,3 +64,35 @@ def test_the_recipe_page_has_every_key_of_a_recipe_and_no_other() -> None:
     nested = ("limits", "tensorrt", "pytorch", "repository", "serve", "smoke")
     expected = {name: set(getattr(Recipe(model="m"), name).model_dump()) for name in nested}
     assert tables == {"": set(Recipe.model_fields) - set(nested), **expected}
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "this-machine"])
+def test_every_target_has_a_page_from_an_engine_to_an_answer(name: str) -> None:
+    text = (ROOT / "docs" / "deploy" / f"{name}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", text, flags=re.MULTILINE)[:2] == [
+        "What it needs",
+        "From an engine to an answer",
+    ]
+    assert {"## The files", "## Look, upgrade, remove", "## What goes wrong", "## What was run"} <= set(
+        text.splitlines()
+    )
+    assert "tpforge generate " in text and (
+        "Not run" in text or "was run" in text.split("## What was run")[1]
+    )
+    assert f"(deploy/{name}.md)" in (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", DEPLOYING, ids=lambda page: page.name)
+def test_the_commands_of_the_deployment_pages_have_the_options_that_they_name(page: Path) -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("tpforge ")]
+    assert commands
+    for words in commands:
+        command = cli.get_command(Context(cli), words[1])
+        if isinstance(command, Group):
+            command = command.get_command(Context(command), words[2])
+        assert command is not None, words
+        known = {name for parameter in command.params for name in parameter.opts}
+        named = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert named <= known, words
