@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -91,8 +93,48 @@ def serving(answers: Answers, *, credentials: Any = None) -> Iterator[tuple[Serv
         server.stop(0).wait()
 
 
+@contextmanager
+def far_away(url: str, *, delay_s: float) -> Iterator[str]:
+    """An address that leads to a server, and takes a while to pass on the first bytes of a connection."""
+    host, _, port = url.rpartition(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def pump(source: socket.socket, sink: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+
+        def join(near: socket.socket) -> None:
+            with near, socket.create_connection((host, int(port))) as far:
+                time.sleep(delay_s)
+                back = threading.Thread(target=pump, args=(far, near), daemon=True)
+                back.start()
+                pump(near, far)
+                back.join()
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    near, _ = listener.accept()
+                    threading.Thread(target=join, args=(near,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 def say(*responses: Any) -> Answers:
     return lambda _request, _context: iter(responses)
+
+
+def test_a_connection_may_take_longer_than_the_pause_before_the_next_try() -> None:
+    with (
+        serving(say(text_response("a", final=True))) as (_, url),
+        far_away(url, delay_s=0.5) as distant,
+        Client(distant, deadline_s=10) as client,
+    ):
+        assert client.generate("x", max_tokens=1).text == "a"
 
 
 def test_prompt_and_sampling_travel_as_tensors_of_the_contract() -> None:
