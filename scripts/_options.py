@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scripts._headers import parse_headers
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ def connection() -> Decorator:
             "headers",
             multiple=True,
             metavar="NAME=VALUE",
-            help="Header of every request, such as authorization; may be repeated.",
+            help="Header of every request, such as authorization; NAME=@FILE reads the value from a file.",
         ),
         click.option("--tls", is_flag=True, help="Use TLS, with the system's root certificates."),
         click.option("--tls-root", type=_FILE, metavar="FILE", help="Root certificates, PEM; implies --tls."),
@@ -342,18 +343,12 @@ def read_connection(
     """The values of `connection`.
 
     Raises:
-        UsageError: a header has no name.
+        UsageError: a header has no name, or its file cannot be read.
     """
     from triton_repo.client import Tls
 
-    pairs = {}
-    for header in headers:
-        name, equals, value = header.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--header {header}: expected NAME=VALUE")
-        pairs[name] = value
     wanted = tls or any((tls_root, tls_key, tls_cert))
-    return Connection(deadline, pairs, Tls(tls_root, tls_key, tls_cert) if wanted else None)
+    return Connection(deadline, parse_headers(headers), Tls(tls_root, tls_key, tls_cert) if wanted else None)
 
 
 def _nested_runtimes(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts._headers import parse_headers
 from scripts.locations import OUT, Places, find_engine, places_of
 from tpforge.errors import UsageError
 
@@ -53,26 +54,6 @@ def pull_engine(
     remote = open_remote(url, headers=parse_headers(headers))
     moved = pull(remote, folder, progress=progress, digest=digest, force=force, num_parallel=num_parallel)
     return folder, moved
-
-
-def parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE pairs; a VALUE that starts with ``@`` is the file that holds it, so that no secret is typed.
-
-    Raises:
-        UsageError: one is no such pair, or its file cannot be read.
-    """
-    pairs = {}
-    for header in headers:
-        name, equals, value = header.partition("=")
-        if not name or not equals:
-            raise UsageError(f"--header {header}: expected NAME=VALUE, or NAME=@FILE")
-        if value.startswith("@"):
-            try:
-                value = Path(value[1:]).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise UsageError(f"--header {name}={value}: {error.strerror}") from error
-        pairs[name] = value
-    return pairs
 
 
 def _name_in(url: str) -> str:

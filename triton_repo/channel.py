@@ -25,11 +25,16 @@ CHANNEL_OPTIONS = (
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
 # Triton says UNAVAILABLE of what it refuses too: a shape, a protocol that wants a key, model control.
 _UNAVAILABLE_REFUSALS = ("[", "This protocol is restricted", "explicit model load / unload")
+_UNPROVEN = ("Hostname Verification Check failed", "CERTIFICATE_VERIFY_FAILED")
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 class ServerUnreachable(EnvironmentUnusable):
     """Nothing listens at the address, or the connection broke while a request was in flight."""
+
+
+class CertificateRefused(ServerUnreachable):
+    """A server is there, and its certificate does not prove that it is the one that was asked for."""
 
 
 class DeadlineExceeded(EnvironmentUnusable):
@@ -124,6 +129,11 @@ def translate(
         return DeadlineExceeded(f"{url}: no complete answer within {deadline_s:g} s")
     if code is grpc.StatusCode.CANCELLED:
         return RequestCancelled(f"{url}: the request was cancelled")
+    if code in _LOST and any(text in details for text in _UNPROVEN):
+        return CertificateRefused(
+            f"{url}: its certificate is for another name or address (give --tls-name), or signed by another "
+            f"authority (give --tls-root): {details}"
+        )
     if code in _LOST and "failed to connect" in details.lower():
         return ServerUnreachable(
             f"{url}: nothing answers there ({details}); start a server with `tpforge serve`, "

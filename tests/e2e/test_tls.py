@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import free_ports, quiet
 from tests.e2e.echo import write_echo
-from tpforge.errors import TpforgeError, UsageError
+from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from triton_repo.client import Client, RequestRefused, Tls
 from triton_repo.deploy.local import ServeOptions, Server, serve, status, stop
 from triton_repo.deploy.security import ADMIN_KEY, GRPC_ADMIN_HEADER, Security
@@ -121,6 +122,27 @@ def test_every_other_client_is_refused(server: Server, tls: Tls, who: str) -> No
         }[who]
         with Client(server.grpc_url, tls=given, deadline_s=5) as client, pytest.raises(TpforgeError):
             client.generate("x y", max_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"server_name": None}, r"another name or address.*--tls-name"),
+        ({"roots": "client"}, r"another name or address|signed by another.*--tls-root"),
+    ],
+    ids=["name", "root"],
+)
+def test_a_server_whose_certificate_does_not_prove_it_is_refused_at_once(
+    changes: dict[str, str | None], words: str, authority: Authority, tmp_path: Path
+) -> None:
+    given = {name: authority.client[0] if value else None for name, value in changes.items()}
+    begun = time.monotonic()
+    with (
+        pytest.raises(EnvironmentUnusable, match=words),
+        secured(tmp_path, mutual(authority, tmp_path).model_copy(update=given)),
+    ):
+        pass
+    assert time.monotonic() - begun < 60, "it waited for the load timeout"
 
 
 def test_administration_wants_the_key_and_inference_does_not(server: Server, tls: Tls) -> None:

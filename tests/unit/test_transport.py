@@ -19,8 +19,8 @@ import pytest
 
 from engines.remote import open_remote
 from engines.transport import Index, pull, push, staging_folder
+from scripts._headers import parse_headers
 from scripts.main import main
-from scripts.transporting import parse_headers
 from tests.deployments import deployment_of
 from tests.unit.test_store import write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed

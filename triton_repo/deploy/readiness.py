@@ -150,6 +150,7 @@ class _Reporter:
 
 def _all_ready(start: Start) -> bool:
     """Whether *this* server answers on its port, with every model of the repository ready."""
+    from triton_repo.channel import CertificateRefused
     from triton_repo.client import DeadlineExceeded, ServerUnreachable
 
     host, _, port = start.url.rpartition(":")
@@ -164,6 +165,8 @@ def _all_ready(start: Start) -> bool:
                 raise EnvironmentUnusable(f"{start.url}: another server answers there ({found!r})")
             ready = {model.name for model in client.models() if model.state == "READY"}
             return set(start.models) <= ready
+    except CertificateRefused:
+        raise  # It will be no other one however long it is waited for.
     except (ServerUnreachable, DeadlineExceeded):
         return False
 
