@@ -30,6 +30,8 @@ from triton_repo.client import (
     Tls,
     prompt_tensors,
 )
+from triton_repo.deploy.ports import find_free_base
+from triton_repo.deploy.router import MAX_REQUEST_BYTES, Route, Router
 from triton_repo.wire import decode_response, encode_request, tensor
 
 Answers = Callable[[Any, Any], Iterator[Any]]
@@ -135,6 +137,21 @@ def test_a_connection_may_take_longer_than_the_pause_before_the_next_try() -> No
         Client(distant, deadline_s=10) as client,
     ):
         assert client.generate("x", max_tokens=1).text == "a"
+
+
+def test_a_request_over_the_limit_is_refused_by_the_router_and_the_next_is_answered(tmp_path: Path) -> None:
+    router = Router(tmp_path)
+    with serving(say(text_response("a", final=True))) as (servicer, url):
+        router.turn(Route(target=url, engine="e"))
+        front = router.start(host="127.0.0.1", port=find_free_base(start=33000)).url
+        try:
+            with Client(front, deadline_s=30) as client:
+                with pytest.raises(InputRefused, match=rf"larger than max .*vs\. {MAX_REQUEST_BYTES}"):
+                    client.generate("x" * (MAX_REQUEST_BYTES + 1), max_tokens=1)
+                assert servicer.requests == []
+                assert client.generate("x" * (1 << 20), max_tokens=1).text == "a"
+        finally:
+            router.stop()
 
 
 def test_prompt_and_sampling_travel_as_tensors_of_the_contract() -> None:

@@ -30,6 +30,8 @@ from triton_repo.channel import CHANNEL_OPTIONS, Tls, aio_channel
 from triton_repo.deploy import processes
 from triton_repo.deploy.guard import module_command, module_environment
 
+MAX_REQUEST_BYTES = 64 << 20
+"""Of one message of a client; Triton itself takes any size over gRPC."""
 STATUS_METHOD = "/tpforge.Router/Status"
 _STATE, _ROUTE, _LOG = "router.json", "route.json", "router.log"
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -218,7 +220,9 @@ class _Relay(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
 
 
 async def _serve(folder: Path, url: str) -> None:
-    server = aio.server(options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
+    limit = ("grpc.max_receive_message_length", MAX_REQUEST_BYTES)
+    kept = [option for option in CHANNEL_OPTIONS if option[0] != limit[0]]
+    server = aio.server(options=[*kept, limit, ("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_Relay(folder),))
     server.add_insecure_port(url)
     await server.start()
