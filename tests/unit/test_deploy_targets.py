@@ -138,6 +138,14 @@ def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: P
         rendered = chart.render(given, name=deployment.name, namespace="llm")
         with pytest.raises(Exception, match="replicas"):
             chart.validate_schema({**values(deployment).model_dump(mode="json"), "replicas": 0})
+        with pytest.raises(Exception, match="loadTimeout"):
+            chart.validate_schema({**values(deployment).model_dump(mode="json"), "loadTimeout": 0})
+        slower = chart.render({"loadTimeout": 1995}, name=deployment.name, namespace="llm")
+    (other,) = (yaml.safe_load(text) for path, text in slower.items() if path.endswith("/deployment.yaml"))
+    server = other["spec"]["template"]["spec"]["containers"][0]
+    assert server["startupProbe"]["failureThreshold"] == 200
+    assert other["spec"]["progressDeadlineSeconds"] == 1995 + 3600
+    assert ("1995" in server["command"]) == (case == "smollm2-reference")
     found = {
         (document["kind"], document["metadata"]["name"]): document
         for text in rendered.values()

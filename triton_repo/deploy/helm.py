@@ -14,15 +14,18 @@ from pydantic import Field
 
 from tpforge import __version__
 from tpforge.errors import UsageError
+from tpforge.recipe import ServeRecipe
 from tpforge.records import Record
 from triton_repo.deploy import files, kubernetes
-from triton_repo.deploy.deployment import Deployment
-from triton_repo.deploy.kubernetes import Object
+from triton_repo.deploy.deployment import PULL_S, Deployment
+from triton_repo.deploy.kubernetes import PROBE_S, Object
 from triton_repo.deploy.kubernetes_watching import watching
 from triton_repo.deploy.yaml_text import to_yaml
 from triton_repo.monitoring.dashboard import dashboard_json
 
 _RELEASE = "RELEASENAME"
+_RECIPE = {"loadTimeout": "load_timeout"}
+"""Values that `[serve]` of a recipe has too: they are checked by the recipe's own schema."""
 _OPEN, _CLOSE = "OPENBRACES", "CLOSEBRACES"
 
 
@@ -50,6 +53,7 @@ class ChartValues(Record):
     """values.yaml: what one installation may change."""
 
     replicas: int = Field(ge=1)
+    loadTimeout: float  # noqa: N815
     image: str = Field(min_length=1)
     toolsImage: str = Field(min_length=1)  # noqa: N815
     serviceType: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"  # noqa: N815
@@ -98,6 +102,7 @@ def values(deployment: Deployment) -> ChartValues:
     options = deployment.options
     return ChartValues(
         replicas=options.replicas,
+        loadTimeout=deployment.start_s,
         image=deployment.image,
         toolsImage=deployment.tools_image,
         storage=StorageValues(size=claim, className=options.storage_class or ""),
@@ -108,7 +113,11 @@ def values(deployment: Deployment) -> ChartValues:
 
 
 def _schema() -> Object:
-    return {"$schema": "https://json-schema.org/draft-07/schema#", **_draft7(ChartValues.model_json_schema())}
+    found = ChartValues.model_json_schema()
+    for name, key in _RECIPE.items():
+        own = ServeRecipe.model_json_schema()["properties"][key]
+        found["properties"][name] |= {word: bound for word, bound in own.items() if word != "default"}
+    return {"$schema": "https://json-schema.org/draft-07/schema#", **_draft7(found)}
 
 
 def _draft7(value: Any) -> Any:
@@ -125,8 +134,14 @@ def _objects(generic: Deployment) -> dict[str, list[Object]]:
     found = {**kubernetes.objects(generic), **watching(generic, kubernetes.metadata(generic))}
     spec = found["deployment"][0]["spec"]
     spec["replicas"] = _placeholder("replicas")
+    spec["progressDeadlineSeconds"] = _placeholder("loadTimeout.rollout")
     pod = spec["template"]["spec"]
-    pod["containers"][0]["image"] = _placeholder("image")
+    server = pod["containers"][0]
+    server["image"] = _placeholder("image")
+    server["startupProbe"]["failureThreshold"] = _placeholder("loadTimeout.periods")
+    if "--load-timeout" in server["command"]:
+        place = server["command"].index("--load-timeout") + 1
+        server["command"][place] = _placeholder("loadTimeout")
     pod["initContainers"][0]["image"] = _placeholder("toolsImage")
     pod.pop("affinity", None)
     pod["nodeSelector"] = _placeholder("nodeLabels")
@@ -150,6 +165,11 @@ _CONDITIONS = {
     "PrometheusRule": "monitoring.enabled",
 }
 _RAW = {"replicas", "autoscaling.maxReplicas"}
+_COMPUTED = {
+    "loadTimeout": "int .Values.loadTimeout | quote",
+    "loadTimeout.periods": f"div (add (int .Values.loadTimeout) {PROBE_S - 1}) {PROBE_S}",
+    "loadTimeout.rollout": f"add (int .Values.loadTimeout) {PULL_S}",
+}
 
 
 def _documents(found: list[Object]) -> str:
@@ -169,6 +189,8 @@ def _document(value: Object) -> str:
 
 def _expression(match: re.Match[str]) -> str:
     name = match[1].replace("_DOT_", ".")
+    if name in _COMPUTED:
+        return f"{{{{ {_COMPUTED[name]} }}}}"
     return f"{{{{ .Values.{name}{'' if name in _RAW else ' | quote'} }}}}"
 
 
