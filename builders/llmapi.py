@@ -49,6 +49,11 @@ class LlmPlan:
         """The arguments as the LLM API takes them: a dot becomes a level."""
         return nest(self.arguments)
 
+    @property
+    def has_attention_dp(self) -> bool:
+        """Whether attention is by data parallelism: a rank has whole heads, and requests of its own."""
+        return self.arguments.get("enable_attention_dp") is True
+
 
 def plan_llm(target: LlmTarget, *, given: Mapping[str, Any]) -> LlmPlan:
     """The arguments for a target; `given` are the user's, nested or with dots.

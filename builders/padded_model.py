@@ -2,8 +2,10 @@
 
 It decides no layout: heads lie where `tpforge.padding` puts them for rank files too, and which dim of a
 tensor is padded is what its family's rules say. The vocabulary stays: the LLM API pads it itself.
-Source: TensorRT-LLM, _torch/modules/attention.py (num_heads divides by tp_size; head_dim is the config's
-where it has one) and _torch/modules/embedding.py (LMHead pads the vocabulary).
+Source: TensorRT-LLM, _torch/modules/attention.py (asserts that tp_size divides the heads, rounds the KV heads
+of a rank up; head_dim is the config's where it has one, and so are the rotary dims, in
+_torch/attention_backend/interface.py) and _torch/modules/embedding.py (LMHead pads the vocabulary); read in
+files of the 1.2 line, not at its tag.
 """
 
 from __future__ import annotations
@@ -36,38 +38,51 @@ PADDABLE = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 """Separate q, k, v and o, norms that no head count enters, and a head size that config.json may state.
 
 Source: transformers 5, models/{llama,mistral,qwen2,qwen3}/modeling_*.py; TensorRT-LLM, _torch/models/
-modeling_{llama,mistral,qwen,qwen3}.py, whose attention is that of _torch/modules/attention.py.
+modeling_{llama,mistral,qwen}.py, whose attention is that of _torch/modules/attention.py and whose MLP is
+that of _torch/modules/gated_mlp.py (files of the 1.2 line). Mistral has no biases there.
+"""
+DIVIDED_MLP = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+"""With enable_attention_dp a rank has tokens of its own, and needs the whole MLP, but here gets its share.
+
+Source: TensorRT-LLM, _torch/models/modeling_{llama,mistral,qwen}.py: GatedMLP without overridden_tp_size,
+which modeling_qwen3.py has since pull request 7780 (files of the 1.2 line).
 """
 _ALIGNMENT = 8
 _MOST_RANKS = 64
 _PADDED = (Cut.QUERY_ROWS, Cut.QUERY_COLUMNS, Cut.KV_ROWS, Cut.MLP_ROWS, Cut.MLP_COLUMNS)
-# transformers 5, models/llama/configuration_llama.py, refuses other counts though head_dim is stated.
-_HEADS_DIVIDE_HIDDEN = ("LlamaForCausalLM",)
 
 
-def refuse_padding(model: LlmModel, mapping: Mapping) -> str | None:
-    """Why the checkpoint cannot be padded for `mapping`, and what to do; None when it can, or need not be.
-
-    Raises:
-        PlanError: no padding divides it, such as tp_size above the number of heads.
-    """
+def refuse_padding(model: LlmModel, mapping: Mapping, padding: Padding) -> str | None:
+    """Why the checkpoint cannot be padded as planned, and what to do; None when it can, or need not be."""
     spec = model.spec
-    padding = plan_padding(spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size)
-    heads = padding.heads.num_heads
     if not padding.notes:
         return None
     if model.quantization is not None:
         reason = f"its weights are quantized ({model.quantization.title}), and only float ones are padded"
     elif spec.architecture not in PADDABLE:
         reason = f"no padded checkpoint is written of {spec.architecture}, only of {', '.join(PADDABLE)}"
-    elif spec.architecture in _HEADS_DIVIDE_HIDDEN and spec.hidden_size % heads:
-        reason = f"transformers refuses {heads} heads, which do not divide hidden_size {spec.hidden_size}"
     else:
         return None
     sizes = ", ".join(str(size) for size in sizes_without_padding(spec, moe_ep_size=mapping.moe_ep_size))
     return (
         f"tp={mapping.tp_size}: {'; '.join(padding.notes)}; {reason}; use tp={sizes}, or --runtime tensorrt"
     )
+
+
+def padding_notes(spec: ModelSpec, padding: Padding) -> tuple[str, ...]:
+    """What is worth knowing of a padded checkpoint; nothing when there is none.
+
+    Source: transformers 4.57.3, which TensorRT-LLM 1.2 requires, and transformers 5, both
+    models/llama/configuration_llama.py; only the latter compares heads and hidden_size.
+    """
+    notes = [f"{note}; model/ holds a padded copy of the weights" for note in padding.notes]
+    heads = padding.heads.num_heads
+    if notes and spec.architecture == "LlamaForCausalLM" and spec.hidden_size % heads:
+        notes.append(
+            f"{heads} heads do not divide hidden_size {spec.hidden_size}: transformers 5 refuses such a "
+            "config.json of a Llama, transformers 4.57 of TensorRT-LLM 1.2 does not"
+        )
+    return tuple(notes)
 
 
 def sizes_without_padding(spec: ModelSpec, *, moe_ep_size: int = 1) -> tuple[int, ...]:

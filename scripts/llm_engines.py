@@ -66,7 +66,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     from builders.llm_formats import require_loadable
     from builders.llm_model import open_llm_model
     from builders.llmapi import LlmTarget, plan_llm
-    from builders.padded_model import kept_files
+    from builders.padded_model import kept_files, padding_notes
     from engines.host import find_host
 
     release = release_for(recipe.trtllm, runtime="pytorch")
@@ -74,11 +74,11 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     model = open_llm_model(location, release=release)
     sm = recipe.sm or find_host().sm
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
-    _refuse_conversion(recipe, model, mapping)
-    padding = plan_padding(model.spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size)
+    limits = recipe.limits.resolve(model.spec)
+    plan = plan_llm(LlmTarget(release, mapping, limits, sm=sm), given=recipe.pytorch.llm_args)
+    padding = _padding(recipe, model, mapping, has_attention_dp=plan.has_attention_dp)
     if padding.notes:
         model = replace(model, files=kept_files(model))
-    limits = recipe.limits.resolve(model.spec)
     quantization = require_loadable(
         model.quantization,
         where=recipe.model,
@@ -86,9 +86,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
         sm=sm,
         architecture=model.spec.architecture,
     )
-    target = LlmTarget(release, mapping, limits, sm=sm)
-    plan = plan_llm(target, given=recipe.pytorch.llm_args)
-    plan = replace(plan, warnings=(*_padding_notes(padding), *plan.warnings))
+    plan = replace(plan, warnings=(*padding_notes(model.spec, padding), *plan.warnings))
     located = model.located
     name = recipe.name or engine_name(
         located.location if located.kind == "hub" else str(located.path), mapping=mapping
@@ -115,7 +113,7 @@ def build_llm_engine(
     Raises:
         InputRefused: the model is refused, or the folder exists and may not be replaced.
     """
-    from builders.padded_model import write_padded
+    from builders.padded_model import padding_notes, write_padded
     from builders.sources.tokenizer_files import copy_tokenizer
     from engines.store import write_manifest
 
@@ -138,16 +136,16 @@ def build_llm_engine(
         progress("hashing")
         manifest = _manifest(recipe, engine, folder)
         write_manifest(folder, manifest)
-    notes = (*engine.quantization.notes, *_padding_notes(engine.padding))
+    notes = (*engine.quantization.notes, *padding_notes(engine.model.spec, engine.padding))
     return pipeline.Built(Places(engine.out), manifest, reused=False, notes=notes)
 
 
-def _padding_notes(padding: Padding) -> tuple[str, ...]:
-    return tuple(f"{note}; model/ holds a padded copy of the weights" for note in padding.notes)
+def _padding(recipe: EngineRecipe, model: LlmModel, mapping: Mapping, *, has_attention_dp: bool) -> Padding:
+    """How the checkpoint is padded.
 
-
-def _refuse_conversion(recipe: EngineRecipe, model: LlmModel, mapping: Mapping) -> None:
-    """Refuse what would need another checkpoint than the one that is there, or that one padded."""
+    Raises:
+        InputRefused: another checkpoint would be needed than the one that is there, or that one padded.
+    """
     spec = model.spec
     problems = []
     if recipe.quantize is not None:
@@ -157,25 +155,41 @@ def _refuse_conversion(recipe: EngineRecipe, model: LlmModel, mapping: Mapping) 
         )
     if recipe.dtype is not None and recipe.dtype != spec.dtype:
         problems.append(f"--dtype {recipe.dtype}: nothing is converted; give --llm-arg dtype={recipe.dtype}")
-    if problem := _padding_problem(recipe, model, mapping):
-        problems.append(problem)
+    padding, problem = _planned_padding(recipe, model, mapping, has_attention_dp=has_attention_dp)
+    problems += [problem] if problem else []
     if recipe.kv_cache is not None:
         problems.append(
             f"--kv-cache {recipe.kv_cache}: the LLM API quantizes its cache itself; give --llm-arg "
             "kv_cache_config.dtype=fp8 (it has no INT8 cache)"
         )
-    if problems:
+    if problems or padding is None:
         raise InputRefused.listing(f"{recipe.model}: not for runtime pytorch:", problems)
+    return padding
 
 
-def _padding_problem(recipe: EngineRecipe, model: LlmModel, mapping: Mapping) -> str | None:
-    from builders.padded_model import refuse_padding
+def _planned_padding(
+    recipe: EngineRecipe, model: LlmModel, mapping: Mapping, *, has_attention_dp: bool
+) -> tuple[Padding | None, str | None]:
+    """The padding, and what is wrong with it."""
+    from builders.padded_model import DIVIDED_MLP, refuse_padding
 
+    spec = model.spec
+    if has_attention_dp and mapping.tp_size > 1 and spec.architecture in DIVIDED_MLP:
+        return None, (
+            f"enable_attention_dp: TensorRT-LLM {recipe.trtllm} divides the MLP of {spec.architecture} over "
+            "the ranks all the same, though each has tokens of its own, a wrong answer; leave it out"
+        )
     try:
-        plan_padding(model.spec, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size, allow=recipe.pad)
-        return refuse_padding(model, mapping)
+        padding = plan_padding(
+            spec,
+            tp_size=mapping.tp_size,
+            moe_ep_size=mapping.moe_ep_size,
+            dense_tp_size=1 if has_attention_dp else None,
+            allow=recipe.pad,
+        )
     except PlanError as error:
-        return str(error)
+        return None, str(error)
+    return padding, refuse_padding(model, mapping, padding)
 
 
 def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest:

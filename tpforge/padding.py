@@ -62,8 +62,18 @@ class Padding(Record):
     notes: tuple[str, ...] = ()
 
 
-def plan_padding(model: ModelSpec, *, tp_size: int, moe_ep_size: int = 1, allow: bool = True) -> Padding:
+def plan_padding(
+    model: ModelSpec,
+    *,
+    tp_size: int,
+    moe_ep_size: int = 1,
+    dense_tp_size: int | None = None,
+    allow: bool = True,
+) -> Padding:
     """The smallest exact padding of `model`; without notes when none is needed.
+
+    `dense_tp_size` are the ranks that all but the experts are divided over, when these are not tp_size: 1
+    where attention is by data parallelism.
 
     KV heads are split when tp_size divides them and duplicated when they divide tp_size. Else they are
     padded with zero heads up to a multiple of tp_size. Each KV head's group of query heads is padded to
@@ -73,18 +83,19 @@ def plan_padding(model: ModelSpec, *, tp_size: int, moe_ep_size: int = 1, allow:
         PlanError: tp_size exceeds the query heads, or padding is needed and not allowed or not exact.
     """
     attention = model.attention
-    if tp_size > attention.num_heads:
+    over = tp_size if dense_tp_size is None else dense_tp_size
+    if over > attention.num_heads:
         raise PlanError(
-            f"tp={tp_size} is more than the {attention.num_heads} attention heads of "
+            f"tp={over} is more than the {attention.num_heads} attention heads of "
             f"{model.architecture}: a rank would hold none; use tp={attention.num_heads} or less"
         )
-    heads = _layout(attention.num_heads, attention.num_kv_heads, tp_size=tp_size)
+    heads = _layout(attention.num_heads, attention.num_kv_heads, tp_size=over)
     expert, shared = _expert_sizes(model)
     padding = Padding(
         heads=heads,
-        intermediate_size=_dense_size(model, tp_size=tp_size),
+        intermediate_size=_dense_size(model, tp_size=over),
         expert_size=_padded(expert, tp_size // moe_ep_size),
-        shared_size=_padded(shared, tp_size),
+        shared_size=_padded(shared, over),
     )
     notes = (*_head_notes(model, heads, tp_size=tp_size), *_width_notes(model, padding, tp_size=tp_size))
     if heads.num_heads != attention.num_heads and model.position in _POSITIONS_BY_HEAD:

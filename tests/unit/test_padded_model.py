@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from engines.store import check_files, read_manifest
 from scripts.main import main
@@ -213,14 +213,42 @@ def test_quantized_weights_are_not_padded(tmp_path: Path, capsys: pytest.Capture
     assert "use tp=1, or --runtime tensorrt" in said
 
 
-def test_heads_that_transformers_would_refuse_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_llama_whose_padded_heads_do_not_divide_hidden_size_is_padded_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes: dict[str, Any] = {"num_heads": 5, "num_kv_heads": 1, "head_size": 8, "hidden_size": 40}
     model = write_tiny_llama(tmp_path / "model", **sizes)
-    assert build(model, tmp_path / "engine", "--tp", "3", "--dry-run") == 4
+    assert build(model, tmp_path / "engine", "--tp", "3") == 0
+    assert "6 heads do not divide hidden_size 40: transformers 5 refuses" in capsys.readouterr().err
+    # Not so transformers 4.57, which TensorRT-LLM 1.2 has; the check is all that is taken away here.
+    others = [one for one in LlamaConfig.__class_validators__ if one.__name__ != "validate_architecture"]
+    assert len(others) < len(LlamaConfig.__class_validators__)
+    monkeypatch.setattr(LlamaConfig, "__class_validators__", others)
+    padded = tmp_path / "engine" / "model"
+    assert AutoConfig.from_pretrained(padded).num_attention_heads == 6
+    torch.testing.assert_close(logits(padded), logits(model), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_by_data_parallelism_needs_no_padding(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", "qwen3")
+    options = ["--tp", "4", "--llm-arg", "enable_attention_dp=true"]
+    assert build(model, tmp_path / "engine", *options, "--no-pad") == 0
+    padded = tmp_path / "engine" / "model"
+    for name in ("config.json", "model.safetensors"):
+        assert (padded / name).read_bytes() == (model / name).read_bytes()
+    assert read_manifest(tmp_path / "engine").padding.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
+def test_attention_by_data_parallelism_is_refused_where_upstream_still_divides_the_mlp(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", kind)
+    argument = ["--llm-arg", "enable_attention_dp=true"]
+    assert build(model, tmp_path / "engine", "--tp", "2", *argument, "--dry-run") == 4
     said = " ".join(capsys.readouterr().err.split())
-    assert "transformers refuses 6 heads, which do not divide hidden_size 40" in said
+    assert "enable_attention_dp: TensorRT-LLM 1.2.1 divides the MLP of" in said
+    assert build(model, tmp_path / "engine", "--tp", "1", *argument, "--dry-run") == 0
 
 
 def test_a_family_whose_heads_are_fused_is_refused_with_the_sizes_that_divide(
