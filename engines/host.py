@@ -102,6 +102,14 @@ def find_host(*, shm: Path = Path("/dev/shm")) -> Host:
     )
 
 
+def container_problem(engine: str) -> str | None:
+    """Why docker or podman cannot start a container here, as it says itself; None when it can."""
+    if shutil.which(engine) is None:
+        return f"{engine}: not found on PATH"
+    _, error = _run(engine, "version")  # Docker's client has a status of its own when no daemon answers.
+    return f"{engine}: {error.splitlines()[-1]}" if error else None
+
+
 def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
     """The GPUs and the driver in what nvidia-smi prints for `_GPU_FIELDS` as CSV without header and units.
 

@@ -38,6 +38,23 @@ def find_misfits(
     return sorted(problems)
 
 
+def find_build_misfits(host: Host, *, release: Release, container: bool) -> list[str]:
+    """Everything that keeps trtllm-build of the release from compiling here, sorted."""
+    problems = []
+    if not host.gpus:
+        reason = f" ({'; '.join(host.notes)})" if host.notes else ""
+        problems.append(f"GPUs: this host has none{reason}; trtllm-build tries its kernels on one")
+    if container:
+        problems += _driver_problems(host, release)
+    found = dict(host.packages).get("tensorrt_llm")
+    if not container and found is not None and found != release.trtllm:
+        problems.append(
+            f"tensorrt_llm: {found} is installed, {release.trtllm} is asked for; give --trtllm {found}, or "
+            "--container docker"
+        )
+    return sorted(problems)
+
+
 def find_doubts(host: Host, *, release: Release, devices: Sequence[int]) -> list[str]:
     """What may work, but is worth knowing before it is measured."""
     chosen = set(devices)

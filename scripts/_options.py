@@ -351,6 +351,32 @@ def read_connection(
     return Connection(deadline, parse_headers(headers), Tls(tls_root, tls_key, tls_cert) if wanted else None)
 
 
+_OF_RUNTIME = {
+    "optimize_for": "tensorrt",
+    "build_args": "tensorrt",
+    "container": "tensorrt",
+    "image": "tensorrt",
+    "llm_args": "pytorch",
+}
+"""Options of `tensorrt_llm` that one runtime alone has."""
+
+
+def _refuse_foreign(values: dict[str, Any]) -> None:
+    """Options that the runtime would not look at are a mistake; a recipe may hold the tables of both.
+
+    Raises:
+        UsageError: one is given.
+    """
+    runtime = values.get("runtime", "reference")
+    foreign = [
+        f"--{name.replace('_', '-').removesuffix('s')}: is for --runtime {of}, and this is {runtime}"
+        for name, of in _OF_RUNTIME.items()
+        if of != runtime and values.get(name) not in (None, (), "none")
+    ]
+    if foreign:
+        raise UsageError("; ".join(foreign))
+
+
 def _nested_runtimes(values: dict[str, Any]) -> dict[str, Any]:
     """The values of `tensorrt_llm` in the tables of a recipe; what was not given keeps its default."""
     from tpforge.arguments import parse_pairs
@@ -372,12 +398,14 @@ def engine_recipe(model: str, values: dict[str, Any]) -> EngineRecipe:
     """The record for the values of `sharding`, with those of `limits` and `--name` where they are given.
 
     Raises:
-        UsageError: a value that click let pass is wrong, such as a name that cannot be a folder's.
+        UsageError: a value that click let pass is wrong, such as a name that cannot be a folder's, or is
+            for another runtime.
     """
     from pydantic import ValidationError
 
     from tpforge.recipe import EngineRecipe, LimitsRecipe
 
+    _refuse_foreign(values)
     limits = {key: value for key, value in values.items() if key in LimitsRecipe.model_fields}
     others = {key: value for key, value in values.items() if key not in limits}
     others = _nested_runtimes(others)

@@ -24,14 +24,16 @@ def command(trtllm: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from engines.host import find_host
+    from engines.host import container_problem, find_host
     from scripts.doctoring import diagnose_host
     from tpforge.versions import DEFAULT_RELEASE, find_release
 
     output = Output(as_json=as_json)
     release = find_release(trtllm or DEFAULT_RELEASE)
     host = find_host()
-    diagnosis = diagnose_host(host, release=release)
+    engines = [name for name, _ in host.programs if name in ("docker", "podman")]
+    silent = {name: problem for name in engines if (problem := container_problem(name))}
+    diagnosis = diagnose_host(host, release=release, silent=silent)
     rows = [(one.verdict, one.part, one.found, one.advice) for one in diagnosis.findings]
     output.result(table(rows, header=("", "part", "found", "what to do")))
     output.result("\nworks here:")

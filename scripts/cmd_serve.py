@@ -71,9 +71,7 @@ def command(
             on_ready=lambda server: _say_ready(output, server, detach=detach),
         )
         return
-    if dry_run:
-        raise UsageError("--dry-run: is for engines of runtime tensorrt and pytorch")
-
+    _refuse_launched_options(recipe, dry_run=dry_run, stand_in=stand_in)
     serving.serve_engine(
         places,
         recipe,
@@ -85,15 +83,38 @@ def command(
     )
 
 
+def _refuse_launched_options(recipe: ServeRecipe, *, dry_run: bool, stand_in: bool) -> None:
+    """What only a launch by TensorRT-LLM looks at.
+
+    Raises:
+        UsageError: it is given.
+    """
+    given = {
+        "--dry-run": dry_run,
+        "--container": recipe.container not in ("auto", "none"),
+        "--image": recipe.image is not None,
+        "--mode": recipe.mode != "leader",
+        "--devices": recipe.devices is not None,
+    }
+    names = ", ".join(name for name, is_given in given.items() if is_given)
+    if names:
+        by = "--stand-in serves by" if stand_in else "this engine is of"
+        raise UsageError(f"{names}: for TensorRT-LLM; {by} the reference runtime")
+
+
 def _stand_in(places: Places) -> RepositoryOptions:
     """The options that the repository was rendered with, but by the reference runtime.
 
     Raises:
         UsageError: the engine is not of runtime tensorrt.
     """
+    from engines.store import read_manifest
     from scripts.rendering import kept_options
     from tpforge.recipe import RepositoryOptions
 
+    runtime = read_manifest(places.engine).runtime
+    if runtime != "tensorrt":
+        raise UsageError(f"--stand-in: is for engines of runtime tensorrt; {places.engine} is of {runtime}")
     kept = kept_options(places).model_dump()
     return RepositoryOptions.model_validate({**kept, "stand_in": True})
 

@@ -18,7 +18,7 @@ from scripts.locations import Places
 from tpforge import __version__
 from tpforge.arguments import write_value
 from tpforge.atomic import atomic_folder, hash_file, refuse_existing
-from tpforge.errors import InputRefused, UsageError, VerificationFailed
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import release_for
@@ -104,6 +104,7 @@ def compile_engine(
         )
     compilation = plan_compilation(recipe, out=out)
     require_program(_where(recipe))
+    _refuse_host(recipe, compilation)
     assert compilation.planned is not None
     _refuse_other_gpu(recipe, compilation.planned, find_host())
     final = compilation.out
@@ -119,6 +120,29 @@ def compile_engine(
         write_manifest(folder, manifest)
     discard(checkpoint)
     return pipeline.Built(Places(final), manifest, reused=False, notes=notes)
+
+
+def _refuse_host(recipe: EngineRecipe, compilation: Compilation) -> None:
+    """Refuse what could not be compiled here before hours go into the conversion; Slurm's node is another.
+
+    Raises:
+        EnvironmentUnusable: GPUs, driver, container or release do not fit.
+    """
+    from engines.host import container_problem, find_host
+    from engines.runtime import find_build_misfits
+
+    where = _where(recipe)
+    if where == "slurm":
+        return
+    release = compilation.plan.target.release
+    misfits = find_build_misfits(find_host(), release=release, container=where != "host")
+    problem = container_problem(where) if where != "host" else None
+    misfits += [problem] if problem else []
+    if misfits:
+        listed = "\n  ".join(["trtllm-build cannot be run here:", *misfits])
+        raise EnvironmentUnusable(
+            f"{listed}\n  --dry-run prints the command and the script for a host that can"
+        )
 
 
 def _plan_of_checkpoint(recipe: EngineRecipe, host: Host, *, out: Path | None) -> Compilation:

@@ -6,7 +6,7 @@ It prints nothing and changes nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -39,17 +39,21 @@ class Diagnosis:
     works: tuple[str, ...]
 
 
-def diagnose_host(host: Host, *, release: Release) -> Diagnosis:
-    """The verdicts on a host, judged for one release of TensorRT-LLM."""
+def diagnose_host(host: Host, *, release: Release, silent: Mapping[str, str] | None = None) -> Diagnosis:
+    """The verdicts on a host, judged for one release of TensorRT-LLM.
+
+    `silent` are docker and podman where they are there but start no containers, with what they say.
+    """
+    silent = silent or {}
     findings = [
         *_gpus(host),
         *_driver(host, release),
-        *_containers(host),
+        *_containers(host, silent),
         *_tensorrt_llm(host, release),
         *_triton(host),
         *_memory(host),
     ]
-    return Diagnosis(tuple(findings), tuple(_works(host, release)))
+    return Diagnosis(tuple(findings), tuple(_works(host, release, silent)))
 
 
 def newest_for(cuda: str) -> Release | None:
@@ -95,9 +99,12 @@ def _driver(host: Host, release: Release) -> Iterator[Finding]:
         yield Finding("driver", text, "ok")
 
 
-def _containers(host: Host) -> Iterator[Finding]:
-    programs = dict(host.programs)
-    found = [name for name in ("docker", "podman") if name in programs]
+def _containers(host: Host, silent: Mapping[str, str]) -> Iterator[Finding]:
+    for reason in silent.values():
+        yield Finding("containers", reason, "missing", "start its service: needed for --container only")
+    found = _engines(host, silent)
+    if silent and not found:
+        return
     if not found:
         yield Finding("containers", "neither docker nor podman", "missing", "needed for --container only")
     elif host.gpus and not host.has_nvidia_containers:
@@ -106,6 +113,11 @@ def _containers(host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding("containers", ", ".join(found), "ok")
+
+
+def _engines(host: Host, silent: Mapping[str, str]) -> list[str]:
+    programs = dict(host.programs)
+    return [name for name in ("docker", "podman") if name in programs and name not in silent]
 
 
 def _tensorrt_llm(host: Host, release: Release) -> Iterator[Finding]:
@@ -147,13 +159,13 @@ def _memory(host: Host) -> Iterator[Finding]:
     yield Finding("disk", f"{format_bytes(shutil.disk_usage('.').free)} free here", "ok")
 
 
-def _works(host: Host, release: Release) -> Iterator[str]:
+def _works(host: Host, release: Release, silent: Mapping[str, str]) -> Iterator[str]:
     yield "reference: build, verify, render, serve, smoke and measure, on the CPU" + (
         " or a GPU" if host.gpus else ""
     )
     programs = dict(host.programs)
     prepared = "build and serve with --dry-run: arguments checked, commands and repositories written"
-    has_container = host.gpus and host.has_nvidia_containers and {"docker", "podman"} & programs.keys()
+    has_container = host.gpus and host.has_nvidia_containers and _engines(host, silent)
     if host.gpus and ("trtllm-build" in programs or has_container):
         yield f"tensorrt: compile and serve with TensorRT-LLM {release.trtllm}, {len(host.gpus)} GPUs"
     else:

@@ -79,7 +79,7 @@ def plan_launch(
         InputRefused: the engine is not sound.
         UsageError: mode, GPUs and container do not go together, or the administrator's key is none.
     """
-    from engines.host import find_host
+    from engines.host import container_problem, find_host
     from engines.runtime import find_doubts, find_misfits
     from engines.store import read_manifest
     from triton_repo.deploy.mpirun import parse_devices
@@ -99,6 +99,9 @@ def plan_launch(
     misfits = find_misfits(
         places.engine, manifest, host, release=release, devices=devices, container=container != "none"
     )
+    if container != "none" and (problem := container_problem(container)):
+        misfits.append(problem)
+    misfits += _instance_problems(chosen, devices)
     if num_instances > 1 and recipe.mode == "leader":
         misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
     misfits += [*_port_problems(recipe), *_tokenizer_problems(places.engine)]
@@ -248,6 +251,19 @@ def _security_words(security: Security, *, container: str) -> tuple[str, ...]:
         address = security.http_host("")
         words += [f"--http-address={address}", f"--metrics-address={address}"]
     return tuple(words)
+
+
+def _instance_problems(options: RepositoryOptions, devices: tuple[int, ...]) -> list[str]:
+    """The launch numbers its GPUs anew, from 0, whatever their numbers on the host are."""
+    text = str(options.parameters.get("gpu_device_ids", ""))
+    ids = {int(word) for group in text.split(";") for word in group.split(",") if word.strip().isdigit()}
+    if not ids or ids <= set(range(len(devices))):
+        return []
+    host = ",".join(map(str, devices))
+    return [
+        f"gpu_device_ids {text}: the server sees GPUs 0 to {len(devices) - 1}, this host's {host}; count "
+        "from 0, and choose the host's by --devices"
+    ]
 
 
 def _port_problems(recipe: ServeRecipe) -> list[str]:

@@ -110,6 +110,24 @@ def test_a_size_of_zero_is_a_usage_error(option: str, capsys: pytest.CaptureFixt
     assert f"error: Invalid value for '{option}': 0 is not in the range x>=1." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("runtime", "option", "of"),
+    [
+        ("reference", ["--llm-arg", "a=1"], "pytorch"),
+        ("reference", ["--container", "docker"], "tensorrt"),
+        ("pytorch", ["--build-arg", "max_num_tokens=1"], "tensorrt"),
+        ("pytorch", ["--optimize-for", "latency"], "tensorrt"),
+        ("pytorch", ["--image", "x"], "tensorrt"),
+        ("tensorrt", ["--llm-arg", "a=1"], "pytorch"),
+    ],
+)
+def test_an_option_that_the_runtime_would_not_look_at_is_a_usage_error(
+    runtime: str, option: list[str], of: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "m", "--runtime", runtime, *option, "--dry-run"]) == 2
+    assert f"error: {option[0]}: is for --runtime {of}, and this is {runtime}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("runtime", ["tensorrt", "pytorch"])
 def test_up_of_a_model_that_is_not_there_fails_in_its_first_stage(
     runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -62,6 +62,14 @@ def test_without_a_gpu_it_says_what_works() -> None:
     assert "--dry-run" in diagnosis.works[1]
 
 
+def test_docker_without_its_daemon_is_missing_and_nothing_is_promised_by_it() -> None:
+    silent = {"docker": "docker: Cannot connect to the Docker daemon"}
+    diagnosis = diagnose_host(host_of(), release=RELEASE, silent=silent)
+    (finding,) = [one for one in diagnosis.findings if one.part == "containers"]
+    assert (finding.verdict, finding.found) == ("missing", "docker: Cannot connect to the Docker daemon")
+    assert "nothing compiled" in diagnosis.works[1]
+
+
 def test_an_old_driver_is_told_which_release_it_can_run() -> None:
     verdict, advice = verdicts(host_of(driver="560.35.05", cuda="12.6"))["driver"]
     assert verdict == "missing"

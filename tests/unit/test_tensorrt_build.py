@@ -18,6 +18,7 @@ from engines.store import read_manifest
 from scripts.main import main
 from tests.standin_trtllm_build import LOG, write_standin
 from tests.tiny import write_tiny_llama
+from tests.unit.test_tensorrt_launch import host_of
 from tpforge.arguments import build_arguments
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits
@@ -191,6 +192,7 @@ def build(model: Path, out: Path, *options: str) -> int:
 
 def use_standin(monkeypatch: pytest.MonkeyPatch, folder: Path, **behaviour: Any) -> None:
     write_standin(folder, **behaviour)
+    monkeypatch.setattr("engines.host.find_host", lambda: host_of(packages=()))
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
@@ -273,6 +275,45 @@ def test_without_trtllm_build_nothing_is_converted(
     assert build(model, tmp_path / "engine") == 3
     assert "trtllm-build: not found on PATH; use --container docker" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        (
+            {"gpus": (), "notes": ("no driver",)},
+            [],
+            "GPUs: this host has none (no driver); trtllm-build tries",
+        ),
+        ({"packages": (("tensorrt_llm", "1.1.0"),)}, [], "1.1.0 is installed, 1.2.1 is asked for"),
+        ({}, ["--container", "docker"], "docker: Cannot connect to the Docker daemon"),
+        (
+            {"has_nvidia_containers": False},
+            ["--container", "docker"],
+            "NVIDIA's container toolkit: not found",
+        ),
+        ({"cuda": "12.4", "driver": "550.54.14"}, ["--container", "docker"], "supports CUDA 12.4"),
+        ({}, ["--container", "podman"], "podman: not found on PATH"),
+    ],
+)
+def test_a_host_that_cannot_compile_is_refused_before_anything_is_converted(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    options: list[str],
+    said: str,
+) -> None:
+    use_standin(monkeypatch, tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text("#!/bin/sh\necho 'Cannot connect to the Docker daemon' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setattr("engines.host.find_host", lambda: host_of(**{"packages": (), **changes}))
+    assert build(model, tmp_path / "engine", *options) == 3
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / ".engine.checkpoint").exists()
 
 
 def test_integer_weights_that_are_not_laid_out_for_a_gpu_are_refused(

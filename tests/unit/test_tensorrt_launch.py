@@ -11,7 +11,9 @@ import pytest
 
 from engines.host import Gpu, Host, parse_gpus, parse_links
 from engines.runtime import find_doubts, find_misfits
+from scripts.main import main
 from tests.records import manifest_of
+from tests.tiny_engine import write_tiny_engine
 from tpforge.errors import UsageError
 from tpforge.manifest import EngineBuild, FileRecord, Manifest
 from tpforge.mapping import Mapping
@@ -209,6 +211,18 @@ def test_an_engine_of_another_release_than_its_manifest_says_is_refused(
     (engine[0] / "engine" / "config.json").write_text(json.dumps({"version": "1.1.0"}))
     (problem,) = misfits(engine, host_of())
     assert "made by TensorRT-LLM 1.1.0, but engine.json says 1.2.1" in problem
+
+
+def test_options_of_a_launch_are_usage_errors_for_an_engine_of_the_reference_runtime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, _, _ = write_tiny_engine(tmp_path, tp_size=2)
+    serve = ["serve", str(engine)]
+    assert main([*serve, "--container", "docker", "--devices", "0,1"]) == 2
+    said = "--container, --devices: for TensorRT-LLM; this engine is of the reference runtime"
+    assert said in capsys.readouterr().err
+    assert main([*serve, "--stand-in"]) == 2
+    assert "--stand-in: is for engines of runtime tensorrt" in capsys.readouterr().err
 
 
 def test_slow_links_and_an_older_driver_are_doubts() -> None:

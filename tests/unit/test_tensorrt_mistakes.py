@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,13 +20,16 @@ from builders.sources.quantization import find_quantization
 from builders.tensorrt.plan import plan_build
 from builders.tensorrt.target import read_facts
 from engines.runtime import find_misfits
+from engines.store import write_manifest
+from scripts.launching import plan_launch
+from scripts.locations import Places
 from tests.unit.test_tensorrt_build import target_of
 from tests.unit.test_tensorrt_launch import gpu, host_of
 from tests.unit.test_tensorrt_repository import RUNTIME
 from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.mapping import Mapping
-from tpforge.recipe import RepositoryOptions
+from tpforge.recipe import RepositoryOptions, ServeRecipe
 from tpforge.versions import find_release, release_for
 from triton_repo.check import check_repository
 from triton_repo.deploy.mpirun import parse_devices
@@ -57,7 +61,7 @@ def llm(
     name: str, issue: str | None, said: str, given: dict[str, Any], *, tp: int = 4, sm: int = 90
 ) -> Mistake:
     def attempt(_folder: Path) -> None:
-        plan_llm(LlmTarget(RELEASE, Mapping(tp_size=4), LIMITS, sm=90), given=given)
+        plan_llm(LlmTarget(RELEASE, Mapping(tp_size=tp), LIMITS, sm=sm), given=given)
 
     return Mistake(name, issue, attempt, said)
 
@@ -67,7 +71,7 @@ def loading(
 ) -> Mistake:
     def attempt(folder: Path) -> None:
         found, _ = find_quantization(folder, {"quantization_config": quantization})
-        require_loadable(found, where="model", trtllm="1.2.1", sm=90, architecture="LlamaForCausalLM")
+        require_loadable(found, where="model", trtllm="1.2.1", sm=sm, architecture="LlamaForCausalLM")
 
     return Mistake(name, issue, attempt, said)
 
@@ -107,6 +111,22 @@ def host(name: str, issue: str | None, said: str, *, container: bool = True, **c
         engine, manifest = compiled(folder)
         found = host_of(**changes)
         return find_misfits(engine, manifest, found, release=RELEASE, devices=(0, 1), container=container)
+
+    return Mistake(name, issue, attempt, said)
+
+
+def launching(
+    name: str, issue: str | None, said: str, *, parameters: dict[str, Any] | None = None, **recipe: Any
+) -> Mistake:
+    """What a launch of a tiny engine of two ranks says, or what would keep it from being run."""
+
+    def attempt(folder: Path) -> list[str]:
+        engine, manifest = compiled(folder)
+        write_manifest(engine, manifest)
+        options = RepositoryOptions(parameters=parameters or {})
+        with mock.patch("engines.host.find_host", return_value=host_of(gpus=tuple(map(gpu, range(8))))):
+            launch = plan_launch(Places(engine), ServeRecipe(**recipe), options=options, render=False)
+        return list(launch.misfits)
 
     return Mistake(name, issue, attempt, said)
 
@@ -363,6 +383,22 @@ MISTAKES = [
         lambda folder: without(folder, "engine/config.json"),
         "config.json: missing",
     ),
+    launching(
+        "several instances in leader mode",
+        None,
+        "2 instances need --mode orchestrator",
+        parameters={"gpu_device_ids": "0,1;2,3"},
+    ),
+    launching(
+        "GPUs by the host's numbers, where the server counts its own",
+        None,
+        "the server sees GPUs 0 to 3, this host's 4,5,6,7",
+        parameters={"gpu_device_ids": "4,5;6,7"},
+        devices="4,5,6,7",
+        mode="orchestrator",
+    ),
+    launching("a GPU twice among the devices", None, "a GPU is given twice", devices="1,1"),
+    launching("a container program that is not there", None, "podman: not found on PATH", container="podman"),
     Mistake(
         "GPUs that are not a multiple of the ranks",
         "T577",
