@@ -111,6 +111,7 @@ class Values:
             "max_input_len": manifest.limits.max_input_len,
             "max_seq_len": manifest.limits.max_seq_len,
             "end_id": tokens.end_ids[0] if tokens.end_ids else "",
+            "end_ids": self._end_ids,
             "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
             "num_threads": "" if options.num_threads is None else options.num_threads,
             "tensorrt_llm_model_name": "tensorrt_llm",
@@ -120,6 +121,11 @@ class Values:
             value = known[key] if key in known else getattr(options, key)
             parameters[key] = text_of(value)
         return parameters
+
+    @property
+    def _end_ids(self) -> str:
+        """The end tokens that preprocessing tells of; the reference runtime and the front know their own."""
+        return ""
 
     def _engine_path(self, model: str) -> str:
         """The engine as the model's config names it: absolute, or relative to the model's version folder."""

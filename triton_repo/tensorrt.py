@@ -76,6 +76,10 @@ class _TensorrtValues(Values):
         super().__init__(engine_dir, manifest, options)
         self._given = given
 
+    @property
+    def _end_ids(self) -> str:
+        return ",".join(map(str, self._manifest.model.special_tokens.end_ids))
+
     def context(self, model: str) -> dict[str, Any]:
         """The template's variables of a model."""
         devices = self._given.get("gpu_device_ids")

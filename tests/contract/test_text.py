@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.asking import ask_bls, ask_members, tensors, texts
-from tests.contract.conftest import Render, loaded
+from tests.contract.conftest import RUNTIME, Render, loaded
 from tests.contract.fake_triton import Request, Sent, Server, wait_until
 from tests.contract.test_generation import active
+from tests.tiny_engine import write_tiny_engine
+from tpforge.manifest import EngineBuild
+from tpforge.recipe import RepositoryOptions
+from triton_repo.tensorrt import render_tensorrt
 
 PROMPTS = ("the capital of France", "日本語 🎉 café", " two  spaces", "x")
 ASKS = {"ensemble": ask_members, "tensorrt_llm_bls": ask_bls}
@@ -52,6 +57,25 @@ def test_a_batch_is_answered_item_by_item(ask: Any) -> None:
 
     assert {index(sent): texts([sent])[0] for sent in answers} == dict(enumerate(alone))
     assert [sent.final for sent in answers] == [False, False, True]
+
+
+def test_compiled_engines_are_told_of_one_end_token_and_stop_at_the_others(tmp_path: Path) -> None:
+    """The tokenizer's own comes first, as upstream's preprocessing has it."""
+    engine, manifest, _ = write_tiny_engine(tmp_path, config_extra={"eos_token_id": [258, 256, 97]})
+    build = EngineBuild(trtllm="1.2.1", tensorrt="10", cuda="13", arguments={}, command=("x",))
+    manifest = manifest.model_copy(update={"runtime": "tensorrt", "engine_build": build})
+    options = RepositoryOptions(stand_in=True)
+    repository = render_tensorrt(
+        engine, manifest, out=tmp_path / "repository", runtime_source=RUNTIME, options=options
+    ).path
+    asked = {"QUERY": b"the", "REQUEST_OUTPUT_LEN": 4, "STOP_WORDS_DICT": [b"b"]}
+    with loaded(repository, models=("preprocessing",)) as server:
+        found = next(server.run("preprocessing", Request(tensors("preprocessing", **asked)))).tensors
+        own = tensors("preprocessing", **asked, END_ID=7)
+        other = next(server.run("preprocessing", Request(own))).tensors
+    assert (found["OUT_END_ID"].tolist(), other["OUT_END_ID"].tolist()) == ([[256]], [[7]])
+    [word] = other["STOP_WORDS_IDS"][0, 0].tolist()
+    assert found["STOP_WORDS_IDS"].tolist() == [[[word, 258, 97], [1, 2, 3]]]
 
 
 def test_stop_words_are_text(ask: Any) -> None:

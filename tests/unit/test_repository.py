@@ -79,6 +79,7 @@ def test_parameters_name_the_engine_and_its_limits(engine: Path, tmp_path: Path)
         "max_input_len": "256",
         "max_seq_len": "512",
         "end_id": "256",
+        "end_ids": "",
         "pad_id": "258",
     }
     generation = parameters(path, "tensorrt_llm")

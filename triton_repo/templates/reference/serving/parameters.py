@@ -56,6 +56,13 @@ class Parameters:
         """A whole number, or None when the value is empty."""
         return self.integer(key) if self.text(key) else None
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        """Whole numbers with commas between them; none when the value is empty."""
+        parts = [part.strip() for part in self.text(key).split(",") if part.strip()]
+        if not all(part.isdigit() for part in parts):
+            raise self._error(key, f"found {self.text(key)!r}, expected whole numbers, such as 1,2")
+        return tuple(int(part) for part in parts)
+
     def path(self, key: str) -> Path:
         """A path, resolved against the model's version folder."""
         value = self.text(key)

@@ -34,7 +34,11 @@ class TritonPythonModel:
         self._add_special_tokens = parameters.boolean("add_special_tokens")
         self._max_input_len = parameters.integer("max_input_len")
         self._max_seq_len = parameters.integer("max_seq_len")
-        self._end_id = _first(parameters.optional_integer("end_id"), self._tokenizer.end_id, -1)
+        ends = parameters.integers("end_ids")
+        own = self._tokenizer.end_id if self._tokenizer.end_id in ends else None
+        self._end_id = _first(own, parameters.optional_integer("end_id"), self._tokenizer.end_id, -1)
+        # The C++ backend knows one end token; the model's others it is given as words to stop at.
+        self._more_ends = tuple((token,) for token in ends if token != self._end_id)
         self._pad_id = _first(
             parameters.optional_integer("pad_id"), self._tokenizer.pad_id, max(self._end_id, 0)
         )
@@ -62,7 +66,7 @@ class TritonPythonModel:
             "INPUT_ID": np.array(padded, dtype=np.int32),
             "REQUEST_INPUT_LEN": np.array([[len(prompt)] for prompt in prompts], dtype=np.int32),
             "BAD_WORDS_IDS": pack_words(self._words(inputs, "BAD_WORDS_DICT", size)),
-            "STOP_WORDS_IDS": pack_words(self._words(inputs, "STOP_WORDS_DICT", size)),
+            "STOP_WORDS_IDS": pack_words(self._stop_words(inputs, size)),
             "REQUEST_OUTPUT_LEN": np.array(output_lens, dtype=np.int32),
             "OUT_END_ID": np.array(inputs.get("END_ID", [[self._end_id]] * size), dtype=np.int32),
             "OUT_PAD_ID": np.array(inputs.get("PAD_ID", [[self._pad_id]] * size), dtype=np.int32),
@@ -96,6 +100,11 @@ class TritonPythonModel:
                 f"{self._max_seq_len}; expected {self._max_seq_len - len(tokens)} or less",
             )
         return tokens
+
+    def _stop_words(self, inputs: Inputs, size: int) -> list[Words]:
+        """The words that end each item, with the model's further end tokens unless it names one itself."""
+        more = () if "END_ID" in inputs else self._more_ends
+        return [(*words, *more) for words in self._words(inputs, "STOP_WORDS_DICT", size)]
 
     def _words(self, inputs: Inputs, field: str, size: int) -> list[Words]:
         """The tokens of each word of each item; empty words, which clients send for none, are left out."""
