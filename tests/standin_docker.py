@@ -1,5 +1,7 @@
 """A stand-in for docker: it runs the real tritonserver here, on another repository, in the container's place.
 
+Or on a copy of the launch's own repository, with the stand-in for TensorRT-LLM laid beside its model.
+
 It is no TensorRT-LLM and no container: it proves the words of a launch, and what is done around it. Names are
 unique, `ps` finds by label, `rm` by id; the processes of a container are those of its client.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 from triton_repo.deploy.tritonserver import find_tritonserver, prepare_backends, server_environment
 
 _PROGRAM = """#!{python}
-import json, os, pathlib, signal, sys
+import json, os, pathlib, shutil, signal, sys
 if sys.argv[1] == "version":
     sys.exit(0)
 with open({calls!r}, "a") as file:
@@ -47,19 +49,31 @@ if name in [value["name"] for value in alive.values()]:
 published = [sys.argv[place + 1] for place, word in enumerate(sys.argv) if word == "--publish"]
 words = sys.argv[sys.argv.index("/opt/tritonserver/bin/tritonserver") + 1 :]
 words = words[: words.index(":")] if ":" in words else words
-words = [word for word in words if not word.startswith("--model-repository=")]
+option = "--model-repository="
+(asked,) = [word.removeprefix(option) for word in words if word.startswith(option)]
+words = [word for word in words if not word.startswith(option)]
+repository, beside = {repository!r}, {beside!r}
+if beside:
+    repository = {copy!r}
+    shutil.rmtree(repository, ignore_errors=True)
+    shutil.copytree(asked, repository)
+    shutil.copytree(beside, repository + "/tensorrt_llm/1", dirs_exist_ok=True)
 for protocol, value in zip(("http", "grpc", "metrics"), published):
     words += [f"--{{protocol}}-address={{value.rsplit(':', 2)[0]}}"]
 environment = {{**os.environ, **json.loads({environment!r})}}
 environment["TPFORGE_SERVER"] = os.environ["TPFORGE_SERVER"]
-command = [{binary!r}, "--model-repository=" + {repository!r}, "--backend-directory=" + {backends!r}]
+command = [{binary!r}, option + repository, "--backend-directory=" + {backends!r}]
 os.execve({binary!r}, [*command, *words], environment)
 """
 
 
-def write_docker(folder: Path, *, repository: Path, dies: str = "") -> Path:
+def write_docker(
+    folder: Path, *, repository: Path | None = None, beside: Path | None = None, dies: str = ""
+) -> Path:
     """Write an executable ``docker`` into `folder`/bin; the file that gets the words of every call.
 
+    It serves `repository`, or with `beside` a copy of what it is told to, with the files of that folder
+    beside tensorrt_llm's own.
     With `dies` it says that and ends with docker's status 125, and starts nothing.
     """
     server = find_tritonserver(None)
@@ -80,6 +94,8 @@ def write_docker(folder: Path, *, repository: Path, dies: str = "") -> Path:
         environment=json.dumps(kept),
         binary=str(server.binary),
         repository=str(repository),
+        beside=str(beside) if beside else "",
+        copy=str(folder / "served"),
         backends=str(backends),
     )
     program.write_text(text)

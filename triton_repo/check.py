@@ -59,7 +59,7 @@ FRONT_PARAMETERS = (
     "stats_check_period_ms",
     "max_queue_size",
     "vocab_size",
-    "end_id",
+    "end_ids",
 )
 """Parameters of tensorrt_llm over the LLM API, whose arguments are in model.yaml."""
 _TENSORRT = _Rules({}, "tensorrtllm", {"tokenizer_dir": "tokenizer.json", "gpt_model_path": "config.json"})

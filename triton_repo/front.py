@@ -75,7 +75,7 @@ class _FrontValues(Values):
         known: dict[str, Any] = {
             "tokenizer_dir": f"{self._engine_dir.as_posix()}/tokenizer",
             "vocab_size": self._manifest.model.vocab_size,
-            "end_id": tokens.end_ids[0] if tokens.end_ids else "",
+            "end_ids": ",".join(map(str, tokens.end_ids)),
         }
         return {
             key: text_of(known[key] if key in known else getattr(self._options, key))

@@ -39,10 +39,15 @@ class Piece:
 
 
 class Output:
-    """The stand-in's RequestOutput: one answer that grows while it is iterated over."""
+    """The stand-in's RequestOutput: one answer that grows while it is iterated over.
 
-    def __init__(self, scheduler: Scheduler, tokens: list[int], sampling: Sampling) -> None:
-        self.outputs = [Piece()]
+    As in upstream's, the token that ends an answer is in it, and a token to stop at only when asked for.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, tokens: list[int], sampling: Sampling, *, keeps_stop: bool
+    ) -> None:
+        self.outputs, self._end_id, self._keeps_stop = [Piece()], sampling.end_id, keeps_stop
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
@@ -59,8 +64,14 @@ class Output:
             event = await self._events.get()
             if event.error is not None:
                 raise RuntimeError(event.error)
-            self.outputs[0].token_ids.extend(event.token_ids)
-            self.outputs[0].finish_reason = event.finish_reason
+            piece = self.outputs[0]
+            piece.token_ids.extend(event.token_ids)
+            piece.finish_reason = event.finish_reason
+            if event.finish_reason == "end_id":
+                assert self._end_id is not None
+                piece.token_ids.append(self._end_id)
+            if event.finish_reason == "stop_words" and not self._keeps_stop:
+                piece.token_ids.pop()
             yield self
             if event.finished:
                 return
@@ -91,7 +102,8 @@ class StandInLlm:
             stop_words=words,
             **{name: params[name] for name in names if name in params},
         )
-        return Output(self._scheduler, prompt, sampling)
+        keeps_stop = bool(params.get("include_stop_str_in_output"))
+        return Output(self._scheduler, prompt, sampling, keeps_stop=keeps_stop)
 
     def shutdown(self) -> None:
         self._scheduler.close()
@@ -175,7 +187,7 @@ def test_words_of_one_token_are_tokens_and_longer_ones_text() -> None:
 
         found = sampling_keywords(
             {"max_tokens": 4, "pad_id": 0, "stop_words": ((5,), (6, 7)), "bad_words": ((8,),)},
-            end_id=2,
+            end_ids=(2, 3),
             decode=lambda tokens: "-".join(map(str, tokens)),
         )
     finally:
@@ -184,11 +196,39 @@ def test_words_of_one_token_are_tokens_and_longer_ones_text() -> None:
         "max_tokens": 4,
         "pad_id": 0,
         "end_id": 2,
-        "stop_token_ids": [5],
+        "stop_token_ids": [5, 3],
         "stop": ["6-7"],
         "include_stop_str_in_output": True,
         "bad_token_ids": [8],
     }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("words", [{}, {"stop_words_list": [[[300], [1]]]}])
+def test_an_answer_ends_before_any_of_the_models_end_tokens(
+    tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch, stream: bool, words: dict[str, Any]
+) -> None:
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
+    options = RepositoryOptions(num_threads=1)
+    (engine / "model").symlink_to(source)
+    (engine / "llm.yaml").write_text("backend: pytorch\nmax_batch_size: 4\n")
+    llm = manifest.model_copy(update={"runtime": "pytorch", "llm_api": LlmApi(trtllm="1.2.1", arguments={})})
+    monkeypatch.setattr(StandInLlm, "engine", engine, raising=False)
+
+    def tokens_with(end_ids: tuple[int, ...]) -> list[int]:
+        special = llm.model.special_tokens.model_copy(update={"end_ids": end_ids})
+        changed = llm.model_copy(update={"model": llm.model.model_copy(update={"special_tokens": special})})
+        out, text = tmp_path / "front", (engine / "llm.yaml").read_text()
+        front = render_front(engine, changed, out=out, options=options, llm_yaml=text, force=True)
+        with loaded(front.path) as server:
+            request = prompt([84, 104, 101], request_output_len=16, streaming=stream, **words)
+            return [token for chunk in tokens(server.run("tensorrt_llm", request)) for token in chunk]
+
+    whole = tokens_with(())
+    assert len(set(whole)) > 6
+    place = next(index for index, token in enumerate(whole) if index > 3 and token not in whole[:index])
+    for end_ids in ((whole[place], 256), (256, whole[place])):
+        assert tokens_with(end_ids) == whole[:place]
 
 
 @pytest.mark.parametrize(

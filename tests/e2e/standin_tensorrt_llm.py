@@ -1,7 +1,7 @@
 """A stand-in for the package tensorrt_llm, put beside the model of a repository that real Triton loads.
 
-It has the part of LLM's and SamplingParams' interface that the front uses, and generates by the reference
-runtime.
+It has the part of LLM's and SamplingParams' interface that our models use, and generates by the reference
+runtime: over the rank files in the folder that `standin_engine.txt` beside it names, else in the model's own.
 It is no TensorRT-LLM.
 """
 
@@ -11,7 +11,9 @@ import asyncio
 from pathlib import Path
 
 from reference import Sampling, Scheduler
+from tokenizers import Tokenizer
 
+_ENGINE = Path(__file__).with_name("standin_engine.txt")
 _NAMES = ("temperature", "top_k", "top_p", "seed", "min_tokens", "repetition_penalty")
 _NAMES += ("presence_penalty", "frequency_penalty")
 
@@ -22,13 +24,21 @@ class SamplingParams(dict):
 
 
 class _Piece:
-    def __init__(self):
+    def __init__(self, tokenizer):
         self.token_ids, self.finish_reason = [], None
+        self.stop_reason = self.cumulative_logprob = None
+        self._tokenizer = tokenizer
+
+    @property
+    def text(self):
+        return self._tokenizer.decode(self.token_ids)
 
 
 class _Output:
-    def __init__(self, scheduler, tokens, sampling):
-        self.outputs, self._scheduler = [_Piece()], scheduler
+    # As in upstream's, the token that ends an answer is in it, and a token to stop at only when asked for.
+    def __init__(self, scheduler, tokenizer, tokens, sampling, keeps_stop):
+        self._end_id, self._keeps_stop = sampling.end_id, keeps_stop
+        self.outputs, self._scheduler = [_Piece(tokenizer)], scheduler
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
         self._handle = scheduler.submit(tokens, sampling, self._put)
 
@@ -38,13 +48,23 @@ class _Output:
     def abort(self):
         self._scheduler.cancel(self._handle)
 
+    async def aresult(self):
+        async for _ in self:
+            pass
+        return self
+
     async def __aiter__(self):
         while True:
             event = await self._events.get()
             if event.error is not None:
                 raise RuntimeError(event.error)
-            self.outputs[0].token_ids.extend(event.token_ids)
-            self.outputs[0].finish_reason = event.finish_reason
+            piece = self.outputs[0]
+            piece.token_ids.extend(event.token_ids)
+            piece.finish_reason = event.finish_reason
+            if event.finish_reason == "end_id" and self._end_id is not None:
+                piece.token_ids.append(self._end_id)
+            if event.finish_reason == "stop_words" and not self._keeps_stop:
+                piece.token_ids.pop()
             yield self
             if event.finished:
                 return
@@ -52,21 +72,23 @@ class _Output:
 
 class LLM:
     def __init__(self, *, model, max_batch_size, **_arguments):
-        engine = Path(model).parent
+        engine = Path(_ENGINE.read_text()) if _ENGINE.exists() else Path(model).parent
+        self._tokenizer = Tokenizer.from_file(str(engine / "tokenizer" / "tokenizer.json"))
         self._scheduler = Scheduler(engine, max_batch_size=max_batch_size, num_threads=1)
 
-    def generate_async(self, tokens, params, *, streaming):
-        assert streaming
+    def generate_async(self, inputs, params, *, streaming):
+        tokens = self._tokenizer.encode(inputs).ids if isinstance(inputs, str) else inputs
         stop = [(token,) for token in params.get("stop_token_ids", ())]
         bad = [(token,) for token in params.get("bad_token_ids", ())]
         sampling = Sampling(
             max_tokens=params["max_tokens"],
-            end_id=-1 if params.get("ignore_eos") else None,
+            end_id=-1 if params.get("ignore_eos") else params.get("end_id"),
             stop_words=tuple(stop),
             bad_words=tuple(bad),
             **{name: params[name] for name in _NAMES if name in params},
         )
-        return _Output(self._scheduler, tokens, sampling)
+        keeps_stop = bool(params.get("include_stop_str_in_output"))
+        return _Output(self._scheduler, self._tokenizer, tokens, sampling, keeps_stop)
 
     def shutdown(self):
         self._scheduler.close()

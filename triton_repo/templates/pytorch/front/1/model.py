@@ -28,6 +28,6 @@ class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
         return LlmRuntime(
             config,
             vocab_size=parameters.integer("vocab_size"),
-            end_id=parameters.optional_integer("end_id"),
+            end_ids=parameters.integers("end_ids"),
             decode=tokenizer.decode,
         )

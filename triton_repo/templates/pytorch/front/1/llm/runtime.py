@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from .errors import EngineError
-from .sampling import sampling_keywords
+from .sampling import ending_tokens, sampling_keywords
 
 _JOIN_TIMEOUT_S = 30
 
@@ -59,12 +60,13 @@ class LlmRuntime:
         arguments: dict[str, Any],
         *,
         vocab_size: int,
-        end_id: int | None,
+        end_ids: tuple[int, ...],
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         from tensorrt_llm import LLM, SamplingParams
 
-        self.vocab_size, self.end_id = vocab_size, end_id
+        self.vocab_size, self.end_id = vocab_size, end_ids[0] if end_ids else None
+        self._end_ids = end_ids
         self._decode, self._sampling_params = decode, SamplingParams
         self._requests: set[Request] = set()
         self._lock = threading.Lock()
@@ -86,12 +88,13 @@ class LlmRuntime:
         Raises:
             RequestError: the LLM API has nothing for what is asked.
         """
-        keywords = sampling_keywords(sampling, end_id=self.end_id, decode=self._decode)
+        keywords = sampling_keywords(sampling, end_ids=self._end_ids, decode=self._decode)
+        ends = ending_tokens(sampling, end_ids=self._end_ids)
         request = Request(on_event)
         with self._lock:
             self._requests.add(request)
         request.future = asyncio.run_coroutine_threadsafe(
-            self._generate(request, input_ids, keywords), self._loop
+            self._generate(request, input_ids, keywords, ends), self._loop
         )
         return request
 
@@ -118,7 +121,14 @@ class LlmRuntime:
         self._llm.shutdown()
         self._end_loop()
 
-    async def _generate(self, request: Request, input_ids: list[int], keywords: dict[str, Any]) -> None:
+    async def _generate(
+        self, request: Request, input_ids: list[int], keywords: dict[str, Any], ends: tuple[int, ...]
+    ) -> None:
+        """Tell of every token before the end token, which this contract leaves out.
+
+        Source: TensorRT-LLM 1.2, _torch/pyexecutor/sampler.py adds a token before it looks whether it ends
+        the request, and executor/result.py takes away stop words only.
+        """
         sent = 0
         try:
             params = self._sampling_params(**keywords)
@@ -128,8 +138,8 @@ class LlmRuntime:
             async for output in request.output:
                 tokens = tuple(output.outputs[0].token_ids[sent:])
                 sent += len(tokens)
-                if tokens:
-                    request.on_event(Event(tokens))
+                if text := tuple(takewhile(lambda token: token not in ends, tokens)):
+                    request.on_event(Event(text))
             reason = request.output.outputs[0].finish_reason if request.output.outputs else None
             request.on_event(Event(finished=True, finish_reason=reason))
         except Exception as error:

@@ -33,9 +33,11 @@ _FIELDS = {"top_k": "runtime_top_k", "top_p": "runtime_top_p", "max_tokens": "re
 
 
 def sampling_keywords(
-    sampling: Mapping[str, Any], *, end_id: int | None, decode: Callable[[Sequence[int]], str]
+    sampling: Mapping[str, Any], *, end_ids: Sequence[int], decode: Callable[[Sequence[int]], str]
 ) -> dict[str, Any]:
-    """The keywords of SamplingParams; `end_id` is the model's, `decode` turns the tokens of a word to text.
+    """The keywords of SamplingParams; `decode` turns the tokens of a word to text.
+
+    `end_ids` are the model's. The LLM API knows one end token; the others are given as tokens to stop at.
 
     Raises:
         RequestError: a value is impossible, or the LLM API has nothing for it.
@@ -46,11 +48,11 @@ def sampling_keywords(
         value = sampling.get(name)
         if value is not None and value not in neutral:
             words[name] = value
-    asked = sampling.get("end_id", end_id)
-    if asked == -1:
+    ends = ending_tokens(sampling, end_ids=end_ids)
+    if sampling.get("end_id") == -1:
         words["ignore_eos"] = True
-    elif asked is not None:
-        words["end_id"] = asked
+    elif ends:
+        words["end_id"] = ends[0]
     for source, single, several in (
         ("stop_words", "stop_token_ids", "stop"),
         ("bad_words", "bad_token_ids", "bad"),
@@ -63,7 +65,17 @@ def sampling_keywords(
     if words.keys() & {"stop", "stop_token_ids"}:
         # Upstream's C++ backend leaves the word that ended the answer in it.
         words["include_stop_str_in_output"] = True
+    if ends[1:]:
+        words["stop_token_ids"] = [*words.get("stop_token_ids", []), *ends[1:]]
     return words
+
+
+def ending_tokens(sampling: Mapping[str, Any], *, end_ids: Sequence[int]) -> tuple[int, ...]:
+    """The tokens that end a request: the model's `end_ids`, or the one that it names; none for -1."""
+    asked = sampling.get("end_id")
+    if asked is None:
+        return tuple(end_ids)
+    return () if asked == -1 else (asked,)
 
 
 def _check(sampling: Mapping[str, Any]) -> None:
