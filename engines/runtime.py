@@ -124,8 +124,7 @@ def _memory_problems(folder: Path, manifest: Manifest, chosen: Sequence[Gpu]) ->
             yield (
                 f"GPU {gpu.index} ({gpu.name}): {format_bytes(gpu.free_bytes)} of "
                 f"{format_bytes(gpu.memory_bytes)} are free; a rank's weights are {format_bytes(weights)}, "
-                f"and with buffers it needs {format_bytes(needed)} before any KV cache "
-                "(tensorrtllm_backend 303)"
+                f"and with buffers it needs {format_bytes(needed)} before any KV cache"
             )
 
 

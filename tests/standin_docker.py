@@ -1,4 +1,4 @@
-"""A stand-in for docker: it runs the real tritonserver here, on another repository, in the container's place.
+"""A stand-in for docker, podman or mpirun: it runs the real tritonserver here, on another repository.
 
 Or on a copy of the launch's own repository, with the stand-in for TensorRT-LLM laid beside its model.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from triton_repo.deploy.tritonserver import find_tritonserver, prepare_backends, server_environment
 
 _PROGRAM = """#!{python}
-import json, os, pathlib, shutil, signal, sys
+import json, os, pathlib, shutil, signal, subprocess, sys
 if sys.argv[1] == "version":
     sys.exit(0)
 with open({calls!r}, "a") as file:
@@ -41,11 +41,12 @@ dies = {dies!r}
 if dies:
     print(dies, flush=True)
     sys.exit(125)
-name, label = (sys.argv[sys.argv.index(word) + 1] for word in ("--name", "--label"))
-if name in [value["name"] for value in alive.values()]:
-    print("docker: Error response from daemon: Conflict. The container name is in use: " + name, flush=True)
-    sys.exit(125)
-(known / str(os.getpid())).write_text(json.dumps({{"name": name, "label": label}}))
+if {program!r} != "mpirun":
+    name, label = (sys.argv[sys.argv.index(word) + 1] for word in ("--name", "--label"))
+    if name in [value["name"] for value in alive.values()]:
+        print("Error response from daemon: Conflict. The container name is in use: " + name, flush=True)
+        sys.exit(125)
+    (known / str(os.getpid())).write_text(json.dumps({{"name": name, "label": label}}))
 published = [sys.argv[place + 1] for place, word in enumerate(sys.argv) if word == "--publish"]
 words = sys.argv[sys.argv.index("/opt/tritonserver/bin/tritonserver") + 1 :]
 words = words[: words.index(":")] if ":" in words else words
@@ -63,14 +64,30 @@ for protocol, value in zip(("http", "grpc", "metrics"), published):
 environment = {{**os.environ, **json.loads({environment!r})}}
 environment["TPFORGE_SERVER"] = os.environ["TPFORGE_SERVER"]
 command = [{binary!r}, option + repository, "--backend-directory=" + {backends!r}]
-os.execve({binary!r}, [*command, *words], environment)
+if {program!r} != "mpirun":
+    os.execve({binary!r}, [*command, *words], environment)
+# A process for every rank, as mpirun has: the first one serves, the others wait. They end with mpirun.
+others = [subprocess.Popen(["sleep", "600"], env=environment) for _ in range(sys.argv.count(":"))]
+first = subprocess.Popen([*command, *words], env=environment)
+signal.signal(signal.SIGTERM, lambda *_: first.terminate())
+signal.signal(signal.SIGINT, lambda *_: first.terminate())
+status = first.wait()
+for other in others:
+    other.terminate()
+    other.wait()
+sys.exit(status)
 """
 
 
 def write_docker(
-    folder: Path, *, repository: Path | None = None, beside: Path | None = None, dies: str = ""
+    folder: Path,
+    *,
+    repository: Path | None = None,
+    beside: Path | None = None,
+    dies: str = "",
+    program: str = "docker",
 ) -> Path:
-    """Write an executable ``docker`` into `folder`/bin; the file that gets the words of every call.
+    """Write an executable `program` into `folder`/bin; the file that gets the words of every call.
 
     It serves `repository`, or with `beside` a copy of what it is told to, with the files of that folder
     beside tensorrt_llm's own.
@@ -82,13 +99,14 @@ def write_docker(
     environment = server_environment(server, mark="unset", temporary=folder / "tmp")
     kept = {name: environment[name] for name in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if name in environment}
     calls = folder / "calls.jsonl"
-    program = folder / "bin" / "docker"
-    program.parent.mkdir(exist_ok=True)
+    path = folder / "bin" / program
+    path.parent.mkdir(exist_ok=True)
     known = folder / "containers"
     known.mkdir(exist_ok=True)
     text = _PROGRAM.format(
         python=sys.executable,
         calls=str(calls),
+        program=program,
         known=str(known),
         dies=dies,
         environment=json.dumps(kept),
@@ -98,6 +116,6 @@ def write_docker(
         copy=str(folder / "served"),
         backends=str(backends),
     )
-    program.write_text(text)
-    program.chmod(0o755)
+    path.write_text(text)
+    path.chmod(0o755)
     return calls

@@ -99,7 +99,7 @@ def _problems(full: Mapping[str, Value], given: Mapping[str, Value], manifest: M
     if tokens is not None and tokens < beams * length:
         yield (
             f"max_tokens_in_paged_kv_cache {tokens}: does not hold one request of max_beam_width {beams} x "
-            f"max_seq_len {length} tokens (tensorrtllm_backend 366)"
+            f"max_seq_len {length} tokens (tensorrtllm_backend 168)"
         )
     if full["gpt_model_type"] == "V1":
         yield "gpt_model_type V1: batches are static, and nothing is streamed; use inflight_fused_batching"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild
 from tpforge.recipe import RepositoryOptions
 from triton_repo.client import Client, RequestRefused, Tls
+from triton_repo.deploy.processes import marked
 from triton_repo.deploy.security import GRPC_ADMIN_HEADER
+from triton_repo.deploy.state import read_state
 from triton_repo.tensorrt import render_tensorrt
 
 pytestmark = pytest.mark.e2e
@@ -145,6 +148,39 @@ def test_a_container_of_the_same_name_that_is_not_ours_is_left_alone(
             assert foreign.poll() is None, "it was removed by its name"
         finally:
             foreign.kill()
+
+
+@pytest.mark.parametrize(("program", "container"), [("podman", "podman"), ("mpirun", "none")])
+def test_podman_and_mpirun_are_launched_and_ended_as_docker_is(
+    calls: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: str,
+    container: str,
+) -> None:
+    write_docker(tmp_path / "docker", repository=tmp_path / "stand-in", program=program)
+    packages = (("tensorrt_llm", "1.2.1"), ("tensorrt", "10.14.1.48"))
+    monkeypatch.setattr("engines.host.find_host", lambda: replace(HOST, packages=packages))
+    arguments = ["serve", "tiny", "--port-base", str(PORT), "--container", container, "--detach"]
+    assert main(arguments) == 0
+    state = read_state(tmp_path / "out" / "tiny" / "server")
+    assert state is not None
+    assert len(marked(state.mark)) > 1
+    assert json_of(capsys, "generate", "One, two,", "--max-tokens", "3")["text"]
+    assert [row["was"] for row in json_of(capsys, "stop")["stopped"]] == ["ready"]
+    assert marked(state.mark) == []
+    words = [json.loads(line) for line in calls.read_text().splitlines()]
+    if program == "podman":
+        assert words[0][0] == "run" and "--rm" in words[0]
+        assert [word for word in words[0] if word.startswith("nvidia.com/gpu=")] == [
+            "nvidia.com/gpu=0",
+            "nvidia.com/gpu=1",
+        ]
+        assert words[-1][0] in ("ps", "rm"), "what is left of the container is looked for by its label"
+    else:
+        assert words[0][:3] == ["--allow-run-as-root", "-n", "1"]
+        assert len(words) == 1
 
 
 def test_a_container_that_dies_first_is_an_error_with_the_end_of_its_log(

@@ -1,7 +1,7 @@
 """Mistakes that people make with TensorRT-LLM and Triton: each is refused before anything is launched.
 
 `issue` is where upstream's users met it: L is NVIDIA/TensorRT-LLM, T is
-triton-inference-server/tensorrtllm_backend; None where upstream's code or documentation alone says so.
+triton-inference-server/tensorrtllm_backend; None where no issue of it was found. Each was looked up.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ MISTAKES = [
         {"max_num_tokens": 1 << 20},
     ),
     build("fewer tokens than requests", None, "is below max_batch_size 64", {"max_num_tokens": 32}),
-    build("more workers than GPUs", "L1543", "each needs a GPU, and there are 2", {"workers": 4}, num_gpus=2),
+    build("more workers than GPUs", None, "each needs a GPU, and there are 2", {"workers": 4}, num_gpus=2),
     build("more workers than ranks", None, "there are only 4 ranks", {"workers": 8}),
     build("FP8 weights for an A100", None, "SM80 is not supported", {}, quant_algo="FP8", sm=80),
     build("bfloat16 for a T4", None, "bfloat16 weights: need SM 80", {}, sm=75),
@@ -231,7 +231,7 @@ MISTAKES = [
     build("a misspelt argument", None, "did you mean max_num_tokens?", {"max_num_token": 4096}),
     build(
         "a length beyond the model's positions",
-        "T565",
+        None,
         "is above the 2048 positions",
         {},
         max_positions=2048,
@@ -244,7 +244,7 @@ MISTAKES = [
     ),
     Mistake(
         "compiled engines of a release that dropped them",
-        "L15763",
+        "L15918",
         lambda _: release_for("1.3.0rc21", runtime="tensorrt"),
         "has no trtllm-build",
     ),
@@ -255,18 +255,16 @@ MISTAKES = [
         "did you mean kv_cache",
         {"free_gpu_memory_fraction": 0.8},
     ),
-    llm(
-        "a fraction in per cent", "T303", "expected 0 to 1", {"kv_cache_config.free_gpu_memory_fraction": 90}
-    ),
+    llm("a fraction in per cent", None, "expected 0 to 1", {"kv_cache_config.free_gpu_memory_fraction": 90}),
     llm(
         "prompts beyond max_num_tokens",
-        "T565",
+        "L2702",
         "such a prompt is refused",
         {"max_num_tokens": 1024},
     ),
     llm(
         "a KV cache smaller than one request",
-        "T366",
+        "L542",
         "does not hold one request",
         {"kv_cache_config.max_tokens": 1024},
     ),
@@ -307,7 +305,7 @@ MISTAKES = [
     # --- the repository ---
     serving(
         "a KV cache smaller than one request, in Triton",
-        "T366",
+        "T168",
         "does not hold one request",
         {"max_tokens_in_paged_kv_cache": 64},
     ),
@@ -319,8 +317,8 @@ MISTAKES = [
         use_paged_context_fmha="disable",
     ),
     serving("more beams than were built", None, "the engine was built for 1", {"max_beam_width": 4}),
-    serving("one GPU for two ranks", "T564", "needs 2 GPUs, one a rank", {"gpu_device_ids": "0;1"}),
-    serving("a GPU twice", None, "a GPU is given twice", {"gpu_device_ids": "0,1;1,2"}),
+    serving("one GPU for two ranks", None, "needs 2 GPUs, one a rank", {"gpu_device_ids": "0;1"}),
+    serving("a GPU twice", "T170", "a GPU is given twice", {"gpu_device_ids": "0,1;1,2"}),
     serving("half a lookahead", None, "all three of lookahead_*", {"lookahead_window_size": 4}),
     Mistake(
         "a variable left in a template",
@@ -341,7 +339,7 @@ MISTAKES = [
         "holds no tokenizer.json",
     ),
     # --- the host ---
-    host("fewer GPUs than ranks", "T576", "the engine needs 2, one a rank", gpus=(gpu(0),)),
+    host("fewer GPUs than ranks", "T283", "the engine needs 2, one a rank", gpus=(gpu(0),)),
     host(
         "an engine of another GPU",
         "L3031",
@@ -373,7 +371,7 @@ MISTAKES = [
     host("no shared memory", "T562", "/dev/shm: 64.0 MiB are free", container=False, shm_free_bytes=64 << 20),
     Mistake(
         "a rank file that is missing",
-        "L1047",
+        None,
         lambda folder: without(folder, "engine/rank1.engine"),
         "1 rank files for tp x pp = 2 ranks",
     ),
@@ -385,7 +383,7 @@ MISTAKES = [
     ),
     launching(
         "several instances in leader mode",
-        None,
+        "L1608",
         "2 instances need --mode orchestrator",
         parameters={"gpu_device_ids": "0,1;2,3"},
     ),
@@ -401,7 +399,7 @@ MISTAKES = [
     launching("a container program that is not there", None, "podman: not found on PATH", container="podman"),
     Mistake(
         "GPUs that are not a multiple of the ranks",
-        "T577",
+        None,
         lambda _: parse_devices("0,1,2", world_size=2),
         "3 GPUs, but an engine has 2 ranks",
     ),
