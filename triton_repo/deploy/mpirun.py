@@ -18,9 +18,9 @@ TRITONSERVER = "/opt/tritonserver/bin/tritonserver"
 HISTOGRAMS = "--metrics-config=histogram_latencies=true"
 """Turns on nv_inference_first_response_histogram_ms, the time to the first token; off by default.
 
-It is of October 2024, and the containers whose commands are written here are of December 2025 and later, where
-it was not tried; Triton 2.51 (24.10) takes the option and has not the metric. Until December 2025 decoupled
-models alone had it. Source: triton-inference-server/server, docs/user_guide/metrics.md,
+It is of October 2024, and the containers whose commands are written here are of December 2025 and later,
+where it was not tried; Triton 2.51 (24.10) takes the option and has not the metric. Until December 2025
+decoupled models alone had it. Source: triton-inference-server/server, docs/user_guide/metrics.md,
 "Histograms", and pull request 8580; triton-inference-server/core, pull request 396.
 """
 GENERATOR = "tensorrt_llm"
