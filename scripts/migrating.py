@@ -112,6 +112,8 @@ def recipe_text(migration: Migration, *, model: str, trtllm: str, sm: int | None
     if migration.arguments:
         lines += ["", "[pytorch.llm_args]"]
         lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in migration.arguments.items()]
+    # Clients, smoke and bench speak the contract of compiled engines.
+    lines += ["", "[repository]", 'front = "inflight"']
     return "\n".join(lines) + "\n"
 
 
@@ -121,7 +123,7 @@ def measurement_plan(recipe: Recipe) -> list[str]:
     return [
         "serve the compiled engine as it is today, and keep it: it is the baseline and the way back",
         "tpforge smoke URL; tpforge bench URL: the same prompts, lengths and concurrency as in production",
-        f"tpforge build MODEL --runtime pytorch, render and serve {name} on the same GPUs",
+        f'tpforge up RECIPE: builds and serves {name} on the same GPUs; front = "inflight" keeps the clients',
         "tpforge smoke URL; tpforge bench URL, with the same options as before",
         "tpforge compare RUN RUN: TTFT, tokens/s, p95, memory; a better average with a worse p95 is a risk",
         "compare answers too: long prompts, structured output and the cases that matter most",

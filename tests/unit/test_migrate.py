@@ -190,6 +190,7 @@ def test_the_command_writes_a_recipe_that_is_a_recipe(
     assert "plugin_config.multiple_profiles" in said
     assert "tpforge compare RUN RUN" in said
     recipe = parse_recipe(out.read_text(), path=out)
+    assert recipe.repository.front == "inflight"
     assert (recipe.runtime, recipe.tp, recipe.sm, recipe.limits.max_batch_size) == ("pytorch", 4, 90, 512)
     assert recipe.pytorch.llm_args["kv_cache_config.dtype"] == "fp8"
     assert main(["migrate", str(tmp_path), *options]) == 4
