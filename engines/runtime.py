@@ -7,6 +7,7 @@ not judged.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ def find_misfits(
     `devices` are the GPUs that are to be used, `container` whether the release's container runs it.
     """
     problems = [*_folder_problems(folder, manifest), *_gpu_problems(folder, manifest, host, devices)]
+    problems += _unreadable(folder, manifest)
     problems += _driver_problems(host, release) if container else _installed_problems(manifest, host, release)
     if not container and 0 < host.shm_free_bytes < _SHM_BYTES:
         problems.append(
@@ -93,6 +95,14 @@ def _folder_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     built = manifest.engine_build.trtllm if manifest.engine_build else None
     if version is not None and built is not None and version != built:
         yield f"{file}: made by TensorRT-LLM {version}, but engine.json says {built}"
+
+
+def _unreadable(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Files that are served, but that this user may not read; a container's root is not this host's."""
+    for file in manifest.files:
+        path = folder / file.path
+        if not file.path.startswith("checkpoint/") and path.exists() and not os.access(path, os.R_OK):
+            yield f"{path}: this user may not read it; change its permissions"
 
 
 def _gpu_problems(folder: Path, manifest: Manifest, host: Host, devices: Sequence[int]) -> Iterator[str]:

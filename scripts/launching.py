@@ -104,6 +104,7 @@ def plan_launch(
     misfits += _instance_problems(chosen, devices)
     if num_instances > 1 and recipe.mode == "leader":
         misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
+    misfits += _repository_problems(repository, manifest, chosen)
     misfits += [*_port_problems(recipe), *_tokenizer_problems(places.engine)]
     return Launch(
         repository=repository,
@@ -216,7 +217,8 @@ def _command(
         tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
         prefix=f"{manifest.name}-",
         server_id=_name(places, manifest, recipe),
-        security=_security_words(security, container=container),
+        security=tuple(security.arguments_without_key()),
+        addresses=_addresses(recipe, security) if container == "none" else (),
     )
     world = manifest.mapping.world_size
     if manifest.runtime == "pytorch":
@@ -244,13 +246,23 @@ def _command(
     return container_command(around, command)
 
 
-def _security_words(security: Security, *, container: str) -> tuple[str, ...]:
-    """What the first tritonserver is told; a container publishes its ports at addresses of this host."""
-    words = security.arguments_without_key()
-    if security.has_tls and container == "none":  # HTTP and metrics are in plain text.
-        address = security.http_host("")
-        words += [f"--http-address={address}", f"--metrics-address={address}"]
-    return tuple(words)
+def _addresses(recipe: ServeRecipe, security: Security) -> tuple[str, ...]:
+    """Where tritonserver listens on this host; in a container everywhere, whose ports are published."""
+    http = security.http_host(recipe.host)
+    return (f"--http-address={http}", f"--grpc-address={recipe.host}", f"--metrics-address={http}")
+
+
+def _repository_problems(repository: Path, manifest: Manifest, options: RepositoryOptions) -> list[str]:
+    """What is wrong with a repository that is there: someone may have edited it since it was rendered."""
+    from triton_repo.check import check_llm_repository, check_repository
+
+    if not repository.is_dir():
+        return []
+    if manifest.runtime == "pytorch" and options.front == "llmapi":
+        found = check_llm_repository(repository)
+    else:
+        found = check_repository(repository, runtime="front" if manifest.runtime == "pytorch" else "tensorrt")
+    return [f"{repository}: {problem}; `tpforge render --force` writes it anew" for problem in found]
 
 
 def _instance_problems(options: RepositoryOptions, devices: tuple[int, ...]) -> list[str]:

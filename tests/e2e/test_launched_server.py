@@ -306,7 +306,20 @@ def test_a_launch_is_told_of_certificates_and_the_dry_run_does_not_tell_the_key(
     words = json_of(
         capsys, "serve", "tiny", "--container", "none", "--port-base", str(PORT), "--dry-run", *everywhere
     )["command"]
-    assert {"--http-address=127.0.0.1", "--metrics-address=127.0.0.1"} <= set(words)
+    addresses = {word for word in words if "-address=" in word}
+    assert addresses == {
+        "--http-address=127.0.0.1",
+        "--grpc-address=0.0.0.0",
+        "--metrics-address=127.0.0.1",
+    }
+    words = json_of(capsys, "serve", "tiny", "--container", "none", "--port-base", str(PORT), "--dry-run")[
+        "command"
+    ]
+    assert [word for word in words if "-address=" in word] == [
+        "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1",
+        "--metrics-address=127.0.0.1",
+    ]
 
 
 def test_a_launched_server_serves_who_has_certificate_and_key(

@@ -205,6 +205,15 @@ def test_a_folder_that_lost_a_rank_is_refused(engine: tuple[Path, Manifest]) -> 
     assert "1 rank files for tp x pp = 2 ranks" in problem
 
 
+def test_a_file_that_may_not_be_read_is_refused(
+    engine: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = engine[0] / "engine" / "rank1.engine"
+    monkeypatch.setattr("engines.runtime.os.access", lambda path, _mode: path != closed)
+    (problem,) = misfits(engine, host_of())
+    assert problem == f"{closed}: this user may not read it; change its permissions"
+
+
 def test_an_engine_of_another_release_than_its_manifest_says_is_refused(
     engine: tuple[Path, Manifest],
 ) -> None:

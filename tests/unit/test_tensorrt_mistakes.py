@@ -131,6 +131,20 @@ def launching(
     return Mistake(name, issue, attempt, said)
 
 
+def edited(folder: Path) -> list[str]:
+    """What a launch says of a repository that was edited after it was rendered."""
+    engine, manifest = compiled(folder)
+    write_manifest(engine, manifest)
+    options = RepositoryOptions()
+    rendered = render_tensorrt(
+        engine, manifest, out=Places(engine).repository, runtime_source=RUNTIME, options=options
+    )
+    file = rendered.path / "tensorrt_llm_bls" / "config.pbtxt"
+    file.write_text(file.read_text().replace("decoupled: true", "decoupled: false"))
+    with mock.patch("engines.host.find_host", return_value=host_of()):
+        return list(plan_launch(Places(engine), ServeRecipe(), options=options, render=False).misfits)
+
+
 def without(folder: Path, name: str) -> list[str]:
     """What is said of an engine that has lost a file."""
     engine, manifest = compiled(folder)
@@ -331,6 +345,9 @@ MISTAKES = [
         "T626",
         lambda folder: rendered(folder, "tensorrt_llm_bls", "decoupled: true", "decoupled: false"),
         "streaming would give one response",
+    ),
+    Mistake(
+        "a repository that was edited by hand", "T626", edited, "`tpforge render --force` writes it anew"
     ),
     Mistake(
         "a tokenizer that is not there",

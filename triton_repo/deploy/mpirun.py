@@ -40,7 +40,7 @@ class TritonArguments:
     """What every tritonserver of a launch is told; `prefix` tells its shared memory from other servers'.
 
     `server_id` is what the first one answers when it is asked who it is; `security`, what that one alone is
-    told of certificates and keys, since the others open no port.
+    told of certificates and keys, and `addresses` where it listens, since the others open no port.
     """
 
     repository: Path
@@ -50,6 +50,7 @@ class TritonArguments:
     log_file: str | None = None
     server_id: str | None = None
     security: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
 
 def leader_command(
@@ -117,7 +118,7 @@ def _tritonserver(arguments: TritonArguments, *, rank: int, more: Iterable[str] 
     ]
     if rank == 0:
         words += [HISTOGRAMS, *([f"--id={arguments.server_id}"] if arguments.server_id else [])]
-        words += arguments.security
+        words += [*arguments.addresses, *arguments.security]
     if rank == 0 and arguments.log_file is not None:
         words += ["--log-verbose=1", f"--log-file={arguments.log_file}"]
     if rank > 0:
