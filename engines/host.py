@@ -110,6 +110,12 @@ def container_problem(engine: str) -> str | None:
     return f"{engine}: {error.splitlines()[-1]}" if error else None
 
 
+def has_image(engine: str, image: str) -> bool:
+    """Whether docker or podman has an image already."""
+    _, error = _run(engine, "image", "inspect", "--format", "{{.Id}}", image)
+    return error is None
+
+
 def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
     """The GPUs and the driver in what nvidia-smi prints for `_GPU_FIELDS` as CSV without header and units.
 

@@ -273,9 +273,7 @@ def server() -> Decorator:
         click.option(
             "--load-timeout",
             type=click.FloatRange(min=1),
-            default=300,
-            show_default=True,
-            help="Seconds for all models to load.",
+            help="Seconds for all models to load.  [default: 300; TensorRT-LLM: 1800]",
         ),
         click.option(
             "--container",

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from triton_repo.deploy.security import Security
 
 
+_LOAD_TIMEOUT_S = 1800.0
+"""Large weights, and the first start of an engine's kernels."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """What would be run; `misfits` keep it from running, `doubts` do not."""
@@ -79,7 +83,7 @@ def plan_launch(
         InputRefused: the engine is not sound.
         UsageError: mode, GPUs and container do not go together, or the administrator's key is none.
     """
-    from engines.host import container_problem, find_host
+    from engines.host import container_problem, find_host, has_image
     from engines.runtime import find_doubts, find_misfits
     from engines.store import read_manifest
     from triton_repo.deploy.mpirun import parse_devices
@@ -99,8 +103,15 @@ def plan_launch(
     misfits = find_misfits(
         places.engine, manifest, host, release=release, devices=devices, container=container != "none"
     )
-    if container != "none" and (problem := container_problem(container)):
+    doubts = find_doubts(host, release=release, devices=devices)
+    image = None if container == "none" else recipe.image or release.image
+    if problem := container_problem(container) if image is not None else None:
         misfits.append(problem)
+    elif image is not None and not has_image(container, image):
+        doubts.append(
+            f"{image}: not on this host; `{container} pull` it first, or its download counts as loading "
+            "(--load-timeout)"
+        )
     misfits += _instance_problems(chosen, devices)
     if num_instances > 1 and recipe.mode == "leader":
         misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
@@ -112,12 +123,12 @@ def plan_launch(
         manifest=manifest,
         devices=devices,
         container=container,
-        image=None if container == "none" else recipe.image or release.image,
+        image=image,
         mode=recipe.mode,
         command=_command(places, recipe, manifest, release, container, devices, repository, guard),
         name=_name(places, manifest, recipe),
         misfits=tuple(misfits),
-        doubts=tuple(find_doubts(host, release=release, devices=devices)),
+        doubts=tuple(doubts),
         security=guard,
     )
 
@@ -149,12 +160,13 @@ def serve_launch(
         environment=launch.command.environment,
         server_id=launch.name,
         container=container,
+        shared_memory=f"{launch.name}-" if container is None else None,
     )
     options = ServeOptions(
         state_dir=places.server,
         ports=Ports.from_base(recipe.port_base),
         host=recipe.host,
-        load_timeout_s=recipe.load_timeout,
+        load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
         detach=detach,
         launch=program,
         security=launch.security,
@@ -215,7 +227,8 @@ def _command(
         repository=repository.absolute(),
         ports=ports,
         tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
-        prefix=f"{manifest.name}-",
+        # On this host the name keeps equal engines' regions apart, in containers nothing has to.
+        prefix=f"{manifest.name}-" if container != "none" else f"{_name(places, manifest, recipe)}-",
         server_id=_name(places, manifest, recipe),
         security=tuple(security.arguments_without_key()),
         addresses=_addresses(recipe, security) if container == "none" else (),

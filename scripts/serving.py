@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 DEFAULT_URL = "localhost:8001"
+_LOAD_TIMEOUT_S = 300.0
 
 
 def serve_engine(
@@ -55,7 +56,7 @@ def serve_engine(
             ports=Ports.from_base(recipe.port_base),
             host=recipe.host,
             tritonserver=recipe.tritonserver,
-            load_timeout_s=recipe.load_timeout,
+            load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
             detach=detach,
             security=security or Security(),
         ),

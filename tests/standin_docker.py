@@ -16,8 +16,8 @@ from triton_repo.deploy.tritonserver import find_tritonserver, prepare_backends,
 
 _PROGRAM = """#!{python}
 import json, os, pathlib, shutil, signal, subprocess, sys
-if sys.argv[1] == "version":
-    sys.exit(0)
+if sys.argv[1] in ("version", "image"):
+    sys.exit(sys.argv[1] == "image" and {lacks_image!r})
 with open({calls!r}, "a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
 known = pathlib.Path({known!r})
@@ -85,6 +85,7 @@ def write_docker(
     repository: Path | None = None,
     beside: Path | None = None,
     dies: str = "",
+    lacks_image: bool = False,
     program: str = "docker",
 ) -> Path:
     """Write an executable `program` into `folder`/bin; the file that gets the words of every call.
@@ -108,6 +109,7 @@ def write_docker(
         calls=str(calls),
         program=program,
         known=str(known),
+        lacks_image=lacks_image,
         dies=dies,
         environment=json.dumps(kept),
         binary=str(server.binary),

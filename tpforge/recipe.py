@@ -148,7 +148,7 @@ class ServeRecipe(Record):
     port_base: Annotated[int, Field(ge=1024, le=65533, strict=True)] = 8000
     host: str = "127.0.0.1"
     tritonserver: Path | None = None
-    load_timeout: Annotated[float, Field(gt=0)] = 300.0
+    load_timeout: Annotated[float, Field(gt=0)] | None = None
     container: Literal["auto", "none", "docker", "podman"] = "auto"
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"

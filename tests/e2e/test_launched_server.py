@@ -168,8 +168,14 @@ def test_podman_and_mpirun_are_launched_and_ended_as_docker_is(
     assert state is not None
     assert len(marked(state.mark)) > 1
     assert json_of(capsys, "generate", "One, two,", "--max-tokens", "3")["text"]
-    assert [row["was"] for row in json_of(capsys, "stop")["stopped"]] == ["ready"]
+    regions = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(f"tpforge-tiny-{PORT}-")]
+    assert (regions != []) == (program == "mpirun")
+    if program == "mpirun":  # Killed, Triton leaves them.
+        for process in marked(state.mark):
+            os.kill(process.pid, signal.SIGKILL)
+    assert len(json_of(capsys, "stop")["stopped"]) == 1
     assert marked(state.mark) == []
+    assert [path for path in regions if path.exists()] == []
     words = [json.loads(line) for line in calls.read_text().splitlines()]
     if program == "podman":
         assert words[0][0] == "run" and "--rm" in words[0]
@@ -320,6 +326,17 @@ def test_a_launch_is_told_of_certificates_and_the_dry_run_does_not_tell_the_key(
         "--grpc-address=127.0.0.1",
         "--metrics-address=127.0.0.1",
     ]
+
+
+def test_an_image_that_must_be_downloaded_is_told_before(
+    calls: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["serve", "tiny", "--port-base", str(PORT), "--container", "docker", "--dry-run"]
+    assert main(arguments) == 0
+    assert "not on this host" not in capsys.readouterr().err
+    write_docker(tmp_path / "docker", repository=tmp_path, lacks_image=True)
+    assert main(arguments) == 0
+    assert "26.07-trtllm-python-py3: not on this host; `docker pull` it first" in capsys.readouterr().err
 
 
 def test_a_launched_server_serves_who_has_certificate_and_key(

@@ -30,12 +30,16 @@ class ContainerName(Record):
 
 
 class LaunchedProgram(Record):
-    """Words to run, what the environment needs beside its own, and the id that the server answers with."""
+    """Words to run, what the environment needs beside its own, and the id that the server answers with.
+
+    `shared_memory` is how the names of its regions on this host start; a container has its own.
+    """
 
     words: tuple[str, ...]
     environment: dict[str, str]
     server_id: str
     container: ContainerName | None = None
+    shared_memory: str | None = None
 
     @property
     def program(self) -> str:

@@ -137,7 +137,7 @@ def stop(state_dir: Path) -> Status:
             raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")
     if child := _detached.pop(found.supervisor.pid, None):
         child.wait()
-    clean(found.mark, state_dir, container=found.container)
+    clean(found.mark, state_dir, container=found.container, shared_memory=found.shared_memory)
     state.remove_state(state_dir)
     return before
 

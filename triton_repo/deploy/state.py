@@ -49,6 +49,8 @@ class ServerState(Record):
     server: ProcessId | None = None
     container: ContainerName | None = None
     """What must be removed beside the processes."""
+    shared_memory: str | None = None
+    """Regions that must be, beside those of the mark."""
     security: Security = Security()
     restarts: int = 0
     last_failure: str | None = None

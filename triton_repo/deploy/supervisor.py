@@ -120,6 +120,7 @@ class Supervisor:
             supervisor=me,
             security=plan.security,
             container=plan.launch.container if plan.launch else None,
+            shared_memory=plan.launch.shared_memory if plan.launch else None,
         )
         self._models = models_of(plan.repository)
         refuse_used(plan.ports, host=plan.host)
@@ -257,8 +258,13 @@ class Supervisor:
             self._process.wait()
         launch = self._plan.launch
         # Before it was started there is none, and docker itself may be missing.
-        container = launch.container if launch is not None and self._process is not None else None
-        clean(self._mark, self._plan.state_dir, container=container)
+        started = launch if self._process is not None else None
+        clean(
+            self._mark,
+            self._plan.state_dir,
+            container=started.container if started else None,
+            shared_memory=started.shared_memory if started else None,
+        )
 
     def _is_stopped(self) -> bool:
         return self._num_stops > 0
@@ -300,16 +306,23 @@ def clean_leftovers(state_dir: Path) -> None:
     """End what an earlier supervisor of this folder left behind when it was killed."""
     old = state.read_state(state_dir)
     if old is not None:
-        clean(old.mark, state_dir, container=old.container)
+        clean(old.mark, state_dir, container=old.container, shared_memory=old.shared_memory)
         state.remove_state(state_dir)
 
 
-def clean(mark: str, state_dir: Path, *, container: ContainerName | None = None) -> None:
+def clean(
+    mark: str,
+    state_dir: Path,
+    *,
+    container: ContainerName | None = None,
+    shared_memory: str | None = None,
+) -> None:
     """Kill all processes of a mark, and remove their container, shared memory and temporary files."""
     processes.kill_marked(mark)
     if container is not None:
         remove_container(container, mark=mark)
-    processes.remove_shared_memory(f"{mark}_")
+    for prefix in (f"{mark}_", *([shared_memory] if shared_memory else [])):
+        processes.remove_shared_memory(prefix)
     shutil.rmtree(state_dir / "tmp", ignore_errors=True)
 
 
