@@ -9,12 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from builders.llm_declared import declared_model
 from builders.sources import Located, locate
-from builders.sources.directory import examine
+from builders.sources.base import each_problem
+from builders.sources.directory import Directory, examine
 from builders.sources.huggingface import declared_license, snapshot_commit
 from builders.sources.quantization import FoundQuantization
 from builders.sources.tokenizer_files import find_tokenizer_files
-from tpforge.architectures import architecture_support
+from tpforge.architectures import architecture_support, pytorch_only
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.versions import Release, version_key
@@ -26,7 +28,10 @@ _QUANTIZED = ": the weights are quantized ("
 
 @dataclass(frozen=True)
 class LlmModel:
-    """What was found: `files` go into the engine folder, `inputs` decide what the model is."""
+    """What was found: `files` go into the engine folder, `inputs` decide what the model is.
+
+    `is_declared`: no family of ours reads it, and `spec` is what config.json says.
+    """
 
     located: Located
     spec: ModelSpec
@@ -35,6 +40,7 @@ class LlmModel:
     inputs: tuple[Path, ...]
     revision: str | None
     license: str | None
+    is_declared: bool = False
 
 
 def open_llm_model(location: str, *, release: Release) -> LlmModel:
@@ -53,23 +59,38 @@ def open_llm_model(location: str, *, release: Release) -> LlmModel:
     found = examine(path)
     with closing(found.weights):
         problems = [problem for problem in found.problems if _QUANTIZED not in problem]
-        if found.spec is None and not problems:
+        spec, problems = _spec_of(found, problems)
+        if spec is None and not problems:
             problems = [f"{path / 'config.json'}: its architecture cannot be read"]
-        if problems or found.spec is None:
+        if problems or spec is None:
             raise InputRefused.listing(f"{location}: not for runtime pytorch:", problems)
         weights = found.weights
         index = (weights.index_file,) if weights.index_file else ()
         inputs = {path / "config.json", *index, *weights.paths, *find_tokenizer_files(path)}
-    _refuse_architecture(found.spec.architecture, release, where=location)
+    _refuse_architecture(spec.architecture, release, where=location)
     return LlmModel(
         located=located,
-        spec=found.spec,
+        spec=spec,
         quantization=found.quantization,
         files=tuple(_files(path)),
         inputs=tuple(sorted(inputs)),
         revision=snapshot_commit(path),
         license=declared_license(path / "README.md"),
+        is_declared=found.family is None,
     )
+
+
+def _spec_of(found: Directory, problems: list[str]) -> tuple[ModelSpec | None, list[str]]:
+    """The model and what is left of the problems, where the LLM API alone knows the architecture."""
+    names = found.config.get("architectures")
+    name = names[0] if isinstance(names, list) and len(names) == 1 else None
+    if found.family is not None or not isinstance(name, str) or (advice := pytorch_only(name)) is None:
+        return found.spec, problems
+    others = [problem for problem in problems if advice not in problem]
+    try:
+        return declared_model(found, architecture=name), others
+    except InputRefused as error:
+        return None, [*others, *each_problem(error)]
 
 
 def _refuse_architecture(architecture: str, release: Release, *, where: str) -> None:

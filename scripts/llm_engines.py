@@ -86,7 +86,9 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
         sm=sm,
         architecture=model.spec.architecture,
     )
-    plan = replace(plan, warnings=(*padding_notes(model.spec, padding), *plan.warnings))
+    plan = replace(
+        plan, warnings=(*_declared_notes(model), *padding_notes(model.spec, padding), *plan.warnings)
+    )
     located = model.located
     name = recipe.name or engine_name(
         located.location if located.kind == "hub" else str(located.path), mapping=mapping
@@ -136,8 +138,18 @@ def build_llm_engine(
         progress("hashing")
         manifest = _manifest(recipe, engine, folder)
         write_manifest(folder, manifest)
-    notes = (*engine.quantization.notes, *padding_notes(engine.model.spec, engine.padding))
+    notes = (*engine.quantization.notes, *_declared_notes(engine.model))
+    notes += padding_notes(engine.model.spec, engine.padding)
     return pipeline.Built(Places(engine.out), manifest, reused=False, notes=notes)
+
+
+def _declared_notes(model: LlmModel) -> tuple[str, ...]:
+    if not model.is_declared:
+        return ()
+    return (
+        f"{model.spec.architecture}: no family of ours reads it; its sizes are those that config.json "
+        "declares, its tensors were not looked at, and the repository takes text alone",
+    )
 
 
 def _padding(recipe: EngineRecipe, model: LlmModel, mapping: Mapping, *, has_attention_dp: bool) -> Padding:

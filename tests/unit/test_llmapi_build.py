@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
 
 from builders.llmapi import LlmTarget, nest, plan_llm, yaml_text
 from engines.store import check_files, read_manifest
@@ -198,6 +199,45 @@ def test_all_that_would_need_another_checkpoint_is_refused_at_once(
     assert "tp=3 does not divide LlamaForCausalLM without padding" in said
     assert "--quantize int8_wo: the LLM API loads a quantized Hugging Face checkpoint" in said
     assert not (tmp_path / "engine").exists()
+
+
+def images_too(model: Path, *, without: tuple[str, ...] = (), **changes: Any) -> None:
+    """Make the tiny llama one that declares its language model as models with images do."""
+    found = json.loads((model / "config.json").read_text())
+    text = {**found.get("text_config", found), **changes}
+    text = {key: value for key, value in text.items() if key not in without}
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}
+    config |= {"vision_config": {"hidden_size": 9}, "text_config": text, "torch_dtype": "bfloat16"}
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def test_a_model_that_only_the_llm_api_knows_is_taken_by_what_config_json_declares(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # google/gemma-3-27b-it leaves both to the defaults of transformers.
+    images_too(model, without=("architectures", "vocab_size", "max_position_embeddings"))
+    engine = tmp_path / "engine"
+    assert build(model, engine, "--tp", "2") == 0
+    assert "no family of ours reads it" in capsys.readouterr().err
+    manifest = read_manifest(engine)
+    assert manifest.model.architecture == "Gemma3ForConditionalGeneration"
+    attention = manifest.model.attention
+    config = json.loads((model / "config.json").read_text())["text_config"]
+    assert (attention.num_heads, attention.num_kv_heads, attention.head_size) == (
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+        config["head_dim"],
+    )
+    with safe_open(model / "model.safetensors", framework="pt") as file:
+        rows = file.get_slice("model.embed_tokens.weight").get_shape()[0]
+    assert (manifest.model.vocab_size, manifest.model.special_tokens.end_ids) == (rows, (256,))
+    assert check_files(engine, manifest) == []
+    assert main(["render", str(engine)]) == 0
+    assert build(model, tmp_path / "other", "--tp", "3") == 4
+    assert "no padded checkpoint is written of Gemma3For" in capsys.readouterr().err
+    images_too(model, num_experts=8)
+    assert build(model, tmp_path / "other", "--tp", "2") == 4
+    assert "has experts (num_experts)" in capsys.readouterr().err
 
 
 def test_an_architecture_of_a_later_release_is_refused_with_the_release(
