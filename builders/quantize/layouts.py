@@ -164,7 +164,8 @@ def _modelopt(values: dict[str, Any]) -> Layout:
     if held.get("kv_cache_quant_algo"):
         raise InputRefused(
             f"a ModelOpt checkpoint with kv_cache_quant_algo {held['kv_cache_quant_algo']} is not read; "
-            "quantize it without a KV cache, and give --kv-cache here"
+            "--runtime pytorch loads it as it is; for rank files quantize the original without a KV cache "
+            "(`tpforge quantize`), and give --kv-cache here"
         )
     match held.get("quant_algo"):
         case "FP8":

@@ -6,6 +6,7 @@ triton-inference-server/tensorrtllm_backend; None where no issue of it was found
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from builders.llm_formats import require_loadable
 from builders.llmapi import LlmTarget, plan_llm
+from builders.sources import open_source
 from builders.sources.quantization import find_quantization
 from builders.tensorrt.plan import plan_build
 from builders.tensorrt.target import read_facts
@@ -23,6 +25,7 @@ from engines.runtime import find_misfits
 from engines.store import write_manifest
 from scripts.launching import plan_launch
 from scripts.locations import Places
+from tests.tiny import write_tiny_llama
 from tests.unit.test_tensorrt_build import target_of
 from tests.unit.test_tensorrt_launch import gpu, host_of
 from tests.unit.test_tensorrt_repository import RUNTIME
@@ -169,8 +172,21 @@ def wrong_world(_folder: Path) -> None:
     read_facts({"architecture": "a", "dtype": "float16", "mapping": mapping}, where="config.json")
 
 
+def scaled_cache(folder: Path) -> None:
+    write_tiny_llama(folder)
+    held = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": held}))
+    open_source(str(folder)).close()
+
+
 MISTAKES = [
     # --- trtllm-build ---
+    Mistake(
+        "ModelOpt's checkpoint with scales of its KV cache, for compiled engines",
+        None,
+        scaled_cache,
+        "--runtime pytorch loads it as it is",
+    ),
     build(
         "opt_num_tokens beside multiple_profiles",
         None,
