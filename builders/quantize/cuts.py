@@ -55,8 +55,24 @@ def _problems(quantized: QuantizedWeights, tensor: RankTensor, piece: Slice) -> 
         yield f"{piece.source}: is not quantized, unlike other matrices; mixed checkpoints are not read"
     elif is_quantized and piece.transform is not None:
         yield f"{piece.source}: a quantized matrix cannot be transformed ({piece.transform})"
+    elif is_quantized and (rows := _rows_amid_block(quantized, tensor, piece)):
+        yield (
+            f"{piece.source}: its {rows} rows end amid a block of {quantized.layout.row_group}, where the "
+            f"next matrix is joined to it at any tp; give the unquantized checkpoint, with --quantize "
+            f"{quantized.layout.format}, which makes the blocks of the joined matrix"
+        )
     elif is_quantized:
         size = quantized.layout.group if piece.dim == 1 else quantized.layout.row_group
         length = quantized.shapes[piece.source][piece.dim]
         if problem := cut_problem(piece.spans, size, length=length):
             yield f"{piece.source}: {problem}; use a smaller tp"
+
+
+def _rows_amid_block(quantized: QuantizedWeights, tensor: RankTensor, piece: Slice) -> int | None:
+    """The rows of a matrix that ends within a block though another follows it (q and k before v)."""
+    size = quantized.layout.row_group
+    if size <= 1 or piece.dim != 0 or piece is tensor.slices[-1]:
+        return None
+    is_whole = sum(one.source == piece.source for one in tensor.slices) == 1
+    rows = quantized.shapes[piece.source][0] if is_whole else piece.length
+    return rows if rows % size else None

@@ -194,6 +194,25 @@ def test_a_cut_through_a_block_of_rows_is_refused(tmp_path: Path) -> None:
         shard(tmp_path / "quantized", tmp_path / "out", tp_size=2)
 
 
+def test_blocks_that_end_amid_joined_matrices_are_refused_before_anything_is_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # llmcompressor's FP8_BLOCK takes any number of rows: of SmolLM2 q has 576 and k 192, here 160 and 32.
+    sizes = {"num_heads": 5, "num_kv_heads": 1, "head_size": 32}
+    plain = write_tiny_llama(tmp_path / "plain", dtype="float16", num_layers=1, **sizes)
+    write_quantized(plain, tmp_path / "quantized", method="fp8 blocks")
+
+    assert main(["build", str(tmp_path / "quantized"), "--out", str(tmp_path / "engine")]) == 4
+
+    said = capsys.readouterr().err
+    assert "self_attn.q_proj.weight: its 160 rows end amid a block of 128" in said
+    assert "self_attn.k_proj.weight: its 32 rows end amid a block of 128" in said
+    assert "v_proj" not in said
+    assert "--quantize fp8_block" in said
+    assert "converting" not in said
+    assert main(["inspect", str(tmp_path / "quantized")]) == 4
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
