@@ -73,12 +73,6 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     location = str(models.demo_model()) if recipe.model == "demo" else recipe.model
     model = open_llm_model(location, release=release)
     sm = recipe.sm or find_host().sm
-    mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
-    limits = recipe.limits.resolve(model.spec)
-    plan = plan_llm(LlmTarget(release, mapping, limits, sm=sm), given=recipe.pytorch.llm_args)
-    padding = _padding(recipe, model, mapping, has_attention_dp=plan.has_attention_dp)
-    if padding.notes:
-        model = replace(model, files=kept_files(model))
     quantization = require_loadable(
         model.quantization,
         where=recipe.model,
@@ -86,6 +80,12 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
         sm=sm,
         architecture=model.spec.architecture,
     )
+    mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
+    limits = recipe.limits.resolve(model.spec)
+    plan = plan_llm(LlmTarget(release, mapping, limits, sm=sm), given=recipe.pytorch.llm_args)
+    padding = _padding(recipe, model, mapping, has_attention_dp=plan.has_attention_dp)
+    if padding.notes:
+        model = replace(model, files=kept_files(model))
     plan = replace(
         plan, warnings=(*_declared_notes(model), *padding_notes(model.spec, padding), *plan.warnings)
     )

@@ -213,6 +213,17 @@ def test_quantized_weights_are_not_padded(tmp_path: Path, capsys: pytest.Capture
     assert "use tp=1, or --runtime tensorrt" in said
 
 
+def test_weights_that_are_not_loaded_at_any_tp_are_refused_for_that_not_for_padding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", "llama")
+    edit(model, quantization_config={"quant_method": "gptq", "bits": 4, "group_size": 64})
+    assert build(model, tmp_path / "engine", "--tp", "2", "--sm", "90") == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no code path that loads GPTQ weights" in said and "use int4_awq" in said
+    assert "use tp=1" not in said
+
+
 def test_a_llama_whose_padded_heads_do_not_divide_hidden_size_is_padded_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
