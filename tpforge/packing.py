@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tpforge.dtypes import DType
-from tpforge.quantization import Quantization
-from tpforge.weight_order import Order
+from tpforge.quantization import Order, Quantization
 
 if TYPE_CHECKING:
     from tpforge.sharding import RankTensor

@@ -16,10 +16,13 @@ from pydantic import Field
 from tpforge.errors import UsageError
 from tpforge.records import Record
 from tpforge.runtime import Runtime
-from tpforge.weight_order import Order
 
 Form = Literal["packed", "portable"]
 """packed: integers and scales in the rank files; portable: float weights, the algorithm only declared."""
+Order = Literal["plain", "sm80", "sm90", "modelopt"]
+"""plain: two in a byte, [in, out / 2]. sm80, sm90: interleaved for the kernels of SM75 to SM89, and of SM90,
+in the bytes of a 16-bit float matrix [in, out / 4]. modelopt: two in a byte, [out / 2, in], as
+nvidia-modelopt writes it for trtllm-build."""
 
 
 class Support(Record):

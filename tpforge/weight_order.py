@@ -9,19 +9,13 @@ models/modeling_utils.py (preprocess_perlayer_weights) and quantization/layers.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal
 
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
+from tpforge.quantization import Order
+from tpforge.quantization_gate import Linear
 from tpforge.runtime import Runtime
 
-if TYPE_CHECKING:
-    from tpforge.quantization_gate import Linear
-
-Order = Literal["plain", "sm80", "sm90", "modelopt"]
-"""plain: two in a byte, [in, out / 2]. sm80, sm90: interleaved for the kernels of SM75 to SM89, and of SM90,
-in the bytes of a 16-bit float matrix [in, out / 4]. modelopt: two in a byte, [out / 2, in], as
-nvidia-modelopt writes it for trtllm-build."""
 ORDERED = ("gptq", "awq", "int4_awq")
 """The formats that a loader wants in another order than ours."""
 SMALLEST_TILE = 64
