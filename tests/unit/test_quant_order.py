@@ -18,6 +18,7 @@ from builders.quantize.in_order import in_plain_order
 from builders.quantize.interleave import interleave
 from builders.sources import open_source
 from builders.verify import ShardReport, verify_shards
+from engines.host import Gpu, Host
 from engines.reference.dequantize import low_high
 from engines.reference.interleaved import signed_codes
 from engines.store import read_manifest, write_manifest
@@ -284,7 +285,14 @@ def build(model: Path, out: Path, *options: str) -> int:
     return main(["build", str(model), "--runtime", "tensorrt", "--out", str(out), *limits, *options])
 
 
-def use_standin(monkeypatch: pytest.MonkeyPatch, folder: Path, **behaviour: Any) -> None:
+def use_gpus(monkeypatch: pytest.MonkeyPatch, sm: int) -> None:
+    gpus = tuple(Gpu(index, "made up", f"GPU-{index}", 1 << 36, 0, sm) for index in range(2))
+    monkeypatch.setattr("engines.host.find_host", lambda: Host(gpus=gpus))
+
+
+def use_standin(monkeypatch: pytest.MonkeyPatch, folder: Path, *, sm: int = 90, **behaviour: Any) -> None:
+    """trtllm-build on a host with two GPUs."""
+    use_gpus(monkeypatch, sm)
     write_standin(folder, **behaviour)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
@@ -303,7 +311,7 @@ def test_an_engine_of_laid_out_rank_files_is_proven_by_the_reference_runtime(
 ) -> None:
     plain = write_tiny_llama(tmp_path / "plain", **SIZES)
     write_quantized(plain, tmp_path / "model", method=method, group=64)
-    use_standin(monkeypatch, tmp_path / "bin")
+    use_standin(monkeypatch, tmp_path / "bin", sm=int(options[1]) if options else 90)
     engine = tmp_path / "engine"
 
     assert build(tmp_path / "model", engine, "--tp", "2", *options) == 0
@@ -336,13 +344,15 @@ def test_a_kept_checkpoint_of_another_order_or_another_model_is_not_reused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = checkpoint(tmp_path, "gptq")
-    use_standin(monkeypatch, tmp_path / "bin", status=1)
+    use_standin(monkeypatch, tmp_path / "bin", sm=80, status=1)
     engine, kept = tmp_path / "engine", tmp_path / ".engine.checkpoint" / "rank0.safetensors"
     assert build(model, engine, "--sm", "80") == 4
     first = kept.read_bytes()
+    use_gpus(monkeypatch, 89)
     assert build(model, engine, "--sm", "89") == 4
     assert "of an earlier run" in capsys.readouterr().err
 
+    use_gpus(monkeypatch, 90)
     assert build(model, engine, "--sm", "90") == 4
     second = kept.read_bytes()
     assert "of an earlier run" not in capsys.readouterr().err
@@ -364,11 +374,7 @@ def test_a_kept_checkpoint_of_another_order_or_another_model_is_not_reused(
 def test_trtllm_build_on_a_gpu_of_another_order_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from engines.host import Gpu, Host
-
-    host = Host(gpus=(Gpu(0, "A100", "u", 1 << 36, 0, 80),))
-    monkeypatch.setattr("engines.host.find_host", lambda: host)
-    use_standin(monkeypatch, tmp_path / "bin")
+    use_standin(monkeypatch, tmp_path / "bin", sm=80)
     model = checkpoint(tmp_path, "gptq")
 
     assert build(model, tmp_path / "engine", "--sm", "90") == 4

@@ -116,6 +116,8 @@ def _schema() -> Object:
     found = ChartValues.model_json_schema()
     for name, key in _RECIPE.items():
         own = ServeRecipe.model_json_schema()["properties"][key]
+        # A recipe may leave it out; a chart has a value always.
+        own = next((one for one in own.get("anyOf", ()) if one["type"] != "null"), own)
         found["properties"][name] |= {word: bound for word, bound in own.items() if word != "default"}
     return {"$schema": "https://json-schema.org/draft-07/schema#", **_draft7(found)}
 

@@ -153,11 +153,9 @@ def _all_ready(start: Start) -> bool:
     from triton_repo.channel import CertificateRefused
     from triton_repo.client import DeadlineExceeded, ServerUnreachable
 
-    host, _, port = start.url.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_ASK_DEADLINE_S).close()
-    except OSError:
-        return False  # Not open yet, and a gRPC channel would be slow to notice when it is.
+    # A gRPC channel would be slow to notice when its port opens; the HTTP port opens a moment after it.
+    if not all(_is_open(url) for url in (start.url, start.http_url) if url is not None):
+        return False
     try:
         with _client(start, deadline_s=_ASK_DEADLINE_S) as client:
             found = client.server_id()
@@ -169,6 +167,16 @@ def _all_ready(start: Start) -> bool:
         raise  # It will be no other one however long it is waited for.
     except (ServerUnreachable, DeadlineExceeded):
         return False
+
+
+def _is_open(url: str) -> bool:
+    """Whether something listens at ``HOST:PORT``, with or without ``http://``."""
+    host, _, port = url.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ASK_DEADLINE_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _client(start: Start, *, deadline_s: float) -> Client:
