@@ -66,6 +66,7 @@ def verify_shards(source: Source, checkpoint: Path, *, plan: ShardPlan, dtype: D
         problems = _compare_names(source, ranks, plan=plan)
         problems += list(_compare_tensors(source, ranks, plan=plan, dtype=dtype))
         problems += list(_compare_kv_scales(ranks, plan=plan))
+        problems += list(_compare_kv_source(source, plan=plan))
         errors = compare_quantized(source, ranks, plan=plan, dtype=dtype)
         problems += [problem for one in errors for problem in one.problems]
         num_tensors = sum(len(rank.entries) for rank in ranks)
@@ -122,6 +123,16 @@ def _compare_kv_scales(ranks: list[SafetensorsFile], *, plan: ShardPlan) -> Iter
         for name, step in _kv_scales(plan, rank // plan.mapping.tp_size).items():
             if name in file.entries and file.read(name).tolist() != torch.tensor([step]).tolist():
                 yield f"rank{rank}: {name}: found {file.read(name).tolist()}, expected [{step:g}]"
+
+
+def _compare_kv_source(source: Source, *, plan: ShardPlan) -> Iterator[str]:
+    """Steps that a checkpoint brought along are still its own."""
+    stored, planned = source.quantized, plan.quantization
+    if stored is None or stored.layout.kv_cache is None:
+        return
+    has = () if planned is None or planned.kv_cache is None else planned.kv_scales
+    if has != stored.kv_steps(plan.model.num_layers):
+        yield "the steps of the KV cache are not those of the source: build the engine again"
 
 
 def _compare_tensors(

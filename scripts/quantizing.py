@@ -34,6 +34,11 @@ def quantization_of(recipe: EngineRecipe, source: Source) -> Quantization | None
         InputRefused: the runtime does not load it on such GPUs.
     """
     weights = _weights(recipe, source)
+    stored = weights.kv_cache if weights is not None else None
+    if stored is not None and recipe.kv_cache is not None:
+        raise UsageError(
+            f"--kv-cache: {source.location} holds the scales of a {stored} KV cache; leave it out"
+        )
     if recipe.kv_cache is None:
         if weights is None and (recipe.portable or recipe.max_drop is not None):
             raise UsageError("--portable and --max-drop belong to a quantization; give --quantize FORMAT too")
@@ -91,8 +96,15 @@ def _stored(recipe: EngineRecipe, source: Source, stored: QuantizedWeights) -> Q
         raise UsageError("--portable leaves weights float, but these are quantized; leave it out")
     question = _question(recipe, source, layout.format, group_size=layout.group)
     require(question)
-    order = order_for(layout.format, runtime=recipe.runtime, sm=question.sm)
-    return Quantization(format=layout.format, group_size=layout.group, order=order)
+    if layout.kv_cache is not None:
+        refuse_kv(layout.kv_cache, question)
+    return Quantization(
+        format=layout.format,
+        group_size=layout.group,
+        order=order_for(layout.format, runtime=recipe.runtime, sm=question.sm),
+        kv_cache=layout.kv_cache,
+        kv_scales=stored.kv_steps(source.spec.num_layers),
+    )
 
 
 def _question(

@@ -6,7 +6,7 @@ It reads no weights; `gptq`, `awq` and `compressed` do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ class Layout:
 
     `format` is a row of quantization.toml. `weight` and `beside` are the suffixes of the tensors of a
     quantized module, `optional` those that may be there and are not needed. `shape` gives [out, in] from the
-    shape of the weight.
+    shape of the weight. `kv_cache` is the format of the KV cache whose scales the checkpoint holds.
     """
 
     format: str
@@ -36,6 +36,7 @@ class Layout:
     components: Callable[[Read, str], Components]
     optional: tuple[str, ...] = ()
     row_group: int = 1
+    kv_cache: str | None = None
 
 
 def find_layout(method: str, values: dict[str, Any]) -> Layout:
@@ -161,12 +162,17 @@ def _block_fp8(values: dict[str, Any]) -> Layout:
 def _modelopt(values: dict[str, Any]) -> Layout:
     inner = values.get("quantization")
     held = inner if isinstance(inner, dict) else values
-    if held.get("kv_cache_quant_algo"):
+    kv_cache = held.get("kv_cache_quant_algo")
+    if kv_cache not in (None, "FP8"):
         raise InputRefused(
-            f"a ModelOpt checkpoint with kv_cache_quant_algo {held['kv_cache_quant_algo']} is not read; "
+            f"a ModelOpt checkpoint with kv_cache_quant_algo {kv_cache} is not read, expected FP8; "
             "--runtime pytorch loads it as it is; for rank files quantize the original without a KV cache "
             "(`tpforge quantize`), and give --kv-cache here"
         )
+    return replace(_modelopt_weights(held), kv_cache="fp8" if kv_cache else None)
+
+
+def _modelopt_weights(held: dict[str, Any]) -> Layout:
     match held.get("quant_algo"):
         case "FP8":
             return _tensor_fp8()

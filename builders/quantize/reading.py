@@ -6,7 +6,9 @@ a matrix X.weight of [out, in]; what lies beside it is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
 
     from builders.quantize.components import Components
 
+_KV_SCALES = (".k_proj.k_scale", ".v_proj.v_scale")
+
 
 @dataclass(frozen=True)
 class QuantizedWeights:
     """The quantized matrices of a checkpoint; `shapes` by the name of the matrix, [out, in].
 
     `belonging` are the tensors of the files that they are made of; `names` their names in the files, where
-    those are others.
+    those are others. `kv_names` are the scales of keys and values by layer, where the KV cache is quantized.
     """
 
     layout: Layout
@@ -33,6 +37,27 @@ class QuantizedWeights:
     belonging: frozenset[str]
     tensor: Callable[[str], torch.Tensor]
     names: Mapping[str, str] = field(default_factory=dict)
+    kv_names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def kv_steps(self, num_layers: int) -> tuple[float, ...]:
+        """The step of each layer's KV cache: the larger of its two scales, 1 where it has none.
+
+        Raises:
+            InputRefused: a scale is no positive number.
+        Source: TensorRT-LLM 1.x, models/model_weights_loader.py; layers/attention.py, Attention.postprocess.
+        """
+        if self.layout.kv_cache is None:
+            return ()
+        return tuple(
+            max((self._scale(name) for name in self.kv_names.get(layer, ())), default=1.0)
+            for layer in range(num_layers)
+        )
+
+    def _scale(self, name: str) -> float:
+        values = self.tensor(name).float().flatten().tolist()
+        if len(values) != 1 or not 0 < values[0] < math.inf:
+            raise InputRefused(f"{name}: found {values[:4]}, expected one positive number")
+        return float(values[0])
 
     def renamed(self, names: Mapping[str, str]) -> QuantizedWeights:
         """The same matrices under other names: `names` gives for each the name here."""
@@ -85,6 +110,23 @@ def find_quantized(
         belonging.update(needed)
         optional = [f"{module}.{one}" for one in layout.optional]
         belonging.update(one for one in optional if one in entries)
+    kv_names = _kv_names(entries) if layout.kv_cache is not None else {}
+    problems += [
+        f"{names[0]}: is without its fellow; keys and values need a scale each"
+        for names in kv_names.values()
+        if len(names) != len(_KV_SCALES)
+    ]
+    belonging.update(name for names in kv_names.values() for name in names)
     if not shapes and not problems:
         problems.append(f"found no tensor *.{layout.weight} that is quantized, as its configuration declares")
-    return QuantizedWeights(layout, shapes, frozenset(belonging), tensor), problems
+    return QuantizedWeights(layout, shapes, frozenset(belonging), tensor, kv_names=kv_names), problems
+
+
+def _kv_names(entries: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    """The scales of keys and values, by the number of their layer."""
+    found: dict[int, list[str]] = {}
+    for name in entries:
+        layer = re.search(r"\.(\d+)\.", name)
+        if name.endswith(_KV_SCALES) and layer is not None:
+            found.setdefault(int(layer[1]), []).append(name)
+    return {layer: tuple(sorted(names)) for layer, names in found.items()}

@@ -14,6 +14,7 @@ from engines.reference.dequantize import kv_rounding
 from engines.store import read_manifest
 from scripts.main import main
 from scripts.quantizing import plan_of
+from tests.quantized_checkpoints import write_quantized
 from tests.tiny import write_tiny_llama
 
 OPTIONS = ["--max-seq-len", "320", "--max-input-len", "256"]
@@ -104,4 +105,77 @@ def test_an_int8_cache_for_the_llm_api_is_refused(
 
     assert main(["build", str(model), *words]) == 4
     assert "it has no INT8 cache" in capsys.readouterr().err
+    assert not (tmp_path / "engine").exists()
+
+
+def with_kv_scales(folder: Path, *, algorithm: str = "FP8", scales: dict[str, float] | None = None) -> Path:
+    """FP8 weights as nvidia-modelopt exports them, with the scales of layer 1's keys and values."""
+    plain = write_tiny_llama(folder / "plain", dtype="float16")
+    write_quantized(plain, folder / "model", method="fp8", kv_cache_quant_algo=algorithm)
+    path = folder / "model" / "model.safetensors"
+    tensors = load_file(path)
+    for name, value in (
+        {"k_proj.k_scale": 0.25, "v_proj.v_scale": 0.5} if scales is None else scales
+    ).items():
+        tensors[f"model.layers.1.self_attn.{name}"] = torch.tensor(value)
+    save_file(tensors, path)
+    return folder / "model"
+
+
+def test_the_scales_of_a_modelopt_kv_cache_become_its_steps(tmp_path: Path) -> None:
+    model, engine = with_kv_scales(tmp_path), tmp_path / "engine"
+    assert main(["build", str(model), "--tp", "2", *OPTIONS, "--out", str(engine)]) == 0
+    for rank in range(2):
+        tensors = load_file(engine / "checkpoint" / f"rank{rank}.safetensors")
+        steps = [tensors[f"transformer.layers.{n}.attention.kv_cache_scaling_factor"] for n in range(2)]
+        assert [step.tolist() for step in steps] == [[1.0], [0.5]]
+    declared = json.loads((engine / "checkpoint" / "config.json").read_text())["quantization"]
+    assert (declared["quant_algo"], declared["kv_cache_quant_algo"]) == ("FP8", "FP8")
+    assert main(["verify", str(engine), "--baseline", str(tmp_path / "plain")]) == 0
+    manifest = read_manifest(engine)
+    assert manifest.quantization is not None
+    assert (manifest.quantization.kv_cache, manifest.quantization.kv_scales) == ("fp8", (1.0, 0.5))
+    assert manifest.parity is not None and manifest.parity.passed
+    assert manifest.parity.served_max_abs_logit_error > manifest.parity.max_abs_logit_error
+
+
+def test_steps_that_are_not_those_of_the_checkpoint_are_named(tmp_path: Path) -> None:
+    model, engine = with_kv_scales(tmp_path), tmp_path / "engine"
+    assert main(["build", str(model), *OPTIONS, "--out", str(engine)]) == 0
+    path = model / "model.safetensors"
+    save_file(load_file(path) | {"model.layers.1.self_attn.k_proj.k_scale": torch.tensor(2.0)}, path)
+    manifest = read_manifest(engine)
+    with open_source(str(model)) as source:
+        report = verify_shards(source, engine / "checkpoint", plan=plan_of(manifest), dtype=manifest.dtype)
+    assert report.problems == (
+        "the steps of the KV cache are not those of the source: build the engine again",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "status", "said"),
+    [
+        ({}, ["--kv-cache", "fp8"], 2, "holds the scales of a fp8 KV cache; leave it out"),
+        ({}, ["--runtime", "tensorrt", "--sm", "80", "--dry-run"], 4, "SM80 is not supported"),
+        ({"scales": {"k_proj.k_scale": 0.5}}, [], 4, "k_proj.k_scale: is without its fellow"),
+        (
+            {"scales": {"k_proj.k_scale": 0.5, "v_proj.v_scale": -1.0}},
+            [],
+            4,
+            "v_proj.v_scale: found [-1.0], expected one positive number",
+        ),
+        ({"algorithm": "NVFP4"}, [], 4, "kv_cache_quant_algo NVFP4 is not read, expected FP8"),
+    ],
+)
+def test_scales_that_cannot_be_kept_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, object],
+    words: list[str],
+    status: int,
+    said: str,
+) -> None:
+    model = with_kv_scales(tmp_path, **options)  # type: ignore[arg-type]
+    assert main(["build", str(model), *words, *OPTIONS, "--out", str(tmp_path / "engine")]) == status
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "engine").exists()
