@@ -49,7 +49,7 @@ status: ready ## Show the servers that run
 demo: ready ## The whole way with SmolLM2-135M: engine at TP=4, proof, Triton, smoke test, a question
 	$(TPFORGE) demo $(ARGS)
 
-decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 20 min)
+decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 30 min)
 	.venv/bin/python -m scripts.decide_demo $(ARGS)
 
 test: ready ## Run the tests
