@@ -174,7 +174,7 @@ def wrong_world(_folder: Path) -> None:
 
 def scaled_cache(folder: Path) -> None:
     write_tiny_llama(folder)
-    held = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    held = {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}
     (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": held}))
     open_source(str(folder)).close()
 
@@ -182,7 +182,7 @@ def scaled_cache(folder: Path) -> None:
 MISTAKES = [
     # --- trtllm-build ---
     Mistake(
-        "ModelOpt's checkpoint with scales of its KV cache, for compiled engines",
+        "ModelOpt's checkpoint with a KV cache of 4 bits, for compiled engines",
         None,
         scaled_cache,
         "--runtime pytorch loads it as it is",
