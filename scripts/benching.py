@@ -102,7 +102,7 @@ def bench(
 ) -> Bench | None:
     """Measure the server at `url`, else the one that runs here, and write the run; None when nothing was.
 
-    With `join` the repeats are added to the run that lies there.
+    With `join` the repeats are added to the run that lies there, unless they were broken off.
 
     Raises:
         UsageError: options that exclude each other, or that need what is not known.
@@ -131,7 +131,7 @@ def bench(
     measured = measure(target, plan, recorder=_recorder(server, options), on_progress=on_progress)
     if not measured.levels and not measured.interrupted:
         raise UsageError("; ".join(measured.notes))
-    if not measured.levels:
+    if not measured.levels or (measured.interrupted and earlier is not None):
         return None
     begun = measured.levels[0].repeats[0].started
     label = options.label or (server.manifest.name if server.manifest else _slug(server.url))

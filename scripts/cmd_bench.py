@@ -137,7 +137,7 @@ def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -
         url, options, command=command_line(url, values), on_progress=meter, note=output.note
     )
     if found is None:
-        output.note("interrupted before anything was measured; nothing is kept")
+        output.note("interrupted; nothing of it is kept")
         raise KeyboardInterrupt
     print_run(output, found)
     if found.run.interrupted:

@@ -163,6 +163,25 @@ def test_too_short_a_measurement_is_an_error_that_says_so(
     assert not list(tmp_path.glob("out/*/runs/*"))
 
 
+def test_an_interrupted_join_leaves_the_run_as_it_was(server: Running, tmp_path: Path) -> None:
+    words = ["--concurrency", "2", "--duration", "0.5", "--repeats", "1"]
+    assert bench(server.url, *words, "--out", "run") == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    num_lines = len(server.log.read_text().splitlines())
+    command = [sys.executable, "-m", "tpforge", "bench", server.url, "--concurrency", "2", "--duration", "60"]
+    with subprocess.Popen(
+        [*command, "--repeats", "1", "--warmup", "0", "--max-tokens", "5", "--join", "run"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while len(server.log.read_text().splitlines()) < num_lines + 10:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
 def test_server_that_refuses_everything_gives_a_run_and_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,7 +136,7 @@ def test_a_server_on_another_port_and_another_seed_are_the_same_measurement() ->
 
 def test_nothing_is_joined_to_an_interrupted_run() -> None:
     first, early = part(slice(0, 2))
-    with pytest.raises(InputRefused, match="was interrupted: measure it anew"):
+    with pytest.raises(InputRefused, match="one of both was interrupted: measure it anew"):
         join_runs(first.model_copy(update={"interrupted": True}), early, *part(slice(2, 3)))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tpforge.errors import InputRefused
-from tpforge.measure.compare import level_like
 from tpforge.measure.metrics import count_errors, summarize
 from tpforge.measure.run import GpuTelemetry, Level, Run, SeriesSummary, Telemetry
 from tpforge.measure.samples import Sample
@@ -33,24 +32,22 @@ def join_runs(
         InputRefused: they did not measure the same; names every difference.
     """
     refuse_different(first, later)
-    matched = {index: level_like(later, level) for index, level in enumerate(first.levels)}
-    places = {later.levels.index(level): index for index, level in matched.items() if level is not None}
+    others = {level.name: level for level in later.levels}
+    places = {later.levels.index(others[level.name]): index for index, level in enumerate(first.levels)}
     samples = [*first_samples]
     for sample in later_samples:
         place = places[sample.level]
         num_before = len(first.levels[place].repeats)
         samples.append(sample.model_copy(update={"level": place, "repeat": sample.repeat + num_before}))
-    levels = []
-    for index, level in enumerate(first.levels):
-        other = matched[index]
-        own = [sample for sample in samples if sample.level == index]
-        levels.append(level if other is None else _join_levels(level, other, own, first))
+    levels = [
+        _join_levels(level, others[level.name], [one for one in samples if one.level == index], first)
+        for index, level in enumerate(first.levels)
+    ]
     num_repeats = first.workload.num_repeats + later.workload.num_repeats
     joined = first.model_copy(
         update={
             "levels": tuple(levels),
             "workload": first.workload.model_copy(update={"num_repeats": num_repeats}),
-            "interrupted": later.interrupted,
             "notes": tuple(dict.fromkeys((*first.notes, *later.notes, _note(later)))),
         }
     )
@@ -76,10 +73,10 @@ def refuse_different(first: Run, later: Run) -> None:
         if before[name] != after[name] and name not in _MAY_DIFFER
     ]
     loads, loads_then = ({level.name for level in run.levels} for run in (first, later))
-    if loads_then - loads or (loads - loads_then and not later.interrupted):
+    if loads_then != loads:
         problems.append(f"loads: {', '.join(sorted(loads))} in the run, {', '.join(sorted(loads_then))} now")
-    if first.interrupted:
-        problems.append("the run was interrupted: measure it anew")
+    if first.interrupted or later.interrupted:
+        problems.append("one of both was interrupted: measure it anew")
     if problems:
         raise InputRefused.listing(f"{first.id}: cannot be joined, it measured something else:", problems)
 
