@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scripts import models, pipeline
 from scripts.locations import Places, engine_name, places_of
+from scripts.quantizing import serving_sm
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file
 from tpforge.errors import InputRefused, PlanError
@@ -67,12 +68,11 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     from builders.llm_model import open_llm_model
     from builders.llmapi import LlmTarget, plan_llm
     from builders.padded_model import kept_files, padding_notes
-    from engines.host import find_host
 
     release = release_for(recipe.trtllm, runtime="pytorch")
     location = str(models.demo_model()) if recipe.model == "demo" else recipe.model
     model = open_llm_model(location, release=release)
-    sm = recipe.sm or find_host().sm
+    sm = serving_sm(recipe)
     quantization = require_loadable(
         model.quantization,
         where=recipe.model,

@@ -125,9 +125,9 @@ class _Measuring:
                 f"{load.name}: no request began after the warmup of repeat {numbers}, which is left out; "
                 "measure for longer"
             )
-        records = [found.record for found in repeats if found.record is not None]
-        kept = [found for found in repeats if found.record is not None]
-        samples = _renumbered(kept, level=len(self._levels))
+        kept = [(found.record, found.samples) for found in repeats if found.record is not None]
+        records = [record for record, _ in kept]
+        samples = _renumbered([part for _, part in kept], level=len(self._levels))
         self._samples += samples
         self._sources += [found.token_source for found in repeats]
         if records:
@@ -157,12 +157,12 @@ class _Measuring:
         return found, repetition.gave_up
 
 
-def _renumbered(repeats: Sequence[ReadRepeat], *, level: int) -> list[Sample]:
+def _renumbered(repeats: Sequence[Sequence[Sample]], *, level: int) -> list[Sample]:
     """The samples of the repeats that measured something, numbered as in the record."""
     return [
         sample.model_copy(update={"level": level, "repeat": number})
-        for number, found in enumerate(repeats)
-        for sample in found.samples
+        for number, part in enumerate(repeats)
+        for sample in part
     ]
 
 
