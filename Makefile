@@ -20,10 +20,10 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install all that is needed: Debian packages, .venv; again: does nothing
-	@scripts/setup.sh
+	@scripts/dev/setup.sh
 
 ready:
-	@scripts/setup.sh --quiet
+	@scripts/dev/setup.sh --quiet
 
 engine: ready ## Build an engine: MODEL=DIR|hub id|.gguf|demo TP=4 PP=1 NAME=... ARGS="--dtype float16"
 	$(TPFORGE) build $(MODEL) --tp $(TP) --pp $(PP) $(if $(filter-out 1,$(MOE_EP)),--moe-ep $(MOE_EP)) $(if $(NAME),--name $(NAME)) $(ARGS)
@@ -50,10 +50,10 @@ demo: ready ## The whole way with SmolLM2-135M: engine at TP=4, proof, Triton, s
 	$(TPFORGE) demo $(ARGS)
 
 decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 30 min)
-	.venv/bin/python -m scripts.decide_demo $(ARGS)
+	.venv/bin/python -m scripts.dev.decide_demo $(ARGS)
 
 test: ready ## Run the tests
-	@scripts/setup-tests.sh
+	@scripts/dev/setup-tests.sh
 	.venv/bin/pytest $(ARGS)
 
 check: ready ## Lint, format, types, import rules
@@ -63,21 +63,21 @@ check: ready ## Lint, format, types, import rules
 	.venv/bin/lint-imports
 
 check-manifests: ready ## Run the tests that need Helm, kubectl, promtool and others; installs about 560 MB
-	@scripts/check-manifests.sh $(ARGS)
+	@scripts/dev/check-manifests.sh $(ARGS)
 
 format: ready ## Format the code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 docs: ready ## Write the generated pages again: docs/cli.md, engine.schema.json, families.md
-	.venv/bin/python -m scripts.generate_docs
+	.venv/bin/python -m scripts.dev.generate_docs
 
 families: ready ## Prove every model family again and write docs/families.json and .md
-	.venv/bin/python -m tests.record_families
-	.venv/bin/python -m scripts.generate_docs
+	.venv/bin/python -m tests.support.families.record
+	.venv/bin/python -m scripts.dev.generate_docs
 
 lock: ## Write requirements.lock again from requirements.in
-	scripts/lock.sh --upgrade
+	scripts/dev/lock.sh --upgrade
 
 clean: ## Stop the servers, remove out/ and the caches; keeps .venv
 	@if [ -x $(TPFORGE) ]; then $(TPFORGE) stop --all; fi

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.unit.scripted_openai import HttpScript, scripted_openai
+from tests.support.servers.scripted_openai import HttpScript, scripted_openai
 from tpforge.measure.metrics import summarize
 from tpforge.measure.prompts import Prompt
 from triton_repo.load.openai_target import OpenAiOptions, OpenAiTarget

@@ -28,12 +28,12 @@ from tokenizers import Tokenizer
 from engines import reference
 from engines.reference import Event, Sampling, Scheduler
 from engines.store import read_manifest
-from scripts.pipeline import build_engine
+from scripts.flows.build import build_engine
 from tpforge.recipe import EngineRecipe, RepositoryOptions
-from triton_repo.client import Client
-from triton_repo.deploy.local import ServeOptions, Server, serve, stop
-from triton_repo.deploy.ports import Ports, find_free_base
-from triton_repo.repository import render
+from triton_repo.client.client import Client
+from triton_repo.render.repository import render
+from triton_repo.serve.local import ServeOptions, Server, serve, stop
+from triton_repo.serve.ports import Ports, find_free_base
 
 PROMPT = "Once upon a time, a lighthouse keeper on a small island found a letter in a bottle. It said:"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -23,12 +23,12 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc import aio as tritonclient
 
 from tpforge.measure.prompts import Prompt
-from triton_repo.client import Client
-from triton_repo.deploy.local import ServeOptions, serve, stop
-from triton_repo.deploy.ports import Ports, find_free_base
+from triton_repo.client.client import Client
 from triton_repo.load.runner import Extent, run_repetition
 from triton_repo.load.schedule import Closed
 from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
+from triton_repo.serve.local import ServeOptions, serve, stop
+from triton_repo.serve.ports import Ports, find_free_base
 
 CONFIG = """name: "ensemble"
 backend: "python"

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from builders.quantize.export import write_huggingface
+from builders.export import write_huggingface
 from builders.verify import verify_shards
 from engines.quality import Baseline, compare_with, measure_baseline
 from engines.store import read_manifest
-from scripts.models import open_model
-from scripts.pipeline import build_engine
-from scripts.quantizing import plan_of
-from tests.quantized_checkpoints import write_quantized
+from scripts.flows.build import build_engine
+from scripts.flows.models import open_model
+from scripts.flows.quantize import plan_of
+from tests.support.quantized_checkpoints import write_quantized
 from tpforge.errors import TpforgeError
 from tpforge.quantization import formats
 from tpforge.recipe import EngineRecipe

@@ -23,7 +23,7 @@ from tpforge.padding import Padding
 from tpforge.quantization import Quantization
 
 if TYPE_CHECKING:
-    from builders.quantize.reading import QuantizedWeights
+    from builders.sources.quantized.reading import QuantizedWeights
 
 
 @dataclass(frozen=True)

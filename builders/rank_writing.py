@@ -18,8 +18,8 @@ import torch
 
 from builders.blocks import as_bytes, slice_blocks, slice_rows
 from builders.journal import Journal, Mark
-from builders.quantize.assemble import assemble
-from builders.quantize.packers import pack
+from builders.quantize.formats.packers import pack
+from builders.quantize.writing.assemble import assemble
 from builders.sources.base import Source
 from builders.torch_types import TORCH_DTYPES
 from builders.transforms import transformed

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from builders.quantize.verification import compare_quantized
+from builders.quantize.proof.verification import compare_quantized
 from builders.reassemble import CheckpointSizes, reassemble, split_joined
 from builders.sources.base import Source
 from builders.sources.json_files import read_json_object

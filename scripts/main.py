@@ -51,7 +51,7 @@ COMMANDS = {
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "demo-model": "Fetch the demo model and print its path.",
 }
-"""Every command with its short help; the module is `scripts.cmd_NAME`, the attribute `command`."""
+"""Every command with its short help; the module is `scripts.commands.NAME`, the attribute `command`."""
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"scripts.cmd_{cmd_name.replace('-', '_')}").command
+        command = import_module(f"scripts.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -27,7 +27,7 @@ from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 
 if TYPE_CHECKING:
-    from builders.quantize.reading import QuantizedWeights
+    from builders.sources.quantized.reading import QuantizedWeights
 
 Progress = Callable[[int, int], None]
 

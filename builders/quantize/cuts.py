@@ -14,7 +14,7 @@ from tpforge.sections import Span
 from tpforge.sharding import RankTensor, Slice
 
 if TYPE_CHECKING:
-    from builders.quantize.reading import QuantizedWeights
+    from builders.sources.quantized.reading import QuantizedWeights
 
 
 def refuse_cuts(quantized: QuantizedWeights, tensors: Iterable[RankTensor], *, where: str) -> None:

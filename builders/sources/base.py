@@ -17,7 +17,7 @@ from tpforge.model import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from builders.quantize.reading import QuantizedWeights
+    from builders.sources.quantized.reading import QuantizedWeights
 
 SourceKind = Literal["huggingface", "hub", "gguf"]
 _LFS_POINTER = b"version https://git-lfs"

@@ -28,7 +28,7 @@ from tpforge.model import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from builders.quantize.reading import QuantizedWeights
+    from builders.sources.quantized.reading import QuantizedWeights
 
 _FLOATS = {dtype.safetensors for dtype in DType}
 # A key of config.json that says how the weights are quantized; without it the rest can be read.
@@ -170,8 +170,8 @@ def _elsewhere(architectures: object, config_file: Path) -> str | None:
 def _find_quantized(found: Directory) -> None:
     """Set `quantized`, or say why the quantization is not read."""
     # Late, because they import torch, which takes longer than `inspect` of weights that are not quantized.
-    from builders.quantize.layouts import find_layout
-    from builders.quantize.reading import find_quantized
+    from builders.sources.quantized.layouts import find_layout
+    from builders.sources.quantized.reading import find_quantized
 
     assert found.quantization is not None
     what = f"{found.path / found.quantization.declared_in}: the weights are quantized"

@@ -22,7 +22,7 @@ from tpforge.model import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-    from builders.quantize.reading import QuantizedWeights
+    from builders.sources.quantized.reading import QuantizedWeights
 
 _HUB_SNAPSHOT = re.compile(r"[0-9a-f]{40}")
 _LICENSE = re.compile(r"^license:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)

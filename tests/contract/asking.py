@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.contract.fake_triton import Request, Sent, Server
-from triton_repo.contract import expected_tensors
+from triton_repo.render.contract import expected_tensors
 
 _NUMPY = {
     "BYTES": np.object_,
@@ -47,7 +47,7 @@ def ask_bls(server: Server, **values: Any) -> list[Sent]:
 
 def ask_members(server: Server, **values: Any) -> list[Sent]:
     """All responses of preprocessing, tensorrt_llm and postprocessing, joined as the ensemble joins them."""
-    from triton_repo.contract import ensemble_steps
+    from triton_repo.render.contract import ensemble_steps
 
     pool: dict[str, npt.NDArray[Any]] = tensors("ensemble", **values)
     first, generate, last = ensemble_steps()

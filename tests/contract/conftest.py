@@ -14,10 +14,10 @@ import pytest
 
 import engines.reference
 from tests.contract.fake_triton import Server, model_config
-from tests.tiny_engine import write_tiny_engine
+from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Manifest
 from tpforge.recipe import RepositoryOptions
-from triton_repo.repository import render
+from triton_repo.render.repository import render
 
 RUNTIME = Path(engines.reference.__file__).parent
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "tensorrt_llm_bls")

@@ -19,11 +19,11 @@ from engines.reference import Sampling, Scheduler
 from tests.contract.asking import ask_bls, ask_members, prompt, tensors, texts, tokens
 from tests.contract.conftest import RUNTIME, loaded
 from tests.contract.fake_triton import Request
-from tests.tiny_engine import write_tiny_engine
+from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import LlmApi
 from tpforge.recipe import RepositoryOptions
-from triton_repo.front import render_front
-from triton_repo.repository import TEMPLATES, render
+from triton_repo.render.front import render_front
+from triton_repo.render.repository import TEMPLATES, render
 
 FRONT = TEMPLATES / "pytorch" / "front" / "1"
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.contract.conftest import Render, load, loaded
 from tests.contract.fake_triton import InferenceResponse, Sender, TritonModelException
-from tests.tiny import write_tiny_tokenizer
+from tests.support.tiny import write_tiny_tokenizer
 
 
 def test_a_missing_engine_is_named(render_tiny: Render) -> None:

@@ -12,10 +12,10 @@ from tests.contract.asking import ask_bls, ask_members, tensors, texts
 from tests.contract.conftest import RUNTIME, Render, loaded
 from tests.contract.fake_triton import Request, Sent, Server, wait_until
 from tests.contract.test_generation import active
-from tests.tiny_engine import write_tiny_engine
+from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import EngineBuild
 from tpforge.recipe import RepositoryOptions
-from triton_repo.tensorrt import render_tensorrt
+from triton_repo.render.tensorrt import render_tensorrt
 
 PROMPTS = ("the capital of France", "日本語 🎉 café", " two  spaces", "x")
 ASKS = {"ensemble": ask_members, "tensorrt_llm_bls": ask_bls}

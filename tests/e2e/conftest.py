@@ -13,12 +13,12 @@ import pytest
 from engines import reference
 from engines.parity import measure_parity
 from engines.store import write_manifest
-from tests.tiny_engine import write_tiny_engine
+from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Limits, Manifest
 from tpforge.recipe import RepositoryOptions
-from triton_repo.deploy.local import ServeOptions, Server, serve, stop
-from triton_repo.deploy.ports import Ports, find_free_base
-from triton_repo.repository import render
+from triton_repo.render.repository import render
+from triton_repo.serve.local import ServeOptions, Server, serve, stop
+from triton_repo.serve.ports import Ports, find_free_base
 
 
 @dataclass(frozen=True)

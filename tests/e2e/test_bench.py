@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benching import BenchOptions, bench
+from scripts.flows.bench import BenchOptions, bench
 from tests.e2e.conftest import Engine, Serving
 from tpforge.measure.run import read_samples
-from triton_repo.client import Client
+from triton_repo.client.client import Client
 
 pytestmark = pytest.mark.e2e
 

@@ -20,7 +20,7 @@ from engines import reference
 from scripts.main import main
 from tests.e2e.conftest import Engine, free_ports
 from tests.e2e.test_launched_server import HOST, json_of
-from tests.standin_docker import write_docker
+from tests.support.servers.standin_docker import write_docker
 from tpforge.manifest import GoldenAnswer
 
 pytestmark = pytest.mark.e2e

@@ -24,17 +24,17 @@ from engines.host import Gpu, Host
 from engines.store import write_manifest
 from scripts.main import main
 from tests.e2e.conftest import Engine, free_ports
-from tests.standin_docker import write_docker
-from tests.standin_trtllm_build import write_standin
-from tests.tiny import write_tiny_llama
+from tests.support.servers.standin_docker import write_docker
+from tests.support.servers.standin_trtllm_build import write_standin
+from tests.support.tiny import write_tiny_llama
 from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild
 from tpforge.recipe import RepositoryOptions
-from triton_repo.client import Client, RequestRefused, Tls
-from triton_repo.deploy.processes import marked
-from triton_repo.deploy.security import GRPC_ADMIN_HEADER
-from triton_repo.deploy.state import read_state
-from triton_repo.tensorrt import render_tensorrt
+from triton_repo.client.client import Client, RequestRefused, Tls
+from triton_repo.render.tensorrt import render_tensorrt
+from triton_repo.serve.processes import marked
+from triton_repo.serve.security import GRPC_ADMIN_HEADER
+from triton_repo.serve.state import read_state
 
 pytestmark = pytest.mark.e2e
 

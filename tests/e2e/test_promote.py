@@ -10,14 +10,14 @@ from threading import Event, Thread
 
 import pytest
 
-from scripts.promoting import Backend, PromoteOptions, RouterSwitch, promote
+from scripts.flows.promote import Backend, PromoteOptions, RouterSwitch, promote
 from tests.e2e.conftest import Engine, Serving, free_ports, quiet, served
 from tests.e2e.echo import write_echo
 from tpforge.errors import EnvironmentUnusable, RegressionFound, TpforgeError, VerificationFailed
 from tpforge.recipe import RepositoryOptions
-from triton_repo.client import Client
-from triton_repo.deploy.local import ServeOptions, serve, stop
-from triton_repo.deploy.router import Route, Router
+from triton_repo.client.client import Client
+from triton_repo.promote.router import Route, Router
+from triton_repo.serve.local import ServeOptions, serve, stop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 OPTIONS = PromoteOptions(num_requests=12, concurrency=2, max_tokens=8, max_p95_ms=20_000)

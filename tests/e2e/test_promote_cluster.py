@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from scripts.flows.promote import PromoteOptions
+from scripts.flows.promote_cluster import Releases, promote_release
 from scripts.main import main
-from scripts.promoting import PromoteOptions
-from scripts.promoting_cluster import Releases, promote_release
-from tests.deployments import deployment_of
 from tests.e2e.conftest import Engine, Serving, quiet, served
-from tests.standin_kubectl import Cluster, write_kubectl
+from tests.support.deployments import deployment_of
+from tests.support.servers.standin_kubectl import Cluster, write_kubectl
 from tpforge.errors import EnvironmentUnusable, RegressionFound, VerificationFailed
 from tpforge.recipe import RepositoryOptions
-from triton_repo.deploy import kubernetes
-from triton_repo.deploy.kubectl import INSTANCE, Kubectl
+from triton_repo.deploy.kubernetes import objects
+from triton_repo.promote.kubectl import INSTANCE, Kubectl
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 KUBECTL = Kubectl("models")
@@ -39,9 +39,9 @@ def install(cluster: Cluster, *, blue: str, green: str) -> None:
     deployment = deployment_of("smollm2-reference", "kubernetes")
     pods = {}
     for name, url in (("blue", blue), ("green", green)):
-        installed = kubernetes.objects(deployment.model_copy(update={"name": name}))["deployment"][0]
+        installed = objects.objects(deployment.model_copy(update={"name": name}))["deployment"][0]
         pods[f"{name}-7d9c5-x2x4q"] = (installed["spec"]["template"]["metadata"]["labels"], url)
-    service = kubernetes.service(deployment.model_copy(update={"name": "blue"}))
+    service = objects.service(deployment.model_copy(update={"name": "blue"}))
     write_kubectl(cluster.folder, namespace="models", service=service, pods=pods)
 
 
@@ -132,6 +132,6 @@ def test_a_service_that_somebody_else_turned_is_left_there(
 
 
 def stop_server(serving: Serving) -> None:
-    from triton_repo.deploy.local import stop
+    from triton_repo.serve.local import stop
 
     stop(serving.server.state_dir)

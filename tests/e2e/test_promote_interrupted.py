@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.promoting import ROUTER_FOLDER
+from scripts.flows.promote import ROUTER_FOLDER
 from tests.e2e.conftest import Engine, free_ports
 from tests.e2e.test_promote_secured import active, installed
-from triton_repo.client import Client
-from triton_repo.deploy.local import Server
-from triton_repo.deploy.router import Router
-from triton_repo.deploy.security import Security
-from triton_repo.deploy.state import read_state
+from triton_repo.client.client import Client
+from triton_repo.promote.router import Router
+from triton_repo.serve.local import Server
+from triton_repo.serve.security import Security
+from triton_repo.serve.state import read_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]

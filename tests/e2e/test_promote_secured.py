@@ -11,23 +11,23 @@ import pytest
 
 from engines import reference
 from engines.store import write_manifest
-from scripts.bench_facts import engine_facts
-from scripts.comparing import FoundRun
-from scripts.deciding import decide, write_decision
-from scripts.locations import Places
+from scripts.flows.bench_facts import engine_facts
+from scripts.flows.compare import FoundRun
+from scripts.flows.decide import decide, write_decision
+from scripts.flows.places import Places
+from scripts.flows.promote import ROUTER_FOLDER
 from scripts.main import main
-from scripts.promoting import ROUTER_FOLDER
 from tests.e2e.conftest import Engine, free_ports, quiet
 from tests.e2e.test_tls import Authority, authority, mutual
-from tests.unit.runs import level_of, run_of
+from tests.support.runs import level_of, run_of
 from tpforge.errors import TpforgeError
 from tpforge.measure.decision import Request
 from tpforge.recipe import RepositoryOptions
-from triton_repo.client import Client
-from triton_repo.deploy.local import ServeOptions, Server, serve, stop
-from triton_repo.deploy.router import Router
-from triton_repo.deploy.security import Security
-from triton_repo.repository import render
+from triton_repo.client.client import Client
+from triton_repo.promote.router import Router
+from triton_repo.render.repository import render
+from triton_repo.serve.local import ServeOptions, Server, serve, stop
+from triton_repo.serve.security import Security
 
 __all__ = ["authority"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -18,11 +18,11 @@ import pytest
 
 from tests.e2e.echo import with_placeholder, write_echo
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from triton_repo.client import Client, RequestRefused, ServerUnreachable
-from triton_repo.deploy import processes
-from triton_repo.deploy.local import ServeOptions, Server, list_servers, serve, status, stop
-from triton_repo.deploy.ports import Ports, find_free_base
-from triton_repo.deploy.state import read_state
+from triton_repo.client.client import Client, RequestRefused, ServerUnreachable
+from triton_repo.serve import processes
+from triton_repo.serve.local import ServeOptions, Server, list_servers, serve, status, stop
+from triton_repo.serve.ports import Ports, find_free_base
+from triton_repo.serve.state import read_state
 
 pytestmark = pytest.mark.e2e
 
@@ -238,8 +238,8 @@ def test_model_that_never_finishes_loading_is_given_up_after_the_load_timeout(tm
 _FOREGROUND = """
 import sys
 from pathlib import Path
-from triton_repo.deploy.local import ServeOptions, serve
-from triton_repo.deploy.ports import Ports
+from triton_repo.serve.local import ServeOptions, serve
+from triton_repo.serve.ports import Ports
 options = ServeOptions(state_dir=Path(sys.argv[2]), ports=Ports.from_base(int(sys.argv[3])))
 def ready(server):
     print("ready", flush=True)

@@ -17,10 +17,10 @@ from engines import reference
 from tests.e2e.conftest import Engine, free_ports, quiet
 from tpforge.manifest import EngineBuild, LlmApi
 from tpforge.recipe import RepositoryOptions
-from triton_repo.client import Client
-from triton_repo.deploy.local import ServeOptions, serve, stop
-from triton_repo.front import render_front
-from triton_repo.tensorrt import render_tensorrt
+from triton_repo.client.client import Client
+from triton_repo.render.front import render_front
+from triton_repo.render.tensorrt import render_tensorrt
+from triton_repo.serve.local import ServeOptions, serve, stop
 
 pytestmark = pytest.mark.e2e
 

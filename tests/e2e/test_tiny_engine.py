@@ -14,10 +14,10 @@ import pytest
 from tests.e2e.conftest import Engine, Serving, served
 from tpforge.errors import TpforgeError
 from tpforge.recipe import RepositoryOptions
-from triton_repo.client import Client
-from triton_repo.deploy.local import status
-from triton_repo.deploy.processes import stubs_of
-from triton_repo.deploy.state import read_state
+from triton_repo.client.client import Client
+from triton_repo.serve.local import status
+from triton_repo.serve.processes import stubs_of
+from triton_repo.serve.state import read_state
 from triton_repo.smoke import SmokeReport, run_smoke
 from triton_repo.smoke.runner import all_checks
 

@@ -18,9 +18,9 @@ import pytest
 from tests.e2e.conftest import free_ports, quiet
 from tests.e2e.echo import write_echo
 from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
-from triton_repo.client import Client, RequestRefused, Tls
-from triton_repo.deploy.local import ServeOptions, Server, serve, status, stop
-from triton_repo.deploy.security import ADMIN_KEY, GRPC_ADMIN_HEADER, Security
+from triton_repo.client.client import Client, RequestRefused, Tls
+from triton_repo.serve.local import ServeOptions, Server, serve, status, stop
+from triton_repo.serve.security import ADMIN_KEY, GRPC_ADMIN_HEADER, Security
 from triton_repo.smoke.check import CheckResult, Target
 from triton_repo.smoke.runner import run_checks
 from triton_repo.smoke.security import SECURITY_CHECKS, foreign_certificate

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from scripts.main import main
-from tests.tiny import write_tiny_llama
-from triton_repo.deploy.ports import find_free_base
+from tests.support.tiny import write_tiny_llama
+from triton_repo.serve.ports import find_free_base
 
 pytestmark = pytest.mark.e2e
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from scripts import watching
+from scripts.flows import watch
 from scripts.main import main
 from tests.e2e.conftest import Serving
-from triton_repo.client import Client
+from triton_repo.client.client import Client
 from triton_repo.deploy import files
-from triton_repo.deploy.local import status
-from triton_repo.deploy.state import read_state
 from triton_repo.deploy.yaml_text import to_yaml
 from triton_repo.load.prometheus import fetch_metrics
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import rules_yaml
+from triton_repo.serve.local import status
+from triton_repo.serve.state import read_state
 
 pytestmark = pytest.mark.e2e
 _RECORDED = ("tpforge:request_ms:mean1m", "tpforge:requests_waiting", "tpforge:queue_ms:mean1m")
@@ -119,17 +119,17 @@ def test_the_canary_passes_on_a_server_and_fails_where_none_is(lockstep: Serving
 
 def test_watch_shows_requests_rates_and_the_memory_of_every_model(lockstep: Serving) -> None:
     found = status(lockstep.server.state_dir)
-    before = watching.scrape(found)
+    before = watch.scrape(found)
     ask(lockstep, 5)
-    now = watching.scrape(found)
+    now = watch.scrape(found)
     assert before is not None and now is not None
-    rows = dict(watching.rows(now, before))
+    rows = dict(watch.rows(now, before))
     rate = float(re.match(r"([\d.]+) answered/s, 0.00 failed/s, \d+ ms", rows["ensemble"])[1])  # type: ignore[index]
     assert rate * (now.seconds - before.seconds) == pytest.approx(5, abs=0.1)
     assert rows["requests running"] == "0"
     state = read_state(lockstep.server.state_dir)
     assert state is not None and state.server is not None
-    memory = dict(watching.memory_rows(state.server.pid))
+    memory = dict(watch.memory_rows(state.server.pid))
     assert {"memory of tensorrt_llm", "memory of preprocessing", "memory of postprocessing"} <= memory.keys()
 
 

@@ -25,7 +25,7 @@ from engines.host import Host
 from engines.store import write_manifest
 from scripts.main import main
 from tests.golden.models import GEMMA3_27B, LLAMA_70B, MIXTRAL_8X7B, QWEN3_32B, write_hollow
-from tests.records import manifest_of
+from tests.support.records import manifest_of
 from tpforge.manifest import EngineBuild, Limits, LlmApi
 from tpforge.mapping import Mapping
 from tpforge.padding import plan_padding

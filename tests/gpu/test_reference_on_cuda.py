@@ -11,12 +11,12 @@ from torch import Tensor
 
 from engines.reference import EngineError, Event, Sampling, Scheduler, load_config, open_executor
 from engines.reference.batches import Decode, Logits, Prefill
-from scripts.quantizing import PORTABLE
-from tests.families import FamilyCase
-from tests.family_cases import CASES
-from tests.family_proving import prove
-from tests.tiny import write_tiny_llama
-from tests.tiny_engine import write_engine_of, write_tiny_engine
+from scripts.flows.quantize import PORTABLE
+from tests.support.families.cases import CASES
+from tests.support.families.configs import FamilyCase
+from tests.support.families.proving import prove
+from tests.support.tiny import write_tiny_llama
+from tests.support.tiny_engine import write_engine_of, write_tiny_engine
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization, find_format

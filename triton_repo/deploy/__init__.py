@@ -1,1 +1,1 @@
-"""Where a model repository is served: this machine, so far."""
+"""The files that run an engine elsewhere: a module a target."""

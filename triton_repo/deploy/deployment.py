@@ -19,8 +19,8 @@ from tpforge.manifest import Manifest
 from tpforge.records import Record
 from tpforge.units import GIB
 from tpforge.versions import find_release
-from triton_repo.deploy.mpirun import TritonArguments, leader_command, llmapi_command
-from triton_repo.deploy.ports import Ports
+from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
+from triton_repo.serve.ports import Ports
 
 STORE = PurePosixPath("/srv/engines")
 """Where engines lie in a container; read-only for the server."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from tpforge.errors import InputRefused, UsageError
 from triton_repo.deploy.compose import compose_files
 from triton_repo.deploy.deployment import Deployment
-from triton_repo.deploy.helm import helm_files
-from triton_repo.deploy.kubernetes import kubernetes_files
-from triton_repo.deploy.leaderworkerset import leaderworkerset_files
+from triton_repo.deploy.kubernetes.helm import helm_files
+from triton_repo.deploy.kubernetes.leaderworkerset import leaderworkerset_files
+from triton_repo.deploy.kubernetes.objects import kubernetes_files
 from triton_repo.deploy.slurm import slurm_files
 
 

@@ -1,6 +1,6 @@
 """All levels of a run, one after another, each with its repeats: samples and what was read beside them.
 
-It makes no run.json; `scripts.benching` adds the facts of engine and machine.
+It makes no run.json; `scripts.flows.bench` adds the facts of engine and machine.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from tritonclient.grpc import service_pb2
 from tpforge.errors import UsageError
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
 from tpforge.measure.samples import ErrorKind
-from triton_repo.channel import Tls, aio_channel, check_url
-from triton_repo.client import Client
+from triton_repo.client.channel import Tls, aio_channel, check_url
+from triton_repo.client.client import Client
+from triton_repo.client.wire import Response, Tensor, decode_response, encode_request, tensor
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
-from triton_repo.wire import Response, Tensor, decode_response, encode_request, tensor
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 LLMAPI = "llmapi"

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from tpforge.manifest import GoldenAnswer
-from triton_repo.client import Answer
+from triton_repo.client.client import Answer
+from triton_repo.client.wire import tensor
 from triton_repo.smoke.check import NUM_TOKENS, Failed, Skipped, Target, expect, expect_equal, single
-from triton_repo.wire import tensor
 
 _GOLDEN_TOKENS = 32
 _SEEDS = (1, 2, 3)

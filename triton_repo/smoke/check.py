@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tpforge.manifest import GoldenAnswer, Manifest
-from triton_repo.client import Client, Tls
+from triton_repo.client.client import Client, Tls
+from triton_repo.client.wire import Response, tensor
 from triton_repo.smoke.metrics import ActiveRequests
-from triton_repo.wire import Response, tensor
 
 CheckStatus = Literal["pass", "fail", "skip"]
 

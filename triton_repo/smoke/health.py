@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from triton_repo.client import TensorMetadata
-from triton_repo.contract import MODELS, TensorContract, expected_tensors
+from triton_repo.client.client import TensorMetadata
+from triton_repo.render.contract import MODELS, TensorContract, expected_tensors
 from triton_repo.smoke.check import Check, Failed, Target, expect
 
 

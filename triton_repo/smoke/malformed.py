@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from triton_repo.client import RequestRefused
+from triton_repo.client.client import RequestRefused
+from triton_repo.client.wire import Tensor, tensor
 from triton_repo.smoke.check import CANARY_TOKENS, Skipped, Target, expect, expect_equal
-from triton_repo.wire import Tensor, tensor
 
 _MAX_TOKENS = 4
 _BIG_PROMPT_BYTES = 10_000_000

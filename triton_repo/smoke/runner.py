@@ -12,8 +12,8 @@ from functools import partial
 
 from tpforge.errors import TpforgeError
 from tpforge.manifest import Manifest
-from triton_repo.client import Client, ServerUnreachable, Tls
-from triton_repo.deploy.security import GRPC_ADMIN_HEADER
+from triton_repo.client.client import Client, ServerUnreachable, Tls
+from triton_repo.serve.security import GRPC_ADMIN_HEADER
 from triton_repo.smoke import answers, malformed, traffic
 from triton_repo.smoke.check import Check, CheckResult, Failed, Skipped, Target
 from triton_repo.smoke.health import HEALTH_CHECKS

@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tpforge.errors import TpforgeError
-from triton_repo.client import Client, RequestRefused, Tls
-from triton_repo.deploy.security import GRPC_ADMIN_HEADER
+from triton_repo.client.client import Client, RequestRefused, Tls
+from triton_repo.serve.security import GRPC_ADMIN_HEADER
 from triton_repo.smoke.check import Check, Failed, Skipped, Target, expect
 
 _DEADLINE_S = 5.0

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from triton_repo.client import RequestCancelled, Stream, new_request_id, prompt_tensors
+from triton_repo.client.client import RequestCancelled, Stream, new_request_id, prompt_tensors
+from triton_repo.client.wire import tensor
 from triton_repo.smoke.check import Skipped, Target, expect, expect_equal
 from triton_repo.smoke.metrics import ActiveRequests
-from triton_repo.wire import tensor
 
 FREED_WITHIN_S = 2.0
 _SEEN_WITHIN_S = 2.0

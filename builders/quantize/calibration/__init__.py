@@ -1,0 +1,1 @@
+"""Quantization that needs calibration: nvidia-modelopt, run as a worker of its own."""

@@ -1,0 +1,1 @@
+"""What each quantization format stores and how it packs."""

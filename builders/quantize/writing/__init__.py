@@ -1,0 +1,1 @@
+"""Quantized matrices as rank files hold them: put together, ordered."""

@@ -1,0 +1,1 @@
+"""Readers of checkpoints that come quantized: one file a layout."""

@@ -1,0 +1,102 @@
+"""Prints what --dry-run found for the runtimes of TensorRT-LLM: settings with reasons, commands, files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scripts.cli.output import Output, table
+from tpforge.arguments import build_arguments, write_value
+
+if TYPE_CHECKING:
+    from scripts.flows.compile import Compilation
+    from scripts.flows.llm_engine import LlmEngine
+
+UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU"
+
+
+def print_compilation(output: Output, compilation: Compilation) -> None:
+    """The plan for people, or as one object."""
+    plan, planned = compilation.plan, compilation.planned
+    target = plan.target
+    release, checkpoint = target.release, target.checkpoint
+    for note in planned.notes if planned else ():
+        output.note(f"note: {note}")
+    for warning in plan.warnings:
+        output.note(f"warning: {warning}")
+    output.result(f"engine folder  {compilation.out}")
+    output.result(
+        f"checkpoint     {checkpoint.architecture} {checkpoint.dtype}, "
+        f"{checkpoint.quant_algo or 'not quantized'}, tp={checkpoint.tp_size} pp={checkpoint.pp_size} "
+        f"moe_ep={checkpoint.moe_ep_size}, {checkpoint.world_size} ranks"
+    )
+    output.result(
+        f"release        TensorRT-LLM {release.trtllm}, TensorRT {release.tensorrt}, CUDA {release.cuda}, "
+        f"driver {release.driver} or newer"
+    )
+    output.result(f"container      {release.image}")
+    reasons = {setting.name: f"{setting.why} ({setting.source})" for setting in plan.settings}
+    meanings = {one.name: one.meaning for one in build_arguments(release)}
+    rows = [
+        (name, write_value(value), reasons.get(name, meanings[name]))
+        for name, value in plan.arguments.items()
+    ]
+    output.result("\n" + table(rows, header=("argument", "value", "why")))
+    output.result(f"\n$ cd {compilation.command.folder}\n$ {compilation.command.line}")
+    output.result(f"\nbuild.sh:\n{compilation.script}")
+    output.note(UNRUN)
+    output.record(
+        "compilation",
+        {
+            "out": str(compilation.out),
+            "release": release.trtllm,
+            "image": release.image,
+            "sm": target.sm,
+            "num_gpus": target.num_gpus,
+            "mapping": planned.plan.mapping.model_dump() if planned else None,
+            "file_sizes": planned.file_sizes if planned else {},
+            "limits": compilation.limits.model_dump(),
+            "arguments": plan.arguments,
+            "settings": [vars(setting) for setting in plan.settings],
+            "folder": str(compilation.command.folder),
+            "command": list(compilation.command.words),
+            "script": compilation.script,
+            "warnings": list(plan.warnings),
+            "run": False,
+        },
+    )
+
+
+def print_llm_engine(output: Output, engine: LlmEngine) -> None:
+    """The engine folder of runtime pytorch, as it would be written."""
+    release, model = engine.release, engine.model
+    for line in (*engine.quantization.notes, *engine.plan.warnings):
+        output.note(f"warning: {line}")
+    output.result(f"engine folder  {engine.out}")
+    algo = engine.quantization.algo or "not quantized"
+    output.result(
+        f"model          {model.spec.architecture} {model.spec.dtype}, {algo}, "
+        f"{engine.mapping.world_size} ranks; {len(model.files)} files go to model/ as they are"
+    )
+    output.result(
+        f"release        TensorRT-LLM {release.trtllm}, CUDA {release.cuda}, driver {release.driver} or newer"
+    )
+    output.result(f"container      {release.image}")
+    output.result(f"\nllm.yaml:\n{engine.yaml}")
+    output.note(UNRUN)
+    output.record(
+        "llm_engine",
+        {
+            "out": str(engine.out),
+            "release": release.trtllm,
+            "image": release.image,
+            "sm": engine.sm,
+            "mapping": engine.mapping.model_dump(),
+            "limits": engine.limits.model_dump(),
+            "quant_algo": engine.quantization.algo,
+            "arguments": engine.plan.arguments,
+            "llm_yaml": engine.yaml,
+            "files": [str(path) for path in model.files],
+            "warnings": list(engine.plan.warnings),
+            "run": False,
+        },
+    )

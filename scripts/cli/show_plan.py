@@ -1,0 +1,40 @@
+"""Prints what --dry-run found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scripts.cli.output import Output, table
+from tpforge.units import format_bytes
+
+if TYPE_CHECKING:
+    from scripts.flows.build import Planned
+
+
+def print_plan(output: Output, planned: Planned) -> None:
+    """The files that would be written, with their sizes."""
+    total = sum(planned.file_sizes.values())
+    for note in planned.notes:
+        output.note(f"note: {note}")
+    for name, reason in planned.dropped.items():
+        output.note(f"left out: {name}: {reason}")
+    mapping = planned.plan.mapping
+    output.result(
+        f"would write {planned.out}: tp={mapping.tp_size} pp={mapping.pp_size} {planned.dtype}, "
+        f"{mapping.world_size} ranks, {format_bytes(total)}"
+    )
+    rows = [(name, format_bytes(size)) for name, size in planned.file_sizes.items()]
+    output.result(table(rows, header=("file", "size")))
+    output.record(
+        "plan",
+        {
+            "name": planned.name,
+            "out": str(planned.out),
+            "dtype": planned.dtype.value,
+            "mapping": mapping.model_dump(),
+            "padding": planned.plan.padding.model_dump(),
+            "file_sizes": planned.file_sizes,
+            "dropped_tensors": planned.dropped,
+            "notes": list(planned.notes),
+        },
+    )

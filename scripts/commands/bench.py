@@ -1,0 +1,271 @@
+"""`tpforge bench`: load on a server, measured and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+from tpforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from scripts.flows.bench import BenchOptions
+    from tpforge.measure.run import Slo
+    from triton_repo.load.measuring import OnProgress
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
+_FILE = click.Path(path_type=Path)
+
+
+def _load() -> options.Decorator:
+    return options.options(
+        click.option(
+            "--concurrency", metavar="N,N,...", help="Closed loop: users that each wait.  [default: 1]"
+        ),
+        click.option("--rate", metavar="R,R,...", help="Open loop: requests a second, whatever happens."),
+        click.option("--constant", is_flag=True, help="Equal gaps with --rate, instead of Poisson's."),
+        click.option("--trace", type=_FILE, metavar="FILE", help="Open loop: recorded times, JSONL."),
+        click.option(
+            "--prompts",
+            metavar="SET|FILE",
+            help="easy, average, long-context, malformed, high-value, multilingual, structured-output, "
+            "mixed, several with commas, or a JSONL file.  [default: average]",
+        ),
+        click.option("--isl", type=options.SIZE, help="Make prompts of so many tokens instead."),
+        click.option("--osl", type=options.SIZE, help="Ask for answers of exactly so many tokens."),
+        click.option("--max-tokens", type=options.SIZE, help="Bound answers.  [default: the prompt's]"),
+        click.option("--chat-template", is_flag=True, help="Put prompts into the chat template."),
+        click.option("--stream/--no-stream", default=True, show_default=True, help="By token, or whole."),
+        click.option(
+            "--sampling",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="An input of the model, such as temperature=0.7; may be repeated.",
+        ),
+    )
+
+
+def _extent() -> options.Decorator:
+    return options.options(
+        click.option("--duration", type=_SECONDS, help="Seconds of a repeat.  [default: 20]"),
+        click.option("--num-requests", type=options.SIZE, help="End a repeat after so many requests."),
+        click.option(
+            "--warmup",
+            type=click.FloatRange(min=0),
+            default=2,
+            show_default=True,
+            help="Seconds before that which are not counted.",
+        ),
+        click.option(
+            "--repeats", type=options.SIZE, default=3, show_default=True, help="Repeats of every level."
+        ),
+        click.option(
+            "--seed", type=options.COUNT, default=0, show_default=True, help="Of all that is random."
+        ),
+        click.option("--slo", metavar="ttft=MS,itl=MS,latency=MS", help="Limits that make a request good."),
+    )
+
+
+def _server() -> options.Decorator:
+    return options.options(
+        click.option(
+            "--api",
+            type=click.Choice(["triton", "openai"]),
+            default="triton",
+            show_default=True,
+            help="Triton's gRPC, or an OpenAI-compatible server (trtllm-serve, vLLM).",
+        ),
+        click.option(
+            "--model",
+            default="ensemble",
+            show_default=True,
+            help="ensemble, tensorrt_llm_bls, tensorrt_llm, llmapi; with --api openai its name there.",
+        ),
+        click.option("--engine", help="The engine that is served.  [default: as started here]"),
+        click.option(
+            "--tokenizer", type=_FILE, metavar="DIR", help="Counts tokens.  [default: the engine's]"
+        ),
+        click.option("--metrics-url", metavar="URL", help="Its metrics.  [default: as started here]"),
+    )
+
+
+@click.command("bench")
+@click.argument("url", metavar="[URL]", required=False)
+@_load()
+@_extent()
+@_server()
+@click.option(
+    "--sweep",
+    type=_FILE,
+    metavar="RECIPE",
+    help="Build, serve and measure every point of a recipe's [sweep] table, one after another.",
+)
+@click.option("--label", help="What the run is called.  [default: the engine's name]")
+@options.out("Folder of the run.  [default: out/NAME/runs/ID]")
+@click.option(
+    "--join",
+    type=_FILE,
+    metavar="RUN",
+    help="Add the repeats to this run: for engines that are measured in turns.",
+)
+@options.connection()
+@options.JSON
+@options.DEBUG
+def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -> None:
+    """Measure a server under load and record it.
+
+    URL is HOST:PORT of Triton's gRPC, or http://HOST:PORT with --api openai; without it the server that
+    runs here. Writes run.json, samples.jsonl with every request and its answer, metrics.csv, and AIPerf's
+    JSON. Ctrl-C keeps what was measured; a sweep that is run again goes on where it stopped.
+    """
+    from scripts.cli.show_bench import BenchMeter, print_run
+    from scripts.flows import bench
+
+    output = Output(as_json=as_json)
+    options = read_options(values)
+    if options.join is not None and (options.out is not None or options.label is not None):
+        raise UsageError("--join adds to a run that has its folder and label; leave out --out and --label")
+    meter = BenchMeter(output, options)
+    if sweep is not None:
+        _refuse_with_sweep(url, options)
+        _run_sweep(output, sweep, options, meter=meter, words=command_line(None, values))
+        return
+    found = bench.bench(url, options, command=command_line(url, values), on_progress=meter, note=output.note)
+    if found is None:
+        output.note("interrupted; nothing of it is kept")
+        raise KeyboardInterrupt
+    print_run(output, found)
+    if found.run.interrupted:
+        raise KeyboardInterrupt
+    bench.refuse_unanswered(found)
+
+
+def _run_sweep(
+    output: Output, path: Path, options: BenchOptions, *, meter: OnProgress, words: tuple[str, ...]
+) -> None:
+    from scripts.cli.show_bench import print_point, print_sweep
+    from scripts.flows.sweep import read_sweep, refuse_failed, run_sweep
+
+    sweep = read_sweep(path)
+    output.note(f"{len(sweep.points)} points, listed in {sweep.summary}")
+    done = run_sweep(
+        sweep,
+        options,
+        command=(*words, "--sweep", str(path)),
+        progress=output.progress,
+        on_progress=meter,
+        note=output.note,
+        on_point=lambda item: print_point(output, item),
+    )
+    print_sweep(output, sweep, done)
+    refuse_failed(done)
+
+
+def _refuse_with_sweep(url: str | None, options: BenchOptions) -> None:
+    given = {"URL": url, "--engine": options.engine, "--out": options.out, "--label": options.label}
+    given["--join"] = options.join
+    given["--api openai"] = options.api if options.api == "openai" else None
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"--sweep serves its own engines; leave out {', '.join(wrong)}")
+
+
+def read_options(values: dict[str, Any]) -> BenchOptions:
+    """The options as the record that `bench` takes.
+
+    Raises:
+        UsageError: a list of numbers, a limit or a sampling value cannot be read.
+    """
+    from scripts.flows.bench import BenchOptions
+
+    names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
+    connection = options.read_connection(**{name: values[name] for name in names})
+    kept = (
+        "api",
+        "model",
+        "constant",
+        "trace",
+        "prompts",
+        "isl",
+        "osl",
+        "max_tokens",
+        "chat_template",
+        "stream",
+    )
+    more = ("num_requests", "seed", "engine", "tokenizer", "metrics_url", "label", "out", "join")
+    return BenchOptions(
+        **{name: values[name] for name in (*kept, *more)},
+        concurrency=tuple(int(number) for number in _numbers(values["concurrency"], "--concurrency", int)),
+        rates=tuple(_numbers(values["rate"], "--rate", float)),
+        sampling=_sampling(values["sampling"]),
+        duration_s=values["duration"],
+        warmup_s=values["warmup"],
+        num_repeats=values["repeats"],
+        slo=_slo(values["slo"]),
+        deadline_s=connection.deadline_s,
+        headers=connection.headers,
+        tls=connection.tls,
+    )
+
+
+def command_line(url: str | None, values: dict[str, Any]) -> tuple[str, ...]:
+    """The command that does the same again; where it would write is left out, and so are headers' values."""
+    words = ["tpforge", "bench", *([url] if url else [])]
+    for name, value in values.items():
+        option = f"--{ {'headers': 'header'}.get(name, name).replace('_', '-') }"
+        if name in ("out", "join") or value is None or value is False or value == ():
+            if name == "stream" and value is False:
+                words.append("--no-stream")
+            continue
+        if value is True:
+            words += [] if name == "stream" else [option]
+        elif name == "headers":
+            words += [word for pair in value for word in (option, f"{pair.partition('=')[0]}=...")]
+        elif isinstance(value, tuple):
+            words += [word for item in value for word in (option, str(item))]
+        else:
+            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+    return tuple(words)
+
+
+def _numbers(text: str | None, option: str, kind: type[int] | type[float]) -> list[float]:
+    try:
+        return [kind(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected numbers with commas, such as 1,2,4") from None
+
+
+def _slo(text: str | None) -> Slo | None:
+    from tpforge.measure.run import Slo
+
+    if text is None:
+        return None
+    names = {"ttft": "ttft_ms", "itl": "itl_ms", "latency": "request_latency_ms"}
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            limits[names[name.strip()]] = float(value)
+        except (KeyError, ValueError):
+            raise UsageError(f"--slo {part}: expected ttft=MS, itl=MS or latency=MS") from None
+        if not equals or limits[names[name.strip()]] <= 0:
+            raise UsageError(f"--slo {part}: a limit is a number of milliseconds above zero")
+    return Slo(**limits)
+
+
+def _sampling(pairs: tuple[str, ...]) -> dict[str, bool | int | float | str]:
+    import json
+
+    values: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--sampling {pair}: expected NAME=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        values[name] = value if isinstance(value, bool | int | float | str) else text
+    return values

@@ -1,0 +1,117 @@
+"""`tpforge compare`: runs side by side, with a verdict per metric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from scripts.flows.compare import FoundRun
+    from tpforge.measure.compare import Comparison
+
+_PERCENT = click.FloatRange(min=0)
+
+
+def _gate(name: str, help_text: str) -> options.Decorator:
+    return click.option(f"--max-{name}", type=_PERCENT, metavar="PERCENT", help=help_text)
+
+
+@click.command("compare")
+@click.argument("names", metavar="RUN RUN...", nargs=-1, required=True)
+@options.out("Write comparison.json, .md and .html into this folder.")
+@options.FORCE
+@click.option(
+    "--hourly-cost",
+    "prices",
+    multiple=True,
+    metavar="[RUN=]AMOUNT",
+    help="Price of an hour of all that the run uses, for the cost of a million tokens; may be repeated.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `tpforge plan --json` printed: its estimates beside what was measured.",
+)
+@_gate("throughput-drop", "Fail when throughput is lower by more.")
+@_gate("p95-increase", "Fail when a p95 latency is higher by more.")
+@_gate("memory-increase", "Fail when the fullest GPU uses more by more.")
+@_gate("cost-increase", "Fail when a million tokens cost more by more.")
+@_gate("quality-drop", "Fail when quality is worse by more (points).")
+@options.JSON
+@options.DEBUG
+def command(
+    names: tuple[str, ...],
+    out: Path | None,
+    force: bool,
+    prices: tuple[str, ...],
+    plan_file: Path | None,
+    as_json: bool,
+    **limits: float | None,
+) -> None:
+    """Show runs side by side, with a verdict per metric.
+
+    RUN is a folder with a run.json, or an id under out/NAME/runs/; the first is the baseline. A
+    difference that may be chance is undecided. Names the variables that changed, and gains that hide a loss.
+    Exit status 7 when a loss is beyond a limit and is no chance, 4 when a limit could not be checked.
+    """
+    from scripts.flows import compare
+
+    output = Output(as_json=as_json)
+    runs = compare.find_runs(names)
+    if plan_file is not None:
+        runs, notes = compare.with_plan(runs, compare.read_plan(plan_file))
+        for note in notes:
+            output.note(f"plan: {note}")
+    found = compare.compare(runs, prices=compare.read_prices(prices, runs))
+    for comparison in found.comparisons:
+        output.result(_text(comparison, runs))
+    if out is not None:
+        compare.write_comparison(out, found, runs, force=force)
+        output.note(f"wrote {out / 'comparison.html'}, .md and .json")
+    fields = json.loads(found.model_dump_json())
+    fields.pop("schema_version")
+    output.record("comparison", fields)
+    given = {name.removeprefix("max_").replace("_", "-"): limit for name, limit in limits.items()}
+    wanted = {name: limit for name, limit in given.items() if limit is not None}
+    for line in compare.apply_gates(found.comparisons, wanted).undecided:
+        output.note(f"warning: {line}")
+
+
+def _text(comparison: Comparison, runs: tuple[FoundRun, ...]) -> str:
+    """One comparison on a terminal."""
+    from scripts.reports.comparison import (
+        HEADER,
+        PREDICTED_HEADER,
+        cells,
+        change_line,
+        groups,
+        predicted_lines,
+    )
+    from scripts.reports.values import run_name
+
+    names = {one.run.id: run_name(one.run) for one in runs}
+    variables = comparison.variables
+    lines = [
+        f"baseline   {names[comparison.baseline]}",
+        f"candidate  {names[comparison.candidate]}",
+        variables.verdict,
+        *(f"  {change_line(change)}" for change in (*variables.changed, *variables.followed)),
+    ]
+    if variables.unknown:
+        unread = ", ".join(dict.fromkeys(item.name for item in variables.unknown))
+        lines.append(f"not read, may differ unseen: {unread}")
+    for title, rows in groups(comparison):
+        lines += ["", title, table([cells(row) for row in rows], header=HEADER)]
+    if predicted := predicted_lines(comparison):
+        lines += ["", table(predicted, header=PREDICTED_HEADER)]
+    lines += ["", *(f"risk: {risk}" for risk in comparison.risks)]
+    lines += [f"note: {note}" for note in comparison.notes]
+    return "\n".join(lines).rstrip() + "\n"

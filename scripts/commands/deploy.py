@@ -1,0 +1,97 @@
+"""`tpforge deploy`: an engine past one process."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+from tpforge.errors import UsageError
+
+TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
+
+
+@click.command("deploy")
+@click.argument("engine", metavar="ENGINE")
+@click.option("--target", type=click.Choice(TARGET_NAMES), required=True, help="Where it is to run.")
+@options.out("Where to write the files.  [default: deploy-TARGET beside the engine]")
+@click.option("--engine-url", metavar="URL", help="Where `tpforge engines push` put the engine.")
+@click.option("--digest", metavar="SHA256", help="What it printed: no other engine is started.")
+@click.option("--image", help="The server's image.  [default: the Triton container of the engine's release]")
+@click.option("--tools-image", help="The image with tpforge.  [default: tpforge:VERSION]")
+@click.option("--namespace", default="default", show_default=True, help="Kubernetes: the namespace.")
+@click.option("--replicas", type=options.SIZE, default=1, show_default=True, help="Kubernetes: how many.")
+@click.option("--max-replicas", type=options.SIZE, default=4, show_default=True, help="Of the autoscaler.")
+@click.option("--gpus-per-node", type=options.SIZE, default=8, show_default=True, help="GPUs of a node.")
+@click.option("--gpu-product", metavar="LABEL", help="Kubernetes: nvidia.com/gpu.product of the nodes.")
+@click.option("--topology-key", metavar="LABEL", help="multi-node: the domain that a group must share.")
+@click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
+@click.option("--partition", help="Slurm: the partition.")
+@click.option("--time-limit", default="24:00:00", show_default=True, help="Slurm: of the job.")
+@click.option(
+    "--container",
+    type=click.Choice(["pyxis", "modules"]),
+    default="pyxis",
+    show_default=True,
+    help="Slurm: the container by pyxis and enroot, or the site's modules.",
+)
+@click.option("--module", "modules", multiple=True, help="Slurm: a module to load; may be repeated.")
+@click.option(
+    "--port-base",
+    type=click.IntRange(1024, 65533),
+    default=8000,
+    show_default=True,
+    help="HTTP port; gRPC is the next one, metrics the one after.",
+)
+@click.option(
+    "--apply", "apply_now", is_flag=True, help="Run docker compose, kubectl, helm or sbatch on them."
+)
+@options.FORCE
+@options.JSON
+@options.DEBUG
+def command(
+    engine: str, target: str, out: Path | None, apply_now: bool, force: bool, as_json: bool, **values: Any
+) -> None:
+    """Write what runs an engine on a host, a cluster or a Slurm partition.
+
+    With --apply it is run too. compose and slurm take the engine from where it lies; the others pull it from
+    --engine-url. Every target proves the engine's files before Triton starts, and asks for a token before it
+    calls the server healthy.
+    """
+    from pydantic import ValidationError
+
+    from scripts.flows.deploy import apply, write_deployment
+    from scripts.flows.places import find_engine
+    from triton_repo.deploy.deployment import DeployOptions
+
+    output = Output(as_json=as_json)
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        options = DeployOptions.model_validate(given)
+    except ValidationError as error:
+        problems = [f"--{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
+        raise UsageError("; ".join(problems)) from error
+    written = write_deployment(find_engine(engine), target, options, out=out, force=force)
+    for warning in written.deployment.warnings:
+        output.note(f"warning: {warning}")
+    for name in written.files:
+        output.result(str(written.folder / name))
+    output.record(
+        "deployment",
+        {
+            "target": target,
+            "folder": str(written.folder),
+            "files": list(written.files),
+            "apply": list(written.apply),
+            "deployment": written.deployment.model_dump(mode="json"),
+        },
+    )
+    if apply_now:
+        output.progress(f"running {shlex.join(written.apply)} in {written.folder}")
+        apply(written)
+    else:
+        output.note(f"start it: cd {written.folder} && {shlex.join(written.apply)}")

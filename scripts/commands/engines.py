@@ -1,0 +1,239 @@
+"""`tpforge engines`: the engine folders that are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output, table
+from tpforge.errors import UsageError, VerificationFailed
+from tpforge.units import format_bytes
+
+if TYPE_CHECKING:
+    from engines.transport import Transfer
+
+
+@click.group("engines")
+@options.DEBUG
+def command() -> None:
+    """List, show, check, remove, push or pull engine folders."""
+
+
+ROOT = click.option(
+    "--out",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("out"),
+    show_default=True,
+    metavar="DIR",
+    help="The folder that holds the engines.",
+)
+
+
+@command.command("list")
+@ROOT
+@options.JSON
+@options.DEBUG
+def list_(root: Path, as_json: bool) -> None:
+    """List the engines under out/."""
+    from engines.store import list_engines
+
+    output = Output(as_json=as_json)
+    found = list_engines(root)
+    if not found:
+        output.note(f"no engines under {root}/")
+    rows = [
+        (
+            path.parent.name,
+            f"tp={manifest.mapping.tp_size} pp={manifest.mapping.pp_size}",
+            manifest.dtype.value,
+            format_bytes(sum(file.size for file in manifest.files)),
+            "no" if manifest.parity is None else ("yes" if manifest.parity.passed else "FAILED"),
+            str(path),
+        )
+        for path, manifest in found
+    ]
+    if rows:
+        output.result(table(rows, header=("name", "ranks", "dtype", "size", "verified", "path")))
+    output.record(
+        "engines",
+        {
+            "engines": [
+                {"path": str(path), "engine": manifest.model_dump(mode="json")} for path, manifest in found
+            ]
+        },
+    )
+
+
+@command.command("show")
+@options.ENGINE
+@options.JSON
+@options.DEBUG
+def show(engine: str | None, as_json: bool) -> None:
+    """Show what an engine is made of and what was proven of it."""
+    from engines.store import read_manifest
+    from scripts.commands.verify import parity_rows
+    from scripts.flows.places import find_engine
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    manifest = read_manifest(places.engine)
+    rows = [
+        ("path", str(places.engine)),
+        ("name", manifest.name),
+        ("made by", f"tpforge {manifest.tpforge_version}: {' '.join(manifest.command)}"),
+        ("source", f"{manifest.source.kind} {manifest.source.location}"),
+        ("revision", manifest.source.revision or "unknown"),
+        ("license", manifest.source.license or "not declared"),
+        ("architecture", manifest.model.architecture),
+        ("ranks", f"tp={manifest.mapping.tp_size} pp={manifest.mapping.pp_size}"),
+        ("dtype", manifest.dtype.value),
+        ("runtime", manifest.runtime),
+        *((name, str(value)) for name, value in manifest.limits.model_dump().items()),
+        *(("padding", note) for note in manifest.padding.notes),
+        *(("file", f"{file.path}  {format_bytes(file.size)}") for file in manifest.files),
+    ]
+    rows += parity_rows(manifest.parity) if manifest.parity else [("verdict", "not verified yet")]
+    output.result(table(rows, header=("what", "value")))
+    output.record("engine", {"path": str(places.engine), "engine": manifest.model_dump(mode="json")})
+
+
+@command.command("verify", short_help="Check that the files are still those that were built.")
+@options.ENGINE
+@options.JSON
+@options.DEBUG
+def verify(engine: str | None, as_json: bool) -> None:
+    """Check that the files of an engine are still those that were built: size and SHA-256."""
+    from engines.store import check_files, read_manifest
+    from scripts.flows.places import find_engine
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    manifest = read_manifest(places.engine)
+    problems = check_files(places.engine, manifest)
+    output.record(
+        "file check",
+        {"path": str(places.engine), "num_files": len(manifest.files), "problems": problems},
+    )
+    if problems:
+        raise VerificationFailed(
+            "\n  ".join([f"{places.engine}: the files are not those that were built:", *problems])
+        )
+    output.result(f"{places.engine}: {len(manifest.files)} files, all as built")
+
+
+@command.command("rm", short_help="Remove engines and what was derived from them.")
+@click.argument("engines", metavar="ENGINE...", nargs=-1, required=True)
+@options.DRY_RUN
+@options.JSON
+@options.DEBUG
+def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Remove engines, with the repository and the logs that were derived from them."""
+    from engines.store import read_manifest
+    from scripts.flows import build, serve
+    from scripts.flows.places import find_engine
+
+    output = Output(as_json=as_json)
+    found = [find_engine(engine) for engine in engines]
+    for places in found:
+        read_manifest(places.engine)
+        if serve.is_running(places):
+            raise UsageError(f"{places.engine}: its server runs; stop it first: tpforge stop {places.engine}")
+    removed = [] if dry_run else [path for places in found for path in build.remove(places)]
+    for path in [places.engine for places in found] if dry_run else removed:
+        output.result(f"{'would remove' if dry_run else 'removed'} {path}")
+    output.record("removal", {"dry_run": dry_run, "removed": [str(path) for path in removed]})
+
+
+HEADERS = click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="http(s): a header of every request; NAME=@FILE reads the value from a file.",
+)
+PARALLEL = click.option(
+    "--parallel",
+    "num_parallel",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="How many files are moved at a time.",
+)
+
+
+@command.command("push", short_help="Put an engine at a URL.")
+@click.argument("engine", metavar="ENGINE")
+@click.argument("url", metavar="URL")
+@HEADERS
+@PARALLEL
+@options.JSON
+@options.DEBUG
+def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_json: bool) -> None:
+    """Put an engine at a URL: file:///DIR, http(s):// by PUT, s3://, gs://, az:// by fsspec's drivers.
+
+    Files that an earlier push put there are not sent again. The digest that it prints names every byte of
+    the engine; `tpforge engines pull --digest` takes no other.
+    """
+    from scripts.flows.transport import push_engine
+
+    output = Output(as_json=as_json)
+    places, moved = push_engine(
+        engine, url, headers=headers, num_parallel=num_parallel, progress=output.progress
+    )
+    output.result(f"{places.engine} is at {url}: {moved.num_files} files, {format_bytes(moved.num_bytes)}")
+    output.result(f"sent    {format_bytes(moved.num_moved_bytes)}")
+    output.result(f"digest  sha256:{moved.digest}")
+    output.record("push", {"path": str(places.engine), "url": url, **_transfer_fields(moved)})
+
+
+@command.command("pull", short_help="Get an engine from a URL, and prove it.")
+@click.argument("url", metavar="URL")
+@options.out("The folder to make.  [default: out/NAME/engine, NAME being the end of the URL]")
+@click.option("--digest", metavar="SHA256", help="Take no other engine than the one of this digest.")
+@HEADERS
+@PARALLEL
+@options.FORCE
+@options.JSON
+@options.DEBUG
+def pull(
+    url: str,
+    out: Path | None,
+    digest: str | None,
+    headers: tuple[str, ...],
+    num_parallel: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Get an engine that `push` put at a URL; a truncated or altered one is refused.
+
+    The folder appears when every file has its size and SHA-256. Run again, a pull that broke off goes on.
+    """
+    from scripts.flows.transport import pull_engine
+
+    output = Output(as_json=as_json)
+    folder, moved = pull_engine(
+        url,
+        out,
+        headers=headers,
+        digest=digest,
+        force=force,
+        num_parallel=num_parallel,
+        progress=output.progress,
+    )
+    output.result(f"{folder}: {moved.num_files} files, {format_bytes(moved.num_bytes)}, all as pushed")
+    output.result(f"received  {format_bytes(moved.num_moved_bytes)}")
+    output.result(f"digest    sha256:{moved.digest}")
+    output.record("pull", {"path": str(folder), "url": url, **_transfer_fields(moved)})
+
+
+def _transfer_fields(moved: Transfer) -> dict[str, object]:
+    return {
+        "digest": f"sha256:{moved.digest}",
+        "num_files": moved.num_files,
+        "num_bytes": moved.num_bytes,
+        "num_moved_bytes": moved.num_moved_bytes,
+    }

@@ -1,0 +1,137 @@
+"""`tpforge evaluate`: how good the answers of an engine or a server are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from tpforge.measure.quality import Evaluation
+
+_DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
+
+
+@click.command("evaluate")
+@click.argument("target", metavar="[ENGINE|HOST:PORT]", required=False)
+@click.option("--baseline", metavar="RUN|ENGINE|FILE", help="What to compare with: it was evaluated before.")
+@click.option("--run", "run_name", metavar="RUN", help="Keep the scores with this run of the same engine.")
+@click.option(
+    "--prompts", default=_DEFAULT_PROMPTS, show_default=True, metavar="SET|FILE", help="What to ask."
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Paragraphs for the perplexity.  [default: eight that ship]",
+)
+@click.option(
+    "--chat-template/--no-chat-template",
+    "chat",
+    default=True,
+    show_default=True,
+    help="Put prompts into the model's chat template.",
+)
+@click.option("--lm-eval", "tasks", metavar="TASK,TASK...", help="Run tasks of lm-eval too (an extra).")
+@click.option(
+    "--tasks-path",
+    "tasks_folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Your own lm-eval tasks.",
+)
+@click.option("--limit", type=options.SIZE, help="Items of each lm-eval task.  [default: all]")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="PERCENT",
+    help="Fail when perplexity is higher, or a share of good answers lower, by more.",
+)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Fail when greedy answers run with the baseline's for less.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to keep it.  [default: beside the engine]",
+)
+@options.JSON
+@options.DEBUG
+def command(
+    target: str | None,
+    baseline: str | None,
+    run_name: str | None,
+    prompts: str,
+    text: Path | None,
+    chat: bool,
+    tasks: str | None,
+    tasks_folder: Path | None,
+    limit: int | None,
+    max_drop: float | None,
+    min_agreement: float | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the quality of answers, and compare it with a baseline.
+
+    ENGINE is a folder or a name under out/ (without it the newest one), run by the reference runtime;
+    HOST:PORT is a server's gRPC. Perplexity needs an engine here. Greedy answers are checked for valid
+    structured output and for texts that a right answer holds, and compared with those of the baseline. Exit
+    status 7 when quality has fallen by more than a limit.
+    """
+    from scripts.flows import evaluate
+    from scripts.flows.compare import find_run
+
+    output = Output(as_json=as_json)
+    found = find_run(run_name) if run_name is not None else None
+    before = evaluate.read_baseline(baseline) if baseline is not None else None
+    options = evaluate.Options(
+        prompts=prompts,
+        text=text,
+        chat=chat,
+        tasks=tuple(tasks.split(",")) if tasks else (),
+        tasks_folder=tasks_folder,
+        limit=limit,
+    )
+    evaluation = evaluate.evaluate(target, options, baseline=before, progress=output.progress)
+    places = evaluate.evaluated_engine(target)
+    if found is not None:
+        evaluate.keep_with_run(evaluation, found)
+        output.note(f"kept with {found.folder}")
+    file = out or (evaluate.default_file(places) if places and found is None else None)
+    if file is not None:
+        evaluate.keep(evaluation, file)
+        output.note(f"wrote {file}")
+    output.result(_text(evaluation))
+    fields = json.loads(evaluation.model_dump_json(exclude={"answers"}))
+    fields.pop("schema_version")
+    output.record("evaluation", fields)
+    evaluate.apply_limits(evaluation, before, max_drop=max_drop, min_agreement=min_agreement)
+
+
+def _text(evaluation: Evaluation) -> str:
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{score.value:.2f} {score.unit}",
+            f"[{score.low:.2f}, {score.high:.2f}]"
+            if score.low is not None and score.high is not None
+            else "-",
+            str(score.n),
+            score.detail + (f", against {score.baseline}" if score.baseline else ""),
+        )
+        for name, score in evaluation.scores.items()
+    ]
+    lines = [table(rows, header=("score", "value", "95 %", "n", "of"))]
+    lines += [f"{name}: not measured: {why}" for name, why in evaluation.unavailable.items()]
+    lines += [f"{name}: {problem}" for name, problem in sorted(evaluation.problems.items())]
+    return "\n".join(lines)

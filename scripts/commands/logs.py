@@ -1,0 +1,70 @@
+"""`tpforge logs`: what a server says."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+from tpforge.errors import UsageError
+
+_POLL_S = 0.2
+
+
+@click.command("logs")
+@options.ENGINE
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option(
+    "--lines", type=options.COUNT, default=40, show_default=True, help="How many of the last lines."
+)
+@click.option("--supervisor", is_flag=True, help="The supervisor's log: starts, deaths, restarts.")
+@options.JSON
+@options.DEBUG
+def command(engine: str | None, follow: bool, lines: int, supervisor: bool, as_json: bool) -> None:
+    """Show the log of a server, running or not.
+
+    ENGINE says whose; without it the newest engine's.
+    """
+    from scripts.flows.places import find_engine
+    from triton_repo.serve.local import SUPERVISOR_LOG
+    from triton_repo.serve.state import LOG_FILE
+
+    if follow and as_json:
+        raise UsageError("--follow and --json exclude each other")
+    output = Output(as_json=as_json)
+    path = find_engine(engine).server / (SUPERVISOR_LOG if supervisor else LOG_FILE)
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no log; start a server with: tpforge serve --detach")
+    size = path.stat().st_size
+    found = _last_lines(path, lines)
+    for line in found:
+        output.result(line)
+    output.record("log", {"path": str(path), "lines": found})
+    if follow:
+        _follow(path, size, output)
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    if count == 0:
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+
+
+def _follow(path: Path, start: int, output: Output) -> None:
+    """Print what is appended; a log that begins anew, by a restart of the server, is read from its start."""
+    while True:
+        size = path.stat().st_size if path.is_file() else start
+        if size < start:
+            start = 0
+        if size > start:
+            with path.open("rb") as file:
+                file.seek(start)
+                data = file.read(size - start)
+            whole = data[: data.rfind(b"\n") + 1]
+            start += len(whole)
+            if whole:
+                output.result(whole.decode("utf-8", errors="replace").rstrip("\n"))
+        time.sleep(_POLL_S)

@@ -1,0 +1,78 @@
+"""`tpforge migrate`: a compiled engine's settings as a recipe for the LLM API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output, table
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("migrate")
+@click.argument("source", metavar="ENGINE_OR_BUILD_CONFIG", type=_PATH)
+@click.option("--to", type=click.Choice(["pytorch"]), default="pytorch", show_default=True, help="Runtime.")
+@click.option("--model", help="Model for the recipe.  [default: the engine's, when tpforge built it]")
+@click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
+@click.option(
+    "--repository", type=_PATH, metavar="DIR", help="Map the parameters of this model repository too."
+)
+@click.option(
+    "--trtllm",
+    metavar="VERSION",
+    help="Release of TensorRT-LLM to go to; `tpforge versions` lists them.  [default: 1.2.1]",
+)
+@click.option("--sm", type=click.IntRange(50, 200), help="Compute capability of the serving GPUs.")
+@click.option("--out", type=_PATH, metavar="FILE", help="Write the recipe here.  [default: stdout]")
+@options.FORCE
+@options.JSON
+@options.DEBUG
+def command(
+    source: Path, out: Path | None, force: bool, as_json: bool, trtllm: str | None, to: str, **values: Any
+) -> None:
+    """Map a compiled engine's settings to TensorRT-LLM's LLM API, as a table.
+
+    ENGINE_OR_BUILD_CONFIG is an engine folder, ours or upstream's, its config.json, or a build config of
+    trtllm-build. Every setting is mapped, changed or dropped, with the reason; the result is a recipe, and a
+    plan to measure before and after. Upstream dropped compiled engines in 1.3.0rc21.
+    """
+    from scripts.flows import migrate
+    from tpforge.versions import DEFAULT_RELEASE
+
+    output = Output(as_json=as_json)
+    migrated = migrate.migrate(source, trtllm=trtllm or DEFAULT_RELEASE, **values)
+    rows = [
+        (
+            move.verdict,
+            move.setting,
+            str(move.value)[:40],
+            ", ".join(f"{name}={value}" for name, value in move.new.items()),
+            move.why,
+        )
+        for move in migrated.migration.moves
+    ]
+    output.result(table(rows, header=("", "setting", "value", "becomes", "why")))
+    if out is not None:
+        migrate.write_recipe(migrated, out, force=force)
+        output.result(f"\nwrote {out}")
+    else:
+        output.result(f"\nrecipe:\n{migrated.recipe}")
+    output.result("measure before and after:")
+    for number, line in enumerate(migrated.plan, 1):
+        output.result(f"  {number}. {line}")
+    if f'model = "{migrate.UNKNOWN_MODEL}"' in migrated.recipe:
+        output.note("the engine does not say which model it was: put it in the recipe, or give --model")
+    output.record(
+        "migration",
+        {
+            "from": migrated.migration.engine.version,
+            "moves": migrate.moves_of(migrated),
+            "recipe": migrated.recipe,
+            "plan": list(migrated.plan),
+            "out": str(out) if out else None,
+        },
+    )

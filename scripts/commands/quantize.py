@@ -1,0 +1,70 @@
+"""`tpforge quantize`: a quantized Hugging Face checkpoint, by calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+from tpforge.units import format_bytes
+
+
+@click.command("quantize")
+@options.MODEL
+@click.option("--format", "format_name", required=True, metavar="FORMAT", help="int4_awq, int8_sq or fp8.")
+@click.option(
+    "--group-size", type=options.SIZE, help="Inputs that share a scale, for int4_awq.  [default: 128]"
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text to calibrate with, paragraphs divided by empty lines.  [default: the passages that ship]",
+)
+@click.option("--samples", type=options.SIZE, default=32, show_default=True, help="Paragraphs to use.")
+@click.option("--seq-len", type=options.SIZE, default=512, show_default=True, help="Tokens of each.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where to write.")
+@options.FORCE
+@options.JSON
+@options.DEBUG
+def command(
+    model: str,
+    format_name: str,
+    group_size: int | None,
+    calibration: Path | None,
+    samples: int,
+    seq_len: int,
+    device: str,
+    out: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Quantize a model by calibration with nvidia-modelopt.
+
+    The result is a Hugging Face checkpoint to build from. MODEL is a Hugging Face directory, a hub id (with
+    @revision), a .gguf file of a llama, or `demo`.
+    nvidia-modelopt is installed on first use, in an environment of its own. Formats that need no calibration
+    are made by `tpforge build --quantize`; `tpforge formats` lists them all.
+    """
+    from scripts.flows.calibrate import Calibration, quantize_model
+
+    output = Output(as_json=as_json)
+    made = quantize_model(
+        model,
+        format_name=format_name,
+        group_size=group_size,
+        calibration=Calibration(path=calibration, num_samples=samples, seq_len=seq_len),
+        device=device,
+        out=out,
+        force=force,
+        progress=output.progress,
+    )
+    size = sum(path.stat().st_size for path in out.iterdir())
+    seconds, peak = made.record["quantize_s"], format_bytes(int(made.record["peak_rss_bytes"]))
+    output.result(f"{out}: {format_name}, {format_bytes(size)}; quantized in {seconds} s, peak memory {peak}")
+    output.result(f"perplexity of modelopt's own model: {made.record['own_perplexity']:.3f}")
+    output.result(f"next: tpforge build {out} --tp N; then tpforge verify --baseline {model}")
+    output.record("quantization", {"path": str(out), **made.record})

@@ -1,0 +1,49 @@
+"""`tpforge render`: the Triton model repository of an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+
+
+@click.command("render")
+@options.ENGINE
+@options.repository()
+@options.out("Where to write.  [default: repository beside the engine]")
+@options.FORCE
+@options.JSON
+@options.DEBUG
+def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **values: Any) -> None:
+    """Write the Triton model repository of an engine.
+
+    ENGINE is a folder, or a name under out/; without it the newest one there. The repository has the models
+    preprocessing, tensorrt_llm, postprocessing, ensemble and tensorrt_llm_bls, or tensorrt_llm alone for
+    runtime pytorch, and needs nothing else of tpforge. An existing one is replaced only with --force.
+    """
+    from scripts.flows import render
+    from scripts.flows.places import find_engine
+    from tpforge.arguments import parse_pairs
+    from tpforge.recipe import RepositoryOptions
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    if engine is None:
+        output.note(f"engine: {places.engine} (the newest)")
+    parameters = parse_pairs(values.pop("parameters"), option="--parameter")
+    options = RepositoryOptions(**values, parameters=parameters)
+    rendered = render.render_repository(places, options, out=out, force=force)
+    output.result(f"{rendered.path}: {', '.join(rendered.models)}")
+    output.record(
+        "repository",
+        {
+            "path": str(rendered.path),
+            "models": list(rendered.models),
+            "files": list(rendered.files),
+            "options": options.model_dump(mode="json"),
+        },
+    )

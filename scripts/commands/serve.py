@@ -1,0 +1,191 @@
+"""`tpforge serve`: Triton on an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+from scripts.cli.security import read_security, security
+from tpforge.errors import UsageError
+from tpforge.units import format_seconds
+
+if TYPE_CHECKING:
+    from scripts.flows.launch import Launch
+    from scripts.flows.places import Places
+    from tpforge.recipe import RepositoryOptions, ServeRecipe
+    from triton_repo.serve.local import Server
+    from triton_repo.serve.security import Security
+
+
+@click.command("serve")
+@options.ENGINE
+@options.server()
+@click.option(
+    "--stand-in",
+    is_flag=True,
+    help="Serve an engine of runtime tensorrt by the reference runtime, without a GPU.",
+)
+@security()
+@options.DRY_RUN
+@click.option("--detach", is_flag=True, help="Return when it answers; `tpforge stop` ends it.")
+@options.JSON
+@options.DEBUG
+def command(
+    engine: str | None, stand_in: bool, dry_run: bool, detach: bool, as_json: bool, **values: Any
+) -> None:
+    """Start Triton on an engine and wait until it answers.
+
+    ENGINE is a folder, or a name under out/; without it the newest one there. Its model repository is
+    rendered first when it is missing or out of date. Without --detach it runs until Ctrl-C. A server or a
+    model process that dies is started again.
+
+    An engine of runtime tensorrt or pytorch is served by TensorRT-LLM, here or in its container, once GPUs,
+    memory, driver, versions, ports and files have been checked; --dry-run prints the command and what is
+    wrong.
+    """
+    from scripts.flows import serve
+    from scripts.flows.launch import is_launched, serve_launch
+    from scripts.flows.places import find_engine
+    from tpforge.recipe import ServeRecipe
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    if engine is None:
+        output.note(f"engine: {places.engine} (the newest)")
+    security = read_security(values)
+    recipe = ServeRecipe(**values)
+    options = _stand_in(places) if stand_in else None
+    if is_launched(places, options):
+        launch = _planned(output, places, recipe, dry_run=dry_run, security=security)
+        if dry_run:
+            _print_launch(output, launch)
+            return
+        output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}")
+        serve_launch(
+            launch,
+            places,
+            recipe,
+            detach=detach,
+            progress=output.progress,
+            on_ready=lambda server: _say_ready(output, server, detach=detach),
+        )
+        return
+    _refuse_launched_options(recipe, dry_run=dry_run, stand_in=stand_in)
+    serve.serve_engine(
+        places,
+        recipe,
+        options=options,
+        detach=detach,
+        progress=output.progress,
+        on_ready=lambda server: _say_ready(output, server, detach=detach),
+        security=security,
+    )
+
+
+def _refuse_launched_options(recipe: ServeRecipe, *, dry_run: bool, stand_in: bool) -> None:
+    """What only a launch by TensorRT-LLM looks at.
+
+    Raises:
+        UsageError: it is given.
+    """
+    given = {
+        "--dry-run": dry_run,
+        "--container": recipe.container not in ("auto", "none"),
+        "--image": recipe.image is not None,
+        "--mode": recipe.mode != "leader",
+        "--devices": recipe.devices is not None,
+    }
+    names = ", ".join(name for name, is_given in given.items() if is_given)
+    if names:
+        by = "--stand-in serves by" if stand_in else "this engine is of"
+        raise UsageError(f"{names}: for TensorRT-LLM; {by} the reference runtime")
+
+
+def _stand_in(places: Places) -> RepositoryOptions:
+    """The options that the repository was rendered with, but by the reference runtime.
+
+    Raises:
+        UsageError: the engine is not of runtime tensorrt.
+    """
+    from engines.store import read_manifest
+    from scripts.flows.render import kept_options
+    from tpforge.recipe import RepositoryOptions
+
+    runtime = read_manifest(places.engine).runtime
+    if runtime != "tensorrt":
+        raise UsageError(f"--stand-in: is for engines of runtime tensorrt; {places.engine} is of {runtime}")
+    kept = kept_options(places).model_dump()
+    return RepositoryOptions.model_validate({**kept, "stand_in": True})
+
+
+def _planned(
+    output: Output, places: Places, recipe: ServeRecipe, *, dry_run: bool, security: Security
+) -> Launch:
+    """The launch of an engine by TensorRT-LLM; what is doubtful about it is said."""
+    from scripts.flows import serve
+    from scripts.flows.launch import plan_launch
+
+    if not dry_run:
+        serve.refuse_running(places)  # Else its own ports would be what is wrong.
+    launch = plan_launch(places, recipe, options=None, render=not dry_run, security=security)
+    for line in launch.doubts:
+        output.note(f"warning: {line}")
+    return launch
+
+
+def _say_ready(output: Output, server: Server, *, detach: bool) -> None:
+    output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
+    output.result(f"gRPC     {server.grpc_url}")
+    output.result(f"HTTP     {server.http_url}")
+    output.result(f"metrics  {server.metrics_url}")
+    output.result(f"log      {server.log}")
+    output.record("server", server_fields(server))
+    output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
+
+
+def _print_launch(output: Output, launch: Launch) -> None:
+    output.result(f"repository  {launch.repository}")
+    gpus = ", ".join(map(str, launch.devices))
+    output.result(f"release     TensorRT-LLM {launch.release.trtllm}; {launch.container}, GPUs {gpus}")
+    output.result(f"\n$ {launch.line}")
+    if launch.misfits:
+        output.result("\nwould be refused on this host:")
+        for line in launch.misfits:
+            output.result(f"  {line}")
+    if launch.security.admin_key_file is not None:
+        from triton_repo.serve.security import KEY_PLACE
+
+        output.note(f"{KEY_PLACE} stands for the key in {launch.security.admin_key_file}")
+    output.note("nothing of this was run")
+    output.record(
+        "launch",
+        {
+            "repository": str(launch.repository),
+            "release": launch.release.trtllm,
+            "container": launch.container,
+            "mode": launch.mode,
+            "gpus": list(launch.devices),
+            "command": list(launch.command.words),
+            "environment": launch.command.environment,
+            "misfits": list(launch.misfits),
+            "doubts": list(launch.doubts),
+            "run": False,
+        },
+    )
+
+
+def server_fields(server: Server) -> dict[str, object]:
+    """A server for --json."""
+    return {
+        "grpc_url": server.grpc_url,
+        "http_url": server.http_url,
+        "metrics_url": server.metrics_url,
+        "repository": str(server.repository),
+        "state_dir": str(server.state_dir),
+        "log": str(server.log),
+        "seconds_to_ready": server.seconds_to_ready,
+        "pid": server.pid,
+    }

@@ -1,0 +1,44 @@
+"""`tpforge smoke`: the checks of a running server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output
+
+
+@click.command("smoke")
+@click.argument("url", metavar="[HOST:PORT]", required=False)
+@click.option("--engine", help="The engine it serves: limits and golden answers.  [default: as started here]")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write a JUnit report too.")
+@options.connection()
+@options.JSON
+@options.DEBUG
+def command(url: str | None, engine: str | None, junit: Path | None, as_json: bool, **values: Any) -> None:
+    """Prove over gRPC that a server keeps its contract.
+
+    HOST:PORT is the server's gRPC port; without it the server that runs here. Checks what it answers, how it
+    streams, and that it survives malformed requests. Exit status 6 when a check fails.
+    """
+    import json
+
+    from scripts.flows import smoke
+    from triton_repo.smoke import SmokeOptions
+
+    output = Output(as_json=as_json)
+    connection = options.read_connection(**values)
+    chosen = SmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
+    report = smoke.smoke_server(
+        url,
+        engine=engine,
+        junit=junit,
+        options=chosen,
+        on_result=lambda check: output.result(smoke.line_of(check)),
+    )
+    output.result(smoke.summary(report))
+    output.record("smoke", json.loads(report.to_json()))
+    smoke.refuse_failed(report)

@@ -1,0 +1,93 @@
+"""`tpforge up`: a recipe from model to proven server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from scripts.flows.up import Stage
+    from tpforge.recipe import Recipe
+
+
+@click.command("up")
+@click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE")
+@options.DRY_RUN
+@options.JSON
+@options.DEBUG
+def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
+    """Do all of a recipe: build, verify, render, serve, smoke.
+
+    RECIPE is a recipe.toml. A stage whose inputs are unchanged is skipped. The server stays; `tpforge stop`
+    ends it. For runtime tensorrt the rank files are verified, not the compiled engines; for runtime pytorch
+    there are none to verify.
+    """
+    from scripts.cli.show_plan import print_plan
+    from scripts.flows import build, up
+    from scripts.flows.recipes import read_recipe
+
+    output = Output(as_json=as_json)
+    asked = read_recipe(recipe)
+    if dry_run:
+        if asked.runtime == "reference":
+            print_plan(output, build.plan_engine(asked))
+        else:
+            _print_commands(output, asked)
+        return
+    done: list[Stage] = []
+    try:
+        run = up.run_recipe(asked, progress=output.progress, on_stage=done.append)
+    finally:
+        print_stages(output, done)
+    output.record("up", {"stages": stage_records(run.stages)})
+
+
+def _print_commands(output: Output, recipe: Recipe) -> None:
+    """What would be run for TensorRT-LLM's runtimes; the server's command once there is an engine."""
+    from scripts.cli.show_compilation import print_compilation, print_llm_engine
+    from scripts.flows import compile, llm_engine
+    from scripts.flows.launch import plan_launch
+    from scripts.flows.places import Places
+
+    if recipe.runtime == "tensorrt":
+        compilation = compile.plan_compilation(recipe, out=None)
+        print_compilation(output, compilation)
+        out = compilation.out
+    else:
+        engine = llm_engine.plan_llm_engine(recipe, out=None)
+        print_llm_engine(output, engine)
+        out = engine.out
+    if not (out / "engine.json").is_file():
+        output.note(f"then the server: `tpforge serve {out} --dry-run` says how, once the engine is there")
+        return
+    options = recipe.repository
+    launch = plan_launch(Places(out), recipe.serve, options=options, render=False)
+    output.result(f"\nserve:\n$ {launch.line}")
+    for line in launch.misfits:
+        output.note(f"would be refused on this host: {line}")
+
+
+def print_stages(output: Output, done: list[Stage]) -> None:
+    """The table of what was done."""
+    from scripts.flows.up import stage_rows
+
+    if done:
+        output.result(table(stage_rows(done), header=("stage", "time", "result")))
+
+
+def stage_records(done: list[Stage]) -> list[dict[str, object]]:
+    """The stages for --json."""
+    return [
+        {
+            "name": stage.name,
+            "seconds": round(stage.seconds, 3),
+            "result": stage.result,
+            "outcome": stage.outcome,
+        }
+        for stage in done
+    ]

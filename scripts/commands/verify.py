@@ -1,0 +1,118 @@
+"""`tpforge verify`: the proof of an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from scripts.cli import options
+from scripts.cli.output import Output, table
+from tpforge.errors import VerificationFailed
+
+if TYPE_CHECKING:
+    from tpforge.manifest import Parity, Quality
+
+
+@click.command("verify")
+@options.ENGINE
+@click.option("--model", help="Where the source lies, when it has moved since the build.")
+@click.option(
+    "--baseline",
+    metavar="MODEL",
+    help="The unquantized model that a quantized engine is scored against.  [default: its source]",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Fail when quantization raised the perplexity by more than this fraction.  "
+    "[default: the one it was built with]",
+)
+@options.JSON
+@options.DEBUG
+def command(
+    engine: str | None, model: str | None, baseline: str | None, max_drop: float | None, as_json: bool
+) -> None:
+    """Prove an engine against its source and against transformers.
+
+    ENGINE is a folder, or a name under out/; without it the newest one there. Every tensor is put together
+    from the ranks and compared bit for bit with the source; then the ranks answer real prompts, and their
+    logits and greedy tokens are compared with those of transformers in float32. Writes parity.json, and
+    the golden answers into engine.json. Exit status 6 when something differs. Of a quantized engine, its
+    values are compared with the format's rounding of the source, transformers computes with those values,
+    and what they lost against the source is measured beside; exit status 7 when that is above --max-drop.
+    """
+    from scripts.flows import prove
+    from scripts.flows.places import find_engine
+    from scripts.flows.quantize import refuse_drop
+
+    output = Output(as_json=as_json)
+    places = find_engine(engine)
+    if engine is None:
+        output.note(f"engine: {places.engine} (the newest)")
+    verified = prove.verify_engine(places, model=model, baseline=baseline, progress=output.progress)
+    parity = verified.parity
+    output.result(table(parity_rows(parity), header=("what", "measured")))
+    quality = verified.manifest.quality
+    if quality is not None:
+        output.result("")
+        output.result(table(quality_rows(quality), header=("what quantization cost", "measured")))
+    output.record(
+        "verification",
+        {
+            "path": str(places.engine),
+            "parity": parity.model_dump(mode="json"),
+            "quality": quality.model_dump(mode="json") if quality else None,
+            "golden": [answer.model_dump(mode="json") for answer in verified.manifest.golden],
+        },
+    )
+    if not parity.passed:
+        raise VerificationFailed(
+            "\n  ".join([f"{places.engine}: is not what its source computes:", *parity.problems])
+        )
+    limit = max_drop if max_drop is not None else quality.max_drop if quality else None
+    if quality is not None and limit is not None:
+        refuse_drop(quality, limit=limit, where=places.engine)
+
+
+def quality_rows(quality: Quality) -> list[tuple[str, str]]:
+    """What quantization cost, as rows of a table."""
+    errors = [error.relative for error in quality.weight_errors]
+    rows = [
+        ("baseline", quality.baseline),
+        (
+            "perplexity",
+            f"{quality.perplexity:.3f}, baseline {quality.baseline_perplexity:.3f}: "
+            f"{quality.perplexity_drop:+.2%}  (n={quality.num_text_tokens} tokens)",
+        ),
+        ("mean KL divergence", f"{quality.mean_kl_divergence:.1e}  (n={quality.num_positions} positions)"),
+        ("top-1 agreement", f"{quality.top1_agreement:.2%}"),
+        ("greedy tokens equal", f"{quality.num_greedy_equal} of {quality.num_greedy_tokens}"),
+    ]
+    if errors:
+        mean, worst = sum(errors) / len(errors), max(errors)
+        rows.append(("relative weight error", f"mean {mean:.2%}, largest {worst:.2%}  (n={len(errors)})"))
+    rows += [("not emulated", what) for what in quality.not_emulated]
+    return rows
+
+
+def parity_rows(parity: Parity) -> list[tuple[str, str]]:
+    """The proof as rows of a table."""
+    equal = parity.num_tensors - parity.num_unequal_tensors
+    return [
+        ("tensors equal to the source", f"{equal} of {parity.num_tensors}"),
+        (
+            "largest logit error",
+            f"{parity.max_abs_logit_error:.1e}  (below {parity.logit_tolerance:.0e}; "
+            f"{parity.num_positions} positions of {parity.num_prompts} prompts, float32)",
+        ),
+        (
+            f"largest logit error as served, {parity.served_dtype}",
+            f"{parity.served_max_abs_logit_error:.1e}",
+        ),
+        ("mean KL divergence", f"{parity.mean_kl_divergence:.1e}"),
+        ("top-1 agreement", f"{parity.top1_agreement:.2%}"),
+        ("greedy tokens equal", f"{parity.num_greedy_equal} of {parity.num_greedy_tokens}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in parity.versions.items())),
+        ("verdict", "passed" if parity.passed else "FAILED"),
+    ]

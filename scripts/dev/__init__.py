@@ -1,0 +1,1 @@
+"""What developers run: generated pages, the measured demonstration, setup."""

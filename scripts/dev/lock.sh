@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Writes requirements.lock: the versions and hashes of all that requirements.in needs, and no index address.
+# It installs nothing into .venv: uv lives in a temporary environment.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+"$(scripts/dev/setup-system.sh)" -m venv "$scratch/venv"
+"$scratch/venv/bin/pip" -qq install uv
+
+# A marker that is never true leaves a package, and what it alone needs, out.
+never='sys_platform == "never"'
+for package in torch aiohttp gevent geventhttpclient greenlet pyzmq sh wrapt typing-inspect importlib-metadata; do
+    echo "$package; $never"
+done >"$scratch/overrides.txt"
+
+"$scratch/venv/bin/uv" --quiet pip compile requirements.in \
+    --output-file requirements.lock "$@" \
+    --override "$scratch/overrides.txt" \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
+    --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+    --custom-compile-command "make lock"
+grep -c '^[a-z].*==' requirements.lock | sed 's/$/ packages in requirements.lock/'

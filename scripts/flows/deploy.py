@@ -1,0 +1,93 @@
+"""From an engine to the files of a deployment, and their application: composes engines and triton_repo.
+
+It prints nothing; the targets are `triton_repo.deploy.targets`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.flows.places import Places
+from tpforge.atomic import atomic_folder, refuse_existing
+from tpforge.errors import EnvironmentUnusable
+
+if TYPE_CHECKING:
+    from triton_repo.deploy.deployment import Deployment, DeployOptions
+
+
+@dataclass(frozen=True)
+class Written:
+    """A deployment's files; `apply` is the command to run in their folder."""
+
+    folder: Path
+    files: tuple[str, ...]
+    apply: tuple[str, ...]
+    deployment: Deployment
+
+
+def deploy_folder(places: Places, target: str) -> Path:
+    """Where a target's files go unless it is said otherwise: beside the engine."""
+    return places.repository.with_name(f"{places.repository.name.replace('repository', 'deploy')}-{target}")
+
+
+def write_deployment(
+    places: Places, target: str, options: DeployOptions, *, out: Path | None = None, force: bool = False
+) -> Written:
+    """Write the files of a target, whole or not at all.
+
+    Raises:
+        InputRefused: the engine is not sound, or the folder exists and `force` is not given.
+        UsageError: the target does not fit the engine, or an option is missing.
+    """
+    from engines.store import read_manifest
+    from triton_repo.deploy.crossing import crossing_warnings
+    from triton_repo.deploy.deployment import plan_deployment
+    from triton_repo.deploy.targets import apply_words, target_files
+
+    manifest = read_manifest(places.engine)
+    folder = out if out is not None else deploy_folder(places, target)
+    refuse_existing(folder, force=force)
+    deployment = plan_deployment(places.engine.resolve(), manifest, options)
+    deployment = deployment.model_copy(update={"warnings": crossing_warnings(deployment, manifest)})
+    texts = target_files(target, deployment)
+    if target == "slurm":
+        _render(places)
+    with atomic_folder(folder, force=force) as temporary:
+        for name, text in texts.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            if name.endswith(".sh"):
+                path.chmod(0o755)
+    return Written(folder, tuple(sorted(texts)), tuple(apply_words(target, deployment)), deployment)
+
+
+def apply(written: Written) -> None:
+    """Run the target's own program on the files.
+
+    Raises:
+        EnvironmentUnusable: the program is not there, or it failed.
+    """
+    program = written.apply[0]
+    if shutil.which(program) is None:
+        raise EnvironmentUnusable(
+            f"{program} is not on PATH; the files are in {written.folder}, "
+            f"run there: {shlex.join(written.apply)}"
+        )
+    done = subprocess.run(written.apply, cwd=written.folder, check=False)
+    if done.returncode:
+        raise EnvironmentUnusable(
+            f"{shlex.join(written.apply)} (in {written.folder}): exit status {done.returncode}"
+        )
+
+
+def _render(places: Places) -> None:
+    """The batch job mounts the repository where it lies."""
+    from scripts.flows.render import fresh_repository
+
+    fresh_repository(places)

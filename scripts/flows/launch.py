@@ -1,0 +1,311 @@
+"""Serving an engine by TensorRT-LLM: the repository, the command, and what must be right before it runs.
+
+Composes engines and triton_repo; it prints nothing. The reference runtime is served by `serve`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.flows.places import Places
+from scripts.flows.render import fresh_repository, kept_options
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
+from tpforge.manifest import Manifest
+from tpforge.recipe import RepositoryOptions, ServeRecipe
+from tpforge.versions import Release, find_release
+
+if TYPE_CHECKING:
+    from triton_repo.serve.local import Server
+    from triton_repo.serve.mpirun import LaunchCommand
+    from triton_repo.serve.security import Security
+
+
+_LOAD_TIMEOUT_S = 1800.0
+"""Large weights, and the first start of an engine's kernels."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What would be run; `misfits` keep it from running, `doubts` do not."""
+
+    repository: Path
+    release: Release
+    manifest: Manifest
+    devices: tuple[int, ...]
+    container: str
+    image: str | None
+    mode: str
+    command: LaunchCommand
+    name: str
+    misfits: tuple[str, ...]
+    doubts: tuple[str, ...]
+    security: Security
+
+    @property
+    def line(self) -> str:
+        """The command for a shell."""
+        from triton_repo.deploy.shell import join_lines
+
+        settings = [f"{key}={value}" for key, value in self.command.environment.items()]
+        return join_lines([*settings, *self.command.words], heads=(self.image or "", "mpirun"))
+
+
+def is_launched(places: Places, options: RepositoryOptions | None) -> bool:
+    """Whether the engine is served by TensorRT-LLM, and not by the reference runtime in its place.
+
+    Raises:
+        InputRefused: the engine is not sound.
+    """
+    from engines.store import read_manifest
+
+    stand_in = options is not None and options.stand_in
+    return read_manifest(places.engine).runtime != "reference" and not stand_in
+
+
+def plan_launch(
+    places: Places,
+    recipe: ServeRecipe,
+    *,
+    options: RepositoryOptions | None,
+    render: bool,
+    security: Security | None = None,
+) -> Launch:
+    """The command that serves an engine, and everything that is wrong with host or engine.
+
+    With `render` the repository beside the engine is written when it is missing or out of date.
+
+    Raises:
+        InputRefused: the engine is not sound.
+        UsageError: mode, GPUs and container do not go together, or the administrator's key is none.
+    """
+    from engines.host import container_problem, find_host, has_image
+    from engines.runtime import find_doubts, find_misfits
+    from engines.store import read_manifest
+    from triton_repo.serve.mpirun import parse_devices
+    from triton_repo.serve.security import Security
+
+    guard = (security or Security()).absolute()
+    guard.read_admin_key()
+    manifest = read_manifest(places.engine)
+    release = find_release(_release_of(manifest))
+    container = recipe.container if recipe.container != "auto" else _container(release)
+    _refuse_mode(manifest, recipe)
+    chosen = options or kept_options(places)
+    num_instances = str(chosen.parameters.get("gpu_device_ids", "")).count(";") + 1
+    devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size * num_instances)
+    repository = fresh_repository(places, options)[0] if render else places.repository
+    host = find_host()
+    misfits = find_misfits(
+        places.engine, manifest, host, release=release, devices=devices, container=container != "none"
+    )
+    doubts = find_doubts(host, release=release, devices=devices)
+    image = None if container == "none" else recipe.image or release.image
+    if problem := container_problem(container) if image is not None else None:
+        misfits.append(problem)
+    elif image is not None and not has_image(container, image):
+        doubts.append(
+            f"{image}: not on this host; `{container} pull` it first, or its download counts as loading "
+            "(--load-timeout)"
+        )
+    misfits += _instance_problems(chosen, devices)
+    if num_instances > 1 and recipe.mode == "leader":
+        misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
+    misfits += _repository_problems(repository, manifest, chosen)
+    misfits += [*_port_problems(recipe), *_tokenizer_problems(places.engine)]
+    return Launch(
+        repository=repository,
+        release=release,
+        manifest=manifest,
+        devices=devices,
+        container=container,
+        image=image,
+        mode=recipe.mode,
+        command=_command(places, recipe, manifest, release, container, devices, repository, guard),
+        name=_name(places, manifest, recipe),
+        misfits=tuple(misfits),
+        doubts=tuple(doubts),
+        security=guard,
+    )
+
+
+def serve_launch(
+    launch: Launch,
+    places: Places,
+    recipe: ServeRecipe,
+    *,
+    detach: bool,
+    progress: Callable[[str], None],
+    on_ready: Callable[[Server], None] | None = None,
+) -> Server:
+    """Run the command under a supervisor until it is stopped; detached, until the server has answered.
+
+    Raises:
+        EnvironmentUnusable: this host cannot run it, it cannot be started, or is not ready in time.
+        InputRefused: it ended before it was ready; with the causes that its log shows, else the log's end.
+    """
+    from triton_repo.serve.launched import ContainerName, LaunchedProgram
+    from triton_repo.serve.local import ServeOptions, serve
+    from triton_repo.serve.ports import Ports
+
+    if launch.misfits:
+        raise EnvironmentUnusable("\n  ".join(["this engine cannot be served here:", *launch.misfits]))
+    container = None if launch.image is None else ContainerName(engine=launch.container, name=launch.name)
+    program = LaunchedProgram(
+        words=launch.command.words,
+        environment=launch.command.environment,
+        server_id=launch.name,
+        container=container,
+        shared_memory=f"{launch.name}-" if container is None else None,
+    )
+    options = ServeOptions(
+        state_dir=places.server,
+        ports=Ports.from_base(recipe.port_base),
+        host=recipe.host,
+        load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
+        detach=detach,
+        launch=program,
+        security=launch.security,
+    )
+    return serve(launch.repository, options=options, progress=progress, on_ready=on_ready)
+
+
+def _name(places: Places, manifest: Manifest, recipe: ServeRecipe) -> str:
+    """Of container and server; equal engines on equal ports of two addresses differ by their folder."""
+    folder = hashlib.sha256(str(places.server.resolve()).encode()).hexdigest()[:8]
+    return f"tpforge-{manifest.name}-{recipe.port_base}-{folder}"
+
+
+def _release_of(manifest: Manifest) -> str:
+    if manifest.engine_build is not None:
+        return manifest.engine_build.trtllm
+    if manifest.llm_api is not None:
+        return manifest.llm_api.trtllm
+    raise InputRefused(
+        f"{manifest.name}: engine.json does not say which TensorRT-LLM it is for; build it again"
+    )
+
+
+def _container(release: Release) -> str:
+    """This host when it has that very release, else docker."""
+    from engines.host import find_host
+
+    return "none" if dict(find_host().packages).get("tensorrt_llm") == release.trtllm else "docker"
+
+
+def _refuse_mode(manifest: Manifest, recipe: ServeRecipe) -> None:
+    if recipe.mode == "orchestrator" and manifest.runtime != "tensorrt":
+        raise UsageError("--mode orchestrator: is for compiled engines; leave it out for runtime pytorch")
+
+
+def _command(
+    places: Places,
+    recipe: ServeRecipe,
+    manifest: Manifest,
+    release: Release,
+    container: str,
+    devices: tuple[int, ...],
+    repository: Path,
+    security: Security,
+) -> LaunchCommand:
+    from triton_repo.serve.docker import Container, container_command
+    from triton_repo.serve.mpirun import (
+        TRITONSERVER,
+        TritonArguments,
+        leader_command,
+        llmapi_command,
+        orchestrator_command,
+    )
+    from triton_repo.serve.ports import Ports
+
+    ports = Ports.from_base(recipe.port_base)
+    arguments = TritonArguments(
+        repository=repository.absolute(),
+        ports=ports,
+        tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
+        # On this host the name keeps equal engines' regions apart, in containers nothing has to.
+        prefix=f"{manifest.name}-" if container != "none" else f"{_name(places, manifest, recipe)}-",
+        server_id=_name(places, manifest, recipe),
+        security=tuple(security.arguments_without_key()),
+        addresses=_addresses(recipe, security) if container == "none" else (),
+    )
+    world = manifest.mapping.world_size
+    if manifest.runtime == "pytorch":
+        command = llmapi_command(arguments, world_size=world)
+    elif recipe.mode == "orchestrator":
+        command = orchestrator_command(arguments, num_gpus=len(devices))
+    else:
+        command = leader_command(arguments, world_size=world)
+    if container == "none":
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)), **command.environment}
+        return type(command)(command.words, environment)
+    image = recipe.image or release.image
+    if image is None:
+        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is listed for it; give --image")
+    around = Container(
+        image=image,
+        name=_name(places, manifest, recipe),
+        devices=devices,
+        mounts=(repository.absolute(), places.engine.resolve(), *security.mounts()),
+        ports=ports,
+        host=recipe.host,
+        http_host=security.http_host(recipe.host),
+        engine="podman" if container == "podman" else "docker",
+    )
+    return container_command(around, command)
+
+
+def _addresses(recipe: ServeRecipe, security: Security) -> tuple[str, ...]:
+    """Where tritonserver listens on this host; in a container everywhere, whose ports are published."""
+    http = security.http_host(recipe.host)
+    return (f"--http-address={http}", f"--grpc-address={recipe.host}", f"--metrics-address={http}")
+
+
+def _repository_problems(repository: Path, manifest: Manifest, options: RepositoryOptions) -> list[str]:
+    """What is wrong with a repository that is there: someone may have edited it since it was rendered."""
+    from triton_repo.render.check import check_llm_repository, check_repository
+
+    if not repository.is_dir():
+        return []
+    if manifest.runtime == "pytorch" and options.front == "llmapi":
+        found = check_llm_repository(repository)
+    else:
+        found = check_repository(repository, runtime="front" if manifest.runtime == "pytorch" else "tensorrt")
+    return [f"{repository}: {problem}; `tpforge render --force` writes it anew" for problem in found]
+
+
+def _instance_problems(options: RepositoryOptions, devices: tuple[int, ...]) -> list[str]:
+    """The launch numbers its GPUs anew, from 0, whatever their numbers on the host are."""
+    text = str(options.parameters.get("gpu_device_ids", ""))
+    ids = {int(word) for group in text.split(";") for word in group.split(",") if word.strip().isdigit()}
+    if not ids or ids <= set(range(len(devices))):
+        return []
+    host = ",".join(map(str, devices))
+    return [
+        f"gpu_device_ids {text}: the server sees GPUs 0 to {len(devices) - 1}, this host's {host}; count "
+        "from 0, and choose the host's by --devices"
+    ]
+
+
+def _port_problems(recipe: ServeRecipe) -> list[str]:
+    from triton_repo.serve.ports import Ports, refuse_used
+
+    try:
+        refuse_used(Ports.from_base(recipe.port_base), host=recipe.host)
+    except EnvironmentUnusable as error:
+        return [str(error)]
+    return []
+
+
+def _tokenizer_problems(engine: Path) -> list[str]:
+    """The tokenizer can be read, by the user that asks; a wrong one is told when the model is loaded."""
+    file = engine / "tokenizer" / "tokenizer.json"
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"{file}: cannot be read: {error} (tensorrtllm_backend 109)"]
+    return []

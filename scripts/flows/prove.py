@@ -1,0 +1,174 @@
+"""The proof of an engine, kept beside it: composes builders and engines.
+
+It prints nothing; what is compared is `builders.verify` and `engines.parity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.flows.models import input_files, open_model
+from scripts.flows.places import Places
+from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
+from scripts.flows.quantize import plan_of, quality_of
+from tpforge.atomic import write_atomic
+from tpforge.dtypes import DType
+from tpforge.errors import InputRefused, VerificationFailed
+from tpforge.manifest import GoldenAnswer, Manifest, Parity
+from tpforge.sharding import ShardPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from builders.sources.base import Source
+
+Progress = Callable[[str], None]
+_PROOF = "verify"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An engine after its proof."""
+
+    places: Places
+    manifest: Manifest
+    parity: Parity
+
+
+def verify_engine(
+    places: Places, *, model: str | None = None, baseline: str | None = None, progress: Progress
+) -> Verified:
+    """Prove an engine: its files, every tensor against the source, its answers against transformers.
+
+    Writes parity.json beside engine.json, and parity and golden answers into engine.json, also when the
+    proof fails. `model` says where the source lies now, when it has moved; `baseline` is the unquantized
+    model that a quantized engine is scored against, without it the source, where that is not quantized.
+
+    Raises:
+        InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
+        VerificationFailed: a file of the engine is not the one that was built; nothing is written.
+    """
+    from builders.verify import verify_shards
+    from engines.parity import measure_parity
+    from engines.store import check_files, read_manifest, write_manifest
+
+    manifest = read_manifest(places.engine)
+    progress("checking the files of the engine")
+    if damaged := check_files(places.engine, manifest):
+        raise VerificationFailed(
+            "\n  ".join([f"{places.engine}: the files are not those that were built:", *damaged])
+        )
+    if manifest.runtime == "pytorch":
+        raise InputRefused(
+            f"{places.engine}: its files are those that were built, and there are no rank files to prove: "
+            "runtime pytorch loads the model as it is; compare answers with `tpforge smoke` once it is served"
+        )
+    with _open_source(manifest, model) as source:
+        progress("comparing the source with engine.json")
+        if input_files(source) != manifest.source.files:
+            raise InputRefused(
+                f"{source.path}: is not the model that {places.engine} was made of (its files have other "
+                "SHA-256 sums); give the right one with --model, or build the engine again"
+            )
+        plan = plan_of(manifest)
+        progress("comparing every tensor with the source")
+        report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
+        is_quantized = plan.quantization is not None and not report.problems
+        weights = _dequantized(source, places.engine, plan=plan, dtype=manifest.dtype) if is_quantized else {}
+        parity, golden = measure_parity(
+            places.engine, manifest, source_path=source.path, weights=weights, progress=progress
+        )
+        quality = None
+        if is_quantized and (source.quantized is None or baseline is not None):
+            with open_model(baseline) if baseline is not None else nullcontext(source) as unquantized:
+                quality = quality_of(
+                    places.engine,
+                    manifest,
+                    unquantized,
+                    weight_errors=report.weight_errors,
+                    progress=progress,
+                )
+        elif is_quantized:
+            progress("what the checkpoint's quantization cost is not measured: give --baseline MODEL")
+    parity = parity.model_copy(
+        update={
+            "passed": parity.passed and not report.problems,
+            "num_tensors": report.num_tensors,
+            "num_unequal_tensors": len(report.problems),
+            "problems": (*report.problems, *parity.problems),
+        }
+    )
+    kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}
+    manifest = manifest.model_copy(update=kept)
+    write_atomic(places.engine / "parity.json", _parity_json(manifest, parity, golden))
+    write_manifest(places.engine, manifest)
+    keep_stage(places, _PROOF, {"key": _proof_key(manifest)})
+    return Verified(places, manifest, parity)
+
+
+def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType) -> dict[str, Tensor]:
+    """The values that the quantized matrices of all ranks stand for, by their names in files."""
+    from builders.quantize.proof.verification import dequantized_weights
+    from builders.sources.huggingface import HuggingFaceSource
+    from builders.sources.safetensors_reader import SafetensorsFile
+
+    with ExitStack() as stack:
+        ranks = []
+        for rank in range(plan.mapping.world_size):
+            ranks.append(SafetensorsFile(engine / "checkpoint" / f"rank{rank}.safetensors"))
+            stack.callback(ranks[-1].close)
+        names = source.names_in_files if isinstance(source, HuggingFaceSource) else {}
+        found = dequantized_weights(source, ranks, plan=plan, dtype=dtype)
+        return {names.get(name, name): values for name, values in found}
+
+
+def _open_source(manifest: Manifest, model: str | None) -> Source:
+    """The source at `model`, or where it was at the build."""
+    if model is not None:
+        return open_model(model)
+    try:
+        return open_model(manifest.source.location)
+    except InputRefused as error:
+        raise InputRefused(
+            f"{error}\n  The engine was made of it; if it has moved, say where it is with --model"
+        ) from error
+
+
+def fresh_proof(places: Places, *, progress: Progress) -> tuple[Parity, bool]:
+    """The proof of an engine, and whether it is the kept one: made of this engine by this very code.
+
+    Raises:
+        InputRefused, VerificationFailed: as `verify_engine` does.
+    """
+    from engines.store import read_manifest
+
+    manifest = read_manifest(places.engine)
+    kept = read_stages(places).get(_PROOF, {}).get("key")
+    if manifest.parity is not None and manifest.parity.passed and kept == _proof_key(manifest):
+        return manifest.parity, True
+    return verify_engine(places, progress=progress).parity, False
+
+
+def _proof_key(manifest: Manifest) -> str:
+    """What decides the outcome of a proof: the engine, and the code that runs and judges it."""
+    import engines
+
+    assert engines.__file__ is not None
+    return text_key([engine_key(manifest), source_key([Path(engines.__file__).parent])])
+
+
+def _parity_json(manifest: Manifest, parity: Parity, golden: tuple[GoldenAnswer, ...]) -> str:
+    import json
+
+    value = {
+        "schema_version": 1,
+        "engine": manifest.name,
+        "parity": parity.model_dump(mode="json"),
+        "quality": manifest.quality.model_dump(mode="json") if manifest.quality else None,
+        "golden": [answer.model_dump(mode="json") for answer in golden],
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,176 @@
+"""Servers of engines: start, find, stop, ask. Composes triton_repo with the folders of `places`.
+
+It prints nothing; the supervisor of a server is `triton_repo.deploy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.flows.chat import chat_prompt
+from scripts.flows.places import OUT, Places, find_engine
+from scripts.flows.render import fresh_repository
+from tpforge.errors import EnvironmentUnusable, UsageError
+from tpforge.recipe import RepositoryOptions, ServeRecipe
+
+if TYPE_CHECKING:
+    from triton_repo.client.client import Answer
+    from triton_repo.serve.local import Server, Status
+    from triton_repo.serve.security import Security
+
+Progress = Callable[[str], None]
+DEFAULT_URL = "localhost:8001"
+_LOAD_TIMEOUT_S = 300.0
+
+
+def serve_engine(
+    places: Places,
+    recipe: ServeRecipe,
+    *,
+    options: RepositoryOptions | None = None,
+    detach: bool,
+    progress: Progress,
+    on_ready: Callable[[Server], None] | None = None,
+    security: Security | None = None,
+) -> Server:
+    """Start Triton on an engine's repository, which is rendered first when it is missing or out of date.
+
+    Raises:
+        EnvironmentUnusable: ports, binary or interpreter cannot be used, or it runs already.
+        InputRefused: the engine is not sound, or a model does not load.
+    """
+    from triton_repo.serve.local import ServeOptions, serve
+    from triton_repo.serve.ports import Ports
+    from triton_repo.serve.security import Security
+
+    refuse_running(places)
+    repository, rendered = fresh_repository(places, options)
+    if rendered:
+        progress(f"rendered {repository}")
+    return serve(
+        repository,
+        options=ServeOptions(
+            state_dir=places.server,
+            ports=Ports.from_base(recipe.port_base),
+            host=recipe.host,
+            tritonserver=recipe.tritonserver,
+            load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
+            detach=detach,
+            security=security or Security(),
+        ),
+        progress=progress,
+        on_ready=on_ready,
+    )
+
+
+def refuse_running(places: Places) -> None:
+    """Refuse a second server of an engine.
+
+    Raises:
+        EnvironmentUnusable: one runs already.
+    """
+    if is_running(places):
+        raise EnvironmentUnusable(
+            f"{places.server}: a server of this engine runs already; see tpforge status, or tpforge stop"
+        )
+
+
+def is_running(places: Places) -> bool:
+    """Whether the server of an engine runs."""
+    from triton_repo.serve.local import status
+
+    return status(places.server).is_running
+
+
+def servers(engine: str | None, *, root: Path = OUT) -> tuple[Status, ...]:
+    """The servers under out/, or the one of an engine; stopped ones that left no trace are not listed.
+
+    Raises:
+        UsageError: there is no such engine, nor a server of it.
+    """
+    from triton_repo.serve.local import list_servers, status
+
+    if engine is None:
+        return list_servers(root)
+    places = find_engine(engine, root=root)
+    if not (places.engine.is_dir() or places.server.is_dir()):
+        raise UsageError(f"{engine}: no such engine; `tpforge engines list` and `tpforge status` show them")
+    return (status(places.server),)
+
+
+def stop_servers(engine: str | None, *, every: bool, root: Path = OUT) -> tuple[Status, ...]:
+    """Stop the server of an engine, or the only one that runs, or `every` one; what they were.
+
+    Raises:
+        UsageError: several run, and it was not said which.
+    """
+    from triton_repo.serve.local import stop
+
+    found = [status for status in servers(engine, root=root) if status.phase != "stopped"]
+    if engine is None and not every and len(found) > 1:
+        names = ", ".join(status.state_dir.parent.name for status in found)
+        raise UsageError(f"several servers run ({names}); say which, or --all")
+    return tuple(stop(status.state_dir) for status in found)
+
+
+def places_of_server(status: Status) -> Places:
+    """The folders of the engine that a server under out/ serves."""
+    folder, name = status.state_dir.parent, status.state_dir.name
+    return Places(folder / (name.removesuffix("-server") if name != "server" else "engine"))
+
+
+def find_server(url: str | None, *, root: Path = OUT) -> tuple[str, str | None, Places | None]:
+    """The gRPC URL, metrics URL and engine to talk to: those of `url`, or of the only server that runs.
+
+    The engine is known for servers that were started here.
+
+    Raises:
+        UsageError: no URL was given, and none or several servers run.
+    """
+    from triton_repo.serve.local import list_servers
+
+    running = [status for status in list_servers(root) if status.is_running and status.server]
+    if url is not None:
+        running = [status for status in running if status.server and status.server.grpc_url == _local(url)]
+    if len(running) == 1 and running[0].server:
+        server = running[0].server
+        return server.grpc_url, server.metrics_url, places_of_server(running[0])
+    if url is not None:
+        return url, None, None
+    if running:
+        urls = ", ".join(status.server.grpc_url for status in running if status.server)
+        raise UsageError(f"several servers run; give the URL of one: {urls}")
+    raise UsageError(
+        f"no server runs under {root}/; start one with: tpforge serve, or give a URL such as {DEFAULT_URL}"
+    )
+
+
+def _local(url: str) -> str:
+    return url.removeprefix("grpc://").replace("127.0.0.1:", "localhost:")
+
+
+def chat_template_folder(given: str | None, places: Places | None) -> Path:
+    """The tokenizer folder whose chat template fits the server: of the given engine, or of the found one.
+
+    Raises:
+        UsageError: it is not known which engine the server serves.
+    """
+    found = find_engine(given) if given is not None else places
+    if found is None:
+        raise UsageError("--chat needs the tokenizer of the engine; give it with --engine")
+    return found.engine / "tokenizer"
+
+
+def ask(places: Places, url: str, message: str, *, stream: bool, max_tokens: int = 64) -> Answer:
+    """The answer to a chat message, put through the engine's chat template.
+
+    Raises:
+        TpforgeError: the server refused it or did not answer.
+    """
+    from triton_repo.client.client import Client
+
+    prompt = chat_prompt(places.engine / "tokenizer", message)
+    with Client(url) as client:
+        return client.generate(prompt, max_tokens=max_tokens, stream=stream)

@@ -1,0 +1,64 @@
+"""Engines to and from a URL: composes `places` with engines.transport. It prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.cli.headers import parse_headers
+from scripts.flows.places import OUT, Places, find_engine, places_of
+from tpforge.errors import UsageError
+
+if TYPE_CHECKING:
+    from engines.transport import Transfer
+
+Progress = Callable[[str], None]
+
+
+def push_engine(
+    engine: str | None, url: str, *, headers: tuple[str, ...], num_parallel: int, progress: Progress
+) -> tuple[Places, Transfer]:
+    """Push an engine to a URL.
+
+    Raises:
+        UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see engines.transport.push.
+    """
+    from engines.remote import open_remote
+    from engines.transport import push
+
+    places = find_engine(engine)
+    remote = open_remote(url, headers=parse_headers(headers))
+    return places, push(places.engine, remote, progress=progress, num_parallel=num_parallel)
+
+
+def pull_engine(
+    url: str,
+    out: Path | None,
+    *,
+    headers: tuple[str, ...],
+    digest: str | None,
+    force: bool,
+    num_parallel: int,
+    progress: Progress,
+) -> tuple[Path, Transfer]:
+    """Pull an engine from a URL, by default to out/NAME/engine, NAME being the last part of the URL.
+
+    Raises:
+        UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see engines.transport.pull.
+    """
+    from engines.remote import open_remote
+    from engines.transport import pull
+
+    folder = out or places_of(_name_in(url), root=OUT).engine
+    remote = open_remote(url, headers=parse_headers(headers))
+    moved = pull(remote, folder, progress=progress, digest=digest, force=force, num_parallel=num_parallel)
+    return folder, moved
+
+
+def _name_in(url: str) -> str:
+    parts = [part for part in url.split("://", 1)[-1].split("?")[0].split("/") if part]
+    name = parts[-2] if len(parts) > 2 and parts[-1] == "engine" else (parts[-1] if len(parts) > 1 else "")
+    if not name:
+        raise UsageError(f"{url}: does not end with the engine's name; give --out")
+    return name

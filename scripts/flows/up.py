@@ -1,0 +1,283 @@
+"""All the steps of a recipe in a row, each timed, each skipped when its inputs are unchanged.
+
+It prints nothing: the caller is told of every stage as it ends. `demo` adds a question at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from scripts.flows import engine_build, models, prove
+from scripts.flows.launch import is_launched, plan_launch, serve_launch
+from scripts.flows.places import Places
+from scripts.flows.provenance_freshness import keep_stage, read_stages, text_key
+from scripts.flows.render import fresh_repository, repository_key
+from scripts.flows.serve import ask, serve_engine, servers, stop_servers
+from scripts.flows.smoke import line_of, refuse_failed, smoke_server, summary
+from tpforge.errors import VerificationFailed
+from tpforge.manifest import Manifest, Parity
+from tpforge.recipe import Recipe
+from tpforge.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from triton_repo.serve.local import Server
+
+Progress = Callable[[str], None]
+Outcome = Literal["done", "unchanged", "skipped", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step as it ended."""
+
+    name: str
+    seconds: float
+    result: str
+    outcome: Outcome
+
+
+OnStage = Callable[[Stage], None]
+
+
+@dataclass
+class Timer:
+    """What a stage says of itself while it runs."""
+
+    result: str = ""
+    unchanged: bool = False
+    skipped: bool = False
+
+    def ended(self, name: str, *, seconds: float, error: BaseException | None) -> Stage:
+        """The stage as it ended."""
+        outcome: Outcome = "unchanged" if self.unchanged else "done"
+        if self.skipped:
+            outcome = "skipped"
+        if error is not None:
+            outcome = "failed" if isinstance(error, Exception) else "interrupted"
+        return Stage(name, seconds, self.result, outcome)
+
+
+class Run:
+    """The stages of one recipe; `up` holds those that ended, a failed one included."""
+
+    def __init__(self, recipe: Recipe, *, progress: Progress, on_stage: OnStage) -> None:
+        self.recipe = recipe
+        self.stages: list[Stage] = []
+        self._progress, self._on_stage = progress, on_stage
+        self._started: Places | None = None
+
+    def engine(self) -> Places:
+        """Build, verify and render.
+
+        Raises:
+            TpforgeError: a stage failed; VerificationFailed when the engine is not what its source computes.
+        """
+        with self.stage("build") as stage:
+            built = engine_build.fresh_engine(self.recipe, progress=self._progress)
+            stage.unchanged = built.reused
+            stage.result = _engine_text(built.places, built.manifest)
+        with self.stage("verify") as stage:
+            self._verify(stage, built.places)
+        with self.stage("render") as stage:
+            path, rendered = fresh_repository(built.places, self.recipe.repository)
+            stage.unchanged = not rendered
+            stage.result = str(path)
+        return built.places
+
+    def _verify(self, stage: Timer, places: Places) -> None:
+        if self.recipe.runtime == "pytorch":
+            stage.skipped, stage.result = True, "runtime pytorch loads the model as it is: no rank files"
+            return
+        parity, stage.unchanged = prove.fresh_proof(places, progress=self._progress)
+        stage.result = _parity_text(parity)
+        if self.recipe.runtime == "tensorrt":
+            stage.result += " (the rank files by the reference runtime, not the compiled engines)"
+        if not parity.passed:
+            raise VerificationFailed("\n  ".join(["verify failed:", *parity.problems]))
+
+    def serve(self, places: Places) -> str:
+        """Start the server, or keep one that already serves this very repository there; its gRPC URL.
+
+        Raises:
+            TpforgeError: it cannot start.
+        """
+        with self.stage("serve") as stage:
+            url = self._kept_server(places)
+            stage.unchanged = url is not None
+            if url is None:
+                stop_servers(str(places.engine), every=False)
+                self._started = places
+                url = self._start(places).grpc_url
+                keep_stage(places, "serve", {"key": self._serve_key(places)})
+            stage.result = f"gRPC {url}"
+        return url
+
+    def _start(self, places: Places) -> Server:
+        recipe = self.recipe
+        if not is_launched(places, recipe.repository):
+            return serve_engine(
+                places, recipe.serve, options=recipe.repository, detach=True, progress=self._progress
+            )
+        launch = plan_launch(places, recipe.serve, options=recipe.repository, render=True)
+        for line in launch.doubts:
+            self.say(f"warning: {line}")
+        return serve_launch(launch, places, recipe.serve, detach=True, progress=self._progress)
+
+    def smoke(self, url: str, *, junit: Path | None = None) -> None:
+        """Run the smoke test.
+
+        Raises:
+            VerificationFailed: a check failed.
+        """
+        with self.stage("smoke") as stage:
+            if self.recipe.runtime == "pytorch" and self.recipe.repository.front == "llmapi":
+                stage.skipped = True
+                stage.result = 'its checks need front = "inflight"; the server generated a token'
+                return
+            report = smoke_server(
+                url, junit=junit, on_result=lambda check: self._progress(f"smoke: {line_of(check)}")
+            )
+            stage.result = summary(report)
+            refuse_failed(report)
+
+    def stop_started(self) -> None:
+        """Stop the server if this run started it."""
+        if self._started is not None:
+            places, self._started = self._started, None
+            stop_servers(str(places.engine), every=False)
+
+    def use_free_ports(self) -> None:
+        """Serve on the recipe's ports if they are free, else on the next free ones."""
+        from triton_repo.serve.ports import find_free_base
+
+        asked = self.recipe.serve.port_base
+        free = find_free_base(start=asked, host=self.recipe.serve.host)
+        if free != asked:
+            self.say(f"ports {asked} to {asked + 2} are not all free; using {free} to {free + 2}")
+            serve = self.recipe.serve.model_copy(update={"port_base": free})
+            self.recipe = self.recipe.model_copy(update={"serve": serve})
+
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+        self._progress(text)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Timer]:
+        """Time a block and tell how it ended."""
+        self._progress(f"{name} ...")
+        timer, begun = Timer(), time.monotonic()
+        error: BaseException | None = None
+        try:
+            yield timer
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self.stages.append(timer.ended(name, seconds=time.monotonic() - begun, error=error))
+            self._on_stage(self.stages[-1])
+
+    def _serve_key(self, places: Places) -> str | None:
+        """What a server is made of: the repository and, for TensorRT-LLM's, how it is launched."""
+        key = repository_key(places)
+        if key is None or not is_launched(places, self.recipe.repository):
+            return key
+        return text_key([key, self.recipe.serve.model_dump_json()])
+
+    def _kept_server(self, places: Places) -> str | None:
+        """The URL of a server that already serves this repository at the recipe's port."""
+        for status in servers(str(places.engine)):
+            if status.phase == "ready" and status.server is not None:
+                same = read_stages(places).get("serve", {}).get("key") == self._serve_key(places)
+                if same and status.server.ports.http == self.recipe.serve.port_base:
+                    return status.server.grpc_url
+        return None
+
+
+def run_recipe(recipe: Recipe, *, progress: Progress, on_stage: OnStage) -> Run:
+    """All stages of a recipe; the server stays.
+
+    Raises:
+        TpforgeError: a stage failed; a server that this run started is stopped then.
+    """
+    run = Run(recipe, progress=progress, on_stage=on_stage)
+    try:
+        url = run.serve(run.engine())
+        if recipe.smoke.enabled:
+            run.smoke(url, junit=recipe.smoke.junit)
+    except BaseException:
+        run.stop_started()
+        raise
+    return run
+
+
+QUESTION, ANSWER = "What is the capital of France?", "Paris"
+
+
+def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStage) -> Run:
+    """All stages on the demo model, then a question, whole and streamed; the server is stopped unless `keep`.
+
+    Raises:
+        TpforgeError: a stage failed.
+        VerificationFailed: the answers differ, or do not hold what they must.
+    """
+    run = Run(recipe, progress=progress, on_stage=on_stage)
+    done = False
+    try:
+        with run.stage("demo model") as stage:
+            path = models.demo_model()
+            stage.result = f"{path.name}, {format_bytes(path.stat().st_size)}, SHA-256 as pinned"
+        places = run.engine()
+        run.use_free_ports()
+        url = run.serve(places)
+        run.smoke(url)
+        _ask(run, places, url)
+        done = True
+    finally:
+        if not (keep and done):
+            progress("stopping the server")
+            run.stop_started()
+    return run
+
+
+def _ask(run: Run, places: Places, url: str) -> None:
+    answers = {}
+    for name, stream in (("ask", False), ("ask, streamed", True)):
+        with run.stage(name) as stage:
+            run.say(QUESTION)
+            answer = ask(places, url, QUESTION, stream=stream)
+            answers[name] = answer.text
+            pieces = sum(1 for chunk in answer.chunks if chunk.text)
+            stage.result = answer.text.strip() + (f"  ({pieces} pieces)" if stream else "")
+            if ANSWER not in answer.text:
+                raise VerificationFailed(f"{QUESTION} The answer does not hold {ANSWER}: {answer.text!r}")
+    if len(set(answers.values())) != 1:
+        raise VerificationFailed(f"the streamed answer differs from the whole one: {answers}")
+
+
+def _engine_text(places: Places, manifest: Manifest) -> str:
+    size = format_bytes(sum(file.size for file in manifest.files))
+    return f"{places.engine}: tp={manifest.mapping.tp_size} pp={manifest.mapping.pp_size}, {size}"
+
+
+def _parity_text(parity: Parity) -> str:
+    equal = parity.num_tensors - parity.num_unequal_tensors
+    return (
+        f"{equal}/{parity.num_tensors} tensors equal, largest logit error {parity.max_abs_logit_error:.1e}, "
+        f"{parity.num_greedy_equal}/{parity.num_greedy_tokens} greedy tokens equal"
+    )
+
+
+def stage_rows(stages: list[Stage]) -> list[tuple[str, str, str]]:
+    """The stages as rows of a table: name, time, result."""
+    rows = []
+    for stage in stages:
+        said = "" if stage.outcome == "done" else stage.outcome
+        result = ": ".join(text for text in (said, stage.result) if text)
+        rows.append((stage.name, format_seconds(stage.seconds), result))
+    total = sum(stage.seconds for stage in stages)
+    return [*rows, ("total", format_seconds(total), "")]

@@ -1,0 +1,1 @@
+"""What several tests use: tiny models, runs made by hand, stand-ins."""

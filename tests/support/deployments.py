@@ -1,0 +1,156 @@
+"""The four deployments whose files are held in tests/golden/deploy, from manifests of real shapes.
+
+The sizes of files are those of 16-bit weights; nothing is built.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.support.records import manifest_of, model_of
+from tpforge.manifest import EngineBuild, FileRecord, Limits, LlmApi, Manifest
+from tpforge.mapping import Mapping
+from tpforge.model import AttentionSpec, MlpSpec
+from tpforge.padding import plan_padding
+from triton_repo.deploy.crossing import crossing_warnings
+from triton_repo.deploy.deployment import Deployment, DeployOptions, plan_deployment
+from triton_repo.deploy.targets import target_files
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "deploy"
+URL, DIGEST = "s3://models/engines/it", "ab" * 32
+
+
+def llama(
+    name: str, *, layers: int, hidden: int, heads: int, mapping: Mapping, num_bytes: int, **fields: Any
+) -> Manifest:
+    model = model_of(
+        vocab_size=128256,
+        hidden_size=hidden,
+        num_layers=layers,
+        max_position_embeddings=131072,
+        attention=AttentionSpec(num_heads=heads, num_kv_heads=8, head_size=128),
+        mlp=MlpSpec(intermediate_size=28672, activation="silu"),
+    )
+    return manifest_of(
+        name=name,
+        model=model,
+        mapping=mapping,
+        padding=plan_padding(model, tp_size=mapping.tp_size),
+        limits=Limits(max_batch_size=64, max_input_len=4096, max_seq_len=8192),
+        files=tuple(
+            FileRecord(
+                path=f"engine/rank{rank}.engine", size=num_bytes // mapping.world_size, sha256="cd" * 32
+            )
+            for rank in range(mapping.world_size)
+        ),
+        **fields,
+    )
+
+
+def build_record(trtllm: str = "1.2.1") -> EngineBuild:
+    return EngineBuild(
+        trtllm=trtllm,
+        tensorrt="10.14.1.48",
+        cuda="13.1.0",
+        arguments={},
+        command=("trtllm-build",),
+        sm=90,
+        gpu="NVIDIA H100 80GB HBM3",
+    )
+
+
+SMOL = manifest_of(name="SmolLM2-135M-Instruct-tp4", mapping=Mapping(tp_size=4))
+LLAMA70 = {
+    "runtime": "tensorrt",
+    "engine_build": build_record(),
+}
+MANIFESTS: dict[str, Manifest] = {
+    "smollm2-reference": SMOL.model_copy(
+        update={
+            "files": (FileRecord(path="checkpoint/rank0.safetensors", size=270_000_000, sha256="ef" * 32),)
+        }
+    ),
+    "llama70b-tensorrt": llama(
+        "Llama-3.3-70B-Instruct-tp4",
+        layers=80,
+        hidden=8192,
+        heads=64,
+        mapping=Mapping(tp_size=4),
+        num_bytes=141_107_412_992,
+        **LLAMA70,
+    ),
+    "llama70b-pytorch": llama(
+        "Llama-3.3-70B-Instruct-tp4",
+        layers=80,
+        hidden=8192,
+        heads=64,
+        mapping=Mapping(tp_size=4),
+        num_bytes=141_107_412_992,
+        runtime="pytorch",
+        llm_api=LlmApi(trtllm="1.2.1", arguments={}, sm=90),
+    ),
+    "llama405b-tensorrt": llama(
+        "Llama-3.1-405B-Instruct-tp8-pp2",
+        layers=126,
+        hidden=16384,
+        heads=128,
+        mapping=Mapping(tp_size=8, pp_size=2),
+        num_bytes=811_706_155_008,
+        **LLAMA70,
+    ),
+}
+CASES: tuple[tuple[str, str], ...] = (
+    ("smollm2-reference", "compose"),
+    ("smollm2-reference", "kubernetes"),
+    ("smollm2-reference", "helm"),
+    ("smollm2-reference", "slurm"),
+    ("llama70b-tensorrt", "compose"),
+    ("llama70b-tensorrt", "kubernetes"),
+    ("llama70b-tensorrt", "helm"),
+    ("llama70b-tensorrt", "slurm"),
+    ("llama70b-pytorch", "compose"),
+    ("llama70b-pytorch", "kubernetes"),
+    ("llama70b-pytorch", "helm"),
+    ("llama70b-pytorch", "slurm"),
+    ("llama405b-tensorrt", "multi-node"),
+    ("llama405b-tensorrt", "slurm"),
+)
+
+
+def options_for(target: str) -> DeployOptions:
+    """The options of the golden files: an engine at a URL wherever it is pulled."""
+    if target in ("compose", "slurm"):
+        return DeployOptions(partition="gpu" if target == "slurm" else None)
+    return DeployOptions(engine_url=URL, digest=DIGEST, namespace="llm")
+
+
+def deployment_of(case: str, target: str, **changes: Any) -> Deployment:
+    manifest = MANIFESTS[case]
+    options = options_for(target).model_copy(update=changes)
+    folder = Path("/data/out") / manifest.name / "engine"
+    found = plan_deployment(folder, manifest, options)
+    return found.model_copy(update={"warnings": crossing_warnings(found, manifest)})
+
+
+def golden_files(case: str, target: str) -> dict[str, str]:
+    """The files of a case; those that are the same in all cases are left to the tests of their source."""
+    same = ("tpforge.json", "rules.yml", "Dockerfile", "canary.py")
+    files = target_files(target, deployment_of(case, target))
+    return {path: text for path, text in files.items() if not path.endswith(same)}
+
+
+def record() -> None:
+    """Write all golden files again: python -m tests.support.deployments."""
+    import shutil
+
+    shutil.rmtree(GOLDEN, ignore_errors=True)
+    for case, target in CASES:
+        for path, text in golden_files(case, target).items():
+            file = GOLDEN / case / target / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()

@@ -1,0 +1,159 @@
+"""An OpenAI-compatible HTTP server that answers by a script, in a process of its own.
+
+It writes the monotonic stamp of every token it sends. Run as
+``python -m tests.support.servers.scripted_openai SCRIPT``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.servers.scripted_server import Running
+
+
+@dataclass(frozen=True)
+class HttpScript:
+    """How every request is answered.
+
+    `refuse_every` n answers every nth request with HTTP 400, `cut_every` n breaks the connection in the
+    middle of every nth answer, `split` sends every event in two writes.
+    """
+
+    ttft_s: float = 0.05
+    itl_s: float = 0.01
+    refuse_every: int = 0
+    cut_every: int = 0
+    split: bool = False
+    port: int = 0
+    log: str = ""
+
+
+@contextmanager
+def scripted_openai(folder: Path, script: HttpScript | None = None) -> Iterator[Running]:
+    log = folder / "sent.jsonl"
+    text = json.dumps({**asdict(script or HttpScript()), "log": str(log)})
+    command = [sys.executable, "-m", "tests.support.servers.scripted_openai", text]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            port = int(process.stdout.readline())
+            yield Running(f"http://127.0.0.1:{port}", log, process)
+        finally:
+            process.kill()
+
+
+class _Server:
+    def __init__(self, script: HttpScript) -> None:
+        self.script, self.num_requests = script, 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Requests of one connection, until the client wants no more."""
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                fields = _fields(head)
+                body = await reader.readexactly(int(fields.get("content-length", "0")))
+                received = time.monotonic()
+                keep = fields.get("connection", "keep-alive").lower() != "close"
+                if head.startswith(b"GET /version"):
+                    _whole(writer, 200, {"version": "9.9"})
+                elif not head.startswith(b"POST "):
+                    _whole(writer, 200, {"data": []})
+                else:
+                    keep = await self._complete(writer, head, json.loads(body), received) and keep
+                await writer.drain()
+                if not keep:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _complete(
+        self, writer: asyncio.StreamWriter, head: bytes, asked: dict[str, Any], received: float
+    ) -> bool:
+        """Answer a completion; whether the connection may live on."""
+        script, is_chat = self.script, b"/chat/" in head.split(b"\r\n")[0]
+        self.num_requests += 1
+        if script.refuse_every and self.num_requests % script.refuse_every == 0:
+            _whole(writer, 400, {"error": {"message": "not this one"}})
+            return True
+        num_tokens = int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 16)
+        usage = {"prompt_tokens": 3, "completion_tokens": num_tokens, "total_tokens": num_tokens + 3}
+        texts = [f" w{token}" for token in range(num_tokens)]
+        if not asked.get("stream"):
+            await asyncio.sleep(script.ttft_s)
+            choice = _choice("".join(texts), is_chat, finish="length", streamed=False)
+            _whole(writer, 200, {"choices": [choice], "usage": usage})
+            return True
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        stamps: list[float] = []
+        kind = "chat.completion.chunk" if is_chat else "text_completion"
+        for token, text in enumerate(texts):
+            await asyncio.sleep(max(0.0, received + script.ttft_s + token * script.itl_s - time.monotonic()))
+            if script.cut_every and self.num_requests % script.cut_every == 0 and token == num_tokens // 2:
+                return False
+            finish = "length" if token == num_tokens - 1 else None
+            stamps.append(time.monotonic())
+            choice = _choice(text, is_chat, finish=finish, streamed=True)
+            await self._event(writer, {"object": kind, "choices": [choice]})
+        await self._event(writer, {"object": kind, "choices": [], "usage": usage})
+        _chunk(writer, b"data: [DONE]\n\n")
+        _chunk(writer, b"")
+        with Path(script.log).open("a") as log:
+            log.write(json.dumps(stamps) + "\n")
+        return True
+
+    async def _event(self, writer: asyncio.StreamWriter, value: dict[str, Any]) -> None:
+        data = b"data: " + json.dumps({"id": "x", "created": 0, "model": "m", **value}).encode() + b"\n\n"
+        if not self.script.split:
+            _chunk(writer, data)
+            return
+        middle = len(data) // 2
+        _chunk(writer, data[:middle])
+        await writer.drain()
+        await asyncio.sleep(0.004)
+        _chunk(writer, data[middle:])
+
+
+def _choice(text: str, is_chat: bool, *, finish: str | None, streamed: bool) -> dict[str, Any]:
+    if not is_chat:
+        return {"index": 0, "text": text, "finish_reason": finish}
+    key = "delta" if streamed else "message"
+    return {"index": 0, key: {"role": "assistant", "content": text}, "finish_reason": finish}
+
+
+def _chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+
+def _whole(writer: asyncio.StreamWriter, status: int, value: dict[str, Any]) -> None:
+    body = json.dumps(value).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+
+
+def _fields(head: bytes) -> dict[str, str]:
+    lines = head.decode("latin-1").split("\r\n")[1:]
+    return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+async def _serve(script: HttpScript) -> None:
+    server = await asyncio.start_server(_Server(script).answer, "127.0.0.1", script.port)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(HttpScript(**json.loads(sys.argv[1]))))

@@ -1,0 +1,246 @@
+"""Whatever a header or a config.json says, the answer is an error of ours or success, and comes soon."""
+
+import copy
+import json
+import random
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builders.audit import audit
+from builders.audit.survey import survey
+from builders.division import TableLayout, divide
+from builders.planning import plan_shards
+from builders.sources import locate, open_source
+from builders.sources.quantized.reading import QuantizedWeights
+from engines.reference.refusing import refusals
+from tests.support.families.cases import CASES
+from tests.support.families.configs import FamilyCase, write_tiny_family
+from tests.support.quantized_checkpoints import CONFIGS, write_quantized
+from tests.support.tiny import write_tiny_llama
+from tpforge.errors import TpforgeError
+from tpforge.mapping import Mapping
+
+SIZES = st.sampled_from([0, 1, 2, 3, 7, 64, 1 << 31, (1 << 63) - 1, 1 << 64, 10**400, -1])
+ODD = st.sampled_from([None, True, False, 0.0, -1.5, 1e308, float("nan"), float("inf"), "", "gelu", [], {}])
+JSON = st.recursive(
+    SIZES | ODD | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+FUZZ = settings(
+    deadline=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
+)
+
+
+def look(folder: Path) -> None:
+    """All that reads a checkpoint before a conversion writes; each may fail by an error of ours only."""
+    found = survey(locate(str(folder)))
+    assert all(isinstance(problem, str) and problem for problem in found.problems)
+    json.dumps([found.problems, found.warnings, found.files]).encode()
+    if found.spec is not None and found.family is not None:
+        with suppress(TpforgeError):
+            plan(TableLayout("x", found.spec, found.family), found.quantized)
+    with suppress(TpforgeError), open_source(str(folder)) as source:
+        audit(source)
+        # What a conversion would take has no problems, but in a tokenizer's files, which it leaves alone.
+        assert [problem for problem in found.problems if "tokenizer" not in problem] == []
+
+
+def plan(layout: TableLayout, stored: QuantizedWeights | None) -> None:
+    """Divide it, and say what the runtime would refuse of the checkpoint."""
+    mapping, dtype = Mapping(tp_size=2), layout.spec.dtype
+    divide(layout, mapping=mapping, dtype=dtype, stored=stored)
+    shards = plan_shards(layout, mapping=mapping, pad=True, parallel_embedding_dim=None)
+    config = layout.family.target_config(shards, dtype=dtype)
+    json.dumps(config)
+    refusals(config, layout.spec.model_dump(mode="json"), max_seq_len=16)
+
+
+def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where in a JSON value something lies."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [one for key, held in inner for one in ((*prefix, key), *paths(held, (*prefix, key)))]
+
+
+def mutated(value: dict[str, Any], changes: list[tuple[int, Any]]) -> dict[str, Any]:
+    """A copy with a place replaced for each change, or removed where the change says `...`."""
+    result = copy.deepcopy(value)
+    for place, new in changes:
+        known = paths(result)
+        if not known:
+            break
+        *outer, last = known[place % len(known)]
+        holder = result
+        for key in outer:
+            holder = holder[key]
+        if new is ...:
+            del holder[last]
+        else:
+            holder[last] = new
+    return result
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_memory() -> Iterator[None]:
+    """A config that asks for too much must fail here by MemoryError, not take the machine along."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 10**6), JSON | st.just(...)), min_size=1, max_size=3)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("llama"), num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def weights(llama: Path) -> bytes:
+    return (llama / "model.safetensors").read_bytes()
+
+
+def split(content: bytes) -> tuple[dict[str, Any], bytes]:
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    return header, content[8 + length :]
+
+
+@FUZZ
+@given(changes=CHANGES)
+def test_any_change_of_a_header_is_refused_or_harmless(
+    llama: Path, weights: bytes, changes: list[tuple[int, Any]]
+) -> None:
+    header, data = split(weights)
+    text = json.dumps(mutated(header, changes)).encode()
+    (llama / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    look(llama)
+
+
+@FUZZ
+@given(position=st.integers(0, 4000), new=st.binary(max_size=12), cut=st.none() | st.integers(0, 5000))
+def test_any_bytes_in_a_header_are_refused_or_harmless(
+    llama: Path, weights: bytes, position: int, new: bytes, cut: int | None
+) -> None:
+    content = weights[:position] + new + weights[position + len(new) :]
+    (llama / "model.safetensors").write_bytes(content if cut is None else content[:cut])
+    look(llama)
+
+
+@FUZZ
+@given(values=JSON)
+def test_any_index_is_refused_or_harmless(llama: Path, weights: bytes, values: Any) -> None:
+    index = llama / "model.safetensors.index.json"
+    (llama / "model.safetensors").write_bytes(weights)
+    index.write_text(json.dumps({"weight_map": values}))
+    try:
+        look(llama)
+    finally:
+        index.unlink()
+
+
+@FUZZ
+@given(
+    changes=CHANGES,
+    name=st.sampled_from(["tokenizer.json", "tokenizer_config.json", "generation_config.json"]),
+)
+def test_any_change_of_a_file_beside_the_weights_is_refused_or_harmless(
+    llama: Path, weights: bytes, changes: list[tuple[int, Any]], name: str
+) -> None:
+    (llama / "model.safetensors").write_bytes(weights)
+    content = (llama / name).read_bytes()
+    (llama / name).write_text(json.dumps(mutated(json.loads(content), changes)))
+    try:
+        look(llama)
+    finally:
+        (llama / name).write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[FamilyCase], Path]:
+    made: dict[str, Path] = {}
+
+    def make(case: FamilyCase) -> Path:
+        if case.name not in made:
+            made[case.name] = tmp_path_factory.mktemp("family")
+            write_tiny_family(made[case.name], case)
+        return made[case.name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    sizes = {"num_layers": 1, "head_size": 64, "hidden_size": 128, "intermediate_size": 128}
+    plain = write_tiny_llama(tmp_path_factory.mktemp("plain") / "model", dtype="float16", **sizes)
+    folders = {method: tmp_path_factory.mktemp("quantized") / "model" for method in CONFIGS}
+    for method, folder in folders.items():
+        write_quantized(plain, folder, method=method)
+    return folders
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+@settings(FUZZ, max_examples=40)
+@given(changes=CHANGES, others=CHANGES | st.just([]))
+def test_any_change_of_a_quantized_checkpoint_is_refused_or_harmless(
+    quantized: dict[str, Path], method: str, changes: list[tuple[int, Any]], others: list[tuple[int, Any]]
+) -> None:
+    """Of what its config says of the quantization, and of the header."""
+    folder = quantized[method]
+    text, weights = (folder / "config.json").read_text(), (folder / "model.safetensors").read_bytes()
+    config = json.loads(text)
+    header, data = split(weights)
+    declared = mutated({"quantization_config": config["quantization_config"]}, changes)
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": None} | declared))
+    changed = json.dumps(mutated(header, others)).encode()
+    (folder / "model.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + data)
+    try:
+        look(folder)
+    finally:
+        (folder / "config.json").write_text(text)
+        (folder / "model.safetensors").write_bytes(weights)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@settings(FUZZ, max_examples=25)
+@given(changes=CHANGES)
+def test_any_change_of_a_config_is_refused_or_harmless(
+    checkpoint: Callable[[FamilyCase], Path], case: FamilyCase, changes: list[tuple[int, Any]]
+) -> None:
+    folder = checkpoint(case)
+    content = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(json.dumps(mutated(json.loads(content), changes)))
+    try:
+        look(folder)
+    finally:
+        (folder / "config.json").write_text(content)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_one_key_of_a_config_may_be_missing_or_junk(
+    checkpoint: Callable[[FamilyCase], Path], case: FamilyCase
+) -> None:
+    """Every key in turn, which chance would not reach."""
+    folder = checkpoint(case)
+    content = (folder / "config.json").read_text()
+    assert survey(locate(str(folder))).problems == []
+    junk = [..., None, True, 0, -1, 10**400, 1 << 31, 0.5, float("nan"), "x", [], [1], {}, {"x": 1}]
+    generator = random.Random(0)
+    try:
+        for place in range(len(paths(json.loads(content)))):
+            for new in generator.sample(junk, 3):
+                (folder / "config.json").write_text(json.dumps(mutated(json.loads(content), [(place, new)])))
+                look(folder)
+    finally:
+        (folder / "config.json").write_text(content)

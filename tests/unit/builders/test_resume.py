@@ -1,0 +1,166 @@
+"""An interrupted conversion goes on where its bytes still hold, and only when it is asked to."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builders.journal import Journal, is_resumable
+from builders.rank_writing import Meter
+from builders.writer import HashingWriter
+from scripts.cli.meter import ByteMeter
+from scripts.cli.output import Output
+from tests.support.conversions import assert_equal, convert_to, load_ranks
+from tests.support.tiny import write_tiny_llama
+
+# Ends after the given number of target tensors, by the given signal; 0: runs to its end.
+INTERRUPTED = """
+import os, sys
+import builders.rank_writing as module
+from scripts.main import main
+write, count = module._write_tensor, 0
+def counted(*arguments, **options):
+    global count
+    if count == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+    count += 1
+    write(*arguments, **options)
+module._write_tensor = counted
+status = main(["convert", sys.argv[3], "--tp", "2", "--pp", "2", "--out", "out", *sys.argv[4:]])
+print(f"wrote {count} tensors")
+sys.exit(status)
+"""
+NUM_TENSORS = 2 * 7 + 3
+
+
+def run(folder: Path, model: Path, *options: str, stop: int = -1, number: int = 0) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", INTERRUPTED, str(stop), str(number), str(model), *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def expected(tmp_path: Path, model: Path) -> Path:
+    convert_to(tmp_path / "expected", model, tp_size=2, pp_size=2)
+    return tmp_path / "expected"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize("stop", [3, 11])
+def test_resume_writes_only_what_is_missing(tmp_path: Path, number: signal.Signals, stop: int) -> None:
+    model = write_tiny_llama(tmp_path / "model", values="arange")
+    status, _, errors = run(tmp_path, model, stop=stop, number=number)
+    assert status != 0
+    assert not (tmp_path / "out").exists()
+    if number is not signal.SIGKILL:
+        assert ".out.partial is kept: --resume goes on with it" in errors
+    status, output, errors = run(tmp_path, model, "--resume")
+    assert status == 0, errors
+    assert f"wrote {NUM_TENSORS - stop} tensors" in output
+    assert "of an interrupted run, whose hashes hold" in errors
+    assert_same_files(tmp_path / "out", expected(tmp_path, model))
+
+
+def test_a_plain_rerun_starts_over_and_says_so(tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "model", values="arange")
+    run(tmp_path, model, stop=5, number=signal.SIGINT)
+    status, output, errors = run(tmp_path, model)
+    assert status == 0
+    assert f"wrote {NUM_TENSORS} tensors" in output
+    assert "starting over: " in errors
+    assert_same_files(tmp_path / "out", expected(tmp_path, model))
+
+
+def test_a_byte_that_changed_meanwhile_is_not_trusted(tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "model", values="arange")
+    run(tmp_path, model, stop=5, number=signal.SIGKILL)
+    with (tmp_path / ".out.partial" / "rank1.safetensors").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\xff")
+    status, output, errors = run(tmp_path, model, "--resume")
+    assert status == 0, errors
+    assert f"wrote {NUM_TENSORS} tensors" in output
+    assert_same_files(tmp_path / "out", expected(tmp_path, model))
+
+
+@pytest.mark.parametrize("change", ["source", "options"])
+def test_another_conversion_does_not_take_the_files_over(tmp_path: Path, change: str) -> None:
+    model = write_tiny_llama(tmp_path / "model", values="arange")
+    run(tmp_path, model, stop=5, number=signal.SIGKILL)
+    options = ["--resume"]
+    if change == "source":
+        write_tiny_llama(model, values="random")
+    else:
+        options += ["--parallel-embedding", "1"]
+    status, output, errors = run(tmp_path, model, *options)
+    assert status == 0, errors
+    assert f"wrote {NUM_TENSORS} tensors" in output
+    convert_to(
+        tmp_path / "expected", model, tp_size=2, pp_size=2,
+        parallel_embedding_dim=None if change == "source" else 1,
+    )  # fmt: skip
+    assert_same_files(tmp_path / "out", tmp_path / "expected")
+
+
+def assert_same_files(found: Path, wanted: Path) -> None:
+    assert {path.name for path in found.iterdir()} == {path.name for path in wanted.iterdir()}
+    for one, other in zip(load_ranks(found), load_ranks(wanted), strict=True):
+        assert_equal(one, other)
+    for path in wanted.iterdir():
+        assert (found / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_journal_of_another_conversion_counts_as_empty(tmp_path: Path) -> None:
+    first = Journal(tmp_path, fingerprint="a")
+    first.add(0, 1, sizes=[5], digests=["x"])
+    first.add(0, 2, sizes=[9], digests=["y"])
+    first.close()
+    assert is_resumable(tmp_path)
+    again = Journal(tmp_path, fingerprint="a")
+    mark = again.last(0)
+    assert mark is not None
+    assert (mark.num_tensors, mark.sizes, mark.digests) == (2, (9,), ("y",))
+    again.close()
+    with (tmp_path / ".journal").open("a") as file:
+        file.write('{"stage": 0, "num_ten')
+    cut = Journal(tmp_path, fingerprint="a")
+    assert cut.last(0) == mark
+    cut.close()
+    other = Journal(tmp_path, fingerprint="b")
+    assert other.last(0) is None
+    other.finish()
+    assert not is_resumable(tmp_path)
+
+
+def test_a_resumed_file_is_cut_to_its_mark_and_hashed_again(tmp_path: Path) -> None:
+    writer = HashingWriter(tmp_path / "file")
+    writer.write(b"abcdef")
+    digest = writer.digest
+    writer.write(b"lost")
+    writer.close()
+    resumed = HashingWriter.resume(tmp_path / "file", 6)
+    assert resumed is not None
+    assert resumed.digest == digest
+    resumed.write(b"gh")
+    record = resumed.close()
+    assert (tmp_path / "file").read_bytes() == b"abcdefgh"
+    assert record.size == 8
+    assert HashingWriter.resume(tmp_path / "file", 9) is None
+    assert HashingWriter.resume(tmp_path / "missing", 1) is None
+
+
+def test_the_meter_counts_kept_bytes_as_done_but_not_as_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    meter = Meter(total=10_000_000_000, progress=ByteMeter(Output(), clock=lambda: now[0]))
+    meter.add(4_000_000_000)
+    for second in range(1, 11):
+        now[0] = float(second)
+        meter.add(200_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "written 4.7 GiB of 9.3 GiB  0.20 GB/s  25 s left",
+        "written 5.6 GiB of 9.3 GiB  0.20 GB/s  20 s left",
+    ]

@@ -1,0 +1,71 @@
+"""The proof itself: right shards pass, and deliberately wrong ones are caught by the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engines.parity import LOGIT_TOLERANCE, measure_parity
+from tests.support.tiny_engine import write_tiny_engine
+
+Tensors = dict[str, Tensor]
+
+
+def swap_heads(tensors: Tensors) -> None:
+    weight = tensors["transformer.layers.0.attention.qkv.weight"]
+    first, second = weight[0:16].clone(), weight[16:32].clone()
+    weight[0:16], weight[16:32] = second, first
+
+
+def shift_vocabulary(tensors: Tensors) -> None:
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].roll(1, 0)
+
+
+def exchange_gate_and_up(tensors: Tensors) -> None:
+    fc, gate = "transformer.layers.1.mlp.fc.weight", "transformer.layers.1.mlp.gate.weight"
+    tensors[fc], tensors[gate] = tensors[gate], tensors[fc]
+
+
+def test_right_shards_pass_and_give_golden_answers(tmp_path: Path) -> None:
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
+    messages: list[str] = []
+    parity, golden = measure_parity(engine, manifest, source_path=source, progress=messages.append)
+    assert parity.passed
+    assert parity.problems == ()
+    assert 0 < parity.max_abs_logit_error < LOGIT_TOLERANCE
+    assert parity.num_greedy_equal == parity.num_greedy_tokens > 0
+    assert parity.top1_agreement == 1.0
+    assert 0 <= parity.mean_kl_divergence < 1e-9
+    assert golden[0].name == "easy"
+    assert "What is the capital of France?" in golden[0].prompt
+    assert 0 < golden[0].num_decisive <= len(golden[0].token_ids)
+    assert any("easy" in message for message in messages)
+
+
+@pytest.mark.parametrize("damage", [swap_heads, shift_vocabulary, exchange_gate_and_up])
+def test_a_wrong_shard_is_caught_by_the_logits(tmp_path: Path, damage: Callable[[Tensors], None]) -> None:
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
+    file = engine / "checkpoint" / "rank1.safetensors"
+    tensors = load_file(file)
+    damage(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    parity, _ = measure_parity(engine, manifest, source_path=source, progress=lambda _: None)
+    assert not parity.passed
+    assert parity.max_abs_logit_error > 5 * LOGIT_TOLERANCE
+    assert "largest logit error" in parity.problems[-1]
+    assert parity.problems[0].startswith("prompt 'easy': logits off by up to ")
+    assert "computed again, the ranks change by " in parity.problems[0]
+
+
+def test_bfloat16_engines_are_compared_with_the_source_rounded_alike(tmp_path: Path) -> None:
+    from tpforge.dtypes import DType
+
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2, dtype=DType.BFLOAT16)
+    parity, _ = measure_parity(engine, manifest, source_path=source, progress=lambda _: None)
+    assert parity.passed
+    assert torch.isfinite(torch.tensor(parity.mean_kl_divergence))

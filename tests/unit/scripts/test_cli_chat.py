@@ -1,0 +1,83 @@
+"""scripts.flows.chat: a chat template gives the very prompt that transformers gives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.flows.chat import chat_prompt, render_chat
+from tests.support.tiny import CHAT_TEMPLATE, write_tiny_llama
+from tpforge.errors import InputRefused
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 'Say "<é>" & go.'}]
+# What templates in the wild use: whitespace control, tojson, loop controls, special tokens, dates.
+TRICKY = (
+    "{{ bos_token }}\n"
+    "{%- for message in messages %}\n"
+    "    {%- if message.role == 'tool' %}{% continue %}{% endif %}\n"
+    "    {{- '<' ~ message['role'] ~ '>' ~ message.content | trim ~ eos_token }}\n"
+    "{%- endfor %}\n"
+    "{% if tools %}{{ tools | tojson }}{% endif %}\n"
+    "{{ {'a': messages[1].content} | tojson }}\n"
+    "{% if add_generation_prompt %}<assistant>{% endif %}\n"
+)
+
+
+def write_template(folder: Path, template: object, *, file: bool) -> Path:
+    folder.mkdir()
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False}, "unk_token": None}
+    if file:
+        (folder / "chat_template.jinja").write_text(str(template))
+    else:
+        config["chat_template"] = template  # type: ignore[assignment]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, TRICKY], ids=["tiny", "tricky"])
+def test_the_prompt_equals_that_of_transformers(tmp_path: Path, template: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    expected, _ = render_jinja_template(
+        conversations=[MESSAGES],
+        chat_template=template,
+        add_generation_prompt=True,
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    assert render_chat(write_template(tmp_path / "t", template, file=True), MESSAGES) == expected[0]
+
+
+def test_the_template_is_found_in_its_file_in_the_config_and_by_name(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
+    for name, template, file in (("a", "yes", True), ("b", "yes", False), ("c", named, False)):
+        assert chat_prompt(write_template(tmp_path / name, template, file=file), "hi") == "yes"
+
+
+def test_the_tokenizer_of_a_checkpoint_gives_its_roles(tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "m")
+    assert chat_prompt(model, "hi", system="Be brief.") == (
+        "<|start|>system\nBe brief.<|end|>\n<|start|>user\nhi<|end|>\n<|start|>assistant\n"
+    )
+
+
+def test_a_tokenizer_without_a_template_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="has no chat template; give the prompt itself, without --chat"):
+        chat_prompt(write_template(tmp_path / "t", None, file=False), "hi")
+
+
+def test_a_template_that_refuses_the_message_is_quoted(tmp_path: Path) -> None:
+    folder = write_template(tmp_path / "t", "{{ raise_exception('roles must alternate') }}", file=True)
+    with pytest.raises(InputRefused, match="the chat template refuses the message: roles must alternate"):
+        chat_prompt(folder, "hi")
+
+
+def test_a_template_cannot_reach_python(tmp_path: Path) -> None:
+    for attack in (
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append({}) }}",
+        "{{ raise_exception.__globals__.sys }}",
+    ):
+        folder = write_template(tmp_path / str(abs(hash(attack))), attack, file=True)
+        with pytest.raises(InputRefused, match="refuses the message"):
+            chat_prompt(folder, "hi")

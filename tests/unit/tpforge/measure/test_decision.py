@@ -1,0 +1,179 @@
+"""What follows from runs for a decision: findings, scaling, limits, contradictions, the checklist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.support.runs import GIB, level_of, run_of, score
+from tpforge.errors import InputRefused, UsageError
+from tpforge.measure.checklist import Evidence, fill_checklist
+from tpforge.measure.compare import compare_runs
+from tpforge.measure.decision import (
+    Limits,
+    Production,
+    Request,
+    broken_limits,
+    check_choice,
+    findings_of,
+    levels_within,
+    num_ranks,
+    scaling_of,
+    speaks_against,
+)
+from tpforge.measure.run import Run
+
+FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
+SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))
+REQUEST = Request(question="?", recommend="a", fallback="b", because="so")
+
+
+def run(name: str, tp: int, *, seconds: float, ttfts: Any = FAST, **options: Any) -> Run:
+    """Two requests of four tokens in about `seconds`, at concurrency 1 and 2."""
+    durations = [seconds, seconds * 1.01, seconds * 0.99]
+    levels = [level_of(ttfts, concurrency=count, durations=durations)[0] for count in (1, 2)]
+    return run_of(name, levels, engine={"tp": tp, "pp": 1}, **options)
+
+
+def test_the_finding_says_that_ranks_do_not_pay_only_where_numbers_say_so() -> None:
+    one, slower, faster = run("one", 1, seconds=2), run("two", 2, seconds=3), run("two", 2, seconds=1)
+    names = {"one": "one", "two": "two"}
+    said = findings_of(compare_runs(one, slower), names=names)
+    assert "throughput is worse at 2 of 2 levels (-33 to -33 %)" in said
+    assert "do not pay" in said
+    said = findings_of(compare_runs(one, faster), names=names)
+    assert "throughput is better at 2 of 2 levels (+100 to +100 %)" in said
+    assert "More ranks gain throughput" in said
+    same = run("two", 2, seconds=2)
+    assert "No gain from more ranks was shown" in findings_of(compare_runs(one, same), names=names)
+
+
+def test_nothing_is_concluded_of_ranks_when_something_else_changed_too() -> None:
+    one = run("one", 1, seconds=2)
+    other = run("two", 2, seconds=3, workload={"osl": 9})
+    assert "pay" not in findings_of(compare_runs(one, other), names={"one": "one", "two": "two"})
+
+
+def test_efficiency_is_speedup_by_added_ranks() -> None:
+    found = scaling_of(run("one", 1, seconds=3), [run("one", 1, seconds=3), run("four", 4, seconds=1)])
+    assert [(item.run, item.num_ranks) for item in found[::2]] == [("one", 1), ("four", 4)]
+    assert (found[0].speedup, found[0].efficiency) == pytest.approx((1, 1))
+    assert (found[2].speedup, found[2].efficiency) == pytest.approx((3, 0.75))
+
+
+def test_ranks_are_tp_times_pp_and_unknown_without_tp() -> None:
+    assert num_ranks(run_of("a", [], engine={"tp": 4, "pp": 2})) == 8
+    assert num_ranks(run_of("a", [], engine={"tp": 4})) == 4
+    unknown = run_of("a", [])
+    unknown = unknown.model_copy(update={"engine": {**unknown.engine, "tp": unknown.engine["pp"]}})
+    assert num_ranks(unknown) is None
+    assert scaling_of(unknown, [unknown]) == ()
+
+
+def test_limits_are_kept_level_by_level() -> None:
+    quick, _ = level_of(FAST, concurrency=1, memory={0: (9 * GIB, 10 * GIB)})
+    late, _ = level_of(SLOW, concurrency=4, memory={0: (9 * GIB, 12 * GIB)})
+    measured = run_of("a", [quick, late])
+    assert levels_within(measured, Limits(ttft_p95_ms=200)) == ("concurrency 1",)
+    assert levels_within(measured, Limits(max_gpu_memory_gib=11)) == ("concurrency 1",)
+    assert levels_within(measured, Limits(max_gpu_memory_gib=13, itl_p95_ms=21)) == (
+        "concurrency 1",
+        "concurrency 4",
+    )
+    assert levels_within(measured, Limits(min_tokens_per_second=4.1)) == ()
+    asked = REQUEST.model_copy(update={"limits": Limits(ttft_p95_ms=200)})
+    assert broken_limits(measured, asked) == ()
+    at_four = asked.model_copy(update={"production": Production(concurrency=3)})
+    assert broken_limits(measured, at_four) == ("a does not keep TTFT p95 <= 200 ms: 327.5 at concurrency 4",)
+    at_nine = asked.model_copy(update={"production": Production(concurrency=9)})
+    assert broken_limits(measured, at_nine) == ("a was not measured at the expected concurrency of 9",)
+
+
+def test_a_dominating_option_speaks_against_the_recommendation() -> None:
+    slow, fast = run("slow", 4, seconds=3, ttfts=SLOW), run("fast", 1, seconds=2)
+    assert "fast is better" in speaks_against(slow, [fast], REQUEST)[0]
+    assert speaks_against(fast, [slow], REQUEST) == ()
+    worse = fast.model_copy(update={"quality": {"structured_validity": score(50, 40, 60)}})
+    good = slow.model_copy(update={"quality": {"structured_validity": score(90, 85, 95)}})
+    assert speaks_against(good, [worse], REQUEST) == ()
+
+
+def test_what_was_never_answered_cannot_be_recommended() -> None:
+    failed = run_of("dead", [level_of(FAST, num_failed=2)[0]])
+    alive = run("alive", 1, seconds=1)
+    with pytest.raises(InputRefused, match="none of its 6 requests was answered"):
+        check_choice(REQUEST, failed, alive)
+    with pytest.raises(InputRefused, match="--fallback dead"):
+        check_choice(REQUEST, alive, failed)
+    with pytest.raises(UsageError, match="something else"):
+        check_choice(REQUEST, alive, alive)
+    with pytest.raises(UsageError, match="--because"):
+        check_choice(REQUEST.model_copy(update={"because": " "}), alive, run("b", 2, seconds=1))
+
+
+def checked(runs: Sequence[Run], request: Request = REQUEST, **fields: Any) -> dict[str, tuple[str, str]]:
+    evidence = Evidence(
+        request=request,
+        baseline=runs[0],
+        recommended=runs[-1],
+        runs=runs,
+        comparisons=[compare_runs(runs[0], other) for other in runs[1:]],
+        outputs=fields.get("outputs", {}),
+        prices=fields.get("prices", {}),
+    )
+    return {item.question: (item.status, item.evidence) for item in fill_checklist(evidence)}
+
+
+def test_a_bare_demonstration_has_little_of_the_checklist() -> None:
+    found = checked([run("one", 1, seconds=2), run("two", 2, seconds=3)])
+    done = {question for question, (status, _) in found.items() if status == "done"}
+    assert done == {
+        "Was one variable changed at a time?",
+        "Was everything measured at least 3 times, to the end?",
+        "Were failures counted?",
+    }
+
+
+def test_each_answer_follows_from_the_runs() -> None:
+    facts = {"model": "m", "revision": "r", "precision": "bfloat16", "license": "MIT", "quantization": "none"}
+    one, two = run("one", 1, seconds=2), run("two", 2, seconds=3)
+    kept = frozenset(f"{case}-1" for case in ("easy", "average", "long-context", "malformed", "high-value"))
+    request = REQUEST.model_copy(
+        update={
+            "bottleneck": "TTFT p95 of 900 ms at 20 users",
+            "complexity": "two processes",
+            "trigger": "p95 TTFT above 500 ms for an hour",
+            "production": Production(input_tokens=8, concurrency=2),
+        }
+    )
+    quality = {"structured_validity": score(95, 90, 98)}
+    runs = [
+        item.model_copy(
+            update={
+                "engine": {**item.engine, **run_of("x", [], engine=facts).engine, "tp": item.engine["tp"]},
+                "quality": quality,
+            }
+        )
+        for item in (one, two)
+    ]
+    found = checked(runs, request, outputs={"one": kept, "two": kept}, prices={"one": 1.0, "two": 2.0})
+    missing = {question for question, (status, _) in found.items() if status == "missing"}
+    assert missing == {
+        "Are the versions of runtime and server recorded?",
+        "Are hardware and interconnect recorded?",
+        "Was memory measured under load, with KV cache and overhead?",
+        "Were quantization or a smaller model tried before more GPUs?",
+    }
+    assert found["Were the lengths realistic?"] == ("done", "prompts of up to 8 tokens, 8 are expected")
+    longer = request.model_copy(update={"production": Production(input_tokens=9, concurrency=3)})
+    again = checked(runs, longer, outputs={"one": kept, "two": kept - {"malformed-1"}})
+    assert again["Were the lengths realistic?"][0] == "missing"
+    assert again["Was the concurrency realistic?"] == ("missing", "up to 2 at once, 3 are expected")
+    assert "malformed" in again["Were easy, average, long, malformed and high-value cases asked?"][1]
+
+
+def test_two_changed_variables_leave_the_rule_of_one_unmet() -> None:
+    found = checked([run("one", 1, seconds=2), run("two", 2, seconds=3, workload={"osl": 7})])
+    assert found["Was one variable changed at a time?"] == ("missing", "two: tp, osl")

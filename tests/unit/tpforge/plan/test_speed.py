@@ -1,0 +1,146 @@
+"""Communication and throughput of a plan: against measured rows, by hand, and as orders that must hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from scripts.flows.plan import blueprint_from_config
+from tpforge.dtypes import DType
+from tpforge.mapping import Mapping
+from tpforge.plan.calibration import calibration
+from tpforge.plan.communication import LinkShares, allreduce_seconds, find_measured, send_seconds
+from tpforge.plan.hardware import find_gpu, make_cluster
+from tpforge.plan.known import find_known
+from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.throughput import Engine, Load, Speed, speed
+from tpforge.plan.weights import rank_shapes, stage_work
+from tpforge.units import KIB, MIB
+
+SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7)
+
+
+def make_engine(name: str, gpu: str, *, tp: int, weight_format: str | None = None, kv: str = "fp8") -> Engine:
+    known = find_known(name)
+    assert known is not None
+    blueprint = blueprint_from_config(known.config, name=name, where=name)
+    shapes = rank_shapes(blueprint, mapping=Mapping(tp_size=tp))
+    settings = Settings(DType.FLOAT16, weight_format, kv)
+    found = find_gpu(gpu)
+    memory = rank_memory(shapes, gpu=found, settings=settings)
+    return Engine(shapes, memory, make_cluster(found, num_gpus=tp), settings)
+
+
+def estimate(engine: Engine, load: Load) -> Speed:
+    found = speed(engine, load, fit=calibration().fit)
+    assert found is not None
+    return found
+
+
+def test_an_all_reduce_of_a_measured_size_takes_the_measured_time() -> None:
+    cluster = make_cluster(find_gpu("h100-sxm"), num_gpus=8)
+    times = [
+        allreduce_seconds(size, ranks=8, cluster=cluster, shares=SHARES) for size in (16 * KIB, MIB, 2 * MIB)
+    ]
+    assert times == pytest.approx([3.6e-6, 26.0e-6, 35.5e-6])
+
+
+def test_a_large_all_reduce_approaches_the_measured_bus_rate() -> None:
+    cluster = make_cluster(find_gpu("h100-sxm"), num_gpus=8)
+    seconds = allreduce_seconds(1e9, ranks=8, cluster=cluster, shares=SHARES)
+    assert 1e9 * 2 * 7 / 8 / seconds == pytest.approx(438e9, rel=0.02)
+
+
+def test_an_all_reduce_never_gets_cheaper_with_size() -> None:
+    for gpu, ranks in (("h100-sxm", 8), ("a100", 4), ("l40s", 8), ("b200", 2), ("h100-sxm", 16)):
+        cluster = make_cluster(find_gpu(gpu), num_gpus=ranks)
+        sizes = [2.0**power for power in range(8, 31)]
+        times = [allreduce_seconds(size, ranks=ranks, cluster=cluster, shares=SHARES) for size in sizes]
+        assert times == sorted(times), gpu
+
+
+def test_without_a_measurement_nccls_ring_is_computed_by_hand() -> None:
+    cluster = make_cluster(find_gpu("l40s"), num_gpus=4)
+    assert find_measured(cluster, 4) is None
+    found = allreduce_seconds(64 * MIB, ranks=4, cluster=cluster, shares=SHARES)
+    assert found == pytest.approx((8.4 + 6 * 5.7) * 1e-6 + 64 * MIB * 1.5 / 16e9)
+
+
+def test_an_all_reduce_over_hosts_goes_at_the_network_rate() -> None:
+    cluster = make_cluster(find_gpu("h100-sxm"), num_gpus=16)
+    found = allreduce_seconds(1e9, ranks=16, cluster=cluster, shares=SHARES)
+    assert found == pytest.approx(1e9 * 2 * 15 / 16 / 35e9, rel=0.01)
+    assert send_seconds(1e9, cluster=cluster, ranks=8, shares=SHARES) == pytest.approx(1 / 35, rel=0.01)
+
+
+def test_one_rank_communicates_nothing() -> None:
+    cluster = make_cluster(find_gpu("l40s"), num_gpus=1)
+    assert allreduce_seconds(1e9, ranks=1, cluster=cluster, shares=SHARES) == 0
+
+
+def test_the_work_of_a_dense_token_is_its_matrices_and_of_mixtral_two_experts_of_eight() -> None:
+    dense = stage_work(
+        make_engine("llama-3.1-8b", "h100", tp=1).shapes, stage=0, dtype=DType.FLOAT16, weight_format=None
+    )
+    layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
+    assert dense.linear_weights == 32 * layer
+    assert dense.dense_bytes == 2 * 32 * layer
+    assert dense.head_weights == 128256 * 4096
+    mixed = stage_work(
+        make_engine("mixtral-8x7b", "h100", tp=1).shapes, stage=0, dtype=DType.FLOAT16, weight_format=None
+    )
+    attention = 4096 * (4096 + 2 * 1024) + 4096 * 4096
+    router = 8 * 4096
+    assert mixed.linear_weights == 32 * (attention + router + 2 * 3 * 4096 * 14336)
+    assert mixed.expert_bytes == 2 * 32 * 8 * 3 * 4096 * 14336
+
+
+def test_a_single_request_is_bound_by_reading_the_weights() -> None:
+    engine = make_engine("llama-3.1-8b", "h100", tp=1, kv="float16")
+    found = estimate(engine, Load(128, 128, concurrency=1))
+    least = engine.memory.weight_bytes / 3350e9 * 1e3
+    assert least < found.tpot_ms < 2 * least
+    assert (found.batch, found.limit, found.communication_share) == (1, "concurrency", 0)
+
+
+def test_tp1_starved_of_cache_makes_tp2_more_than_twice_as_fast() -> None:
+    # Published for 70B FP8 on H100 at 1000/1000: 840 and 4391 tokens a second.
+    load = Load(1000, 1000)
+    one = estimate(make_engine("llama-3.1-70b", "h100", tp=1, weight_format="fp8"), load)
+    two = estimate(make_engine("llama-3.1-70b", "h100", tp=2, weight_format="fp8"), load)
+    assert one.limit == "KV cache"
+    assert two.tokens_per_second / one.tokens_per_second > 4
+
+
+def test_over_pcie_eight_l40s_are_slower_than_four_for_short_prompts() -> None:
+    # Published for 70B FP8 at 128/128: 1524 with four, 1464 with eight.
+    load = Load(128, 128)
+    four = estimate(make_engine("llama-3.1-70b", "l40s", tp=4, weight_format="fp8"), load)
+    eight = estimate(make_engine("llama-3.1-70b", "l40s", tp=8, weight_format="fp8"), load)
+    assert eight.tokens_per_second < four.tokens_per_second
+    assert eight.communication_share > 0.6
+
+
+def test_a_request_too_large_for_the_cache_has_no_speed() -> None:
+    engine = make_engine("llama-3.1-70b", "h100", tp=1, weight_format="fp8")
+    assert speed(engine, Load(120_000, 1000), fit=calibration().fit) is None
+
+
+def test_a_test_that_ends_is_slower_for_its_last_and_smaller_batch() -> None:
+    engine = make_engine("llama-3.1-8b", "a100", tp=1, kv="float16")
+    batch = estimate(engine, Load(1000, 1000)).batch
+    steady = estimate(engine, Load(1000, 1000)).tokens_per_second
+    ended = estimate(engine, Load(1000, 1000, num_requests=batch + 1)).tokens_per_second
+    whole = estimate(engine, Load(1000, 1000, num_requests=2 * batch)).tokens_per_second
+    assert ended < 0.95 * steady
+    assert math.isclose(whole, steady)
+
+
+def test_every_band_holds_less_and_more_than_nothing_and_an_unknown_gpu_gets_the_widest() -> None:
+    found = calibration()
+    assert all(0 < band.low < band.high for band in found.bands)
+    h20 = found.band(make_cluster(find_gpu("h20"), num_gpus=4), num_ranks=4, has_experts=False)
+    h100 = found.band(make_cluster(find_gpu("h100"), num_gpus=4), num_ranks=4, has_experts=False)
+    assert (h20.kind, h20.rows, h100.kind) == ("unmeasured GPU", 0, "nvlink")
+    assert h20.high - h20.low > h100.high - h100.low

@@ -1,0 +1,1 @@
+"""Kubernetes: the objects, what watches them, several nodes, a chart."""

@@ -1,0 +1,1 @@
+"""From an engine to its model repository, and the contract that it keeps."""

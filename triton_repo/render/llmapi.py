@@ -1,0 +1,100 @@
+"""The model repository of TensorRT-LLM's LLM API: one model, text to text, with upstream's `llmapi` tensors.
+
+The model's code is ours and imports tensorrt_llm in the container. It starts no server.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tpforge.atomic import atomic_folder
+from tpforge.errors import InputRefused, UsageError
+from tpforge.manifest import Manifest
+from tpforge.recipe import RepositoryOptions
+from triton_repo.render.check import check_llm_repository
+from triton_repo.render.contract import LLM_MODEL, llm_tensors
+from triton_repo.render.repository import TEMPLATES, RenderedRepository, environment_of, text_of
+
+CONFIG = "model.yaml"
+_FILES = ("model.py", "llm_requests.py")
+
+
+def render_llmapi(
+    engine_dir: Path,
+    manifest: Manifest,
+    *,
+    out: Path,
+    options: RepositoryOptions,
+    llm_yaml: str,
+    force: bool = False,
+) -> RenderedRepository:
+    """Write the repository of an engine of runtime pytorch to `out`, whole or not at all.
+
+    `llm_yaml` is the text of the engine's llm.yaml, which goes into model.yaml as it is.
+
+    Raises:
+        InputRefused: the engine is not complete, or the rendered repository is not right.
+        UsageError: the engine is of another runtime, or an option is not one of this repository.
+    """
+    refuse_engine(engine_dir, manifest, options)
+    folder_of_model = engine_dir.resolve()
+    with atomic_folder(out, force=force) as folder:
+        version = folder / LLM_MODEL / "1"
+        version.mkdir(parents=True)
+        for name in _FILES:
+            shutil.copyfile(TEMPLATES / "pytorch" / LLM_MODEL / "1" / name, version / name)
+        (folder / LLM_MODEL / "config.pbtxt").write_text(_config(options), encoding="utf-8")
+        (version / CONFIG).write_text(model_yaml(folder_of_model, llm_yaml, options), encoding="utf-8")
+        if problems := check_llm_repository(folder):
+            raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
+    files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
+    return RenderedRepository(path=out, models=(LLM_MODEL,), files=files)
+
+
+def _config(options: RepositoryOptions) -> str:
+    """config.pbtxt; decoupled stands here, since Triton ignores model.yaml's without auto-completion."""
+    from jinja2 import ChoiceLoader, FileSystemLoader
+
+    environment = environment_of(TEMPLATES / "pytorch")
+    environment.loader = ChoiceLoader(
+        [FileSystemLoader(TEMPLATES / "pytorch"), FileSystemLoader(TEMPLATES / "reference")]
+    )
+    values = {"contract": llm_tensors(), "decoupled": text_of(options.decoupled)}
+    return environment.get_template(f"{LLM_MODEL}/config.pbtxt.j2").render(values)
+
+
+def model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> str:
+    """model.yaml: the model, the LLM API's arguments, and what Triton is told."""
+    return (
+        f"model: {engine_dir.as_posix()}/model\n"
+        f"tokenizer: {engine_dir.as_posix()}/tokenizer\n"
+        f"{llm_yaml}"
+        "triton_config:\n"
+        "  max_batch_size: 0\n"
+        f"  decoupled: {text_of(options.decoupled)}\n"
+        f"  cancellation_check_period_ms: {options.cancellation_check_period_ms}\n"
+        f"  exclude_input_from_output: {text_of(options.exclude_input_in_output)}\n"
+    )
+
+
+def refuse_engine(engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
+    """Refuse an engine that is not of runtime pytorch or not complete, and options of other runtimes.
+
+    Raises:
+        InputRefused: a file of the engine is missing.
+        UsageError: the runtime or an option is another's.
+    """
+    if manifest.runtime != "pytorch":
+        raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected pytorch")
+    for given, option in (
+        (options.embed_engine, "--embed-engine: the LLM API wants the model's absolute path"),
+        (bool(options.parameters), "--parameter: these are parameters of compiled engines"),
+        (options.stand_in, "--stand-in: is for compiled engines"),
+    ):
+        if given:
+            raise UsageError(f"{option}; leave it out for runtime pytorch")
+    needed = ("engine.json", "llm.yaml", "model/config.json", "tokenizer/tokenizer.json")
+    problems = [f"{name}: missing" for name in needed if not (engine_dir / name).is_file()]
+    if problems:
+        raise InputRefused.listing(f"{engine_dir}: is not a complete engine; build it again:", problems)

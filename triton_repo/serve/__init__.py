@@ -1,0 +1,1 @@
+"""A server on this machine: found, started, supervised, proven ready, stopped."""

@@ -1,0 +1,264 @@
+"""Serves a model repository with Triton on this machine: start, stop, status, list.
+
+It decides between the foreground and a supervisor of its own; what that one does is in `supervisor`.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tpforge.atomic import os_errors
+from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
+from triton_repo.serve import processes, state, triton_log
+from triton_repo.serve.guard import module_command, module_environment
+from triton_repo.serve.launched import LaunchedProgram
+from triton_repo.serve.ports import Ports
+from triton_repo.serve.readiness import Progress
+from triton_repo.serve.security import Security
+from triton_repo.serve.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
+
+SUPERVISOR_LOG = "supervisor.log"
+_POLL_S = 0.1
+_STOP_TIMEOUT_S = 25.0
+_KILL_TIMEOUT_S = 10.0
+
+_detached: dict[int, subprocess.Popen[bytes]] = {}
+"""The supervisors that this process started and that outlive it; kept so that they can be reaped."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a repository is served.
+
+    `state_dir` holds server.json and the logs, one server at a time. `tritonserver` None is the one on
+    PATH, else nvidia-pytriton's. `detach` leaves the server running under a supervisor of its own. With
+    `launch` that command is run, and not a tritonserver that is found here.
+    """
+
+    state_dir: Path
+    ports: Ports = field(default_factory=Ports)
+    host: str = "127.0.0.1"
+    tritonserver: Path | None = None
+    load_timeout_s: float = 300.0
+    detach: bool = False
+    security: Security = field(default_factory=Security)
+    launch: LaunchedProgram | None = None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is, or was, ready."""
+
+    repository: Path
+    state_dir: Path
+    host: str
+    ports: Ports
+    log: Path
+    seconds_to_ready: float
+    pid: int
+    """Of its supervisor."""
+    security: Security = field(default_factory=Security)
+
+    @property
+    def grpc_url(self) -> str:
+        """What a gRPC client wants."""
+        return f"{_reachable(self.host)}:{self.ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """The base of the HTTP endpoints."""
+        return f"http://{_reachable(self.security.http_host(self.host))}:{self.ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus would look."""
+        return f"http://{_reachable(self.security.http_host(self.host))}:{self.ports.metrics}/metrics"
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of the server of a folder.
+
+    `phase` is the supervisor's (starting, ready, restarting, stopping, failed), or ``stopped`` when there is
+    none, or ``crashed`` when the supervisor was killed and its state file stayed.
+    """
+
+    state_dir: Path
+    phase: str
+    message: str
+    server: Server | None = None
+    restarts: int = 0
+    last_failure: str | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a supervisor is there."""
+        return self.phase not in ("stopped", "crashed", "failed")
+
+
+def serve(
+    repository: Path,
+    *,
+    options: ServeOptions,
+    progress: Progress,
+    on_ready: Callable[[Server], None] | None = None,
+) -> Server:
+    """Serve a repository; `on_ready` is called once it answers.
+
+    Detached, it returns then. In the foreground it returns when Ctrl-C, SIGTERM or `stop` ended the server.
+
+    Raises:
+        EnvironmentUnusable: a port is in use, no tritonserver, a wrong Python, the load timeout exceeded.
+        InputRefused: the repository is none, or a model does not load: with the log's own reason.
+    """
+    run = _serve_detached if options.detach else _serve_in_foreground
+    return run(_plan(repository, options), progress, on_ready or (lambda _server: None))
+
+
+def stop(state_dir: Path) -> Status:
+    """End the server of a folder, and what a killed supervisor left; the status that it had.
+
+    Raises:
+        EnvironmentUnusable: it belongs to another user, or does not end.
+    """
+    before = status(state_dir)
+    found = state.read_state(state_dir)
+    if found is None:
+        return before
+    if processes.send_signal(found.supervisor, signal.SIGTERM):
+        if not processes.wait_gone(found.supervisor, timeout_s=_STOP_TIMEOUT_S):
+            processes.send_signal(found.supervisor, signal.SIGKILL)
+        if not processes.wait_gone(found.supervisor, timeout_s=_KILL_TIMEOUT_S):
+            raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")
+    if child := _detached.pop(found.supervisor.pid, None):
+        child.wait()
+    clean(found.mark, state_dir, container=found.container, shared_memory=found.shared_memory)
+    state.remove_state(state_dir)
+    return before
+
+
+def status(state_dir: Path) -> Status:
+    """What runs in a folder; a pid that another process has by now is not mistaken for it."""
+    found = state.read_state(state_dir)
+    if found is None:
+        return Status(state_dir, "stopped", "no server runs here")
+    server = _server(state_dir, found)
+    if found.phase != "failed" and not processes.is_alive(found.supervisor):
+        message = "its supervisor was killed; `tpforge stop` removes what it left"
+        return Status(state_dir, "crashed", message, server, found.restarts, found.last_failure)
+    return Status(state_dir, found.phase, found.message, server, found.restarts, found.last_failure)
+
+
+def list_servers(root: Path) -> tuple[Status, ...]:
+    """The servers whose folders lie under `root` (ROOT/NAME/server), by path."""
+    return tuple(status(path.parent) for path in sorted(root.glob(f"*/server/{state.STATE_FILE}")))
+
+
+def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
+    return ServerPlan(
+        repository=repository.absolute(),
+        state_dir=options.state_dir.absolute(),
+        ports=options.ports,
+        host=options.host,
+        tritonserver=options.tritonserver.absolute() if options.tritonserver else None,
+        load_timeout_s=options.load_timeout_s,
+        security=options.security.absolute(),
+        launch=options.launch,
+    )
+
+
+def _serve_in_foreground(plan: ServerPlan, progress: Progress, on_ready: Callable[[Server], None]) -> Server:
+    ready: list[Server] = []
+
+    def note(found: state.ServerState) -> None:
+        ready.append(_server(plan.state_dir, found))
+        on_ready(ready[0])
+
+    Supervisor(plan, progress=progress, on_ready=note).run()
+    if not ready:
+        raise EnvironmentUnusable("stopped before the server was ready")
+    return ready[0]
+
+
+def _serve_detached(plan: ServerPlan, progress: Progress, on_ready: Callable[[Server], None]) -> Server:
+    with state.exclusive(plan.state_dir):  # Nobody else's state, and what a killed one left is gone.
+        clean_leftovers(plan.state_dir)
+    child = _spawn_supervisor(plan)
+    try:
+        found = _await_ready(plan, child, progress)
+    except BaseException:
+        # Interrupted, or failed: nothing stays behind.
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+        raise
+    _detached[child.pid] = child
+    server = _server(plan.state_dir, found)
+    on_ready(server)
+    return server
+
+
+def _spawn_supervisor(plan: ServerPlan) -> subprocess.Popen[bytes]:
+    log_file = plan.state_dir / SUPERVISOR_LOG
+    with os_errors(log_file), log_file.open("ab") as log:
+        return subprocess.Popen(
+            module_command("triton_repo.serve.supervisor", plan.model_dump_json()),
+            cwd=plan.state_dir,
+            env=module_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _await_ready(plan: ServerPlan, child: subprocess.Popen[bytes], progress: Progress) -> state.ServerState:
+    said = ""
+    while True:
+        return_code = child.poll()
+        found = state.read_state(plan.state_dir)
+        if found is not None and found.supervisor.pid == child.pid:
+            if found.phase == "ready":
+                return found
+            if found.phase == "failed":
+                child.wait()
+                raise _failure(found)
+            if found.message != said:
+                said = found.message
+                progress(said)
+        elif return_code is not None:
+            log = plan.state_dir / SUPERVISOR_LOG
+            last = triton_log.last_lines(triton_log.read_log(log))[-1:]
+            raise EnvironmentUnusable(
+                f"the supervisor ended with exit status {return_code}: {''.join(last)} (see {log})"
+            )
+        time.sleep(_POLL_S)
+
+
+def _failure(found: state.ServerState) -> TpforgeError:
+    """The supervisor's error as it was raised there."""
+    kind = InputRefused if found.exit_code == InputRefused.exit_code else EnvironmentUnusable
+    return kind(found.message)
+
+
+def _server(state_dir: Path, found: state.ServerState) -> Server:
+    return Server(
+        repository=found.repository,
+        state_dir=state_dir,
+        host=found.host,
+        ports=found.ports,
+        log=found.log,
+        seconds_to_ready=found.seconds_to_ready or 0.0,
+        pid=found.supervisor.pid,
+        security=found.security,
+    )
+
+
+def _reachable(host: str) -> str:
+    """The address by which a client on this machine reaches a server that listens on `host`."""
+    return "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else host

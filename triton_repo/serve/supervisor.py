@@ -1,0 +1,345 @@
+"""Keeps one tritonserver running: starts it, watches it and its model processes, starts it again.
+
+When a model process dies, Triton leaves streams hanging and goes on saying "ready": the supervisor kills
+the server, so that requests in flight fail at once, and starts it anew. ``python -m`` this file with a
+ServerPlan as JSON is the detached supervisor. `local` is the way in.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from tpforge.atomic import os_errors
+from tpforge.errors import EnvironmentUnusable, TpforgeError
+from tpforge.records import Record
+from tpforge.units import format_seconds
+from triton_repo.serve import processes, state
+from triton_repo.serve.guard import guarded
+from triton_repo.serve.interpreter import check_interpreter
+from triton_repo.serve.launched import ContainerName, LaunchedProgram, remove_container
+from triton_repo.serve.ports import Ports, refuse_used
+from triton_repo.serve.readiness import (
+    Progress,
+    Start,
+    Stopped,
+    describe_end,
+    models_of,
+    wait_ready,
+)
+from triton_repo.serve.security import Security
+from triton_repo.serve.tritonserver import (
+    find_tritonserver,
+    prepare_backends,
+    server_command,
+    server_environment,
+)
+
+WATCH_S = 0.2
+MAX_FAILURES = 5
+FAILURE_WINDOW_S = 300.0
+_GRACE_S = 10.0
+"""How long a server may take to end by itself; requests in flight may finish in that time."""
+
+
+class ServerPlan(Record):
+    """What to serve, where, and how long its models may take to load; `launch` is a command of its own."""
+
+    repository: Path
+    state_dir: Path
+    ports: Ports
+    host: str
+    tritonserver: Path | None = None
+    load_timeout_s: float
+    security: Security = Security()
+    launch: LaunchedProgram | None = None
+
+
+class Supervisor:
+    """One server from its start to its end; `run` returns when it was asked to stop."""
+
+    def __init__(
+        self, plan: ServerPlan, *, progress: Progress, on_ready: Callable[[state.ServerState], None]
+    ) -> None:
+        self._plan, self._progress, self._on_ready = plan, progress, on_ready
+        self._num_stops = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
+        self._mark = f"tpforge-{uuid.uuid4().hex[:12]}"
+        self._log = plan.state_dir / state.LOG_FILE
+
+    def run(self) -> None:
+        """Serve until `stop` or a signal.
+
+        Raises:
+            EnvironmentUnusable: ports, binary or interpreter cannot be used, or the server keeps failing.
+            InputRefused: the repository holds no model, or one that does not load.
+        """
+        plan = self._plan
+        with state.exclusive(plan.state_dir), self._signals(), guarded(self._mark):
+            clean_leftovers(plan.state_dir)
+            try:
+                self._prepare()
+                self._serve()
+            except Stopped:
+                self._shut_down()
+            except TpforgeError as error:
+                self._write("failed", str(error), exit_code=error.exit_code)
+                raise
+            finally:
+                self._kill()
+            state.remove_state(plan.state_dir)
+
+    def stop(self) -> None:
+        """Ask for an orderly end; asked a second time, everything is killed at once."""
+        self._num_stops += 1
+
+    def _prepare(self) -> None:
+        plan = self._plan
+        me = processes.identify(os.getpid())
+        assert me is not None
+        self._state = state.ServerState(
+            phase="starting",
+            message="starting",
+            repository=plan.repository,
+            host=plan.host,
+            ports=plan.ports,
+            log=self._log,
+            mark=self._mark,
+            supervisor=me,
+            security=plan.security,
+            container=plan.launch.container if plan.launch else None,
+            shared_memory=plan.launch.shared_memory if plan.launch else None,
+        )
+        self._models = models_of(plan.repository)
+        refuse_used(plan.ports, host=plan.host)
+        with os_errors(self._log):
+            if self._log.exists():
+                self._log.replace(self._log.with_name(f"{self._log.name}.1"))
+        self._temporary = plan.state_dir / "tmp"
+        if plan.launch is None:
+            self._prepare_tritonserver()
+            return
+        self._command = plan.security.fill_key(plan.launch.command(self._mark))
+        self._environment = plan.launch.marked_environment(self._mark)
+        self._progress(f"starting {plan.launch.program}")
+
+    def _prepare_tritonserver(self) -> None:
+        plan = self._plan
+        server = find_tritonserver(plan.tritonserver)
+        if server.is_wheel:
+            check_interpreter()
+        self._command = server_command(
+            server,
+            repository=plan.repository,
+            backends=prepare_backends(server, plan.state_dir / "backends"),
+            host=plan.host,
+            ports=plan.ports,
+            mark=self._mark,
+            security=plan.security,
+        )
+        self._environment = server_environment(server, mark=self._mark, temporary=self._temporary)
+        self._progress(f"starting {server.binary.name} of {server.origin}")
+
+    def _serve(self) -> NoReturn:
+        """Start, watch, start again, until Stopped or another error ends it."""
+        while True:
+            begun = time.monotonic()
+            start = self._start()
+            try:
+                wait_ready(start, progress=self._report, is_stopped=self._is_stopped)
+            except TpforgeError as error:
+                if self._state.seconds_to_ready is None:
+                    raise  # It has never worked: trying again would only hide why.
+                cause = str(error)
+            else:
+                self._say_ready(time.monotonic() - begun)
+                cause = self._watch(start)
+            self._restart_after(cause)
+
+    def _start(self) -> Start:
+        plan = self._plan
+        self._temporary.mkdir(exist_ok=True)
+        with os_errors(self._log), self._log.open("ab") as log:
+            log_start = log.tell()
+            self._process = processes.spawn_tied(
+                self._command, environment=self._environment, cwd=plan.state_dir, log=log
+            )
+        self._write(self._state.phase, self._state.message, server=processes.identify(self._process.pid))
+        return Start(
+            process=self._process,
+            url=f"{plan.host}:{plan.ports.grpc}",
+            mark=plan.launch.server_id if plan.launch else self._mark,
+            models=self._models,
+            log=self._log,
+            log_start=log_start,
+            load_timeout_s=plan.load_timeout_s,
+            security=plan.security,
+            program=plan.launch.program if plan.launch else "tritonserver",
+            http_url=f"http://{plan.security.http_host(plan.host)}:{plan.ports.http}"
+            if plan.launch
+            else None,
+        )
+
+    def _say_ready(self, seconds: float) -> None:
+        self._write("ready", f"ready after {format_seconds(seconds)}", seconds_to_ready=round(seconds, 2))
+        if self._state.restarts == 0:
+            self._on_ready(self._state)
+        else:
+            self._progress(f"ready again after {format_seconds(seconds)}")
+
+    def _watch(self, start: Start) -> str:
+        """Look at the server and its model processes until one ends; which one, and how."""
+        stubs = processes.stubs_of(start.process.pid)
+        while True:
+            if self._is_stopped():
+                raise Stopped
+            return_code = start.process.poll()
+            if return_code is not None:
+                return describe_end(start, return_code=return_code)
+            for stub, model in stubs.items():
+                if not processes.is_alive(stub):
+                    return f"the process of model {model} (pid {stub.pid}) ended"
+            time.sleep(WATCH_S)
+
+    def _restart_after(self, cause: str) -> None:
+        """Kill what is left, so that requests in flight fail, and wait a little longer each time.
+
+        Raises:
+            EnvironmentUnusable: it failed too often in a short time.
+        """
+        self._kill()
+        now = time.monotonic()
+        self._failures.append(now)
+        recent = [moment for moment in self._failures if now - moment < FAILURE_WINDOW_S]
+        if len(recent) >= MAX_FAILURES:
+            raise EnvironmentUnusable(
+                f"the server failed {len(recent)} times within {format_seconds(FAILURE_WINDOW_S)}; "
+                f"the last time:\n  {cause}"
+            )
+        pause_s = back_off_s(len(recent))
+        self._write(
+            "restarting", f"restarting: {cause}", restarts=self._state.restarts + 1, last_failure=cause
+        )
+        self._progress(f"{cause}; starting again")
+        end = time.monotonic() + pause_s
+        while time.monotonic() < end:
+            if self._is_stopped():
+                raise Stopped
+            time.sleep(WATCH_S)
+
+    def _shut_down(self) -> None:
+        """Let a server that is ready end in order, for requests in flight; another one has none."""
+        was_ready = self._state.phase == "ready"
+        self._report_phase("stopping")
+        process = self._process
+        if process is None or not was_ready:
+            return
+        process.terminate()
+        end = time.monotonic() + _GRACE_S
+        while process.poll() is None and time.monotonic() < end and self._num_stops <= 1:
+            time.sleep(0.05)
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        if self._process is not None:
+            self._process.wait()
+        launch = self._plan.launch
+        # Before it was started there is none, and docker itself may be missing.
+        started = launch if self._process is not None else None
+        clean(
+            self._mark,
+            self._plan.state_dir,
+            container=started.container if started else None,
+            shared_memory=started.shared_memory if started else None,
+        )
+
+    def _is_stopped(self) -> bool:
+        return self._num_stops > 0
+
+    def _report(self, message: str) -> None:
+        self._write(self._state.phase, message)
+        self._progress(message)
+
+    def _report_phase(self, phase: state.Phase) -> None:
+        self._write(phase, phase)
+        self._progress(phase)
+
+    def _write(self, phase: state.Phase, message: str, **changes: Any) -> None:
+        self._state = self._state.model_copy(update={"phase": phase, "message": message, **changes})
+        state.write_state(self._plan.state_dir, self._state)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP stop the server while the block runs."""
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            self.stop()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        previous = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def back_off_s(num_failures: int) -> float:
+    """Seconds before the next start: none after the first failure, then 2, 4, 8."""
+    return 0.0 if num_failures <= 1 else float(2 ** (num_failures - 1))
+
+
+def clean_leftovers(state_dir: Path) -> None:
+    """End what an earlier supervisor of this folder left behind when it was killed."""
+    old = state.read_state(state_dir)
+    if old is not None:
+        clean(old.mark, state_dir, container=old.container, shared_memory=old.shared_memory)
+        state.remove_state(state_dir)
+
+
+def clean(
+    mark: str,
+    state_dir: Path,
+    *,
+    container: ContainerName | None = None,
+    shared_memory: str | None = None,
+) -> None:
+    """Kill all processes of a mark, and remove their container, shared memory and temporary files."""
+    processes.kill_marked(mark)
+    if container is not None:
+        remove_container(container, mark=mark)
+    for prefix in (f"{mark}_", *([shared_memory] if shared_memory else [])):
+        processes.remove_shared_memory(prefix)
+    shutil.rmtree(state_dir / "tmp", ignore_errors=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Be the detached supervisor of the plan given as JSON; failures are told by the state file."""
+    plan = ServerPlan.model_validate_json(arguments[0])
+
+    def say(message: str) -> None:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", flush=True)
+
+    try:
+        Supervisor(plan, progress=say, on_ready=lambda ready: say(ready.message)).run()
+    except TpforgeError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
