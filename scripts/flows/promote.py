@@ -148,7 +148,7 @@ def promote(
     options: PromoteOptions,
     progress: Progress,
 ) -> Promotion:
-    """Make `candidate` the server that new requests go to, or leave things as they are, or go to `measured_engine`.
+    """Make `candidate` the server that new requests go to, or leave things as they are, or go to `fallback`.
 
     Raises:
         VerificationFailed: the candidate's smoke test failed, or it lost requests.
