@@ -80,7 +80,7 @@ def command(
     """
     from scripts.flows import decide
     from scripts.flows.compare import find_runs
-    from scripts.flows.places import OUT
+    from tpforge.places import OUT
 
     output = Output(as_json=as_json)
     decided = decide.decide(find_runs(names), _request(values), prices=prices)

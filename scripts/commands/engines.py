@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli import options
+from scripts.cli.headers import parse_headers
 from scripts.cli.output import Output, table
 from tpforge.errors import UsageError, VerificationFailed
 from tpforge.units import format_bytes
@@ -76,7 +77,7 @@ def show(engine: str | None, as_json: bool) -> None:
     """Show what an engine is made of and what was proven of it."""
     from engines.store import read_manifest
     from scripts.commands.verify import parity_rows
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -108,7 +109,7 @@ def show(engine: str | None, as_json: bool) -> None:
 def verify(engine: str | None, as_json: bool) -> None:
     """Check that the files of an engine are still those that were built: size and SHA-256."""
     from engines.store import check_files, read_manifest
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -134,7 +135,7 @@ def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove engines, with the repository and the logs that were derived from them."""
     from engines.store import read_manifest
     from scripts.flows import build, serve
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     found = [find_engine(engine) for engine in engines]
@@ -178,11 +179,11 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
     Files that an earlier push put there are not sent again. The digest that it prints names every byte of
     the engine; `tpforge engines pull --digest` takes no other.
     """
-    from scripts.flows.transport import push_engine
+    from engines.push_and_pull import push_engine
 
     output = Output(as_json=as_json)
     places, moved = push_engine(
-        engine, url, headers=headers, num_parallel=num_parallel, progress=output.progress
+        engine, url, headers=parse_headers(headers), num_parallel=num_parallel, progress=output.progress
     )
     output.result(f"{places.engine} is at {url}: {moved.num_files} files, {format_bytes(moved.num_bytes)}")
     output.result(f"sent    {format_bytes(moved.num_moved_bytes)}")
@@ -212,13 +213,13 @@ def pull(
 
     The folder appears when every file has its size and SHA-256. Run again, a pull that broke off goes on.
     """
-    from scripts.flows.transport import pull_engine
+    from engines.push_and_pull import pull_engine
 
     output = Output(as_json=as_json)
     folder, moved = pull_engine(
         url,
         out,
-        headers=headers,
+        headers=parse_headers(headers),
         digest=digest,
         force=force,
         num_parallel=num_parallel,

@@ -55,8 +55,8 @@ def command(
     PROMPT goes to the model as it is. A message given with --chat becomes the prompt that the model was
     trained on, by its own chat template.
     """
+    from engines.chat import chat_prompt
     from scripts.flows import serve
-    from scripts.flows.chat import chat_prompt
     from triton_repo.client.client import Client
 
     if (prompt is None) == (chat is None):

@@ -28,7 +28,7 @@ def command(engine: str | None, follow: bool, lines: int, supervisor: bool, as_j
 
     ENGINE says whose; without it the newest engine's.
     """
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
     from triton_repo.serve.local import SUPERVISOR_LOG
     from triton_repo.serve.state import LOG_FILE
 

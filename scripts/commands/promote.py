@@ -14,8 +14,8 @@ from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from scripts.flows.promote import PromoteOptions, Promotion
-    from scripts.flows.promote_cluster import Releases
+    from triton_repo.promote.cluster import Releases
+    from triton_repo.promote.promotion import PromoteOptions, Promotion
 
 _CLUSTER = ("service", "active", "candidate", "candidate_url", "active_url", "watch_url")
 _URL = "HOST:PORT"
@@ -117,7 +117,7 @@ def command(engine: str | None, target: str, stop: bool, as_json: bool, **values
 
 
 def _stop(output: Output) -> None:
-    from scripts.flows.promote import ROUTER_FOLDER
+    from triton_repo.promote.promotion import ROUTER_FOLDER
     from triton_repo.promote.router import Router
 
     router = Router(ROUTER_FOLDER)
@@ -128,8 +128,9 @@ def _stop(output: Output) -> None:
 def _promote_local(
     engine: str | None, connection: options.Connection, output: Output, values: dict[str, Any]
 ) -> None:
-    from scripts.flows.measured_engine import fallback_of
-    from scripts.flows.promote import ROUTER_FOLDER, RouterSwitch, backend_of, promote
+    from engines.recorded_engine import find_recorded
+    from scripts.flows.promote import backend_of
+    from triton_repo.promote.promotion import ROUTER_FOLDER, RouterSwitch, promote
     from triton_repo.promote.router import Router
 
     if engine is None:
@@ -141,7 +142,7 @@ def _promote_local(
     route = router.route if router.state is not None else None
     back = values["fallback"] or (route.engine if route else None)
     if values["decision"] is not None:
-        back = str(fallback_of(values["decision"], given=values["fallback"]).engine)
+        back = str(find_recorded(values["decision"], given=values["fallback"]).engine)
     reached = partial(backend_of, tls=connection.tls, headers=connection.headers)
     candidate = reached(engine)
     fallback = reached(back) if back else None
@@ -166,7 +167,7 @@ def _promote_local(
 def _promote_cluster(
     engine: str | None, connection: options.Connection, output: Output, values: dict[str, Any]
 ) -> None:
-    from scripts.flows import promote_cluster
+    from triton_repo.promote import cluster
     from triton_repo.promote.kubectl import Kubectl
 
     if values["decision"] is not None or values["fallback"] is not None:
@@ -177,11 +178,11 @@ def _promote_cluster(
     releases = _releases(engine, connection, values)
     kubectl = Kubectl(values["namespace"], values["context"])
     if values["dry_run"]:
-        lines = promote_cluster.commands(kubectl, releases, promote_cluster.look(kubectl, releases))
+        lines = cluster.commands(kubectl, releases, cluster.look(kubectl, releases))
         output.result("\n".join(lines))
         output.record("promotion", {"dry_run": True, "commands": lines})
         return
-    promotion = promote_cluster.promote_release(
+    promotion = cluster.promote_release(
         kubectl, releases, options=_limits(connection, values), progress=output.progress
     )
     service = f"service {releases.service} of {kubectl.namespace}"
@@ -191,8 +192,8 @@ def _promote_cluster(
 
 def _releases(engine: str | None, connection: options.Connection, values: dict[str, Any]) -> Releases:
     from engines.store import read_manifest
-    from scripts.flows.places import find_engine
-    from scripts.flows.promote_cluster import Releases
+    from tpforge.places import find_engine
+    from triton_repo.promote.cluster import Releases
 
     missing = [f"--{name}" for name in ("service", "active", "candidate") if values[name] is None]
     if missing:
@@ -206,7 +207,7 @@ def _releases(engine: str | None, connection: options.Connection, values: dict[s
 
 
 def _limits(connection: options.Connection, values: dict[str, Any]) -> PromoteOptions:
-    from scripts.flows.promote import PromoteOptions
+    from triton_repo.promote.promotion import PromoteOptions
 
     return PromoteOptions(
         num_requests=values["num_requests"],

@@ -26,8 +26,8 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
     runtime pytorch, and needs nothing else of tpforge. An existing one is replaced only with --force.
     """
     from scripts.flows import render
-    from scripts.flows.places import find_engine
     from tpforge.arguments import parse_pairs
+    from tpforge.places import find_engine
     from tpforge.recipe import RepositoryOptions
 
     output = Output(as_json=as_json)

@@ -14,7 +14,7 @@ from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
     from scripts.flows.launch import Launch
-    from scripts.flows.places import Places
+    from tpforge.places import Places
     from tpforge.recipe import RepositoryOptions, ServeRecipe
     from triton_repo.serve.local import Server
     from triton_repo.serve.security import Security
@@ -48,7 +48,7 @@ def command(
     """
     from scripts.flows import serve
     from scripts.flows.launch import is_launched, serve_launch
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
     from tpforge.recipe import ServeRecipe
 
     output = Output(as_json=as_json)

@@ -26,19 +26,19 @@ def command(url: str | None, engine: str | None, junit: Path | None, as_json: bo
     """
     import json
 
-    from scripts.flows import smoke
-    from triton_repo.smoke import SmokeOptions
+    from scripts.flows.smoke import smoke_server
+    from triton_repo.smoke import SmokeOptions, report
 
     output = Output(as_json=as_json)
     connection = options.read_connection(**values)
     chosen = SmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
-    report = smoke.smoke_server(
+    found = smoke_server(
         url,
         engine=engine,
         junit=junit,
         options=chosen,
-        on_result=lambda check: output.result(smoke.line_of(check)),
+        on_result=lambda check: output.result(report.line_of(check)),
     )
-    output.result(smoke.summary(report))
-    output.record("smoke", json.loads(report.to_json()))
-    smoke.refuse_failed(report)
+    output.result(report.summary(found))
+    output.record("smoke", json.loads(found.to_json()))
+    report.refuse_failed(found)

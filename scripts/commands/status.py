@@ -98,7 +98,7 @@ def _watch(output: Output, engine: str | None, *, every_s: float, times: int | N
     from pathlib import Path
 
     from scripts.flows import serve
-    from scripts.flows.watch import Reading, memory_rows, rows, scrape
+    from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
     from triton_repo.serve.state import read_state
 
     before: dict[Path, Reading] = {}

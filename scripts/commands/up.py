@@ -52,7 +52,7 @@ def _print_commands(output: Output, recipe: Recipe) -> None:
     from scripts.cli.show_compilation import print_compilation, print_llm_engine
     from scripts.flows import compile, llm_engine
     from scripts.flows.launch import plan_launch
-    from scripts.flows.places import Places
+    from tpforge.places import Places
 
     if recipe.runtime == "tensorrt":
         compilation = compile.plan_compilation(recipe, out=None)

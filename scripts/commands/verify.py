@@ -43,8 +43,8 @@ def command(
     and what they lost against the source is measured beside; exit status 7 when that is above --max-drop.
     """
     from scripts.flows import prove
-    from scripts.flows.places import find_engine
     from scripts.flows.quantize import refuse_drop
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.flows.places import OUT
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, os_errors
 from tpforge.errors import InputRefused, RegressionFound, UsageError
@@ -18,6 +17,7 @@ from tpforge.measure.compare import Comparison, ComparisonSet, compare_runs
 from tpforge.measure.expected import with_predictions
 from tpforge.measure.gates import GateResult, check_gates, worst
 from tpforge.measure.run import RUN_NAME, Run, read_run
+from tpforge.places import OUT
 from tpforge.plan.record import PlanRecord
 
 

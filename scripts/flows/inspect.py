@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scripts.flows.describe import describe_config, describe_model
 from scripts.flows.models import model_location
 from tpforge.architectures import architecture_support
+from tpforge.describe import describe_config, describe_model
 from tpforge.errors import InputRefused
 from tpforge.mapping import Mapping
 from tpforge.padding import HeadLayout

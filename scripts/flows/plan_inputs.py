@@ -128,7 +128,7 @@ def _check(run: Run, blueprint: Blueprint, cluster: Cluster) -> None:
 
 
 def _formats(run: Run, *, own: str) -> tuple[str | None, str]:
-    """The formats of weights and cache that bench_facts spelled: ``fp8, groups of 128, KV cache fp8``."""
+    """The formats of weights and cache that `engine_facts` spells: ``fp8, groups of 128, KV cache fp8``."""
     parts = str(run.engine["quantization"].value or "none").split(", ")
     weights = None if parts[0] in ("none", "weights as they are") else parts[0]
     kv = next((part.removeprefix("KV cache ") for part in parts if part.startswith("KV cache ")), own)
