@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from scripts.flows.compare import FoundRun
     from tpforge.measure.compare import Comparison
+    from tpforge.measure.found_runs import FoundRun
 
 _PERCENT = click.FloatRange(min=0)
 
@@ -62,26 +63,25 @@ def command(
     difference that may be chance is undecided. Names the variables that changed, and gains that hide a loss.
     Exit status 7 when a loss is beyond a limit and is no chance, 4 when a limit could not be checked.
     """
-    from scripts.flows import compare
+    from scripts.flows.compare import compare, write_comparison
+    from tpforge.measure.gates import apply_gates
 
     output = Output(as_json=as_json)
-    runs = compare.find_runs(names)
-    if plan_file is not None:
-        runs, notes = compare.with_plan(runs, compare.read_plan(plan_file))
-        for note in notes:
-            output.note(f"plan: {note}")
-    found = compare.compare(runs, prices=compare.read_prices(prices, runs))
+    compared = compare(names, prices=prices, plan_file=plan_file)
+    found = compared.found
+    for note in compared.plan_notes:
+        output.note(f"plan: {note}")
     for comparison in found.comparisons:
-        output.result(_text(comparison, runs))
+        output.result(_text(comparison, compared.runs))
     if out is not None:
-        compare.write_comparison(out, found, runs, force=force)
+        write_comparison(out, compared, force=force)
         output.note(f"wrote {out / 'comparison.html'}, .md and .json")
     fields = json.loads(found.model_dump_json())
     fields.pop("schema_version")
     output.record("comparison", fields)
     given = {name.removeprefix("max_").replace("_", "-"): limit for name, limit in limits.items()}
     wanted = {name: limit for name, limit in given.items() if limit is not None}
-    for line in compare.apply_gates(found.comparisons, wanted).undecided:
+    for line in apply_gates(found.comparisons, wanted).undecided:
         output.note(f"warning: {line}")
 
 

@@ -78,14 +78,13 @@ def command(
     the risks, the fallback, and how to repeat it. It refuses to recommend what was never measured, and says
     so where the numbers speak against the recommendation.
     """
-    from scripts.flows import decide
-    from scripts.flows.compare import find_runs
+    from scripts.flows.decide import decide, write_decision
     from tpforge.places import OUT
 
     output = Output(as_json=as_json)
-    decided = decide.decide(find_runs(names), _request(values), prices=prices)
+    decided = decide(names, _request(values), prices=prices)
     folder = out or OUT / "decision"
-    decide.write_decision(folder, decided, force=force)
+    write_decision(folder, decided, force=force)
     decision = decided.decision
     output.result(f"recommended: {decided.recommended.run.label}; fallback: {decided.fallback.run.label}")
     for line in decision.findings:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from tpforge.measure.diagnosis import Diagnosis, Finding

@@ -9,7 +9,8 @@ import click
 
 from scripts.cli import options
 from scripts.cli.headers import parse_headers
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import UsageError, VerificationFailed
 from tpforge.units import format_bytes
 

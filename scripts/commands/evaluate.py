@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from tpforge.measure.quality import Evaluation
@@ -89,7 +90,7 @@ def command(
     status 7 when quality has fallen by more than a limit.
     """
     from scripts.flows import evaluate
-    from scripts.flows.compare import find_run
+    from tpforge.measure.found_runs import find_run
 
     output = Output(as_json=as_json)
     found = find_run(run_name) if run_name is not None else None

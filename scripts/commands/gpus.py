@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from tpforge.plan.hardware import Gpu
@@ -59,7 +60,7 @@ def command(
     Speeds are estimates (docs/planning.md). Prices come from --gpu-file alone. Exit status 5 when no kind
     does it.
     """
-    from scripts.flows.plan import find_blueprint
+    from builders.blueprint import find_blueprint
     from tpforge.errors import NothingFits
     from tpforge.plan.calibration import calibration
     from tpforge.plan.hardware import Prices, gpus, read_gpu_file

@@ -8,10 +8,11 @@ import click
 
 from scripts.cli import options
 from scripts.cli.meter import ByteMeter
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from scripts.flows.inspect import Division, Inspection
+    from builders.inspection import Division, Inspection
 
 
 @click.command("inspect")
@@ -47,7 +48,7 @@ def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool
 
 
 def _print(found: Inspection, output: Output) -> None:
-    from scripts.flows.inspect import summary
+    from builders.inspection import summary
     from tpforge.units import format_bytes
 
     output.result(table([*summary(found.survey), *found.facts], header=("what", "value")))

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 _PATH = click.Path(path_type=Path)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from scripts.flows.up import Stage
@@ -29,7 +30,7 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     """
     from scripts.cli.show_plan import print_plan
     from scripts.flows import build, up
-    from scripts.flows.recipes import read_recipe
+    from tpforge.recipe import read_recipe
 
     output = Output(as_json=as_json)
     asked = read_recipe(recipe)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.versions import Release, find_release, releases
 
 

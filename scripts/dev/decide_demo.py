@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.flows.compare import FoundRun, find_run
 from tpforge.atomic import write_atomic
 from tpforge.measure.compare import Comparison, compare_runs
+from tpforge.measure.found_runs import FoundRun, find_run
 from tpforge.measure.prompts import Prompt
 from tpforge.places import OUT, places_of
 

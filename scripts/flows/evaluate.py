@@ -14,10 +14,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from engines.chat import chat_prompt
-from scripts.flows.compare import FoundRun, find_run
 from tpforge import __version__
 from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import InputRefused, RegressionFound, UsageError
+from tpforge.measure.found_runs import FoundRun, find_run
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
 from tpforge.measure.quality import (
     QUALITY_NAME,

@@ -8,13 +8,14 @@ import pytest
 
 from engines.recorded_engine import find_recorded
 from engines.store import read_manifest, remove_engine, write_manifest
-from scripts.flows.compare import FoundRun
-from scripts.flows.decide import decide, write_decision
+from scripts.flows.decide import write_decision
 from tests.support.runs import level_of, run_of
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused, UsageError
+from tpforge.measure.decided import decide
 from tpforge.measure.decision import Request, read_decision
 from tpforge.measure.engine_facts import engine_facts
+from tpforge.measure.found_runs import FoundRun
 
 TTFTS = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 
