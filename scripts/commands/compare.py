@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, FORCE, JSON, Decorator, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _PERCENT = click.FloatRange(min=0)
 
 
-def _gate(name: str, help_text: str) -> options.Decorator:
+def _gate(name: str, help_text: str) -> Decorator:
     return click.option(f"--max-{name}", type=_PERCENT, metavar="PERCENT", help=help_text)
 
 
 @click.command("compare")
 @click.argument("names", metavar="RUN RUN...", nargs=-1, required=True)
-@options.out("Write comparison.json, .md and .html into this folder.")
-@options.FORCE
+@out_option("Write comparison.json, .md and .html into this folder.")
+@FORCE
 @click.option(
     "--hourly-cost",
     "prices",
@@ -46,8 +46,8 @@ def _gate(name: str, help_text: str) -> options.Decorator:
 @_gate("memory-increase", "Fail when the fullest GPU uses more by more.")
 @_gate("cost-increase", "Fail when a million tokens cost more by more.")
 @_gate("quality-drop", "Fail when quality is worse by more (points).")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     names: tuple[str, ...],
     out: Path | None,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
 from scripts.cli.headers import parse_headers
+from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, FORCE, JSON, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError, VerificationFailed
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.group("engines")
-@options.DEBUG
+@DEBUG
 def command() -> None:
     """List, show, check, remove, push or pull engine folders."""
 
@@ -37,8 +37,8 @@ ROOT = click.option(
 
 @command.command("list")
 @ROOT
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def list_(root: Path, as_json: bool) -> None:
     """List the engines under out/."""
     from engines.store import list_engines
@@ -71,9 +71,9 @@ def list_(root: Path, as_json: bool) -> None:
 
 
 @command.command("show")
-@options.ENGINE
-@options.JSON
-@options.DEBUG
+@ENGINE
+@JSON
+@DEBUG
 def show(engine: str | None, as_json: bool) -> None:
     """Show what an engine is made of and what was proven of it."""
     from engines.store import read_manifest
@@ -104,9 +104,9 @@ def show(engine: str | None, as_json: bool) -> None:
 
 
 @command.command("verify", short_help="Check that the files are still those that were built.")
-@options.ENGINE
-@options.JSON
-@options.DEBUG
+@ENGINE
+@JSON
+@DEBUG
 def verify(engine: str | None, as_json: bool) -> None:
     """Check that the files of an engine are still those that were built: size and SHA-256."""
     from engines.store import check_files, read_manifest
@@ -129,9 +129,9 @@ def verify(engine: str | None, as_json: bool) -> None:
 
 @command.command("rm", short_help="Remove engines and what was derived from them.")
 @click.argument("engines", metavar="ENGINE...", nargs=-1, required=True)
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@DRY_RUN
+@JSON
+@DEBUG
 def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove engines, with the repository and the logs that were derived from them."""
     from engines.store import read_manifest
@@ -172,8 +172,8 @@ PARALLEL = click.option(
 @click.argument("url", metavar="URL")
 @HEADERS
 @PARALLEL
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_json: bool) -> None:
     """Put an engine at a URL: file:///DIR, http(s):// by PUT, s3://, gs://, az:// by fsspec's drivers.
 
@@ -194,13 +194,13 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
 
 @command.command("pull", short_help="Get an engine from a URL, and prove it.")
 @click.argument("url", metavar="URL")
-@options.out("The folder to make.  [default: out/NAME/engine, NAME being the end of the URL]")
+@out_option("The folder to make.  [default: out/NAME/engine, NAME being the end of the URL]")
 @click.option("--digest", metavar="SHA256", help="Take no other engine than the one of this digest.")
 @HEADERS
 @PARALLEL
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@FORCE
+@JSON
+@DEBUG
 def pull(
     url: str,
     out: Path | None,

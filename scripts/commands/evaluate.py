@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, JSON, SIZE
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -46,7 +46,7 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
     metavar="DIR",
     help="Your own lm-eval tasks.",
 )
-@click.option("--limit", type=options.SIZE, help="Items of each lm-eval task.  [default: all]")
+@click.option("--limit", type=SIZE, help="Items of each lm-eval task.  [default: all]")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -65,8 +65,8 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
     metavar="FILE",
     help="Where to keep it.  [default: beside the engine]",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     target: str | None,
     baseline: str | None,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
 from scripts.cli.meter import ByteMeter
+from scripts.cli.options.common import DEBUG, JSON, MODEL, SIZE
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect")
-@options.MODEL
-@click.option("--tp", type=options.SIZE, default=1, show_default=True, help="Tensor-parallel size.")
-@click.option("--pp", type=options.SIZE, default=1, show_default=True, help="Pipeline-parallel size.")
+@MODEL
+@click.option("--tp", type=SIZE, default=1, show_default=True, help="Tensor-parallel size.")
+@click.option("--pp", type=SIZE, default=1, show_default=True, help="Pipeline-parallel size.")
 @click.option(
     "--moe-ep",
-    type=options.SIZE,
+    type=SIZE,
     default=1,
     show_default=True,
     help="Groups of ranks that hold different experts; divides tp.",
 )
 @click.option("--deep", is_flag=True, help="Read every weight and look for NaN and infinite values.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool) -> None:
     """Show what a checkpoint holds and how it divides over ranks.
 

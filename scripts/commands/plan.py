@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, FORCE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
 from tpforge.atomic import write_atomic
 from tpforge.errors import InputRefused
@@ -21,20 +21,18 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command("plan")
-@options.MODEL
+@MODEL
 @click.option(
     "--gpu", required=True, metavar="NAME", help="The kind of GPU, such as h100-sxm; `host`: this host's."
 )
-@click.option("--gpus", "num_gpus", type=options.SIZE, help="How many GPUs.  [default: 1, or the host's]")
+@click.option("--gpus", "num_gpus", type=SIZE, help="How many GPUs.  [default: 1, or the host's]")
 @click.option("--link", type=click.Choice(["nvlink", "pcie"]), help="What joins them.  [default: the GPU's]")
-@click.option(
-    "--gpus-per-host", type=options.SIZE, help="GPUs of one host.  [default: 8, or an NVLink domain]"
-)
+@click.option("--gpus-per-host", type=SIZE, help="GPUs of one host.  [default: 8, or an NVLink domain]")
 @click.option("--gpu-file", type=_FILE, metavar="FILE", help="TOML with GPUs and prices of your own.")
-@click.option("--isl", type=options.SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
-@click.option("--osl", type=options.SIZE, default=1000, show_default=True, help="Tokens of an answer.")
-@click.option("--concurrency", type=options.SIZE, help="Requests at once.  [default: as many as run]")
-@click.option("--max-len", type=options.SIZE, help="Longest request that must fit.  [default: isl + osl]")
+@click.option("--isl", type=SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
+@click.option("--osl", type=SIZE, default=1000, show_default=True, help="Tokens of an answer.")
+@click.option("--concurrency", type=SIZE, help="Requests at once.  [default: as many as run]")
+@click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
 @click.option("--ttft-ms", type=_TIME, help="Most milliseconds to the first token.")
 @click.option("--tpot-ms", type=_TIME, help="Most milliseconds a token after it.")
 @click.option(
@@ -44,7 +42,7 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Rank by tokens/s, by time a token, or by tokens/s a GPU.",
 )
-@click.option("--tp", "tp_sizes", type=options.SIZE, multiple=True, help="Only this tp; may be repeated.")
+@click.option("--tp", "tp_sizes", type=SIZE, multiple=True, help="Only this tp; may be repeated.")
 @click.option(
     "--pad/--no-pad", default=True, show_default=True, help="Allow padding where tp does not divide."
 )
@@ -87,9 +85,9 @@ _FILE = click.Path(path_type=Path)
 @click.option("--html", type=_FILE, metavar="FILE", help="Write a page of the plan.")
 @click.option("--recipe", type=_FILE, metavar="FILE", help="Write the chosen option for `tpforge up`.")
 @click.option("--all", "show_all", is_flag=True, help="List every option and every rejection.")
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@FORCE
+@JSON
+@DEBUG
 def command(
     model: str,
     estimator: str | None,

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, JSON
+from scripts.cli.options.security import read_security, security_options
+from scripts.cli.options.server import server_options
 from scripts.cli.output import Output
-from scripts.cli.security import read_security, security
 from tpforge.errors import UsageError
 from tpforge.units import format_seconds
 
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@options.ENGINE
-@options.server()
+@ENGINE
+@server_options()
 @click.option(
     "--stand-in",
     is_flag=True,
     help="Serve an engine of runtime tensorrt by the reference runtime, without a GPU.",
 )
-@security()
-@options.DRY_RUN
+@security_options()
+@DRY_RUN
 @click.option("--detach", is_flag=True, help="Return when it answers; `tpforge stop` ends it.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     engine: str | None, stand_in: bool, dry_run: bool, detach: bool, as_json: bool, **values: Any
 ) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, JSON
+from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 
 
@@ -15,9 +16,9 @@ from scripts.cli.output import Output
 @click.argument("url", metavar="[HOST:PORT]", required=False)
 @click.option("--engine", help="The engine it serves: limits and golden answers.  [default: as started here]")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write a JUnit report too.")
-@options.connection()
-@options.JSON
-@options.DEBUG
+@connection_options()
+@JSON
+@DEBUG
 def command(url: str | None, engine: str | None, junit: Path | None, as_json: bool, **values: Any) -> None:
     """Prove over gRPC that a server keeps its contract.
 
@@ -30,7 +31,7 @@ def command(url: str | None, engine: str | None, junit: Path | None, as_json: bo
     from triton_repo.smoke import SmokeOptions, report
 
     output = Output(as_json=as_json)
-    connection = options.read_connection(**values)
+    connection = read_connection(**values)
     chosen = SmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
     found = smoke_server(
         url,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, ENGINE, JSON, SIZE
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("status")
-@options.ENGINE
+@ENGINE
 @click.option("--watch", is_flag=True, help="Show queue, rates, KV cache and memory, again and again.")
 @click.option(
     "--every",
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds between two looks.",
 )
-@click.option("--times", type=options.SIZE, help="--watch: how often.  [default: until Ctrl-C]")
-@options.JSON
-@options.DEBUG
+@click.option("--times", type=SIZE, help="--watch: how often.  [default: until Ctrl-C]")
+@JSON
+@DEBUG
 def command(engine: str | None, watch: bool, every: float, times: int | None, as_json: bool) -> None:
     """Show the servers that run, and whether they answer.
 

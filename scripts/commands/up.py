@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, DRY_RUN, JSON
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @click.command("up")
 @click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE")
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@DRY_RUN
+@JSON
+@DEBUG
 def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     """Do all of a recipe: build, verify, render, serve, smoke.
 
