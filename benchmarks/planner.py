@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
-from scripts.cli.output import table
+from scripts.reports.columns import table
 from tpforge.atomic import write_atomic
 from tpforge.plan.calibration import Fit, calibration
 from tpforge.plan.communication import LinkShares

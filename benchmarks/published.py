@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from scripts.flows.plan import blueprint_from_config
+from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.plan.calibration import Fit

@@ -1,7 +1,7 @@
 """How probable an engine finds a text after another, and what it says until a stop: what benchmarks ask for.
 
 By the reference runtime, one request after another. It knows no benchmark;
-`scripts.flows.lm_eval_tasks` does.
+`engines.lm_eval_tasks` does.
 """
 
 from __future__ import annotations

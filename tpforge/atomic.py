@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,6 +93,17 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str], *, force: bool) -> None:
+    """Write texts by file name into a folder, which appears whole.
+
+    Raises:
+        InputRefused: the folder exists and `force` is not given.
+    """
+    with atomic_folder(folder, force=force) as partial:
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
 
 
 def hash_file(path: Path, *, relative_to: Path) -> FileRecord:

@@ -1,6 +1,6 @@
 """recipe.toml: one engine and its deployment, declared; and the part of it that `tpforge build` takes.
 
-It parses text; it does not open the model or know the machine.
+It reads and parses the file; it does not open the model or know the machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from tpforge.atomic import os_errors
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
 from tpforge.manifest import Limits, Runtime
@@ -168,6 +169,23 @@ class Recipe(EngineRecipe):
     repository: RepositoryOptions = RepositoryOptions()
     serve: ServeRecipe = ServeRecipe()
     smoke: SmokeRecipe = SmokeRecipe()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file.
+
+    Raises:
+        UsageError: there is no such file, it is not UTF-8 text, or the recipe is wrong.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such recipe; see docs/recipe.md for one")
+    with os_errors(path):
+        data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text; a recipe is TOML") from error
+    return parse_recipe(text, path=path)
 
 
 def parse_recipe(text: str, *, path: Path) -> Recipe:

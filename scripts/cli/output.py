@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TextIO
 
 SCHEMA_VERSION = 1
@@ -67,13 +67,3 @@ class Output:
             self._err.write("\r\x1b[K")
             self._err.flush()
             self._on_line = False
-
-
-def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
-    """Columns padded to their widest cell; the last one is not padded."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

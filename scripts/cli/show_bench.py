@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from scripts.flows.bench import Bench, BenchOptions

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scripts.cli.output import Output, table
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.arguments import build_arguments, write_value
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import COUNT, DEBUG, JSON, SIZE, Decorator, out_option, together
+from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
@@ -20,8 +21,8 @@ _SECONDS = click.FloatRange(min=0, min_open=True)
 _FILE = click.Path(path_type=Path)
 
 
-def _load() -> options.Decorator:
-    return options.options(
+def _load() -> Decorator:
+    return together(
         click.option(
             "--concurrency", metavar="N,N,...", help="Closed loop: users that each wait.  [default: 1]"
         ),
@@ -34,9 +35,9 @@ def _load() -> options.Decorator:
             help="easy, average, long-context, malformed, high-value, multilingual, structured-output, "
             "mixed, several with commas, or a JSONL file.  [default: average]",
         ),
-        click.option("--isl", type=options.SIZE, help="Make prompts of so many tokens instead."),
-        click.option("--osl", type=options.SIZE, help="Ask for answers of exactly so many tokens."),
-        click.option("--max-tokens", type=options.SIZE, help="Bound answers.  [default: the prompt's]"),
+        click.option("--isl", type=SIZE, help="Make prompts of so many tokens instead."),
+        click.option("--osl", type=SIZE, help="Ask for answers of exactly so many tokens."),
+        click.option("--max-tokens", type=SIZE, help="Bound answers.  [default: the prompt's]"),
         click.option("--chat-template", is_flag=True, help="Put prompts into the chat template."),
         click.option("--stream/--no-stream", default=True, show_default=True, help="By token, or whole."),
         click.option(
@@ -48,10 +49,10 @@ def _load() -> options.Decorator:
     )
 
 
-def _extent() -> options.Decorator:
-    return options.options(
+def _extent() -> Decorator:
+    return together(
         click.option("--duration", type=_SECONDS, help="Seconds of a repeat.  [default: 20]"),
-        click.option("--num-requests", type=options.SIZE, help="End a repeat after so many requests."),
+        click.option("--num-requests", type=SIZE, help="End a repeat after so many requests."),
         click.option(
             "--warmup",
             type=click.FloatRange(min=0),
@@ -59,18 +60,14 @@ def _extent() -> options.Decorator:
             show_default=True,
             help="Seconds before that which are not counted.",
         ),
-        click.option(
-            "--repeats", type=options.SIZE, default=3, show_default=True, help="Repeats of every level."
-        ),
-        click.option(
-            "--seed", type=options.COUNT, default=0, show_default=True, help="Of all that is random."
-        ),
+        click.option("--repeats", type=SIZE, default=3, show_default=True, help="Repeats of every level."),
+        click.option("--seed", type=COUNT, default=0, show_default=True, help="Of all that is random."),
         click.option("--slo", metavar="ttft=MS,itl=MS,latency=MS", help="Limits that make a request good."),
     )
 
 
-def _server() -> options.Decorator:
-    return options.options(
+def _server() -> Decorator:
+    return together(
         click.option(
             "--api",
             type=click.Choice(["triton", "openai"]),
@@ -104,16 +101,16 @@ def _server() -> options.Decorator:
     help="Build, serve and measure every point of a recipe's [sweep] table, one after another.",
 )
 @click.option("--label", help="What the run is called.  [default: the engine's name]")
-@options.out("Folder of the run.  [default: out/NAME/runs/ID]")
+@out_option("Folder of the run.  [default: out/NAME/runs/ID]")
 @click.option(
     "--join",
     type=_FILE,
     metavar="RUN",
     help="Add the repeats to this run: for engines that are measured in turns.",
 )
-@options.connection()
-@options.JSON
-@options.DEBUG
+@connection_options()
+@JSON
+@DEBUG
 def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -> None:
     """Measure a server under load and record it.
 
@@ -181,7 +178,7 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
     from scripts.flows.bench import BenchOptions
 
     names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
-    connection = options.read_connection(**{name: values[name] for name in names})
+    connection = read_connection(**{name: values[name] for name in names})
     kept = (
         "api",
         "model",

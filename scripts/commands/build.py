@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from scripts.cli import options
 from scripts.cli.meter import ByteMeter
+from scripts.cli.options.common import DEBUG, DRY_RUN, FORCE, JSON, MODEL, RESUME, out_option
+from scripts.cli.options.engine import engine_recipe
+from scripts.cli.options.limits import limit_options
+from scripts.cli.options.sharding import sharding_options
+from scripts.cli.options.tensorrt_llm import tensorrt_llm_options
 from scripts.cli.output import Output
 from scripts.cli.show_plan import print_plan
 from tpforge.units import format_bytes
@@ -19,10 +23,10 @@ if TYPE_CHECKING:
 
 
 @click.command("build")
-@options.MODEL
-@options.sharding()
-@options.limits()
-@options.tensorrt_llm()
+@MODEL
+@sharding_options()
+@limit_options()
+@tensorrt_llm_options()
 @click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")
 @click.option(
     "--kv-cache",
@@ -34,12 +38,12 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Do not publish an engine whose quantization raised the perplexity by more than this fraction.",
 )
-@options.out("Where to write.  [default: out/NAME/engine]")
-@options.RESUME
-@options.FORCE
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@out_option("Where to write.  [default: out/NAME/engine]")
+@RESUME
+@FORCE
+@DRY_RUN
+@JSON
+@DEBUG
 def command(
     model: str, out: Path | None, resume: bool, force: bool, dry_run: bool, as_json: bool, **values: Any
 ) -> None:
@@ -55,7 +59,7 @@ def command(
     from scripts.flows.build import build_engine, plan_engine
 
     output = Output(as_json=as_json)
-    recipe = options.engine_recipe(model, values)
+    recipe = engine_recipe(model, values)
     if recipe.runtime != "reference":
         build = _tensorrt if recipe.runtime == "tensorrt" else _pytorch
         build(output, recipe, out=out, force=force, dry_run=dry_run)

@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, FORCE, JSON, Decorator, out_option
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from scripts.flows.compare import FoundRun
     from tpforge.measure.compare import Comparison
+    from tpforge.measure.found_runs import FoundRun
 
 _PERCENT = click.FloatRange(min=0)
 
 
-def _gate(name: str, help_text: str) -> options.Decorator:
+def _gate(name: str, help_text: str) -> Decorator:
     return click.option(f"--max-{name}", type=_PERCENT, metavar="PERCENT", help=help_text)
 
 
 @click.command("compare")
 @click.argument("names", metavar="RUN RUN...", nargs=-1, required=True)
-@options.out("Write comparison.json, .md and .html into this folder.")
-@options.FORCE
+@out_option("Write comparison.json, .md and .html into this folder.")
+@FORCE
 @click.option(
     "--hourly-cost",
     "prices",
@@ -45,8 +46,8 @@ def _gate(name: str, help_text: str) -> options.Decorator:
 @_gate("memory-increase", "Fail when the fullest GPU uses more by more.")
 @_gate("cost-increase", "Fail when a million tokens cost more by more.")
 @_gate("quality-drop", "Fail when quality is worse by more (points).")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     names: tuple[str, ...],
     out: Path | None,
@@ -62,26 +63,25 @@ def command(
     difference that may be chance is undecided. Names the variables that changed, and gains that hide a loss.
     Exit status 7 when a loss is beyond a limit and is no chance, 4 when a limit could not be checked.
     """
-    from scripts.flows import compare
+    from scripts.flows.compare import compare, write_comparison
+    from tpforge.measure.gates import apply_gates
 
     output = Output(as_json=as_json)
-    runs = compare.find_runs(names)
-    if plan_file is not None:
-        runs, notes = compare.with_plan(runs, compare.read_plan(plan_file))
-        for note in notes:
-            output.note(f"plan: {note}")
-    found = compare.compare(runs, prices=compare.read_prices(prices, runs))
+    compared = compare(names, prices=prices, plan_file=plan_file)
+    found = compared.found
+    for note in compared.plan_notes:
+        output.note(f"plan: {note}")
     for comparison in found.comparisons:
-        output.result(_text(comparison, runs))
+        output.result(_text(comparison, compared.runs))
     if out is not None:
-        compare.write_comparison(out, found, runs, force=force)
+        write_comparison(out, compared, force=force)
         output.note(f"wrote {out / 'comparison.html'}, .md and .json")
     fields = json.loads(found.model_dump_json())
     fields.pop("schema_version")
     output.record("comparison", fields)
     given = {name.removeprefix("max_").replace("_", "-"): limit for name, limit in limits.items()}
     wanted = {name: limit for name, limit in given.items() if limit is not None}
-    for line in compare.apply_gates(found.comparisons, wanted).undecided:
+    for line in apply_gates(found.comparisons, wanted).undecided:
         output.note(f"warning: {line}")
 
 

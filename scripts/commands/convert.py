@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
 from scripts.cli.meter import ByteMeter
+from scripts.cli.options.common import DEBUG, DRY_RUN, FORCE, JSON, MODEL, RESUME, out_option
+from scripts.cli.options.engine import engine_recipe
+from scripts.cli.options.sharding import sharding_options
+from scripts.cli.options.tensorrt_llm import SM
 from scripts.cli.output import Output
 from scripts.cli.show_plan import print_plan
 from tpforge.units import format_bytes
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @click.command("convert")
-@options.MODEL
-@options.sharding()
+@MODEL
+@sharding_options()
 @click.option(
     "--runtime",
     type=click.Choice(["reference", "tensorrt"]),
@@ -27,13 +30,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whose loader reads it; INT4 in groups lies in another order for TensorRT-LLM.",
 )
-@options.SM
-@options.out("Where to write.  [default: out/NAME-tpN/checkpoint]")
-@options.RESUME
-@options.FORCE
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@SM
+@out_option("Where to write.  [default: out/NAME-tpN/checkpoint]")
+@RESUME
+@FORCE
+@DRY_RUN
+@JSON
+@DEBUG
 def command(
     model: str, out: Path | None, resume: bool, force: bool, dry_run: bool, as_json: bool, **values: Any
 ) -> None:
@@ -44,7 +47,7 @@ def command(
     from scripts.flows import build
 
     output = Output(as_json=as_json)
-    recipe = options.engine_recipe(model, values)
+    recipe = engine_recipe(model, values)
     if dry_run:
         print_plan(output, build.plan_checkpoint(recipe, out=out))
         return

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, Decorator, out_option
 from scripts.cli.output import Output
 from tpforge.measure.decision import Limits, Production, Request
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-def _limit(name: str, help_text: str) -> options.Decorator:
+def _limit(name: str, help_text: str) -> Decorator:
     return click.option(name, type=_POSITIVE, metavar="NUMBER", help=help_text)
 
 
@@ -45,13 +45,9 @@ def _limit(name: str, help_text: str) -> options.Decorator:
 @_limit("--min-tokens-per-second", "Output tokens a second that are needed.")
 @_limit("--max-error-percent", "Limit on failed requests.")
 @_limit("--max-gpu-memory-gib", "Limit on the memory of each GPU.")
-@click.option(
-    "--production-input", "input_tokens", type=options.SIZE, help="Tokens of the longest prompts expected."
-)
-@click.option(
-    "--production-output", "output_tokens", type=options.SIZE, help="Tokens of the longest answers."
-)
-@click.option("--production-concurrency", "concurrency", type=options.SIZE, help="Requests at once expected.")
+@click.option("--production-input", "input_tokens", type=SIZE, help="Tokens of the longest prompts expected.")
+@click.option("--production-output", "output_tokens", type=SIZE, help="Tokens of the longest answers.")
+@click.option("--production-concurrency", "concurrency", type=SIZE, help="Requests at once expected.")
 @click.option(
     "--hourly-cost",
     "prices",
@@ -59,10 +55,10 @@ def _limit(name: str, help_text: str) -> options.Decorator:
     metavar="[RUN=]AMOUNT",
     help="Price of an hour of all that the run uses; may be repeated.",
 )
-@options.out("Write decision.json, .md and .html into this folder.  [default: out/decision]")
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@out_option("Write decision.json, .md and .html into this folder.  [default: out/decision]")
+@FORCE
+@JSON
+@DEBUG
 def command(
     names: tuple[str, ...],
     prices: tuple[str, ...],
@@ -78,14 +74,13 @@ def command(
     the risks, the fallback, and how to repeat it. It refuses to recommend what was never measured, and says
     so where the numbers speak against the recommendation.
     """
-    from scripts.flows import decide
-    from scripts.flows.compare import find_runs
-    from scripts.flows.places import OUT
+    from scripts.flows.decide import decide, write_decision
+    from tpforge.places import OUT
 
     output = Output(as_json=as_json)
-    decided = decide.decide(find_runs(names), _request(values), prices=prices)
+    decided = decide(names, _request(values), prices=prices)
     folder = out or OUT / "decision"
-    decide.write_decision(folder, decided, force=force)
+    write_decision(folder, decided, force=force)
     decision = decided.decision
     output.result(f"recommended: {decided.recommended.run.label}; fallback: {decided.fallback.run.label}")
     for line in decision.findings:

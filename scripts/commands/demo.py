@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, JSON, SIZE
 from scripts.cli.output import Output
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("demo")
-@click.option("--tp", type=options.SIZE, default=4, show_default=True, help="Tensor-parallel size.")
+@click.option("--tp", type=SIZE, default=4, show_default=True, help="Tensor-parallel size.")
 @click.option(
     "--port-base",
     type=click.IntRange(1024, 65533),
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     help="HTTP port to try first; gRPC is the next one, metrics the one after.",
 )
 @click.option("--keep", is_flag=True, help="Leave the server running; `tpforge stop` ends it.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
     """Take the demo model the whole way, ask it a question, stop.
 

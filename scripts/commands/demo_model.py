@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, JSON
 from scripts.cli.output import Output
 
 
@@ -17,8 +17,8 @@ from scripts.cli.output import Output
     metavar="DIR",
     help="Where to keep it.  [default: ~/.cache/tpforge]",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(cache: Path | None, as_json: bool) -> None:
     """Fetch the demo model and print its path.
 

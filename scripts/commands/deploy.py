@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, out_option
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
@@ -18,15 +18,15 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 @click.command("deploy")
 @click.argument("engine", metavar="ENGINE")
 @click.option("--target", type=click.Choice(TARGET_NAMES), required=True, help="Where it is to run.")
-@options.out("Where to write the files.  [default: deploy-TARGET beside the engine]")
+@out_option("Where to write the files.  [default: deploy-TARGET beside the engine]")
 @click.option("--engine-url", metavar="URL", help="Where `tpforge engines push` put the engine.")
 @click.option("--digest", metavar="SHA256", help="What it printed: no other engine is started.")
 @click.option("--image", help="The server's image.  [default: the Triton container of the engine's release]")
 @click.option("--tools-image", help="The image with tpforge.  [default: tpforge:VERSION]")
 @click.option("--namespace", default="default", show_default=True, help="Kubernetes: the namespace.")
-@click.option("--replicas", type=options.SIZE, default=1, show_default=True, help="Kubernetes: how many.")
-@click.option("--max-replicas", type=options.SIZE, default=4, show_default=True, help="Of the autoscaler.")
-@click.option("--gpus-per-node", type=options.SIZE, default=8, show_default=True, help="GPUs of a node.")
+@click.option("--replicas", type=SIZE, default=1, show_default=True, help="Kubernetes: how many.")
+@click.option("--max-replicas", type=SIZE, default=4, show_default=True, help="Of the autoscaler.")
+@click.option("--gpus-per-node", type=SIZE, default=8, show_default=True, help="GPUs of a node.")
 @click.option("--gpu-product", metavar="LABEL", help="Kubernetes: nvidia.com/gpu.product of the nodes.")
 @click.option("--topology-key", metavar="LABEL", help="multi-node: the domain that a group must share.")
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
@@ -50,9 +50,9 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 @click.option(
     "--apply", "apply_now", is_flag=True, help="Run docker compose, kubectl, helm or sbatch on them."
 )
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@FORCE
+@JSON
+@DEBUG
 def command(
     engine: str, target: str, out: Path | None, apply_now: bool, force: bool, as_json: bool, **values: Any
 ) -> None:
@@ -65,7 +65,7 @@ def command(
     from pydantic import ValidationError
 
     from scripts.flows.deploy import apply, write_deployment
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
     from triton_repo.deploy.deployment import DeployOptions
 
     output = Output(as_json=as_json)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from tpforge.measure.diagnosis import Diagnosis, Finding
@@ -37,8 +38,8 @@ _FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Output of nvidia-smi topo -m.",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     logs: tuple[Path, ...],
     urls: tuple[str, ...],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 
 @click.command("doctor")
@@ -14,8 +15,8 @@ from scripts.cli.output import Output, table
     metavar="VERSION",
     help="Release of TensorRT-LLM to judge for; `tpforge versions` lists them.  [default: 1.2.1]",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(trtllm: str | None, as_json: bool) -> None:
     """Show what this host can do: GPUs, links, driver, containers, TensorRT-LLM, Triton.
 

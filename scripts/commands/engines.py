@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.headers import parse_headers
+from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, FORCE, JSON, out_option
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import UsageError, VerificationFailed
 from tpforge.units import format_bytes
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.group("engines")
-@options.DEBUG
+@DEBUG
 def command() -> None:
     """List, show, check, remove, push or pull engine folders."""
 
@@ -35,8 +37,8 @@ ROOT = click.option(
 
 @command.command("list")
 @ROOT
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def list_(root: Path, as_json: bool) -> None:
     """List the engines under out/."""
     from engines.store import list_engines
@@ -69,14 +71,14 @@ def list_(root: Path, as_json: bool) -> None:
 
 
 @command.command("show")
-@options.ENGINE
-@options.JSON
-@options.DEBUG
+@ENGINE
+@JSON
+@DEBUG
 def show(engine: str | None, as_json: bool) -> None:
     """Show what an engine is made of and what was proven of it."""
     from engines.store import read_manifest
     from scripts.commands.verify import parity_rows
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -102,13 +104,13 @@ def show(engine: str | None, as_json: bool) -> None:
 
 
 @command.command("verify", short_help="Check that the files are still those that were built.")
-@options.ENGINE
-@options.JSON
-@options.DEBUG
+@ENGINE
+@JSON
+@DEBUG
 def verify(engine: str | None, as_json: bool) -> None:
     """Check that the files of an engine are still those that were built: size and SHA-256."""
     from engines.store import check_files, read_manifest
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -127,14 +129,14 @@ def verify(engine: str | None, as_json: bool) -> None:
 
 @command.command("rm", short_help="Remove engines and what was derived from them.")
 @click.argument("engines", metavar="ENGINE...", nargs=-1, required=True)
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@DRY_RUN
+@JSON
+@DEBUG
 def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove engines, with the repository and the logs that were derived from them."""
     from engines.store import read_manifest
     from scripts.flows import build, serve
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     found = [find_engine(engine) for engine in engines]
@@ -170,19 +172,19 @@ PARALLEL = click.option(
 @click.argument("url", metavar="URL")
 @HEADERS
 @PARALLEL
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_json: bool) -> None:
     """Put an engine at a URL: file:///DIR, http(s):// by PUT, s3://, gs://, az:// by fsspec's drivers.
 
     Files that an earlier push put there are not sent again. The digest that it prints names every byte of
     the engine; `tpforge engines pull --digest` takes no other.
     """
-    from scripts.flows.transport import push_engine
+    from engines.push_and_pull import push_engine
 
     output = Output(as_json=as_json)
     places, moved = push_engine(
-        engine, url, headers=headers, num_parallel=num_parallel, progress=output.progress
+        engine, url, headers=parse_headers(headers), num_parallel=num_parallel, progress=output.progress
     )
     output.result(f"{places.engine} is at {url}: {moved.num_files} files, {format_bytes(moved.num_bytes)}")
     output.result(f"sent    {format_bytes(moved.num_moved_bytes)}")
@@ -192,13 +194,13 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
 
 @command.command("pull", short_help="Get an engine from a URL, and prove it.")
 @click.argument("url", metavar="URL")
-@options.out("The folder to make.  [default: out/NAME/engine, NAME being the end of the URL]")
+@out_option("The folder to make.  [default: out/NAME/engine, NAME being the end of the URL]")
 @click.option("--digest", metavar="SHA256", help="Take no other engine than the one of this digest.")
 @HEADERS
 @PARALLEL
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@FORCE
+@JSON
+@DEBUG
 def pull(
     url: str,
     out: Path | None,
@@ -212,13 +214,13 @@ def pull(
 
     The folder appears when every file has its size and SHA-256. Run again, a pull that broke off goes on.
     """
-    from scripts.flows.transport import pull_engine
+    from engines.push_and_pull import pull_engine
 
     output = Output(as_json=as_json)
     folder, moved = pull_engine(
         url,
         out,
-        headers=headers,
+        headers=parse_headers(headers),
         digest=digest,
         force=force,
         num_parallel=num_parallel,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON, SIZE
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from tpforge.measure.quality import Evaluation
@@ -45,7 +46,7 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
     metavar="DIR",
     help="Your own lm-eval tasks.",
 )
-@click.option("--limit", type=options.SIZE, help="Items of each lm-eval task.  [default: all]")
+@click.option("--limit", type=SIZE, help="Items of each lm-eval task.  [default: all]")
 @click.option(
     "--max-drop",
     type=click.FloatRange(min=0),
@@ -64,8 +65,8 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
     metavar="FILE",
     help="Where to keep it.  [default: beside the engine]",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     target: str | None,
     baseline: str | None,
@@ -89,7 +90,7 @@ def command(
     status 7 when quality has fallen by more than a limit.
     """
     from scripts.flows import evaluate
-    from scripts.flows.compare import find_run
+    from tpforge.measure.found_runs import find_run
 
     output = Output(as_json=as_json)
     found = find_run(run_name) if run_name is not None else None

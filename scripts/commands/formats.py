@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON, SIZE
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import InputRefused
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="What is to load it.",
 )
-@click.option("--sm", type=options.SIZE, help="Compute capability of the GPUs without its dot, as 90.")
+@click.option("--sm", type=SIZE, help="Compute capability of the GPUs without its dot, as 90.")
 @click.option("--trtllm", "version", metavar="VERSION", help="TensorRT-LLM's version, as 1.2.1.")
 @click.option("--kv-cache", type=click.Choice(["int8", "fp8"]), help="Format of the KV cache.")
 @click.option("--architecture", help="Architecture of the model, as LlamaForCausalLM.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(format_name: str | None, as_json: bool, **values: Any) -> None:
     """List the quantization formats and whether a runtime loads them on a GPU.
 

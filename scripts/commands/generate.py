@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import COUNT, DEBUG, JSON, SIZE
+from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
@@ -27,16 +28,16 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed", "repetition_penalty")
     help="The model of the repository to ask.",
 )
 @click.option("--stream", is_flag=True, help="Print the answer as it comes.")
-@click.option("--max-tokens", type=options.SIZE, default=64, show_default=True, help="Tokens of the answer.")
+@click.option("--max-tokens", type=SIZE, default=64, show_default=True, help="Tokens of the answer.")
 @click.option("--temperature", type=float, help="Randomness.  [default: greedy]")
 @click.option("--top-k", type=int, help="Choose among so many tokens.")
 @click.option("--top-p", type=float, help="Choose among tokens of so much probability.")
-@click.option("--seed", type=options.COUNT, help="Makes a random answer repeatable.")
+@click.option("--seed", type=COUNT, help="Makes a random answer repeatable.")
 @click.option("--repetition-penalty", type=float, help="Above 1 discourages repetition.")
 @click.option("--stop", "stop_words", multiple=True, metavar="TEXT", help="End before this; may be repeated.")
-@options.connection()
-@options.JSON
-@options.DEBUG
+@connection_options()
+@JSON
+@DEBUG
 def command(
     prompt: str | None,
     chat: str | None,
@@ -55,8 +56,8 @@ def command(
     PROMPT goes to the model as it is. A message given with --chat becomes the prompt that the model was
     trained on, by its own chat template.
     """
+    from engines.chat import chat_prompt
     from scripts.flows import serve
-    from scripts.flows.chat import chat_prompt
     from triton_repo.client.client import Client
 
     if (prompt is None) == (chat is None):
@@ -67,7 +68,7 @@ def command(
     sampling = {name: value for name in _SAMPLING if (value := values.pop(name)) is not None}
     if stop_words:
         sampling["stop_words"] = list(stop_words)
-    connection = options.read_connection(**values)
+    connection = read_connection(**values)
     grpc_url, _, places = serve.find_server(url)
     text = prompt
     if chat is not None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON, SIZE
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from tpforge.plan.hardware import Gpu
@@ -19,10 +20,10 @@ _AMOUNT = click.FloatRange(min=0, min_open=True)
 
 @click.command("gpus")
 @click.option("--model", metavar="MODEL", help="Pick a GPU for this model; without it the table is printed.")
-@click.option("--isl", type=options.SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
-@click.option("--osl", type=options.SIZE, default=1000, show_default=True, help="Tokens of an answer.")
-@click.option("--concurrency", type=options.SIZE, help="Requests that must run at once.")
-@click.option("--max-len", type=options.SIZE, help="Longest request that must fit.  [default: isl + osl]")
+@click.option("--isl", type=SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
+@click.option("--osl", type=SIZE, default=1000, show_default=True, help="Tokens of an answer.")
+@click.option("--concurrency", type=SIZE, help="Requests that must run at once.")
+@click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
 @click.option("--ttft-ms", type=_AMOUNT, help="Most milliseconds to the first token.")
 @click.option("--tpot-ms", type=_AMOUNT, help="Most milliseconds a token after it.")
 @click.option(
@@ -39,8 +40,8 @@ _AMOUNT = click.FloatRange(min=0, min_open=True)
     metavar="FILE",
     help="TOML with GPUs and prices of your own.",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     model: str | None,
     isl: int,
@@ -59,7 +60,7 @@ def command(
     Speeds are estimates (docs/planning.md). Prices come from --gpu-file alone. Exit status 5 when no kind
     does it.
     """
-    from scripts.flows.plan import find_blueprint
+    from builders.blueprint import find_blueprint
     from tpforge.errors import NothingFits
     from tpforge.plan.calibration import calibration
     from tpforge.plan.hardware import Prices, gpus, read_gpu_file

@@ -6,28 +6,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
 from scripts.cli.meter import ByteMeter
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON, MODEL, SIZE
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from scripts.flows.inspect import Division, Inspection
+    from builders.inspection import Division, Inspection
 
 
 @click.command("inspect")
-@options.MODEL
-@click.option("--tp", type=options.SIZE, default=1, show_default=True, help="Tensor-parallel size.")
-@click.option("--pp", type=options.SIZE, default=1, show_default=True, help="Pipeline-parallel size.")
+@MODEL
+@click.option("--tp", type=SIZE, default=1, show_default=True, help="Tensor-parallel size.")
+@click.option("--pp", type=SIZE, default=1, show_default=True, help="Pipeline-parallel size.")
 @click.option(
     "--moe-ep",
-    type=options.SIZE,
+    type=SIZE,
     default=1,
     show_default=True,
     help="Groups of ranks that hold different experts; divides tp.",
 )
 @click.option("--deep", is_flag=True, help="Read every weight and look for NaN and infinite values.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool) -> None:
     """Show what a checkpoint holds and how it divides over ranks.
 
@@ -47,7 +48,7 @@ def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool
 
 
 def _print(found: Inspection, output: Output) -> None:
-    from scripts.flows.inspect import summary
+    from builders.inspection import summary
     from tpforge.units import format_bytes
 
     output.result(table([*summary(found.survey), *found.facts], header=("what", "value")))

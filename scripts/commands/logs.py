@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import COUNT, DEBUG, ENGINE, JSON
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
@@ -15,20 +15,18 @@ _POLL_S = 0.2
 
 
 @click.command("logs")
-@options.ENGINE
+@ENGINE
 @click.option("--follow", "-f", is_flag=True, help="Go on with what is written, until Ctrl-C.")
-@click.option(
-    "--lines", type=options.COUNT, default=40, show_default=True, help="How many of the last lines."
-)
+@click.option("--lines", type=COUNT, default=40, show_default=True, help="How many of the last lines.")
 @click.option("--supervisor", is_flag=True, help="The supervisor's log: starts, deaths, restarts.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(engine: str | None, follow: bool, lines: int, supervisor: bool, as_json: bool) -> None:
     """Show the log of a server, running or not.
 
     ENGINE says whose; without it the newest engine's.
     """
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
     from triton_repo.serve.local import SUPERVISOR_LOG
     from triton_repo.serve.state import LOG_FILE
 

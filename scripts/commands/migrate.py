@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, FORCE, JSON
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 _PATH = click.Path(path_type=Path)
 
@@ -28,9 +29,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--sm", type=click.IntRange(50, 200), help="Compute capability of the serving GPUs.")
 @click.option("--out", type=_PATH, metavar="FILE", help="Write the recipe here.  [default: stdout]")
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@FORCE
+@JSON
+@DEBUG
 def command(
     source: Path, out: Path | None, force: bool, as_json: bool, trtllm: str | None, to: str, **values: Any
 ) -> None:

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, DRY_RUN, JSON, SIZE, Decorator, together
+from scripts.cli.options.connection import Connection, connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from scripts.flows.promote import PromoteOptions, Promotion
-    from scripts.flows.promote_cluster import Releases
+    from triton_repo.promote.cluster import Releases
+    from triton_repo.promote.promotion import PromoteOptions, Promotion
 
 _CLUSTER = ("service", "active", "candidate", "candidate_url", "active_url", "watch_url")
 _URL = "HOST:PORT"
 
 
-def _cluster() -> options.Decorator:
+def _cluster() -> Decorator:
     """What a promotion on a cluster needs."""
-    return options.options(
+    return together(
         click.option(
             "--namespace", default="default", show_default=True, help="kubernetes: of Service and releases."
         ),
@@ -66,10 +67,8 @@ def _cluster() -> options.Decorator:
     help="Go back to the fallback of this decision.json, after proving its hashes.",
 )
 @_cluster()
-@click.option(
-    "--requests", "num_requests", type=options.SIZE, default=40, show_default=True, help="Of the canary."
-)
-@click.option("--clients", type=options.SIZE, default=4, show_default=True, help="Canary requests at a time.")
+@click.option("--requests", "num_requests", type=SIZE, default=40, show_default=True, help="Of the canary.")
+@click.option("--clients", type=SIZE, default=4, show_default=True, help="Canary requests at a time.")
 @click.option(
     "--max-p95-ms", type=click.FloatRange(min=0), help="Most p95 of the candidate's request latency."
 )
@@ -80,12 +79,12 @@ def _cluster() -> options.Decorator:
     show_default=True,
     help="Without --max-p95-ms: most p95 as a multiple of the fallback's.",
 )
-@options.connection()
+@connection_options()
 @click.option("--tls-name", metavar="NAME", help="The name in the certificate, if not the host's.")
 @click.option("--stop-router", "stop", is_flag=True, help="Stop the router; the servers go on.")
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@DRY_RUN
+@JSON
+@DEBUG
 def command(engine: str | None, target: str, stop: bool, as_json: bool, **values: Any) -> None:
     """Make an engine the active one, and go back if it does not keep its limits.
 
@@ -102,7 +101,7 @@ def command(engine: str | None, target: str, stop: bool, as_json: bool, **values
     given = {name: values.pop(name) for name in names}
     for name in ("tls_root", "tls_key", "tls_cert"):  # The router may run in another folder.
         given[name] = given[name].absolute() if given[name] else None
-    connection = options.read_connection(**given)
+    connection = read_connection(**given)
     tls_name = values.pop("tls_name")
     if tls_name is not None:
         if connection.tls is None:
@@ -117,7 +116,7 @@ def command(engine: str | None, target: str, stop: bool, as_json: bool, **values
 
 
 def _stop(output: Output) -> None:
-    from scripts.flows.promote import ROUTER_FOLDER
+    from triton_repo.promote.promotion import ROUTER_FOLDER
     from triton_repo.promote.router import Router
 
     router = Router(ROUTER_FOLDER)
@@ -126,10 +125,11 @@ def _stop(output: Output) -> None:
 
 
 def _promote_local(
-    engine: str | None, connection: options.Connection, output: Output, values: dict[str, Any]
+    engine: str | None, connection: Connection, output: Output, values: dict[str, Any]
 ) -> None:
-    from scripts.flows.measured_engine import fallback_of
-    from scripts.flows.promote import ROUTER_FOLDER, RouterSwitch, backend_of, promote
+    from engines.recorded_engine import find_recorded
+    from scripts.flows.promote import backend_of
+    from triton_repo.promote.promotion import ROUTER_FOLDER, RouterSwitch, promote
     from triton_repo.promote.router import Router
 
     if engine is None:
@@ -141,7 +141,7 @@ def _promote_local(
     route = router.route if router.state is not None else None
     back = values["fallback"] or (route.engine if route else None)
     if values["decision"] is not None:
-        back = str(fallback_of(values["decision"], given=values["fallback"]).engine)
+        back = str(find_recorded(values["decision"], given=values["fallback"]).engine)
     reached = partial(backend_of, tls=connection.tls, headers=connection.headers)
     candidate = reached(engine)
     fallback = reached(back) if back else None
@@ -164,9 +164,9 @@ def _promote_local(
 
 
 def _promote_cluster(
-    engine: str | None, connection: options.Connection, output: Output, values: dict[str, Any]
+    engine: str | None, connection: Connection, output: Output, values: dict[str, Any]
 ) -> None:
-    from scripts.flows import promote_cluster
+    from triton_repo.promote import cluster
     from triton_repo.promote.kubectl import Kubectl
 
     if values["decision"] is not None or values["fallback"] is not None:
@@ -177,11 +177,11 @@ def _promote_cluster(
     releases = _releases(engine, connection, values)
     kubectl = Kubectl(values["namespace"], values["context"])
     if values["dry_run"]:
-        lines = promote_cluster.commands(kubectl, releases, promote_cluster.look(kubectl, releases))
+        lines = cluster.commands(kubectl, releases, cluster.look(kubectl, releases))
         output.result("\n".join(lines))
         output.record("promotion", {"dry_run": True, "commands": lines})
         return
-    promotion = promote_cluster.promote_release(
+    promotion = cluster.promote_release(
         kubectl, releases, options=_limits(connection, values), progress=output.progress
     )
     service = f"service {releases.service} of {kubectl.namespace}"
@@ -189,10 +189,10 @@ def _promote_cluster(
     output.record("promotion", {**asdict(promotion), "service": releases.service})
 
 
-def _releases(engine: str | None, connection: options.Connection, values: dict[str, Any]) -> Releases:
+def _releases(engine: str | None, connection: Connection, values: dict[str, Any]) -> Releases:
     from engines.store import read_manifest
-    from scripts.flows.places import find_engine
-    from scripts.flows.promote_cluster import Releases
+    from tpforge.places import find_engine
+    from triton_repo.promote.cluster import Releases
 
     missing = [f"--{name}" for name in ("service", "active", "candidate") if values[name] is None]
     if missing:
@@ -205,8 +205,8 @@ def _releases(engine: str | None, connection: options.Connection, values: dict[s
     )
 
 
-def _limits(connection: options.Connection, values: dict[str, Any]) -> PromoteOptions:
-    from scripts.flows.promote import PromoteOptions
+def _limits(connection: Connection, values: dict[str, Any]) -> PromoteOptions:
+    from triton_repo.promote.promotion import PromoteOptions
 
     return PromoteOptions(
         num_requests=values["num_requests"],

@@ -6,30 +6,28 @@ from pathlib import Path
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, FORCE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
 from tpforge.units import format_bytes
 
 
 @click.command("quantize")
-@options.MODEL
+@MODEL
 @click.option("--format", "format_name", required=True, metavar="FORMAT", help="int4_awq, int8_sq or fp8.")
-@click.option(
-    "--group-size", type=options.SIZE, help="Inputs that share a scale, for int4_awq.  [default: 128]"
-)
+@click.option("--group-size", type=SIZE, help="Inputs that share a scale, for int4_awq.  [default: 128]")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Text to calibrate with, paragraphs divided by empty lines.  [default: the passages that ship]",
 )
-@click.option("--samples", type=options.SIZE, default=32, show_default=True, help="Paragraphs to use.")
-@click.option("--seq-len", type=options.SIZE, default=512, show_default=True, help="Tokens of each.")
+@click.option("--samples", type=SIZE, default=32, show_default=True, help="Paragraphs to use.")
+@click.option("--seq-len", type=SIZE, default=512, show_default=True, help="Tokens of each.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where to write.")
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@FORCE
+@JSON
+@DEBUG
 def command(
     model: str,
     format_name: str,

@@ -7,17 +7,18 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, ENGINE, FORCE, JSON, out_option
+from scripts.cli.options.repository import repository_options
 from scripts.cli.output import Output
 
 
 @click.command("render")
-@options.ENGINE
-@options.repository()
-@options.out("Where to write.  [default: repository beside the engine]")
-@options.FORCE
-@options.JSON
-@options.DEBUG
+@ENGINE
+@repository_options()
+@out_option("Where to write.  [default: repository beside the engine]")
+@FORCE
+@JSON
+@DEBUG
 def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **values: Any) -> None:
     """Write the Triton model repository of an engine.
 
@@ -26,8 +27,8 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
     runtime pytorch, and needs nothing else of tpforge. An existing one is replaced only with --force.
     """
     from scripts.flows import render
-    from scripts.flows.places import find_engine
     from tpforge.arguments import parse_pairs
+    from tpforge.places import find_engine
     from tpforge.recipe import RepositoryOptions
 
     output = Output(as_json=as_json)

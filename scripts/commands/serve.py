@@ -6,33 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, JSON
+from scripts.cli.options.security import read_security, security_options
+from scripts.cli.options.server import server_options
 from scripts.cli.output import Output
-from scripts.cli.security import read_security, security
 from tpforge.errors import UsageError
 from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
     from scripts.flows.launch import Launch
-    from scripts.flows.places import Places
+    from tpforge.places import Places
     from tpforge.recipe import RepositoryOptions, ServeRecipe
     from triton_repo.serve.local import Server
     from triton_repo.serve.security import Security
 
 
 @click.command("serve")
-@options.ENGINE
-@options.server()
+@ENGINE
+@server_options()
 @click.option(
     "--stand-in",
     is_flag=True,
     help="Serve an engine of runtime tensorrt by the reference runtime, without a GPU.",
 )
-@security()
-@options.DRY_RUN
+@security_options()
+@DRY_RUN
 @click.option("--detach", is_flag=True, help="Return when it answers; `tpforge stop` ends it.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     engine: str | None, stand_in: bool, dry_run: bool, detach: bool, as_json: bool, **values: Any
 ) -> None:
@@ -48,7 +49,7 @@ def command(
     """
     from scripts.flows import serve
     from scripts.flows.launch import is_launched, serve_launch
-    from scripts.flows.places import find_engine
+    from tpforge.places import find_engine
     from tpforge.recipe import ServeRecipe
 
     output = Output(as_json=as_json)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, JSON
+from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 
 
@@ -15,9 +16,9 @@ from scripts.cli.output import Output
 @click.argument("url", metavar="[HOST:PORT]", required=False)
 @click.option("--engine", help="The engine it serves: limits and golden answers.  [default: as started here]")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write a JUnit report too.")
-@options.connection()
-@options.JSON
-@options.DEBUG
+@connection_options()
+@JSON
+@DEBUG
 def command(url: str | None, engine: str | None, junit: Path | None, as_json: bool, **values: Any) -> None:
     """Prove over gRPC that a server keeps its contract.
 
@@ -26,19 +27,19 @@ def command(url: str | None, engine: str | None, junit: Path | None, as_json: bo
     """
     import json
 
-    from scripts.flows import smoke
-    from triton_repo.smoke import SmokeOptions
+    from scripts.flows.smoke import smoke_server
+    from triton_repo.smoke import SmokeOptions, report
 
     output = Output(as_json=as_json)
-    connection = options.read_connection(**values)
+    connection = read_connection(**values)
     chosen = SmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
-    report = smoke.smoke_server(
+    found = smoke_server(
         url,
         engine=engine,
         junit=junit,
         options=chosen,
-        on_result=lambda check: output.result(smoke.line_of(check)),
+        on_result=lambda check: output.result(report.line_of(check)),
     )
-    output.result(smoke.summary(report))
-    output.record("smoke", json.loads(report.to_json()))
-    smoke.refuse_failed(report)
+    output.result(report.summary(found))
+    output.record("smoke", json.loads(found.to_json()))
+    report.refuse_failed(found)

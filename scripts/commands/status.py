@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, ENGINE, JSON, SIZE
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("status")
-@options.ENGINE
+@ENGINE
 @click.option("--watch", is_flag=True, help="Show queue, rates, KV cache and memory, again and again.")
 @click.option(
     "--every",
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds between two looks.",
 )
-@click.option("--times", type=options.SIZE, help="--watch: how often.  [default: until Ctrl-C]")
-@options.JSON
-@options.DEBUG
+@click.option("--times", type=SIZE, help="--watch: how often.  [default: until Ctrl-C]")
+@JSON
+@DEBUG
 def command(engine: str | None, watch: bool, every: float, times: int | None, as_json: bool) -> None:
     """Show the servers that run, and whether they answer.
 
@@ -98,7 +99,7 @@ def _watch(output: Output, engine: str | None, *, every_s: float, times: int | N
     from pathlib import Path
 
     from scripts.flows import serve
-    from scripts.flows.watch import Reading, memory_rows, rows, scrape
+    from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
     from triton_repo.serve.state import read_state
 
     before: dict[Path, Reading] = {}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from scripts.cli import options
+from scripts.cli.options.common import DEBUG, ENGINE, JSON
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 
 @click.command("stop")
-@options.ENGINE
+@ENGINE
 @click.option("--all", "every", is_flag=True, help="Stop every server under out/.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(engine: str | None, every: bool, as_json: bool) -> None:
     """Stop a server that `serve --detach` started.
 

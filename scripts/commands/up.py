@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, DRY_RUN, JSON
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from scripts.flows.up import Stage
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 @click.command("up")
 @click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE")
-@options.DRY_RUN
-@options.JSON
-@options.DEBUG
+@DRY_RUN
+@JSON
+@DEBUG
 def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     """Do all of a recipe: build, verify, render, serve, smoke.
 
@@ -29,7 +30,7 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     """
     from scripts.cli.show_plan import print_plan
     from scripts.flows import build, up
-    from scripts.flows.recipes import read_recipe
+    from tpforge.recipe import read_recipe
 
     output = Output(as_json=as_json)
     asked = read_recipe(recipe)
@@ -52,7 +53,7 @@ def _print_commands(output: Output, recipe: Recipe) -> None:
     from scripts.cli.show_compilation import print_compilation, print_llm_engine
     from scripts.flows import compile, llm_engine
     from scripts.flows.launch import plan_launch
-    from scripts.flows.places import Places
+    from tpforge.places import Places
 
     if recipe.runtime == "tensorrt":
         compilation = compile.plan_compilation(recipe, out=None)

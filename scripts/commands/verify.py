@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, ENGINE, JSON
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import VerificationFailed
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@options.ENGINE
+@ENGINE
 @click.option("--model", help="Where the source lies, when it has moved since the build.")
 @click.option(
     "--baseline",
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     help="Fail when quantization raised the perplexity by more than this fraction.  "
     "[default: the one it was built with]",
 )
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(
     engine: str | None, model: str | None, baseline: str | None, max_drop: float | None, as_json: bool
 ) -> None:
@@ -43,8 +44,8 @@ def command(
     and what they lost against the source is measured beside; exit status 7 when that is above --max-drop.
     """
     from scripts.flows import prove
-    from scripts.flows.places import find_engine
     from scripts.flows.quantize import refuse_drop
+    from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
-from scripts.cli import options
-from scripts.cli.output import Output, table
+from scripts.cli.options.common import DEBUG, JSON
+from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.versions import Release, find_release, releases
 
 
 @click.command("versions")
 @click.option("--trtllm", metavar="VERSION", help="Show one release with its arguments.")
-@options.JSON
-@options.DEBUG
+@JSON
+@DEBUG
 def command(trtllm: str | None, as_json: bool) -> None:
     """Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.
 

@@ -1,6 +1,6 @@
 """A measurement from the options of `tpforge bench` to a folder: prompts, load, telemetry, facts, records.
 
-It prints nothing; what runs is told to `on_progress`. `bench_facts` reads the facts, `sweep` repeats it.
+It prints nothing; what runs is told to `on_progress`. `sweep` repeats it.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scripts.flows.bench_facts import engine_facts, environment_facts, openai_facts, triton_facts
-from scripts.flows.bench_prompts import BenchTokenizer, PromptChoice, choose_prompts, trace_prompts
-from scripts.flows.places import OUT, Places, find_engine
+from engines.chat import chat_prompt
 from scripts.flows.serve import find_server
 from tpforge.atomic import os_errors, refuse_existing
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.manifest import Manifest
+from tpforge.measure.engine_facts import engine_facts, environment_facts
 from tpforge.measure.exports import export_texts
 from tpforge.measure.joining import join_runs, refuse_different
 from tpforge.measure.prompts import Prompt, hash_prompts
 from tpforge.measure.run import Fact, Run, Slo, Workload, read_run, read_samples, write_run
+from tpforge.places import OUT, Places, find_engine
+from triton_repo.load.run_prompts import BenchTokenizer, PromptChoice, choose_prompts, trace_prompts
+from triton_repo.load.server_facts import openai_facts, triton_facts
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Tls
@@ -228,18 +231,18 @@ def _loads(options: BenchOptions) -> tuple[tuple[Load, ...], Trace | None]:
 
 
 def _choice(options: BenchOptions, server: Server) -> PromptChoice:
-    chat_folder = None
+    in_chat = None
     if options.chat_template and options.api == "triton":
         if server.places is None:
             raise UsageError("--chat-template needs the engine's chat template; name it with --engine")
-        chat_folder = server.places.engine / "tokenizer"
+        in_chat = partial(chat_prompt, server.places.engine / "tokenizer")
     return PromptChoice(
         given=options.prompts,
         isl=options.isl,
         osl=options.osl,
         max_tokens=options.max_tokens,
         count=options.num_requests,
-        chat_folder=chat_folder,
+        in_chat=in_chat,
         seed=options.seed,
     )
 

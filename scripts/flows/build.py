@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scripts.flows.models import open_model, source_record
-from scripts.flows.places import Places, engine_name, places_of
 from scripts.flows.provenance_sameness import engine_differences
 from scripts.flows.quantize import measure_drop, quantization_of
 from tpforge import __version__
@@ -25,6 +24,7 @@ from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits, Manifest
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
+from tpforge.places import Places, engine_name, places_of
 from tpforge.recipe import EngineRecipe
 from tpforge.sharding import ShardPlan
 

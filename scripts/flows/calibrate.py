@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.flows.models import open_model
-from scripts.flows.places import cache_dir
 from tpforge import __version__
 from tpforge.atomic import atomic_folder
 from tpforge.errors import UsageError
 from tpforge.mapping import Mapping
+from tpforge.places import cache_dir
 from tpforge.quantization import Quantization, find_format
 from tpforge.quantization_gate import refuse_two
 from tpforge.units import format_bytes

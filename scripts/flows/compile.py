@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scripts.flows import build, models
-from scripts.flows.places import Places
 from scripts.flows.provenance_kept_checkpoints import checkpoint_beside, discard, holds, keep, made_of
 from tpforge import __version__
 from tpforge.arguments import write_value
 from tpforge.atomic import atomic_folder, hash_file, refuse_existing
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
 from tpforge.manifest import EngineBuild, Limits, Manifest
+from tpforge.places import Places
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import release_for
 from tpforge.weight_order import order_for

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.flows.compare import find_run
 from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.measure.diagnosis import (
@@ -21,6 +20,7 @@ from tpforge.measure.diagnosis import (
     parse_topology,
     summarize,
 )
+from tpforge.measure.found_runs import find_run
 from tpforge.measure.run import SAMPLES_NAME, read_samples
 from tpforge.measure.symptoms import diagnose_metrics, diagnose_run, parse_metrics
 

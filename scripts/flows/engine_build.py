@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from scripts.flows import compile, llm_engine, models
 from scripts.flows.build import Built, build_engine
-from scripts.flows.places import Places
 from tpforge import __version__
 from tpforge.atomic import hash_file
 from tpforge.manifest import FileRecord, Manifest
+from tpforge.places import Places
 from tpforge.recipe import EngineRecipe
 
 Progress = Callable[[str], None]

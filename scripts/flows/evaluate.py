@@ -13,12 +13,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from scripts.flows.chat import chat_prompt
-from scripts.flows.compare import FoundRun, find_run
-from scripts.flows.places import Places, find_engine
+from engines.chat import chat_prompt
 from tpforge import __version__
 from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import InputRefused, RegressionFound, UsageError
+from tpforge.measure.found_runs import FoundRun, find_run
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
 from tpforge.measure.quality import (
     QUALITY_NAME,
@@ -32,6 +31,7 @@ from tpforge.measure.quality import (
     structured_validity,
 )
 from tpforge.measure.run import RUN_NAME, QualityScore, update_run
+from tpforge.places import Places, find_engine
 
 Progress = Callable[[str], None]
 DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
@@ -280,7 +280,7 @@ def _tasks(
     target: _Target, options: Options, unavailable: dict[str, str], progress: Progress
 ) -> dict[str, QualityScore]:
     """The scores of lm-eval's tasks, which ask for likelihoods, as a server does not give them."""
-    from scripts.flows.lm_eval_tasks import run_tasks
+    from engines.lm_eval_tasks import run_tasks
 
     if not options.tasks:
         return {}

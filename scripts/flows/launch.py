@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.places import Places
 from scripts.flows.render import fresh_repository, kept_options
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
+from tpforge.places import Places
 from tpforge.recipe import RepositoryOptions, ServeRecipe
 from tpforge.versions import Release, find_release
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scripts.flows import build, models
-from scripts.flows.places import Places, engine_name, places_of
 from scripts.flows.quantize import serving_sm
 from tpforge import __version__
 from tpforge.atomic import atomic_folder, hash_file
@@ -21,6 +20,7 @@ from tpforge.errors import InputRefused, PlanError
 from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
 from tpforge.mapping import Mapping
 from tpforge.padding import Padding, plan_padding
+from tpforge.places import Places, engine_name, places_of
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import Release, release_for
 

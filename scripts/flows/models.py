@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.places import DEMO_MODEL, cache_dir
 from tpforge.atomic import hash_file
 from tpforge.manifest import FileRecord, SourceRecord
+from tpforge.places import DEMO_MODEL, cache_dir
 from tpforge.recipe import EngineRecipe
 
 if TYPE_CHECKING:

@@ -1,85 +1,140 @@
-"""A plan composed: a model from its config.json alone, its family's tables, and `tpforge.plan`.
+"""A plan composed: the model, this host's GPUs or others, estimates scaled by a run, and `tpforge.plan`.
 
-It prints nothing and reads no weights.
+It prints nothing; the pages are `scripts.reports.plan`'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from builders.families.base import Family
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
-from builders.transforms import transformed_shape
-from tpforge.architectures import pytorch_only
-from tpforge.dtypes import DType
+from builders.blueprint import find_blueprint
+from engines.host import find_host
+from engines.host_cluster import HOST, host_cluster
 from tpforge.errors import InputRefused
-from tpforge.plan.choose import Plan
-from tpforge.plan.known import find_known, known_models
-from tpforge.plan.weights import Blueprint
-from tpforge.sharding import ShardPlan
+from tpforge.measure.found_runs import find_run
+from tpforge.plan.calibration import calibration
+from tpforge.plan.choose import Plan, decide
+from tpforge.plan.hardware import Cluster, Prices, find_gpu, make_cluster, read_gpu_file
+from tpforge.plan.known import find_known
+from tpforge.plan.options import Ask
+from tpforge.plan.scaled_by_run import calibrate
+from tpforge.plan.throughput import Load
+from tpforge.quantization import find_format
 
-# What config.json says of quantized weights: a plan asks about formats itself.
-_QUANTIZED = ("quantization_config", "compression_config")
-_DEMO = "smollm2-135m"
-
-
-def find_blueprint(location: str) -> Blueprint:
-    """The model at `location`; see `find_config`.
-
-    Raises:
-        InputRefused: there is none, or its config is wrong or of an unknown architecture.
-    """
-    found = find_config(location)
-    return blueprint_from_config(found.values, name=found.name, where=found.where)
+Goal = Literal["throughput", "latency", "cost"]
 
 
 @dataclass(frozen=True)
-class FoundConfig:
-    """A config.json: what the model is called, where the config is from, its values."""
+class GpuWishes:
+    """Which GPUs, in the words of `tpforge plan --help`; None leaves it to the kind of GPU or the host."""
 
-    name: str
-    where: str
-    values: dict[str, Any]
+    gpu: str
+    num_gpus: int | None = None
+    link: Literal["nvlink", "pcie"] | None = None
+    gpus_per_host: int | None = None
+    gpu_file: Path | None = None
 
 
-def find_config(location: str) -> FoundConfig:
-    """The config of a directory, a config.json, a short name or hub id of a known model, or `demo`.
+@dataclass(frozen=True)
+class LoadWishes:
+    """What is asked of them; None is no limit, or what follows from the rest, and an empty choice is all."""
+
+    isl: int = 1000
+    osl: int = 1000
+    concurrency: int | None = None
+    max_len: int | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    tp_sizes: tuple[int, ...] = ()
+    pad: bool = True
+    formats: tuple[str, ...] = ()
+    kv_dtypes: tuple[str, ...] = ()
+    runtime: Literal["tensorrt", "pytorch"] = "tensorrt"
+    trtllm: str | None = None
+    kv_fraction: float = 0.9
+    price: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanWishes:
+    """All that a plan is made of; `scale` multiplies its estimates, `calibrate` is a run that scales them."""
+
+    model: str
+    gpus: GpuWishes
+    load: LoadWishes
+    goal: Goal = "throughput"
+    alternatives: tuple[str, ...] = ()
+    scale: float = 1.0
+    calibrate: str | None = None
+
+
+def plan(wishes: PlanWishes, *, note: Callable[[str], None]) -> Plan:
+    """The deployment of a model that suits best, with all that was weighed; `note` is told of the scale.
 
     Raises:
-        InputRefused: `location` is none of these.
+        InputRefused: model, GPU, format or run is wrong or not known.
+        EnvironmentUnusable: the GPUs of this host are meant, and it has none.
+        NothingFits: no option does what is asked.
     """
-    path = Path(location)
-    if path.exists():
-        return _read(path / "config.json" if path.is_dir() else path, name=location)
-    known = find_known(_DEMO if location == "demo" else location.partition("@")[0])
-    if known is not None:
-        return FoundConfig(known.name, f"{known.id} (built in)", known.config)
-    return _from_hub(location)
-
-
-def blueprint_from_config(config: dict[str, Any], *, name: str, where: str) -> Blueprint:
-    """What a config.json declares, without any weights.
-
-    Raises:
-        InputRefused: the architecture is not known, or values are missing or wrong; all are listed.
-    """
-    family = _family(config.get("architectures"), where=where)
-    values = {key: value for key, value in config.items() if key not in _QUANTIZED}
-    reader = ConfigReader(values, where=where, weight_dtype=DType.BFLOAT16)
-    model = family.read_model(reader)
-    return Blueprint(
-        name=name,
-        model=model,
-        rules=family.rules,
-        shapes=family.expected_shapes,
-        reshape=partial(transformed_shape, model=model),
-        objections=partial(_objections, family),
+    blueprint = find_blueprint(wishes.model)
+    cluster, prices = _cluster(wishes.gpus)
+    ask = _ask(wishes.load, goal=wishes.goal, price=prices.per_gpu_hour.get(cluster.gpu.name))
+    fitted = calibration().scaled(wishes.scale)
+    if wishes.calibrate is not None:
+        run = find_run(wishes.calibrate).run
+        fitted, scaled = calibrate(run, blueprint, cluster, ask, calibration=fitted)
+        note(scaled)
+    return decide(
+        blueprint,
+        cluster,
+        ask,
+        goal=wishes.goal,
+        calibration=fitted,
+        alternatives=[find_blueprint(name) for name in wishes.alternatives],
     )
+
+
+def _cluster(wishes: GpuWishes) -> tuple[Cluster, Prices]:
+    own, prices = read_gpu_file(wishes.gpu_file) if wishes.gpu_file is not None else ((), Prices())
+    found = host_cluster(find_host(), own=own) if wishes.gpu == HOST else None
+    gpu = found.gpu if found is not None else find_gpu(wishes.gpu, own=own)
+    if gpu.refusal is not None:
+        raise InputRefused(f"{gpu.title}: {gpu.refusal}; use a GPU of compute capability 8.0 or later")
+    cluster = make_cluster(
+        gpu,
+        num_gpus=wishes.num_gpus or (found.num_gpus if found is not None else 1),
+        link=wishes.link or (found.link if found is not None else None),
+        gpus_per_host=wishes.gpus_per_host or (found.gpus_per_host if found is not None else None),
+    )
+    return cluster, prices
+
+
+def _ask(wishes: LoadWishes, *, goal: Goal, price: float | None) -> Ask:
+    concurrency = wishes.concurrency or (1 if goal == "latency" else None)
+    load = Load(wishes.isl, wishes.osl, concurrency)
+    return Ask(
+        load=load,
+        max_len=wishes.max_len or load.request_tokens,
+        runtime=wishes.runtime,
+        version=wishes.trtllm,
+        ttft_ms=wishes.ttft_ms,
+        tpot_ms=wishes.tpot_ms,
+        tp_sizes=wishes.tp_sizes,
+        formats=_formats(wishes.formats),
+        kv_dtypes=wishes.kv_dtypes,
+        pad=wishes.pad,
+        kv_fraction=wishes.kv_fraction,
+        price=wishes.price or price,
+    )
+
+
+def _formats(given: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The formats; ``none`` and float types stand for weights as they are."""
+    plain = ("none", "float16", "bfloat16", "fp16", "bf16")
+    return tuple(None if name in plain else find_format(name).name for name in given)
 
 
 def recipe_text(plan: Plan, *, model: str) -> str:
@@ -119,47 +174,3 @@ def recipe_text(plan: Plan, *, model: str) -> str:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _read(path: Path, *, name: str) -> FoundConfig:
-    from builders.sources.json_files import read_json_object
-
-    if path.suffix == ".gguf":
-        raise InputRefused(f"{path}: a plan is made of a config.json; give its directory or the model's name")
-    return FoundConfig(name, str(path), read_json_object(path))
-
-
-def _family(architectures: object, *, where: str) -> Family:
-    names = architectures if isinstance(architectures, list) else [architectures]
-    advice = pytorch_only(names[0]) if len(names) == 1 and isinstance(names[0], str) else None
-    if advice is not None:
-        raise InputRefused(f"{where}: {advice}; it cannot be planned, since its tensors are not in a table")
-    return find_family(architectures, where=where)
-
-
-def _from_hub(location: str) -> FoundConfig:
-    """The config.json of a hub id, from the cache or downloaded."""
-    names = [known.name for known in known_models()]
-    near = get_close_matches(location.lower().rpartition("/")[2], names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    if location.count("/") != 1 or location.startswith((".", "~", "/")):
-        raise InputRefused(
-            f"{location}: found no such directory, config.json or known model{hint} Known are "
-            f"{', '.join(names)}"
-        )
-    from huggingface_hub import errors, hf_hub_download
-
-    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
-    bare, _, revision = location.partition("@")
-    try:
-        path = hf_hub_download(bare, "config.json", revision=revision or None)
-    except (OSError, http_error) as error:
-        raise InputRefused(
-            f"{location}: its config.json is neither known here, nor cached, nor could it be downloaded "
-            f"({type(error).__name__}){hint}"
-        ) from error
-    return _read(Path(path), name=location)
-
-
-def _objections(family: Family, plan: ShardPlan) -> list[str]:
-    return [objection for check in family.restrictions if (objection := check(plan))]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.flows.models import input_files, open_model
-from scripts.flows.places import Places
 from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.flows.quantize import plan_of, quality_of
 from tpforge.atomic import write_atomic
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
+from tpforge.places import Places
 from tpforge.sharding import ShardPlan
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from scripts.flows.places import Places
 from tpforge.atomic import write_atomic
 from tpforge.manifest import Manifest
+from tpforge.places import Places
 
 
 def engine_key(manifest: Manifest) -> str:

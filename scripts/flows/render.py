@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from scripts.flows.places import Places
 from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from tpforge.atomic import refuse_existing
+from tpforge.places import Places
 from tpforge.recipe import RepositoryOptions
 
 if TYPE_CHECKING:

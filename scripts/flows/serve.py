@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.chat import chat_prompt
-from scripts.flows.places import OUT, Places, find_engine
+from engines.chat import chat_prompt
 from scripts.flows.render import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
+from tpforge.places import OUT, Places, find_engine
 from tpforge.recipe import RepositoryOptions, ServeRecipe
 
 if TYPE_CHECKING:

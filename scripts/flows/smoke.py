@@ -9,11 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.places import find_engine
 from scripts.flows.serve import find_server
 from tpforge.atomic import write_atomic
-from tpforge.errors import VerificationFailed
-from tpforge.units import format_seconds
+from tpforge.places import find_engine
 
 if TYPE_CHECKING:
     from triton_repo.smoke import CheckResult, SmokeOptions, SmokeReport
@@ -52,25 +50,3 @@ def smoke_server(
         junit.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(junit, report.to_junit())
     return report
-
-
-def line_of(check: CheckResult) -> str:
-    """One check as a line: status, name, time, and what it proves or why not."""
-    said = check.proves if check.status == "pass" else check.reason
-    return f"{check.status.upper():4}  {check.name:28}  {format_seconds(check.seconds):>8}  {said}"
-
-
-def summary(report: SmokeReport) -> str:
-    """How many checks passed, failed and were skipped."""
-    return f"{report.count('pass')} passed, {report.count('fail')} failed, {report.count('skip')} skipped"
-
-
-def refuse_failed(report: SmokeReport) -> None:
-    """Raise when a check failed.
-
-    Raises:
-        VerificationFailed: names every failed check with its reason.
-    """
-    failed = [f"{result.name}: {result.reason}" for result in report.results if result.status == "fail"]
-    if failed:
-        raise VerificationFailed("\n  ".join([f"the smoke test failed ({summary(report)}):", *failed]))

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scripts.flows import up
 from scripts.flows.bench import Bench, BenchOptions, bench
-from scripts.flows.places import OUT
 from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import InputRefused, TpforgeError, UsageError
 from tpforge.measure.run import RUN_NAME, read_run
+from tpforge.places import OUT
 from tpforge.recipe import Recipe, recipe_of
 
 if TYPE_CHECKING:

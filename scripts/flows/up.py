@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 from scripts.flows import engine_build, models, prove
 from scripts.flows.launch import is_launched, plan_launch, serve_launch
-from scripts.flows.places import Places
 from scripts.flows.provenance_freshness import keep_stage, read_stages, text_key
 from scripts.flows.render import fresh_repository, repository_key
 from scripts.flows.serve import ask, serve_engine, servers, stop_servers
-from scripts.flows.smoke import line_of, refuse_failed, smoke_server, summary
+from scripts.flows.smoke import smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.manifest import Manifest, Parity
+from tpforge.places import Places
 from tpforge.recipe import Recipe
 from tpforge.units import format_bytes, format_seconds
+from triton_repo.smoke.report import line_of, refuse_failed, summary
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server

@@ -18,7 +18,7 @@ from tpforge.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scripts.flows.decide import Decided
+    from tpforge.measure.decided import Decided
 
 _LIMITS = {
     "ttft_p95_ms": "p95 of time to first token at most {:g} ms",

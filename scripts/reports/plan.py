@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts.cli.output import table
+from scripts.reports.columns import table
 from tpforge.plan.choose import Plan
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option

@@ -10,12 +10,12 @@ from threading import Event, Thread
 
 import pytest
 
-from scripts.flows.promote import Backend, PromoteOptions, RouterSwitch, promote
 from tests.e2e.conftest import Engine, Serving, free_ports, quiet, served
 from tests.e2e.echo import write_echo
 from tpforge.errors import EnvironmentUnusable, RegressionFound, TpforgeError, VerificationFailed
 from tpforge.recipe import RepositoryOptions
 from triton_repo.client.client import Client
+from triton_repo.promote.promotion import Backend, PromoteOptions, RouterSwitch, promote
 from triton_repo.promote.router import Route, Router
 from triton_repo.serve.local import ServeOptions, serve, stop
 

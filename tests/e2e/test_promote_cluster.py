@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.promote import PromoteOptions
-from scripts.flows.promote_cluster import Releases, promote_release
 from scripts.main import main
 from tests.e2e.conftest import Engine, Serving, quiet, served
 from tests.support.deployments import deployment_of
@@ -19,7 +17,9 @@ from tests.support.servers.standin_kubectl import Cluster, write_kubectl
 from tpforge.errors import EnvironmentUnusable, RegressionFound, VerificationFailed
 from tpforge.recipe import RepositoryOptions
 from triton_repo.deploy.kubernetes import objects
+from triton_repo.promote.cluster import Releases, promote_release
 from triton_repo.promote.kubectl import INSTANCE, Kubectl
+from triton_repo.promote.promotion import PromoteOptions
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 KUBECTL = Kubectl("models")

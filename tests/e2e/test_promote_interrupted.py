@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.promote import ROUTER_FOLDER
 from tests.e2e.conftest import Engine, free_ports
 from tests.e2e.test_promote_secured import active, installed
 from triton_repo.client.client import Client
+from triton_repo.promote.promotion import ROUTER_FOLDER
 from triton_repo.promote.router import Router
 from triton_repo.serve.local import Server
 from triton_repo.serve.security import Security

@@ -11,19 +11,20 @@ import pytest
 
 from engines import reference
 from engines.store import write_manifest
-from scripts.flows.bench_facts import engine_facts
-from scripts.flows.compare import FoundRun
-from scripts.flows.decide import decide, write_decision
-from scripts.flows.places import Places
-from scripts.flows.promote import ROUTER_FOLDER
+from scripts.flows.decide import write_decision
 from scripts.main import main
 from tests.e2e.conftest import Engine, free_ports, quiet
 from tests.e2e.test_tls import Authority, authority, mutual
 from tests.support.runs import level_of, run_of
 from tpforge.errors import TpforgeError
+from tpforge.measure.decided import decide
 from tpforge.measure.decision import Request
+from tpforge.measure.engine_facts import engine_facts
+from tpforge.measure.found_runs import FoundRun
+from tpforge.places import Places
 from tpforge.recipe import RepositoryOptions
 from triton_repo.client.client import Client
+from triton_repo.promote.promotion import ROUTER_FOLDER
 from triton_repo.promote.router import Router
 from triton_repo.render.repository import render
 from triton_repo.serve.local import ServeOptions, Server, serve, stop

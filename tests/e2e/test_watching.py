@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows import watch
 from scripts.main import main
 from tests.e2e.conftest import Serving
 from triton_repo.client.client import Client
 from triton_repo.deploy import files
 from triton_repo.deploy.yaml_text import to_yaml
 from triton_repo.load.prometheus import fetch_metrics
+from triton_repo.monitoring import watch
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import rules_yaml
 from triton_repo.serve.local import status

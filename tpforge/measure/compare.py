@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
+from tpforge import __version__
 from tpforge.errors import UsageError
 from tpforge.measure.cost import cost_per_million_tokens
 from tpforge.measure.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
@@ -84,6 +85,22 @@ class ComparisonSet(Record):
     confidence: float = CONFIDENCE
     prices_per_hour: dict[str, float]
     comparisons: tuple[Comparison, ...]
+
+
+def compare_all(runs: Sequence[Run], *, prices: Mapping[str, float]) -> ComparisonSet:
+    """Every run against the first.
+
+    Raises:
+        UsageError: fewer than two runs were given.
+    """
+    if len(runs) < 2:
+        raise UsageError("a comparison needs at least two runs: the baseline, then the candidates")
+    baseline, *candidates = runs
+    return ComparisonSet(
+        tpforge_version=__version__,
+        prices_per_hour=dict(prices),
+        comparisons=tuple(compare_runs(baseline, candidate, prices=prices) for candidate in candidates),
+    )
 
 
 def compare_runs(baseline: Run, candidate: Run, *, prices: Mapping[str, float] | None = None) -> Comparison:

@@ -5,8 +5,21 @@ Estimates and measurements stay apart: a prediction is a record of its own, besi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tpforge.measure.found_runs import FoundRun
 from tpforge.measure.run import Level, Prediction, Run
 from tpforge.plan.record import OptionRecord, PlanRecord
+
+
+def with_plan(runs: Sequence[FoundRun], plan: PlanRecord) -> tuple[tuple[FoundRun, ...], tuple[str, ...]]:
+    """The runs with what the plan expected of them, and what it says nothing of."""
+    found, notes = [], []
+    for one in runs:
+        run, note = with_predictions(one.run, plan)
+        found.append(FoundRun(one.folder, run))
+        notes += [note] if note else []
+    return tuple(found), tuple(notes)
 
 
 def with_predictions(run: Run, plan: PlanRecord) -> tuple[Run, str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tpforge.errors import InputRefused, RegressionFound
 from tpforge.measure.compare import Comparison
 from tpforge.measure.rows import Row
 
@@ -115,3 +116,18 @@ def worst(results: Sequence[GateResult]) -> GateResult:
         tuple(line for result in results for line in result.undecided),
         tuple(line for result in results for line in result.unchecked),
     )
+
+
+def apply_gates(comparisons: Sequence[Comparison], limits: Mapping[str, float]) -> GateResult:
+    """The result of every gate; what may be chance is in it for the caller to say.
+
+    Raises:
+        RegressionFound: a loss is beyond its limit; all are listed.
+        InputRefused: a gate could not be checked, so that it must not look as if it had held.
+    """
+    result = worst([check_gates(comparison, limits) for comparison in comparisons])
+    if result.failures:
+        raise RegressionFound("\n  ".join(["worse than allowed:", *result.failures]))
+    if result.unchecked:
+        raise InputRefused("\n  ".join(["a limit could not be checked:", *result.unchecked]))
+    return result

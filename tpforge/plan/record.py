@@ -1,12 +1,16 @@
-"""A plan as JSON: the record that `tpforge plan --json` prints and other programs may read.
+"""A plan as JSON: the record that `tpforge plan --json` prints, and that is read again from a file.
 
 It computes nothing; see docs/planning.md for what the values mean.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
+from tpforge.atomic import os_errors
+from tpforge.errors import InputRefused
 from tpforge.plan.choose import Plan
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option
@@ -208,3 +212,23 @@ def _speed(option: Option) -> SpeedRecord | None:
         communication_share=round(speed.communication_share, 4),
         cost_per_million=option.cost_per_million,
     )
+
+
+def read_plan(path: Path) -> PlanRecord:
+    """The plan that `tpforge plan --json` printed.
+
+    Raises:
+        InputRefused: the file is missing or is no plan of this version.
+    """
+    if not path.is_file():
+        raise InputRefused(
+            f"{path}: no such file; make one with: tpforge plan MODEL --gpu NAME --json > {path}"
+        )
+    with os_errors(path):
+        text = path.read_text("utf-8")
+    try:
+        value = json.loads(text)
+        fields = {key: item for key, item in value.items() if key not in ("schema_version", "kind")}
+        return PlanRecord.model_validate(fields)
+    except (ValueError, AttributeError) as error:
+        raise InputRefused(f"{path}: is not what tpforge plan --json prints: {error}") from error

@@ -1,4 +1,4 @@
-"""The result of a smoke test, as JSON for programs and as JUnit XML for CI.
+"""The result of a smoke test: JSON for programs, JUnit XML for CI, lines for people, and its refusal.
 
 It runs no check.
 """
@@ -10,6 +10,8 @@ import re
 from dataclasses import asdict, dataclass
 from xml.etree import ElementTree
 
+from tpforge.errors import VerificationFailed
+from tpforge.units import format_seconds
 from triton_repo.smoke.check import CheckResult
 
 SCHEMA_VERSION = 1
@@ -82,3 +84,25 @@ class SmokeReport:
         ElementTree.indent(suite)
         text = ElementTree.tostring(suite, encoding="unicode")
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def line_of(check: CheckResult) -> str:
+    """One check as a line: status, name, time, and what it proves or why not."""
+    said = check.proves if check.status == "pass" else check.reason
+    return f"{check.status.upper():4}  {check.name:28}  {format_seconds(check.seconds):>8}  {said}"
+
+
+def summary(report: SmokeReport) -> str:
+    """How many checks passed, failed and were skipped."""
+    return f"{report.count('pass')} passed, {report.count('fail')} failed, {report.count('skip')} skipped"
+
+
+def refuse_failed(report: SmokeReport) -> None:
+    """Raise when a check failed.
+
+    Raises:
+        VerificationFailed: names every failed check with its reason.
+    """
+    failed = [f"{result.name}: {result.reason}" for result in report.results if result.status == "fail"]
+    if failed:
+        raise VerificationFailed("\n  ".join([f"the smoke test failed ({summary(report)}):", *failed]))

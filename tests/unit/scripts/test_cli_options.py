@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.cli.options import read_connection
+from scripts.cli.options.connection import read_connection
 from scripts.commands.render import command
 from tpforge.errors import UsageError
 from tpforge.recipe import RepositoryOptions

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.dev.decide_demo import LEVELS, OPTIONS, _bottleneck, _choose, _prompts, turns
-from scripts.flows.compare import FoundRun
 from tests.support.runs import level_of, run_of, score
 from tpforge.measure.checklist import CASES
+from tpforge.measure.found_runs import FoundRun
 from tpforge.measure.run import QualityScore
 
 TTFTS = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))

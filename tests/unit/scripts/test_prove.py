@@ -26,7 +26,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_proof_is_written_once_and_kept_until_the_engine_changes(model: Path) -> None:
-    from scripts.flows.places import Places
+    from tpforge.places import Places
 
     assert main(["verify"]) == 0
     manifest = read_manifest(ENGINE)

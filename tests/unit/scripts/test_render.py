@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.places import Places
 from scripts.flows.render import fresh_repository
 from tests.support.tiny_engine import write_tiny_engine
+from tpforge.places import Places
 from tpforge.recipe import RepositoryOptions
 
 

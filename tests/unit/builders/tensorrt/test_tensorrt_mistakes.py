@@ -24,7 +24,6 @@ from builders.tensorrt.target import read_facts
 from engines.runtime import find_misfits
 from engines.store import write_manifest
 from scripts.flows.launch import plan_launch
-from scripts.flows.places import Places
 from tests.support.tiny import write_tiny_llama
 from tests.unit.builders.tensorrt.test_tensorrt_build import target_of
 from tests.unit.triton_repo.render.test_tensorrt_repository import RUNTIME
@@ -32,6 +31,7 @@ from tests.unit.triton_repo.serve.test_tensorrt_launch import gpu, host_of
 from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.mapping import Mapping
+from tpforge.places import Places
 from tpforge.recipe import RepositoryOptions, ServeRecipe
 from tpforge.versions import find_release, release_for
 from triton_repo.render.check import check_repository

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.flows.plan import find_blueprint
+from builders.blueprint import find_blueprint
 from tpforge.errors import InputRefused, NothingFits, PlanError
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Goal, Plan, decide, rank_options

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from builders.blueprint import blueprint_from_config
 from builders.division import TableLayout
 from builders.families.registry import find_family
 from builders.planning import plan_rank_files, plan_shards
-from scripts.flows.plan import blueprint_from_config
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError, UsageError
 from tpforge.mapping import Mapping

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from scripts.flows.plan import blueprint_from_config
+from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.plan.calibration import calibration

@@ -1,6 +1,6 @@
 """Promotion on a cluster: two releases, and a Service whose selector goes from one to the other.
 
-The measuring is `promote`'s, the commands `triton_repo.promote.kubectl`'s. It prints nothing.
+The measuring is `promotion`'s, the commands are `kubectl`'s. It prints nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from scripts.flows.promote import Backend, Progress, PromoteOptions, Promotion, promote
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
+from triton_repo.promote.promotion import Backend, Progress, PromoteOptions, Promotion, promote
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
@@ -111,7 +111,7 @@ def promote_release(
     """Promote the candidate by the Service's selector, and put the selector back when it fails.
 
     Raises:
-        TpforgeError: as `look` and `promote.promote`.
+        TpforgeError: as `look` and `promote`.
     """
     found = look(kubectl, releases)
     progress(

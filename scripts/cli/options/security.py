@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options import Decorator, options
+from scripts.cli.options.common import Decorator, together
 
 if TYPE_CHECKING:
     from triton_repo.serve.security import Security
@@ -23,9 +23,9 @@ _NAMES = {
 }
 
 
-def security() -> Decorator:
+def security_options() -> Decorator:
     """Who may speak to the server."""
-    return options(
+    return together(
         click.option("--tls-cert", type=_FILE, metavar="FILE", help="gRPC by TLS: the certificate, PEM."),
         click.option("--tls-key", type=_FILE, metavar="FILE", help="Its private key, PEM."),
         click.option(
@@ -51,7 +51,7 @@ def security() -> Decorator:
 
 
 def read_security(values: dict[str, Any]) -> Security:
-    """Take the values of `security` out of a command's, and make the record of them.
+    """Take the values of `security_options` out of a command's, and make the record of them.
 
     Raises:
         UsageError: they do not go together, or a file is missing.

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from builders.blueprint import find_blueprint
 from engines.host import Host, parse_gpus, parse_links
-from scripts.flows.plan import find_blueprint
-from scripts.flows.plan_inputs import calibrate, host_cluster
+from engines.host_cluster import host_cluster
 from scripts.main import main
 from tests.support.runs import level_of, run_of
 from tpforge.errors import EnvironmentUnusable, InputRefused
@@ -17,6 +17,7 @@ from tpforge.measure.run import Run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.hardware import find_gpu, gpus, make_cluster
 from tpforge.plan.options import Ask
+from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
 
 ENGINE = {

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from engines.recorded_engine import find_recorded
 from engines.store import read_manifest, remove_engine, write_manifest
-from scripts.flows.bench_facts import engine_facts
-from scripts.flows.compare import FoundRun
-from scripts.flows.decide import decide, write_decision
-from scripts.flows.measured_engine import fallback_of
+from scripts.flows.decide import write_decision
 from tests.support.runs import level_of, run_of
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused, UsageError
+from tpforge.measure.decided import decide
 from tpforge.measure.decision import Request, read_decision
+from tpforge.measure.engine_facts import engine_facts
+from tpforge.measure.found_runs import FoundRun
 
 TTFTS = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 
@@ -47,22 +48,22 @@ def test_the_record_keeps_the_engines_of_both_choices(root: Path) -> None:
 
 def test_the_fallback_is_found_by_name_or_by_folder_and_proven(root: Path) -> None:
     engine = root / "out" / "tp1" / "engine"
-    assert fallback_of(root / "decision", given=None, root=root / "out").engine == engine
+    assert find_recorded(root / "decision", given=None, root=root / "out").engine == engine
     moved = engine.rename(root / "elsewhere")
-    assert fallback_of(root / "decision" / "decision.json", given=str(moved), root=root).engine == moved
+    assert find_recorded(root / "decision" / "decision.json", given=str(moved), root=root).engine == moved
 
 
 def test_a_fallback_that_is_not_here_is_refused_with_what_is(root: Path) -> None:
     remove_engine(root / "out" / "tp1" / "engine")
     with pytest.raises(InputRefused, match=r"tiny-tp1 \(run run-1\) is not under .*, which has: tiny-tp2;"):
-        fallback_of(root / "decision", given=None, root=root / "out")
+        find_recorded(root / "decision", given=None, root=root / "out")
 
 
 def test_two_engines_of_that_name_are_not_chosen_between(root: Path) -> None:
     other = root / "out" / "tp2" / "engine"
     write_manifest(other, read_manifest(other).model_copy(update={"name": "tiny-tp1"}))
     with pytest.raises(UsageError, match="several engines have this name"):
-        fallback_of(root / "decision", given=None, root=root / "out")
+        find_recorded(root / "decision", given=None, root=root / "out")
 
 
 def test_another_engine_is_refused_with_every_difference(root: Path) -> None:
@@ -72,7 +73,7 @@ def test_another_engine_is_refused_with_every_difference(root: Path) -> None:
     source = manifest.source.model_copy(update={"files": tuple(weights)})
     write_manifest(other, manifest.model_copy(update={"source": source}))
     with pytest.raises(InputRefused) as caught:
-        fallback_of(root / "decision", given=str(other))
+        find_recorded(root / "decision", given=str(other))
     problems = str(caught.value).splitlines()[1:]
     assert problems[0] == "  tp: 2, the record says 1"
     assert problems[1].startswith(f"  weights_sha256: {'0' * 64}, the record says ")
@@ -86,7 +87,7 @@ def test_an_altered_file_of_the_fallback_is_refused(root: Path) -> None:
     data[-1] ^= 1
     rank.write_bytes(data)
     with pytest.raises(InputRefused, match=r"checkpoint/rank0.safetensors: SHA-256 \w+, engine.json says"):
-        fallback_of(root / "decision", given=None, root=root / "out")
+        find_recorded(root / "decision", given=None, root=root / "out")
 
 
 def test_a_record_without_engines_and_a_file_that_is_no_record_are_refused(root: Path) -> None:
@@ -94,9 +95,9 @@ def test_a_record_without_engines_and_a_file_that_is_no_record_are_refused(root:
     old = read_decision(path).model_copy(update={"recommended": None, "fallback": None})
     path.write_text(old.model_dump_json())
     with pytest.raises(InputRefused, match="does not keep the engine of its fallback"):
-        fallback_of(path, given=None)
+        find_recorded(path, given=None)
     path.write_text("{}")
     with pytest.raises(InputRefused, match="not a record of tpforge decide:\n  against: Field required"):
-        fallback_of(path, given=None)
+        find_recorded(path, given=None)
     with pytest.raises(InputRefused, match="no such decision record"):
-        fallback_of(root / "nowhere", given=None)
+        find_recorded(root / "nowhere", given=None)

@@ -1,6 +1,6 @@
-"""The fallback engine of a decision record: found again here, and proven to be the one that was measured.
+"""The engine that a decision record names to go back to: found here, proven to be the one that was measured.
 
-It starts no server and shifts nothing; `promote` does.
+It starts no server and shifts no requests.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.places import OUT, Places, find_engine
 from tpforge.errors import InputRefused, UsageError
+from tpforge.places import OUT, Places, find_engine
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
@@ -24,7 +24,7 @@ IDENTITY = (
 """The facts in which an engine is the one of the record; its name and its folder may be others."""
 
 
-def fallback_of(record: Path, *, given: str | None, root: Path = OUT) -> Places:
+def find_recorded(record: Path, *, given: str | None, root: Path = OUT) -> Places:
     """The engine that the record's fallback was measured on; `given` says where it lies if not under `root`.
 
     Its files are hashed against engine.json, and engine.json is compared with the record: the hash of the
@@ -62,7 +62,7 @@ def fallback_of(record: Path, *, given: str | None, root: Path = OUT) -> Places:
 
 def differences(recorded: Mapping[str, Fact], manifest: Manifest) -> list[str]:
     """In what an engine is not the recorded one, a line each; a fact that was not known is one too."""
-    from scripts.flows.bench_facts import engine_facts
+    from tpforge.measure.engine_facts import engine_facts
 
     facts = engine_facts(manifest)
     found = []

@@ -1,55 +1,19 @@
-"""What a plan takes from outside the tables: this host's GPUs, and a run of one's own to scale estimates by.
+"""Estimates scaled by a run of one's own, so that they give what it measured.
 
-It looks at the host by `engines.host`, and reads a run that `tpforge bench` wrote; it estimates by
-`tpforge.plan`.
+It measures and plans nothing: the run's level is estimated as any option is, and the ratio is the scale.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.errors import InputRefused
+from tpforge.measure.run import Level, Run
 from tpforge.plan.calibration import Calibration
-from tpforge.plan.hardware import Cluster, Gpu, gpus, make_cluster
+from tpforge.plan.hardware import Cluster
 from tpforge.plan.options import Ask, list_options
 from tpforge.plan.throughput import Load
 from tpforge.plan.weights import Blueprint
 
-if TYPE_CHECKING:
-    from engines.host import Host
-    from tpforge.measure.run import Level, Run
-
-HOST = "host"
-"""The name for --gpu that stands for the GPUs of this host."""
 _THROUGHPUT = "output_token_throughput"
-
-
-def host_cluster(host: Host, *, own: tuple[Gpu, ...] = ()) -> Cluster:
-    """The GPUs of this host as a cluster; joined by NVLink where every pair is.
-
-    Raises:
-        EnvironmentUnusable: it has no GPU, or GPUs of several kinds.
-        InputRefused: its GPU is not in the table.
-    """
-    names = sorted({gpu.name for gpu in host.gpus})
-    if len(names) != 1:
-        found = f"found {', '.join(names)}" if names else "; ".join(host.notes) or "found none"
-        raise EnvironmentUnusable(f"--gpu {HOST} needs GPUs of one kind: {found}; name a kind instead")
-    known = {gpu.driver_name: gpu for gpu in (*gpus(), *own)}
-    gpu = known.get(names[0])
-    if gpu is None:
-        raise InputRefused(
-            f"--gpu {HOST}: {names[0]} is not in the table; describe it with --gpu-file (driver_name), "
-            "or name a kind"
-        )
-    joined = bool(host.links) and all(link.startswith("NV") for _, _, link in host.links)
-    num_gpus = len(host.gpus)
-    return make_cluster(
-        gpu,
-        num_gpus=num_gpus,
-        link="nvlink" if joined and gpu.nvlink_gb_s else "pcie",
-        gpus_per_host=num_gpus,
-    )
 
 
 def calibrate(
@@ -128,7 +92,7 @@ def _check(run: Run, blueprint: Blueprint, cluster: Cluster) -> None:
 
 
 def _formats(run: Run, *, own: str) -> tuple[str | None, str]:
-    """The formats of weights and cache that bench_facts spelled: ``fp8, groups of 128, KV cache fp8``."""
+    """The formats of weights and cache that `engine_facts` spells: ``fp8, groups of 128, KV cache fp8``."""
     parts = str(run.engine["quantization"].value or "none").split(", ")
     weights = None if parts[0] in ("none", "weights as they are") else parts[0]
     kv = next((part.removeprefix("KV cache ") for part in parts if part.startswith("KV cache ")), own)

@@ -1,34 +1,28 @@
-"""Engines to and from a URL: composes `places` with engines.transport. It prints nothing."""
+"""Engines pushed to and pulled from a URL by their names; `transport` moves the files. It prints nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from scripts.cli.headers import parse_headers
-from scripts.flows.places import OUT, Places, find_engine, places_of
+from engines.remote import open_remote
+from engines.transport import Transfer, pull, push
 from tpforge.errors import UsageError
-
-if TYPE_CHECKING:
-    from engines.transport import Transfer
+from tpforge.places import OUT, Places, find_engine, places_of
 
 Progress = Callable[[str], None]
 
 
 def push_engine(
-    engine: str | None, url: str, *, headers: tuple[str, ...], num_parallel: int, progress: Progress
+    engine: str | None, url: str, *, headers: Mapping[str, str], num_parallel: int, progress: Progress
 ) -> tuple[Places, Transfer]:
     """Push an engine to a URL.
 
     Raises:
         UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see engines.transport.push.
     """
-    from engines.remote import open_remote
-    from engines.transport import push
-
     places = find_engine(engine)
-    remote = open_remote(url, headers=parse_headers(headers))
+    remote = open_remote(url, headers=dict(headers))
     return places, push(places.engine, remote, progress=progress, num_parallel=num_parallel)
 
 
@@ -36,7 +30,7 @@ def pull_engine(
     url: str,
     out: Path | None,
     *,
-    headers: tuple[str, ...],
+    headers: Mapping[str, str],
     digest: str | None,
     force: bool,
     num_parallel: int,
@@ -47,11 +41,8 @@ def pull_engine(
     Raises:
         UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see engines.transport.pull.
     """
-    from engines.remote import open_remote
-    from engines.transport import pull
-
     folder = out or places_of(_name_in(url), root=OUT).engine
-    remote = open_remote(url, headers=parse_headers(headers))
+    remote = open_remote(url, headers=dict(headers))
     moved = pull(remote, folder, progress=progress, digest=digest, force=force, num_parallel=num_parallel)
     return folder, moved
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from engines.likelihood import LikelihoodModel
-from scripts.flows.lm_eval_tasks import run_tasks, scores_of
+from engines.lm_eval_tasks import run_tasks, scores_of
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import EnvironmentUnusable
 from tpforge.manifest import Limits

@@ -1,16 +1,15 @@
 """The prompts of a run as they are sent: chosen or made, of the length asked for, in the chat template.
 
-Composes the prompt sets of triton_repo.load with a tokenizer and the engine's chat template.
+It sends nothing, and knows no chat template: who asks brings the function that renders one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.flows.chat import chat_prompt
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
 
@@ -26,14 +25,14 @@ DEFAULT_SET = "average"
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """What prompts are asked for; `chat_folder` is the tokenizer whose chat template is put around them."""
+    """What prompts are asked for; `in_chat` puts the chat template of the engine around one."""
 
     given: str | None = None
     isl: int | None = None
     osl: int | None = None
     max_tokens: int | None = None
     count: int | None = None
-    chat_folder: Path | None = None
+    in_chat: Callable[[str], str] | None = None
     seed: int = 0
 
     @property
@@ -143,8 +142,8 @@ def _as_sent(prompt: Prompt, choice: PromptChoice) -> Prompt:
     }
     if choice.osl:
         update["min_tokens"] = choice.osl
-    if choice.chat_folder is not None:
-        update["text"] = chat_prompt(choice.chat_folder, prompt.text)
+    if choice.in_chat is not None:
+        update["text"] = choice.in_chat(prompt.text)
     return prompt.model_copy(update=update)
 
 

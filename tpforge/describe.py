@@ -1,6 +1,6 @@
 """Says in words what a model is: from its ModelSpec, or where there is none from its config.json alone.
 
-It finds nothing out; `inspection` does.
+It finds nothing out; the audit of a checkpoint does.
 """
 
 from __future__ import annotations

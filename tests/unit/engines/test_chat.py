@@ -1,11 +1,11 @@
-"""scripts.flows.chat: a chat template gives the very prompt that transformers gives."""
+"""engines.chat: a chat template gives the very prompt that transformers gives."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from scripts.flows.chat import chat_prompt, render_chat
+from engines.chat import chat_prompt, render_chat
 from tests.support.tiny import CHAT_TEMPLATE, write_tiny_llama
 from tpforge.errors import InputRefused
 

@@ -1,0 +1,1 @@
+"""The options that several commands share, an idea a module: the same word means the same everywhere."""

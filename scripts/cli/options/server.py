@@ -1,0 +1,57 @@
+"""Where and how Triton runs. It starts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scripts.cli.options.common import Decorator, together
+
+
+def server_options() -> Decorator:
+    """Where and how Triton runs."""
+    return together(
+        click.option(
+            "--port-base",
+            type=click.IntRange(1024, 65533),
+            default=8000,
+            show_default=True,
+            help="HTTP port; gRPC is the next one, metrics the one after.",
+        ),
+        click.option(
+            "--host",
+            default="127.0.0.1",
+            show_default=True,
+            help="Address to listen on; 0.0.0.0 is all of them.",
+        ),
+        click.option(
+            "--tritonserver",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="The server's binary.  [default: on PATH, else the one of nvidia-pytriton]",
+        ),
+        click.option(
+            "--load-timeout",
+            type=click.FloatRange(min=1),
+            help="Seconds for all models to load.  [default: 300; TensorRT-LLM: 1800]",
+        ),
+        click.option(
+            "--container",
+            type=click.Choice(["auto", "none", "docker", "podman"]),
+            default="auto",
+            show_default=True,
+            help="TensorRT-LLM: where it runs; auto: here when that release is installed, else docker.",
+        ),
+        click.option("--image", help="TensorRT-LLM: another container than the release's."),
+        click.option(
+            "--mode",
+            type=click.Choice(["leader", "orchestrator"]),
+            default="leader",
+            show_default=True,
+            help="tensorrt: a tritonserver a rank, or one that starts the ranks itself.",
+        ),
+        click.option(
+            "--devices", metavar="0,1,...", help="TensorRT-LLM: which GPUs.  [default: the first ones]"
+        ),
+    )

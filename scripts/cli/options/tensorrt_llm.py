@@ -1,0 +1,81 @@
+"""The options of TensorRT-LLM's runtimes, each refused for another runtime. It knows no release."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from scripts.cli.options.common import Decorator, together
+from tpforge.errors import UsageError
+
+SM = click.option(
+    "--sm",
+    type=click.IntRange(50, 200),
+    help="Compute capability of the serving GPUs, 90 for Hopper.  [default: this host's]",
+)
+
+
+def tensorrt_llm_options() -> Decorator:
+    """What the runtimes of TensorRT-LLM take: the release, the target GPUs, and upstream's own arguments."""
+    return together(
+        click.option(
+            "--trtllm",
+            metavar="VERSION",
+            help="Release of TensorRT-LLM; `tpforge versions` lists them.  [default: 1.2.1]",
+        ),
+        SM,
+        click.option(
+            "--optimize-for",
+            type=click.Choice(["latency", "throughput", "memory"]),
+            help="tensorrt: settings for a goal, each explained.",
+        ),
+        click.option(
+            "--build-arg",
+            "build_args",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="tensorrt: an argument of trtllm-build; may be repeated.",
+        ),
+        click.option(
+            "--container",
+            type=click.Choice(["none", "docker", "podman", "slurm"]),
+            default="none",
+            show_default=True,
+            help="tensorrt: run trtllm-build in the release's container.",
+        ),
+        click.option("--image", help="tensorrt: another container than the release's."),
+        click.option(
+            "--llm-arg",
+            "llm_args",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="pytorch: an argument of the LLM API, dots for levels; may be repeated.",
+        ),
+    )
+
+
+_OF_RUNTIME = {
+    "optimize_for": "tensorrt",
+    "build_args": "tensorrt",
+    "container": "tensorrt",
+    "image": "tensorrt",
+    "llm_args": "pytorch",
+}
+"""Options of `tensorrt_llm_options` that one runtime alone has."""
+
+
+def refuse_other_runtimes(values: dict[str, Any]) -> None:
+    """Options that the runtime would not look at are a mistake; a recipe may hold the tables of both.
+
+    Raises:
+        UsageError: one is given.
+    """
+    runtime = values.get("runtime", "reference")
+    foreign = [
+        f"--{name.replace('_', '-').removesuffix('s')}: is for --runtime {of}, and this is {runtime}"
+        for name, of in _OF_RUNTIME.items()
+        if of != runtime and values.get(name) not in (None, (), "none")
+    ]
+    if foreign:
+        raise UsageError("; ".join(foreign))

@@ -1,0 +1,81 @@
+"""What a run records of the server, from the server's own word.
+
+It measures nothing; `machine` has the machine's facts, `tpforge.measure.engine_facts` the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+from tpforge.errors import EnvironmentUnusable
+from tpforge.measure.run import Fact
+
+if TYPE_CHECKING:
+    from triton_repo.client.client import Client
+
+BATCH_PARAMETERS = (
+    "batching_strategy", "gpt_model_type", "batch_scheduler_policy", "max_queue_size", "executor", "device",
+    "compute_dtype", "num_threads", "max_beam_width", "kv_cache_free_gpu_mem_fraction",
+    "max_tokens_in_paged_kv_cache", "enable_kv_cache_reuse", "enable_chunked_context", "decoding_mode",
+)  # fmt: skip
+"""The parameters of tensorrt_llm's config that change how requests are batched and computed."""
+
+
+def triton_facts(client: Client, model: str) -> dict[str, Fact]:
+    """Server, version and batch settings of a Triton server."""
+    generating = "tensorrt_llm" if model in ("ensemble", "tensorrt_llm_bls") else model
+    return {
+        "server": Fact(value="tritonserver"),
+        "server_version": Fact(value=client.server_version()),
+        "batch_settings": _batch_settings(client, generating),
+    }
+
+
+def openai_facts(url: str) -> dict[str, Fact]:
+    """What an OpenAI-compatible server says of itself at /version.
+
+    Raises:
+        EnvironmentUnusable: nothing listens at `url`.
+    """
+    base = (url if "//" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    version: Fact
+    try:
+        with opener.open(f"{base}/version", timeout=5) as answer:
+            value = json.loads(answer.read())
+            version = Fact(value=str(value["version"]))
+    except urllib.error.HTTPError as error:
+        version = Fact(unavailable_because=f"{base}/version: HTTP {error.code}")
+    except (ValueError, KeyError, TypeError) as error:
+        version = Fact(unavailable_because=f"{base}/version: {type(error).__name__}: {error}")
+    except OSError as error:
+        raise EnvironmentUnusable(
+            f"{url}: nothing answers there ({error}); start the server first"
+        ) from error
+    because = "an OpenAI-compatible server does not tell"
+    return {
+        "server": Fact(value="OpenAI-compatible"),
+        "server_version": version,
+        "batch_settings": Fact(unavailable_because=because),
+    }
+
+
+def _batch_settings(client: Client, model: str) -> Fact:
+    from tpforge.errors import TpforgeError
+
+    try:
+        config: Any = client.config(model)
+    except TpforgeError as error:
+        return Fact(unavailable_because=f"{model}: {error}")
+    settings: dict[str, Any] = {
+        "max_batch_size": config.max_batch_size,
+        "decoupled": config.model_transaction_policy.decoupled,
+        "dynamic_batching": config.HasField("dynamic_batching"),
+        "instances": sum(group.count for group in config.instance_group),
+    }
+    for name in BATCH_PARAMETERS:
+        if name in config.parameters and (value := config.parameters[name].string_value):
+            settings[name] = value
+    return Fact(value=settings)
