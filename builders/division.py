@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from builders.families.base import Family
 from builders.planning import plan_rank_files, plan_shards
-from builders.quantize.cuts import refuse_cuts
+from builders.quantize.writing.cuts import refuse_cuts
 from builders.transforms import transformed_shape
 from builders.writer import RankFilePlan
 from tpforge.dtypes import DType
