@@ -18,9 +18,9 @@ from builders.writer import RankFilePlan
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.packing import stored_tensors
 from tpforge.padding import Padding
 from tpforge.quantization import Quantization
+from tpforge.sharding import stored_tensors
 
 if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights
