@@ -18,7 +18,7 @@ from builders.audit import audit
 from builders.input_hashes import InputHashes
 from builders.journal import JOURNAL_NAME, Journal
 from builders.planning import plan_rank_files, plan_shards
-from builders.quantize.cuts import refuse_cuts
+from builders.quantize.writing.cuts import refuse_cuts
 from builders.rank_writing import Meter, Progress, write_rank_files
 from builders.sources.base import Source
 from builders.writer import RankFilePlan, config_bytes, write_config

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from builders.families.base import Family
 from builders.planning import plan_rank_files, plan_shards
-from builders.quantize.cuts import refuse_cuts
+from builders.quantize.writing.cuts import refuse_cuts
 from builders.transforms import transformed_shape
 from builders.writer import RankFilePlan
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.packing import stored_tensors
 from tpforge.padding import Padding
 from tpforge.quantization import Quantization
+from tpforge.sharding import stored_tensors
 
 if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights

@@ -16,8 +16,7 @@ from typing import Self
 
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord
-from tpforge.packing import stored_tensors
-from tpforge.sharding import RankTensor
+from tpforge.sharding import RankTensor, stored_tensors
 
 _ALIGNMENT = 8
 _CHUNK_BYTES = 1 << 20

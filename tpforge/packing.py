@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tpforge.dtypes import DType
 from tpforge.quantization import Order, Quantization
-
-if TYPE_CHECKING:
-    from tpforge.sharding import RankTensor
 
 QUANTIZED = (
     "attention.qkv",
@@ -156,11 +152,3 @@ def declared_packing(name: str, quantization: Quantization | None) -> Packing | 
 def kv_scale_name(layer: int) -> str:
     """The tensor that holds the step of a layer's KV cache; `layer` counts within the pipeline stage."""
     return f"transformer.layers.{layer}.attention.kv_cache_scaling_factor"
-
-
-def stored_tensors(tensor: RankTensor, *, dtype: DType) -> tuple[Stored, ...]:
-    """What `tensor` becomes in its file; `dtype` is the checkpoint's."""
-    own = tensor.dtype or dtype
-    if tensor.packing is None:
-        return (Stored(tensor.name, own.safetensors, tensor.shape),)
-    return tensor.packing.stored(tensor.name, tensor.shape, dtype=own)

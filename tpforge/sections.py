@@ -5,6 +5,7 @@ It gives spans and touches no tensor. Families fuse q, k, v (or gate and up) in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -149,3 +150,15 @@ def merge(pieces: list[Span]) -> tuple[Span, ...]:
         else:
             merged.append(piece)
     return tuple(merged)
+
+
+def cut_problem(spans: Sequence[Span], size: int, *, length: int) -> str | None:
+    """Why a dim of `length` in groups of `size` cannot be cut into `spans`; None when it can."""
+    if size <= 1:
+        return None
+    for span in spans:
+        ends = (span.length,) if span.start is None else (span.start, span.start + span.length)
+        for end in ends:
+            if end % size and end != length:
+                return f"a cut at {end} goes through a group of {size}"
+    return None

@@ -15,7 +15,7 @@ from tpforge.dtypes import DType
 from tpforge.errors import PlanError
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec, MoeSpec
-from tpforge.packing import Packing, kv_scale_name, packing_of
+from tpforge.packing import Packing, Stored, kv_scale_name, packing_of
 from tpforge.padding import Padding
 from tpforge.quantization import Quantization
 from tpforge.sections import Section, Span, compose, merge, section_spans
@@ -138,6 +138,14 @@ class RankTensor:
     dtype: DType | None = None
     packing: Packing | None = None
     value: float | None = None
+
+
+def stored_tensors(tensor: RankTensor, *, dtype: DType) -> tuple[Stored, ...]:
+    """What `tensor` becomes in its file; `dtype` is the checkpoint's."""
+    own = tensor.dtype or dtype
+    if tensor.packing is None:
+        return (Stored(tensor.name, own.safetensors, tensor.shape),)
+    return tensor.packing.stored(tensor.name, tensor.shape, dtype=own)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.sources.base import each_problem, read_bytes
+from builders.sources.base import each_problem
+from builders.sources.input_file import read_bytes
 from builders.sources.json_files import read_json_object
 from builders.sources.tokenizer_files import find_tokenizer_files
 from tpforge.errors import InputRefused

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from builders.families.base import Family
 from tpforge.dtypes import DType
-from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights
 
 SourceKind = Literal["huggingface", "hub", "gguf"]
-_LFS_POINTER = b"version https://git-lfs"
 
 
 class WeightReader(Protocol):
@@ -108,32 +107,7 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def refuse_lfs_pointer(path: Path, head: bytes) -> None:
-    """Raise InputRefused when `head`, the first bytes of a file, is a Git LFS pointer's."""
-    if head.startswith(_LFS_POINTER):
-        raise InputRefused(
-            f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in {path.parent}"
-        )
-
-
 def each_problem(error: InputRefused) -> list[str]:
     """The problems of an error, one a line; those of a list repeat its headline."""
     headline, *listed = str(error).split("\n")
     return [f"{headline} {line.strip()}" for line in listed] or [headline]
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a small input file.
-
-    Raises:
-        InputRefused: it is missing or a Git LFS pointer.
-        EnvironmentUnusable: no permission to read it.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputRefused(f"{path}: missing") from None
-    except PermissionError:
-        raise EnvironmentUnusable(f"{path}: no permission to read it") from None
-    refuse_lfs_pointer(path, content)
-    return content

@@ -14,7 +14,8 @@ from builders.audit.tensors import TensorFindings, check_tensors, grouped
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
-from builders.sources.base import each_problem, refuse_lfs_pointer
+from builders.sources.base import each_problem
+from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import read_json_object
 from builders.sources.quantization import FoundQuantization, declared_values, find_quantization
 from builders.sources.safetensors_reader import TensorEntry

@@ -16,8 +16,8 @@ from builders.audit.tokenizer import FoundTokenizer
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
-from builders.sources.base import refuse_lfs_pointer
 from builders.sources.gguf_metadata import read_hf_config
+from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.mapped_file import MappedFile
 from builders.sources.tokenizer_files import convert_tokenizer, remove_volatile_keys
 from tpforge.dtypes import DType

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from builders.sources.base import read_bytes
+from builders.sources.input_file import read_bytes
 from tpforge.errors import InputRefused
 
 MAX_DEPTH = 64

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from builders.sources.base import refuse_lfs_pointer
+from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import parse_json_object, shown
 from builders.sources.mapped_file import MappedFile
 from tpforge.errors import InputRefused

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .interleaved import ORDERS, signed_codes
-
-if TYPE_CHECKING:
-    from .loading import RankFile
 
 LINEARS = (
     "attention.qkv",
@@ -35,6 +32,16 @@ _BLOCK = 128
 _KV_ALGORITHMS = ("INT8", "FP8")
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _FLOATS = ("F32", "F16", "BF16")
+
+
+class StoredTensors(Protocol):
+    """What is read of a rank file: its tensors as they are stored, each once."""
+
+    def dtype(self, name: str) -> str:
+        """The type of a tensor, as the header spells it."""
+
+    def read_unconverted(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of `shape` as it is in the file, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ def kv_rounding(algorithm: str, step: float) -> Callable[[Tensor], Tensor]:
     return rounded
 
 
-def read_dequantized(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def read_dequantized(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     """The matrix `name` of `shape` [out, in], or [experts, out, in], in float32 on the CPU.
 
     Raises:
@@ -131,8 +138,8 @@ def _integers(weight: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
     return rounded.clamp(-limit, limit - 1), scale
 
 
-def _weight_only(bits: int) -> Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor]:
-    def read(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _weight_only(bits: int) -> Callable[[StoredTensors, str, tuple[int, ...], Quantized], Tensor]:
+    def read(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
         *experts, rows, columns = shape
         if file.dtype(name) in _FLOATS:
             weight = file.read_unconverted(name, shape)
@@ -147,13 +154,13 @@ def _weight_only(bits: int) -> Callable[[RankFile, str, tuple[int, ...], Quantiz
     return read
 
 
-def _fp8_rowwise(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _fp8_rowwise(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     weight = file.read_unconverted(name, shape)
     scale = file.read_unconverted(_beside(name, "per_channel_scale"), shape[:-1])
     return weight.float() * scale[..., None]
 
 
-def _fp8_block(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _fp8_block(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     *experts, rows, columns = shape
     weight = file.read_unconverted(name, shape)
     blocks = (*experts, -(-rows // _BLOCK), -(-columns // _BLOCK))
@@ -162,7 +169,7 @@ def _fp8_block(file: RankFile, name: str, shape: tuple[int, ...], quantized: Qua
     return weight.float() * scale[..., :rows, :columns]
 
 
-def _mxfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _mxfp4(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     *experts, rows, columns = shape
     packed = file.read_unconverted(name, (*experts, rows, columns // 2))
     exponents = file.read_unconverted(
@@ -171,7 +178,7 @@ def _mxfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantiz
     return torch.ldexp(_e2m1(packed), (exponents.int() - 127).repeat_interleave(32, -1))
 
 
-def _nvfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _nvfp4(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     *experts, rows, columns = shape
     packed = file.read_unconverted(name, (*experts, rows, columns // 2))
     groups = (*experts, rows, columns // 16)
@@ -182,7 +189,7 @@ def _nvfp4(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantiz
     return _e2m1(packed) * (scale * whole[..., None]).repeat_interleave(16, -1)
 
 
-def _groups(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _groups(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     *experts, rows, columns = shape
     if quantized.order == "plain":
         codes = low_high(file.read_unconverted(name, (*experts, columns, rows // 2)))
@@ -195,19 +202,19 @@ def _groups(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quanti
     return (codes.float() * scale + zero).transpose(-1, -2)
 
 
-def _fp8(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _fp8(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     scale = file.read_unconverted(_beside(name, "weights_scaling_factor"), (*shape[:-2], 1))
     # Of static activations, which are not rounded here.
     file.read_unconverted(_beside(name, "activation_scaling_factor"), (*shape[:-2], 1))
     return file.read_unconverted(name, shape).float() * scale[..., None]
 
 
-def _int8_rows(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _int8_rows(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     scale = file.read_unconverted(_beside(name, "per_channel_scale"), shape[:-1])
     return file.read_unconverted(name, shape).float() * scale[..., None]
 
 
-def _smooth(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _smooth(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     """The scales of the inputs are put into the weights: x s W = x (s W)."""
     *experts, _, columns = shape
     values = _int8_rows(file, name, shape, quantized)
@@ -216,7 +223,7 @@ def _smooth(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quanti
     return values * scale[..., None, :]
 
 
-def _awq(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _awq(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     if quantized.order == "modelopt":
         return _awq_of_modelopt(file, name, shape, quantized)
     *experts, rows, columns = shape
@@ -228,7 +235,7 @@ def _awq(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized
     return values * inputs.float()
 
 
-def _awq_of_modelopt(file: RankFile, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
+def _awq_of_modelopt(file: StoredTensors, name: str, shape: tuple[int, ...], quantized: Quantized) -> Tensor:
     """As nvidia-modelopt writes it for trtllm-build: two rows in a byte."""
     rows, columns = shape
     codes = low_high(file.read_unconverted(name, (rows // 2, columns)).T).T.float()
@@ -254,7 +261,7 @@ def _beside(name: str, suffix: str) -> str:
     return f"{name.removesuffix('.weight')}.{suffix}"
 
 
-_READERS: dict[str, Callable[[RankFile, str, tuple[int, ...], Quantized], Tensor]] = {
+_READERS: dict[str, Callable[[StoredTensors, str, tuple[int, ...], Quantized], Tensor]] = {
     "W8A16": _weight_only(8),
     "W4A16": _weight_only(4),
     "FP8_PER_CHANNEL_PER_TOKEN": _fp8_rowwise,

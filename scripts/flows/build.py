@@ -96,7 +96,7 @@ def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> Planned:
 def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
     from builders.audit import audit
     from builders.planning import plan_rank_files, plan_shards
-    from builders.quantize.cuts import refuse_cuts
+    from builders.quantize.writing.cuts import refuse_cuts
 
     if source.family.refusal is not None:
         raise InputRefused(f"{source.location}: {source.family.refusal}")

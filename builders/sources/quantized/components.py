@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from builders.quantize.cuts import cut_problem
 from tpforge.errors import PlanError
-from tpforge.sections import Span
+from tpforge.sections import Span, cut_problem
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ It imports no tensor library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from builders.audit.tensors import grouped
 from tpforge.errors import PlanError
-from tpforge.sections import Span
+from tpforge.sections import cut_problem
 from tpforge.sharding import RankTensor, Slice
 
 if TYPE_CHECKING:
@@ -33,18 +33,6 @@ def refuse_cuts(quantized: QuantizedWeights, tensors: Iterable[RankTensor], *, w
     problems.update(f"{name}: quantized, but not used" for name in set(quantized.shapes) - used)
     if problems:
         raise PlanError.listing(f"{where}: cannot be divided as it is quantized:", grouped(problems))
-
-
-def cut_problem(spans: Sequence[Span], size: int, *, length: int) -> str | None:
-    """Why a dim of `length` in groups of `size` cannot be cut into `spans`; None when it can."""
-    if size <= 1:
-        return None
-    for span in spans:
-        ends = (span.length,) if span.start is None else (span.start, span.start + span.length)
-        for end in ends:
-            if end % size and end != length:
-                return f"a cut at {end} goes through a group of {size}"
-    return None
 
 
 def _problems(quantized: QuantizedWeights, tensor: RankTensor, piece: Slice) -> Iterable[str]:
