@@ -84,41 +84,37 @@ def blueprint_from_config(config: dict[str, Any], *, name: str, where: str) -> B
 
 def recipe_text(plan: Plan, *, model: str) -> str:
     """recipe.toml of the chosen option: one replica, for `tpforge up`."""
+    import tomli_w
+
     option, load = plan.chosen, plan.ask.load
     assert option.speed is not None
     max_len = max(plan.ask.max_len, load.request_tokens)
     known = None if model == "demo" or Path(model).exists() else find_known(model)
-    lines = [
+    head = [
         f"# {option.label}, chosen by tpforge plan for {plan.cluster.num_gpus} x {plan.cluster.gpu.title}:",
-        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); this is "
-        "one of them.",
-        f"model = {_quoted(known.id if known is not None else model)}",
-        f"tp = {option.mapping.tp_size}",
+        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); "
+        "this is one of them.",
     ]
-    if option.mapping.pp_size > 1:
-        lines.append(f"pp = {option.mapping.pp_size}")
-    if option.mapping.moe_ep_size > 1:
-        lines.append(f"moe_ep = {option.mapping.moe_ep_size}")
-    lines.append(f'dtype = "{option.dtype.value}"')
-    if option.weight_format is not None:
-        lines.append(f'quantize = "{option.weight_format}"')
-    lines += [f'runtime = "{plan.ask.runtime}"', f"sm = {plan.cluster.gpu.sm}"]
-    if plan.ask.version is not None:
-        lines.append(f"trtllm = {_quoted(plan.ask.version)}")
     if option.kv_dtype != option.dtype.value:
-        lines.append(f"# The plan counts on a KV cache in {option.kv_dtype}.")
-    lines += [
-        "",
-        "[limits]",
-        f"max_batch_size = {option.speed.batch}",
-        f"max_input_len = {min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens))}",
-        f"max_seq_len = {max_len}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        head.append(f"# The plan counts on a KV cache in {option.kv_dtype}.")
+    values = {
+        "model": known.id if known is not None else model,
+        "tp": option.mapping.tp_size,
+        "pp": option.mapping.pp_size if option.mapping.pp_size > 1 else None,
+        "moe_ep": option.mapping.moe_ep_size if option.mapping.moe_ep_size > 1 else None,
+        "dtype": option.dtype.value,
+        "quantize": option.weight_format,
+        "runtime": plan.ask.runtime,
+        "sm": plan.cluster.gpu.sm,
+        "trtllm": plan.ask.version,
+    }
+    limits = {
+        "max_batch_size": option.speed.batch,
+        "max_input_len": min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens)),
+        "max_seq_len": max_len,
+    }
+    given = {key: value for key, value in values.items() if value is not None}
+    return "\n".join(head) + "\n" + tomli_w.dumps({**given, "limits": limits})
 
 
 def _read(path: Path, *, name: str) -> FoundConfig:
