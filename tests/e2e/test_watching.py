@@ -16,10 +16,10 @@ import pytest
 from scripts.flows import watch
 from scripts.main import main
 from tests.e2e.conftest import Serving
+from tpforge.yaml_text import to_yaml
 from triton_repo.client.client import Client
 from triton_repo.client.metrics import fetch_metrics, parse_metrics
 from triton_repo.deploy import files
-from triton_repo.deploy.yaml_text import to_yaml
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import rules_yaml
 from triton_repo.serve.local import status
