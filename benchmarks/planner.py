@@ -13,6 +13,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import tomli_w
+
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
 from scripts.reports.columns import table
 from tpforge.atomic import write_atomic
@@ -231,41 +233,26 @@ def _first_token_table(fit: Fit) -> tuple[str, tuple[str, ...], list[tuple[str, 
 
 def calibration_text(fit: Fit) -> str:
     checked = errors(rows("check"), fit)
-    lines = [
+    head = [
         "# Written by `python -m benchmarks.planner --fit`: fitted to planner_calibration.csv. The bands are",
         "# where 8 of 10 rows of planner_check.csv lie, which the fit has not seen. Both in benchmarks/data.",
-        f"measured_gpus = {_toml_list(sorted({row.gpu for row, _ in checked}))}",
-        "",
-        "[fit]",
     ]
-    nested = {"flops": fit.flops, "bandwidth": fit.bandwidth}
-    lines += [
-        f"{key} = {value}" for key, value in fit.model_dump(exclude={"flops", "bandwidth", "links"}).items()
-    ]
-    for name, values in nested.items():
-        lines += ["", f"[fit.{name}]", *(f"{key} = {value}" for key, value in values.items())]
-    lines += ["", "[fit.links]", *(f"{key} = {value}" for key, value in fit.links.model_dump().items())]
+    bands = []
     for kind in ("one GPU", "nvlink", "pcie", "experts"):
         shares = sorted(1 / (1 + error) for row, error in checked if band_kind(row) == kind)
         low, high = shares[len(shares) // 10], shares[-1 - len(shares) // 10]
-        lines += _band(kind, low, high, len(shares))
-    lines += _band("unmeasured GPU", *ASSUMED_BAND, 0)
-    return "\n".join(lines) + "\n"
+        bands.append(_band(kind, low, high, len(shares)))
+    bands.append(_band("unmeasured GPU", *ASSUMED_BAND, 0))
+    found = {
+        "measured_gpus": sorted({row.gpu for row, _ in checked}),
+        "fit": fit.model_dump(),
+        "bands": bands,
+    }
+    return "\n".join(head) + "\n" + tomli_w.dumps(found)
 
 
-def _band(kind: str, low: float, high: float, num_rows: int) -> list[str]:
-    return [
-        "",
-        "[[bands]]",
-        f'kind = "{kind}"',
-        f"low = {low:.3f}",
-        f"high = {high:.3f}",
-        f"rows = {num_rows}",
-    ]
-
-
-def _toml_list(names: Sequence[str]) -> str:
-    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+def _band(kind: str, low: float, high: float, num_rows: int) -> dict[str, str | float]:
+    return {"kind": kind, "low": round(low, 3), "high": round(high, 3), "rows": num_rows}
 
 
 def _markdown(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

@@ -5,8 +5,6 @@ It writes no files and loads no model. Which quantized checkpoints the LLM API t
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +15,6 @@ from tpforge.manifest import Limits
 from tpforge.mapping import Mapping as RankMapping
 from tpforge.versions import Release
 
-_BARE = re.compile(r"[A-Za-z_][\w.-]*")
-_NOT_BARE = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 _SPARSE = {
     "rocket": ("window_size", "kernel_size", "topr", "topk", "prompt_budget", "page_size"),
     "dsa": ("index_n_heads", "index_head_dim", "index_topk", "indexer_max_chunk_size"),
@@ -112,24 +108,6 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
             table = table.setdefault(part, {})
         table[last] = value
     return nested
-
-
-def yaml_text(values: Mapping[str, Any], *, indent: int = 0) -> str:
-    """Nested values as YAML: tables as blocks, everything else as JSON, which YAML contains."""
-    lines = []
-    pad = " " * indent
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            lines.append(f"{pad}{key}:\n{yaml_text(value, indent=indent + 2)}")
-        else:
-            lines.append(f"{pad}{key}: {_scalar(value)}\n")
-    return "".join(lines)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, str) and _BARE.fullmatch(value) and value.lower() not in _NOT_BARE:
-        return value
-    return json.dumps(value, ensure_ascii=False)
 
 
 class _Values:

@@ -21,8 +21,9 @@ from tpforge.measure.diagnosis import (
     summarize,
 )
 from tpforge.measure.found_runs import find_run
+from tpforge.measure.metric_samples import MetricSample
 from tpforge.measure.run import SAMPLES_NAME, read_samples
-from tpforge.measure.symptoms import diagnose_metrics, diagnose_run, parse_metrics
+from tpforge.measure.symptoms import diagnose_metrics, diagnose_run
 
 _TOPOLOGY_COMMAND = ("nvidia-smi", "topo", "-m")
 
@@ -51,13 +52,15 @@ def diagnose(
         looked_at.append(f"log {log}")
         kinds.add("log")
     for url in urls:
-        findings += diagnose_metrics(parse_metrics(_fetch(url)), name=url)
+        findings += diagnose_metrics(_fetch(url), name=url)
         looked_at.append(f"metrics {url}")
         kinds.add("metrics")
+    if runs:
+        from triton_repo.client.metrics import read_series
     for name in runs:
         found = find_run(name)
         samples = read_samples(found.folder) if (found.folder / SAMPLES_NAME).is_file() else ()
-        findings += diagnose_run(found.run, samples)
+        findings += diagnose_run(found.run, samples, read_series=read_series)
         looked_at.append(f"run {found.folder}")
         kinds.add("run")
     for path in topologies:
@@ -102,14 +105,14 @@ def _lines(path: Path) -> list[str]:
         return path.read_text("utf-8", errors="replace").splitlines()
 
 
-def _fetch(url: str) -> str:
-    from triton_repo.load.prometheus import fetch_metrics
+def _fetch(url: str) -> tuple[MetricSample, ...]:
+    from triton_repo.client.metrics import fetch_metrics, parse_metrics
 
     whole = url if "//" in url else f"http://{url}"
     bare = whole.rstrip("/")
     target = bare if bare.count("/") > 2 else f"{bare}/metrics"
     try:
-        return fetch_metrics(target)
+        return parse_metrics(fetch_metrics(target), source=target)
     except (OSError, ValueError) as error:
         raise EnvironmentUnusable(
             f"{target}: no metrics there ({error}); give Triton's metrics port, as in localhost:8002"

@@ -52,10 +52,10 @@ class LlmEngine:
     @property
     def yaml(self) -> str:
         """The text of llm.yaml."""
-        from builders.llmapi import yaml_text
+        from tpforge.yaml_text import to_yaml
 
-        head = f"# The LLM API of TensorRT-LLM {self.release.trtllm}; {self.name} is in {MODEL}/.\n"
-        return head + yaml_text(self.plan.nested)
+        comment = f"The LLM API of TensorRT-LLM {self.release.trtllm}; {self.name} is in {MODEL}/."
+        return to_yaml(self.plan.nested, comment=comment)
 
 
 def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:

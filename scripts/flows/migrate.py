@@ -5,7 +5,6 @@ It prints nothing; what becomes of which setting is `builders.migration`.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,19 +101,16 @@ def read_parameters(repository: Path) -> dict[str, str]:
 
 def recipe_text(migration: Migration, *, model: str, trtllm: str, sm: int | None, name: str | None) -> str:
     """The recipe as TOML."""
+    import tomli_w
+
     sizes = migration.engine.mapping
-    lines = [f"model = {json.dumps(model)}"]
-    lines += [f"name = {json.dumps(name)}"] if name else []
-    lines += [f"tp = {sizes['tp_size']}", f"pp = {sizes['pp_size']}", f"moe_ep = {sizes['moe_ep_size']}"]
-    lines += ['runtime = "pytorch"', f'trtllm = "{trtllm}"', *([f"sm = {sm}"] if sm else [])]
-    if migration.limits:
-        lines += ["", "[limits]", *(f"{key} = {value}" for key, value in migration.limits.items())]
-    if migration.arguments:
-        lines += ["", "[pytorch.llm_args]"]
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in migration.arguments.items()]
+    values: dict[str, Any] = {"model": model, "name": name}
+    values |= {"tp": sizes["tp_size"], "pp": sizes["pp_size"], "moe_ep": sizes["moe_ep_size"]}
+    values |= {"runtime": "pytorch", "trtllm": trtllm, "sm": sm, "limits": migration.limits}
+    values["pytorch"] = {"llm_args": migration.arguments} if migration.arguments else None
     # Clients, smoke and bench speak the contract of compiled engines.
-    lines += ["", "[repository]", 'front = "inflight"']
-    return "\n".join(lines) + "\n"
+    values["repository"] = {"front": "inflight"}
+    return tomli_w.dumps({key: value for key, value in values.items() if value})
 
 
 def measurement_plan(recipe: Recipe) -> list[str]:

@@ -139,38 +139,78 @@ def _formats(given: tuple[str, ...]) -> tuple[str | None, ...]:
 
 def recipe_text(plan: Plan, *, model: str) -> str:
     """recipe.toml of the chosen option: one replica, for `tpforge up`."""
+    import tomli_w
+
     option, load = plan.chosen, plan.ask.load
     assert option.speed is not None
     max_len = max(plan.ask.max_len, load.request_tokens)
     known = None if model == "demo" or Path(model).exists() else find_known(model)
-    lines = [
+    head = [
         f"# {option.label}, chosen by tpforge plan for {plan.cluster.num_gpus} x {plan.cluster.gpu.title}:",
-        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); this is "
-        "one of them.",
-        f"model = {_quoted(known.id if known is not None else model)}",
-        f"tp = {option.mapping.tp_size}",
+        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); "
+        "this is one of them.",
     ]
-    if option.mapping.pp_size > 1:
-        lines.append(f"pp = {option.mapping.pp_size}")
-    if option.mapping.moe_ep_size > 1:
-        lines.append(f"moe_ep = {option.mapping.moe_ep_size}")
-    lines.append(f'dtype = "{option.dtype.value}"')
-    if option.weight_format is not None:
-        lines.append(f'quantize = "{option.weight_format}"')
-    lines += [f'runtime = "{plan.ask.runtime}"', f"sm = {plan.cluster.gpu.sm}"]
-    if plan.ask.version is not None:
-        lines.append(f"trtllm = {_quoted(plan.ask.version)}")
     if option.kv_dtype != option.dtype.value:
-        lines.append(f"# The plan counts on a KV cache in {option.kv_dtype}.")
-    lines += [
-        "",
-        "[limits]",
-        f"max_batch_size = {option.speed.batch}",
-        f"max_input_len = {min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens))}",
-        f"max_seq_len = {max_len}",
-    ]
-    return "\n".join(lines) + "\n"
+        head.append(f"# The plan counts on a KV cache in {option.kv_dtype}.")
+    values = {
+        "model": known.id if known is not None else model,
+        "tp": option.mapping.tp_size,
+        "pp": option.mapping.pp_size if option.mapping.pp_size > 1 else None,
+        "moe_ep": option.mapping.moe_ep_size if option.mapping.moe_ep_size > 1 else None,
+        "dtype": option.dtype.value,
+        "quantize": option.weight_format,
+        "runtime": plan.ask.runtime,
+        "sm": plan.cluster.gpu.sm,
+        "trtllm": plan.ask.version,
+    }
+    limits = {
+        "max_batch_size": option.speed.batch,
+        "max_input_len": min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens)),
+        "max_seq_len": max_len,
+    }
+    given = {key: value for key, value in values.items() if value is not None}
+    return "\n".join(head) + "\n" + tomli_w.dumps({**given, "limits": limits})
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _read(path: Path, *, name: str) -> FoundConfig:
+    from builders.sources.json_files import read_json_object
+
+    if path.suffix == ".gguf":
+        raise InputRefused(f"{path}: a plan is made of a config.json; give its directory or the model's name")
+    return FoundConfig(name, str(path), read_json_object(path))
+
+
+def _family(architectures: object, *, where: str) -> Family:
+    names = architectures if isinstance(architectures, list) else [architectures]
+    advice = pytorch_only(names[0]) if len(names) == 1 and isinstance(names[0], str) else None
+    if advice is not None:
+        raise InputRefused(f"{where}: {advice}; it cannot be planned, since its tensors are not in a table")
+    return find_family(architectures, where=where)
+
+
+def _from_hub(location: str) -> FoundConfig:
+    """The config.json of a hub id, from the cache or downloaded."""
+    names = [known.name for known in known_models()]
+    near = get_close_matches(location.lower().rpartition("/")[2], names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if location.count("/") != 1 or location.startswith((".", "~", "/")):
+        raise InputRefused(
+            f"{location}: found no such directory, config.json or known model{hint} Known are "
+            f"{', '.join(names)}"
+        )
+    from huggingface_hub import errors, hf_hub_download
+
+    http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
+    bare, _, revision = location.partition("@")
+    try:
+        path = hf_hub_download(bare, "config.json", revision=revision or None)
+    except (OSError, http_error) as error:
+        raise InputRefused(
+            f"{location}: its config.json is neither known here, nor cached, nor could it be downloaded "
+            f"({type(error).__name__}){hint}"
+        ) from error
+    return _read(Path(path), name=location)
+
+
+def _objections(family: Family, plan: ShardPlan) -> list[str]:
+    return [objection for check in family.restrictions if (objection := check(plan))]

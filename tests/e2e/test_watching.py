@@ -15,10 +15,10 @@ import pytest
 
 from scripts.main import main
 from tests.e2e.conftest import Serving
+from tpforge.yaml_text import to_yaml
 from triton_repo.client.client import Client
+from triton_repo.client.metrics import fetch_metrics, parse_metrics
 from triton_repo.deploy import files
-from triton_repo.deploy.yaml_text import to_yaml
-from triton_repo.load.prometheus import fetch_metrics
 from triton_repo.monitoring import watch
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import rules_yaml
@@ -37,7 +37,8 @@ def ask(serving: Serving, count: int = 4) -> None:
 
 def test_the_server_has_every_metric_that_panels_for_any_server_read(lockstep: Serving) -> None:
     ask(lockstep)
-    found = set(re.findall(r"^(nv_\w+)", fetch_metrics(lockstep.server.metrics_url), re.MULTILINE))
+    url = lockstep.server.metrics_url
+    found = {sample.name for sample in parse_metrics(fetch_metrics(url), source=url)}
     wanted = {name for query in QUERIES if query.source == "any" for name in metric_names(query.expression)}
     # A counter of failures appears with the first failure.
     assert wanted - found <= {"nv_inference_request_failure"}

@@ -5,18 +5,15 @@ Thresholds are written here, each with its reason; patterns of logs are in diagn
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from tpforge.measure.diagnosis import Finding, Mode, Strength, diagnose_log, diagnose_topology
+from tpforge.measure.metric_samples import MetricSample
 from tpforge.measure.metrics import inter_chunk_latency, time_to_first_token
 from tpforge.measure.run import GpuTelemetry, Level, Run
 from tpforge.measure.samples import Sample
 from tpforge.measure.statistics import percentile
-
-_SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(\{[^}]*\})?\s+(\S+)", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 FULL = 0.95
 """A KV cache or GPU this full has no room for a burst."""
@@ -32,18 +29,9 @@ SPIKE = 5.0
 """A p99 this many times the median is not the ordinary spread of steps."""
 MIN_SAMPLES = 20
 
-Metrics = Mapping[str, float]
-
-
-def parse_metrics(text: str) -> dict[str, float]:
-    """Every sample of a Prometheus text by its name with labels; the later of two of one name counts."""
-    found = {}
-    for name, labels, value in _SAMPLE.findall(text):
-        try:
-            found[name + labels] = float(value)
-        except ValueError:
-            continue
-    return found
+Metrics = Sequence[MetricSample]
+ReadSeries = Callable[[Iterable[tuple[str, float]]], Metrics]
+"""Gives samples for the keys of a run's telemetry, which are Prometheus' notation, and values."""
 
 
 def diagnose_metrics(metrics: Metrics, *, name: str) -> list[Finding]:
@@ -51,14 +39,14 @@ def diagnose_metrics(metrics: Metrics, *, name: str) -> list[Finding]:
     return [*_kv_cache(metrics, name), *_queue(metrics, name), *_gpus(metrics, name)]
 
 
-def diagnose_run(run: Run, samples: Sequence[Sample]) -> list[Finding]:
+def diagnose_run(run: Run, samples: Sequence[Sample], *, read_series: ReadSeries) -> list[Finding]:
     """What a run shows: errors, GPUs that differ, latencies that jump, and its server's metrics."""
     findings = []
     errors = [sample.error for sample in samples if sample.error]
     findings += diagnose_log(errors, name=f"{run.id}, errors of requests")
     for number, level in enumerate(run.levels):
         name = f"{run.id}, {level.name}"
-        worst = {key: series.max for key, series in level.telemetry.server.items()}
+        worst = read_series((key, series.max) for key, series in level.telemetry.server.items())
         findings += diagnose_metrics(worst, name=name)
         findings += _uneven(level.telemetry.gpus, name)
         findings += _over_pcie(level, run, name)
@@ -75,10 +63,10 @@ def _kv_cache(metrics: Metrics, name: str) -> list[Finding]:
     used = _labelled(metrics, "nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "used")
     most = _labelled(metrics, "nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "max")
     share = used[1] / most[1] if used and most and most[1] > 0 else None
-    serve = _plain(metrics, "trtllm_kv_cache_utilization")
+    serve = _largest(metrics, "trtllm_kv_cache_utilization")
     findings = []
     if share is None and serve is not None:
-        used, share = ("trtllm_kv_cache_utilization", serve), serve
+        used, share = ("trtllm_kv_cache_utilization", serve[1]), serve[1]
     if used and share is not None and share >= FULL:
         findings.append(
             _finding(
@@ -111,7 +99,7 @@ def _queue(metrics: Metrics, name: str) -> list[Finding]:
         kind: _labelled(metrics, "nv_trt_llm_request_metrics", "request_type", kind)
         for kind in ("active", "max", "waiting")
     }
-    waiting = kinds["waiting"] or _pair(metrics, "trtllm_num_requests_waiting")
+    waiting = kinds["waiting"] or _largest(metrics, "trtllm_num_requests_waiting")
     if waiting and waiting[1] > 0:
         findings.append(
             _finding(
@@ -122,16 +110,16 @@ def _queue(metrics: Metrics, name: str) -> list[Finding]:
                 [f"{name}: {waiting[0]} {waiting[1]:g}"],
             )
         )
-    for key, queued in metrics.items():
-        whole = metrics.get(key.replace("nv_inference_queue_duration_us", "nv_inference_request_duration_us"))
-        if key.startswith("nv_inference_queue_duration_us") and whole and queued / whole >= MOSTLY_WAITING:
+    for sample in _family(metrics, "nv_inference_queue_duration_us"):
+        queued, whole = sample.value, _beside(metrics, "nv_inference_request_duration_us", sample)
+        if whole and queued / whole >= MOSTLY_WAITING:
             findings.append(
                 _finding(
                     "latency_spikes",
                     "hint",
                     f"requests spent {queued / whole:.0%} of their time in Triton's queue",
                     "more instances or a larger batch of that model; else it is given more than it can do",
-                    [f"{name}: {key} {queued:g} of {whole:g}"],
+                    [f"{name}: {sample.key} {queued:g} of {whole:g}"],
                 )
             )
     return findings
@@ -140,12 +128,14 @@ def _queue(metrics: Metrics, name: str) -> list[Finding]:
 def _gpus(metrics: Metrics, name: str) -> list[Finding]:
     """Triton's own metrics of GPUs: utilization is a share there, memory in bytes."""
     findings = []
-    shares = {key: 100 * value for key, value in metrics.items() if key.startswith("nv_gpu_utilization")}
+    shares = {sample.key: 100 * sample.value for sample in _family(metrics, "nv_gpu_utilization")}
     loads = {key: load for key, load in shares.items() if load >= BUSY}
     findings += _spread(loads, name, "busy", "%", UNEVEN_UTILIZATION)
-    used = {key: value for key, value in metrics.items() if key.startswith("nv_gpu_memory_used_bytes")}
-    for key, value in used.items():
-        total = metrics.get(key.replace("used_bytes", "total_bytes"))
+    used = {}
+    for sample in _family(metrics, "nv_gpu_memory_used_bytes"):
+        key, value = sample.key, sample.value
+        used[key] = value
+        total = _beside(metrics, "nv_gpu_memory_total_bytes", sample)
         if total and value / total >= FULL:
             findings.append(
                 _finding(
@@ -275,20 +265,20 @@ def _finding(mode: Mode, strength: Strength, cause: str, action: str, evidence: 
 
 
 def _labelled(metrics: Metrics, family: str, label: str, value: str) -> tuple[str, float] | None:
-    """The largest sample of a family with that label, over all models."""
-    found = [
-        (key, number)
-        for key, number in metrics.items()
-        if key.startswith(family + "{") and dict(_LABEL.findall(key)).get(label) == value
-    ]
+    """The largest sample of a family with that label, over all models, by its key."""
+    return _largest([sample for sample in metrics if sample.labels.get(label) == value], family)
+
+
+def _largest(metrics: Metrics, family: str) -> tuple[str, float] | None:
+    found = [(sample.key, sample.value) for sample in _family(metrics, family)]
     return max(found, key=lambda item: item[1], default=None)
 
 
-def _pair(metrics: Metrics, family: str) -> tuple[str, float] | None:
-    found = [(key, number) for key, number in metrics.items() if key.partition("{")[0] == family]
-    return max(found, key=lambda item: item[1], default=None)
+def _family(metrics: Metrics, name: str) -> list[MetricSample]:
+    return [sample for sample in metrics if sample.name == name]
 
 
-def _plain(metrics: Metrics, family: str) -> float | None:
-    found = _pair(metrics, family)
-    return found[1] if found else None
+def _beside(metrics: Metrics, name: str, other: MetricSample) -> float | None:
+    """The value of another metric of the same model or GPU: the sample with the same labels."""
+    found = (sample.value for sample in _family(metrics, name) if sample.labels == other.labels)
+    return next(found, None)

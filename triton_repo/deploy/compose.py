@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tpforge.errors import UsageError
+from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import HOME, Deployment
-from triton_repo.deploy.yaml_text import to_yaml
 from triton_repo.monitoring.dashboard import dashboard_json
 from triton_repo.monitoring.images import GRAFANA, PROMETHEUS
 from triton_repo.monitoring.rules import rules_yaml

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from tpforge.errors import EnvironmentUnusable
 from tpforge.measure.run import SeriesSummary, Telemetry
+from triton_repo.client.metrics import fetch_metrics
 from triton_repo.load.gpus import Gpus, GpuSeries, NoGpus, uneven_gpus
-from triton_repo.load.prometheus import fetch_metrics, summarize_metrics
+from triton_repo.load.prometheus import summarize_metrics
 from triton_repo.load.series import gauge
 
 PERIOD_S = 1.0
@@ -125,11 +127,20 @@ class Recorder:
             readings.unavailable["host"] = "the server is on another machine; client_cpu is this one's"
         return Telemetry(
             gpus=gpus,
-            server=summarize_metrics(readings.metrics),
+            server=self._server_metrics(),
             host=host,
             unavailable=readings.unavailable,
             notes=(*uneven_gpus(gpus), *_busy_client(host)),
         )
+
+    def _server_metrics(self) -> dict[str, SeriesSummary]:
+        if self._metrics_url is None:
+            return {}
+        try:
+            return summarize_metrics(self._readings.metrics, source=self._metrics_url)
+        except EnvironmentUnusable as error:
+            self._readings.unavailable["server"] = str(error)
+            return {}
 
 
 def _busy_client(host: dict[str, SeriesSummary]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from triton_repo.deploy.yaml_text import to_yaml
+from tpforge.yaml_text import to_yaml
 
 RECORDS = {
     "tpforge:request_ms:mean1m": "sum by (engine, instance) "

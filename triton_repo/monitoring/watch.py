@@ -5,52 +5,51 @@ It reads the server's metrics twice and its processes once; it prints nothing.
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tpforge.measure.metric_samples import MetricSample
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Status
 
-_SAMPLE = re.compile(r"^(nv_\w+)(?:\{([^}]*)\})?\s+(\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 _MEANT = ("ensemble", "tensorrt_llm")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One scrape: the samples by name, each with its labels; and when."""
+    """One scrape: the samples, and when."""
 
-    samples: dict[str, list[tuple[dict[str, str], float]]]
+    samples: tuple[MetricSample, ...]
     seconds: float
 
     def total(self, name: str, **labels: str) -> float | None:
         """The sum of the samples of a metric with these labels; None when there are none."""
-        found = [value for have, value in self.samples.get(name, []) if labels.items() <= have.items()]
+        found = [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
         return sum(found) if found else None
 
 
-def parse(text: str, *, seconds: float) -> Reading:
-    """The samples of Prometheus' text."""
-    samples: dict[str, list[tuple[dict[str, str], float]]] = {}
-    for name, labels, value in _SAMPLE.findall(text):
-        samples.setdefault(name, []).append((dict(_LABEL.findall(labels)), float(value)))
-    return Reading(samples, seconds)
-
-
 def scrape(status: Status) -> Reading | None:
-    """The metrics of a server; None when it does not answer."""
-    from triton_repo.load.prometheus import fetch_metrics
+    """The metrics of a server; None when it does not answer.
+
+    Raises:
+        EnvironmentUnusable: what answers is no metrics port.
+    """
+    from triton_repo.client.metrics import fetch_metrics, parse_metrics
 
     if status.server is None or status.phase != "ready":
         return None
     try:
-        return parse(fetch_metrics(status.server.metrics_url), seconds=time.monotonic())
+        text, seconds = fetch_metrics(status.server.metrics_url), time.monotonic()
     except OSError:
         return None
+    return Reading(parse_metrics(text, source=status.server.metrics_url), seconds)
 
 
 def rows(now: Reading, before: Reading | None) -> list[tuple[str, str]]:
@@ -68,8 +67,9 @@ def rows(now: Reading, before: Reading | None) -> list[tuple[str, str]]:
     most = now.total("nv_trt_llm_kv_cache_block_metrics", kv_cache_block_type="max")
     kv = f"{used:.0f} of {most:.0f} blocks" if used is not None and most else "no such metric"
     found.append(("KV cache", kv))
-    for labels, used_bytes in now.samples.get("nv_gpu_memory_used_bytes", []):
-        found.append((f"GPU {labels.get('gpu_uuid', '?')}", format_bytes(int(used_bytes))))
+    for sample in now.samples:
+        if sample.name == "nv_gpu_memory_used_bytes":
+            found.append((f"GPU {sample.labels.get('gpu_uuid', '?')}", format_bytes(int(sample.value))))
     return found
 
 

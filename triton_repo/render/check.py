@@ -113,6 +113,8 @@ def check_llm_repository(path: Path) -> list[str]:
         config = _parse(text)
     except ValueError as error:
         return [f"{LLM_MODEL}/config.pbtxt:{error}"]
+    from tpforge.yaml_text import parse_table
+
     contract = llm_tensors()
     problems = [
         *_leftovers(text),
@@ -123,9 +125,10 @@ def check_llm_repository(path: Path) -> list[str]:
         problems.append(f"max_batch_size is {config.max_batch_size}, expected 0")
     yaml = (folder / "1" / "model.yaml").read_text(encoding="utf-8")
     problems += [f"model.yaml: {line}" for line in _leftovers(yaml)]
-    decoupled = str(config.model_transaction_policy.decoupled).lower()
-    if f"\n  decoupled: {decoupled}\n" not in yaml:
-        problems.append(f"decoupled is {decoupled} in config.pbtxt, and not so in model.yaml")
+    decoupled = config.model_transaction_policy.decoupled
+    told = parse_table(yaml, where=folder / "1" / "model.yaml").get("triton_config")
+    if not isinstance(told, dict) or told.get("decoupled") is not decoupled:
+        problems.append(f"decoupled is {str(decoupled).lower()} in config.pbtxt, and not so in model.yaml")
     return [f"{LLM_MODEL}/config.pbtxt: {problem}" for problem in problems]
 
 

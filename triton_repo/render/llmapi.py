@@ -31,7 +31,7 @@ def render_llmapi(
 ) -> RenderedRepository:
     """Write the repository of an engine of runtime pytorch to `out`, whole or not at all.
 
-    `llm_yaml` is the text of the engine's llm.yaml, which goes into model.yaml as it is.
+    `llm_yaml` is the text of the engine's llm.yaml, whose values go into model.yaml as they are.
 
     Raises:
         InputRefused: the engine is not complete, or the rendered repository is not right.
@@ -65,17 +65,25 @@ def _config(options: RepositoryOptions) -> str:
 
 
 def model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> str:
-    """model.yaml: the model, the LLM API's arguments, and what Triton is told."""
-    return (
-        f"model: {engine_dir.as_posix()}/model\n"
-        f"tokenizer: {engine_dir.as_posix()}/tokenizer\n"
-        f"{llm_yaml}"
-        "triton_config:\n"
-        "  max_batch_size: 0\n"
-        f"  decoupled: {text_of(options.decoupled)}\n"
-        f"  cancellation_check_period_ms: {options.cancellation_check_period_ms}\n"
-        f"  exclude_input_from_output: {text_of(options.exclude_input_in_output)}\n"
-    )
+    """model.yaml: the model, the LLM API's arguments, and what Triton is told.
+
+    Raises:
+        InputRefused: `llm_yaml` is no table.
+    """
+    from tpforge.yaml_text import leading_comment, parse_table, to_yaml
+
+    values = {
+        "model": f"{engine_dir.as_posix()}/model",
+        "tokenizer": f"{engine_dir.as_posix()}/tokenizer",
+        **parse_table(llm_yaml, where=engine_dir / "llm.yaml"),
+        "triton_config": {
+            "max_batch_size": 0,
+            "decoupled": options.decoupled,
+            "cancellation_check_period_ms": options.cancellation_check_period_ms,
+            "exclude_input_from_output": options.exclude_input_in_output,
+        },
+    }
+    return to_yaml(values, comment=leading_comment(llm_yaml))
 
 
 def refuse_engine(engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:

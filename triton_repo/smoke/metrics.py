@@ -5,14 +5,13 @@ It reads one number of one family; it keeps no history.
 
 from __future__ import annotations
 
-import re
-import urllib.error
-import urllib.request
+from collections.abc import Iterable
 
 from tpforge.errors import EnvironmentUnusable
+from tpforge.measure.metric_samples import MetricSample
+from triton_repo.client.metrics import fetch_metrics, parse_metrics
 
 FAMILY = "nv_trt_llm_request_metrics"
-_SAMPLE = re.compile(rf"^{FAMILY}\{{([^}}]*)\}}\s+(\S+)", re.MULTILINE)
 
 
 class ActiveRequests:
@@ -26,18 +25,20 @@ class ActiveRequests:
         """Requests active now; None when the server has no such metric.
 
         Raises:
-            EnvironmentUnusable: nothing answers at the URL.
+            EnvironmentUnusable: nothing answers at the URL, or not with metrics.
         """
-        # No proxy: the metrics port is the server's own.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(self.url, timeout=self._deadline_s) as answer:
-                return parse_active(answer.read().decode("utf-8", errors="replace"))
-        except (urllib.error.URLError, OSError) as error:
+            text = fetch_metrics(self.url, timeout_s=self._deadline_s)
+        except OSError as error:
             raise EnvironmentUnusable(f"{self.url}: no metrics there: {error}") from error
+        return count_active(parse_metrics(text, source=self.url))
 
 
-def parse_active(text: str) -> int | None:
-    """The number of active requests in Prometheus text; None when it is not there."""
-    counts = [float(value) for labels, value in _SAMPLE.findall(text) if 'request_type="active"' in labels]
+def count_active(samples: Iterable[MetricSample]) -> int | None:
+    """The number of active requests over all models; None when the metric is not there."""
+    counts = [
+        sample.value
+        for sample in samples
+        if sample.name == FAMILY and sample.labels.get("request_type") == "active"
+    ]
     return int(sum(counts)) if counts else None

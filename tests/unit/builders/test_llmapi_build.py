@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from builders.llmapi import LlmTarget, nest, plan_llm, yaml_text
+from builders.llmapi import LlmTarget, nest, plan_llm
 from engines.store import check_files, read_manifest
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
@@ -65,21 +65,6 @@ def test_speculation_of_the_other_backend_is_no_choice() -> None:
         plan({"speculative_config.decoding_type": "Medusa"})
 
 
-def test_yaml_of_every_kind_of_value_reads_back_as_it_was() -> None:
-    values = {
-        "a": True,
-        "b": None,
-        "c": {"d": {"e": 1.5, "f": "no"}, "g": [1, 2]},
-        "h": "text: with # signs",
-        "i": "plain",
-        "j": "1.0",
-        "k": [],
-        "l": {},
-        "m": "",
-    }
-    assert yaml.safe_load(yaml_text(values)) == values
-
-
 def test_dotted_names_become_levels() -> None:
     assert nest({"a.b": 1, "a.c": 2, "d": 3}) == {"a": {"b": 1, "c": 2}, "d": 3}
 
@@ -111,6 +96,27 @@ def test_an_engine_folder_holds_the_model_llm_yaml_and_the_tokenizer(model: Path
     assert "model/pytorch_model.bin" not in names
     weights = next((model).glob("*.safetensors"))
     assert (out / "model" / weights.name).stat().st_ino == weights.stat().st_ino
+
+
+def test_a_small_number_and_a_path_with_a_sign_reach_the_llm_api_as_they_are(tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "a #b: 'c'")
+    out, draft = tmp_path / "an #engine", str(tmp_path / "draft #1")
+    given = {
+        "kv_cache_config.free_gpu_memory_fraction": 1e-05,
+        "speculative_config.decoding_type": "DraftTarget",
+        "speculative_config.max_draft_len": 4,
+        "speculative_config.speculative_model_dir": draft,
+    }
+    words = [word for name, value in given.items() for word in ("--llm-arg", f"{name}={value}")]
+    assert build(model, out, "--sm", "90", *words) == 0
+    found = yaml.safe_load((out / "llm.yaml").read_text(encoding="utf-8"))
+    assert found["kv_cache_config"]["free_gpu_memory_fraction"] == 1e-05
+    assert found["speculative_config"]["speculative_model_dir"] == draft
+    assert main(["render", str(out), "--out", str(tmp_path / "repository"), "--front", "llmapi"]) == 0
+    rendered = tmp_path / "repository" / "tensorrt_llm" / "1" / "model.yaml"
+    served = yaml.safe_load(rendered.read_text(encoding="utf-8"))
+    assert (served["model"], served["tokenizer"]) == (f"{out}/model", f"{out}/tokenizer")
+    assert {key: served[key] for key in found} == found
 
 
 def test_an_engine_without_rank_files_is_not_proven_but_its_files_are(

@@ -196,6 +196,16 @@ def test_the_command_writes_a_recipe_that_is_a_recipe(
     assert main(["migrate", str(tmp_path), *options]) == 4
 
 
+@pytest.mark.parametrize("model", ["/models/a #b", 'a "b" \\\\ c', "/models/\U0001f600", "a\x7f\tb"])
+def test_any_name_of_a_model_comes_back_from_the_recipe(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(UPSTREAM))
+    assert main(["migrate", str(tmp_path), "--model", model, "--sm", "90", "--json"]) == 0
+    found = tomllib.loads(json.loads(capsys.readouterr().out)["recipe"])
+    assert (found["model"], found["tp"], found["repository"]) == (model, 4, {"front": "inflight"})
+
+
 def test_a_build_config_alone_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "build_config.json"
     file.write_text(json.dumps({"max_batch_size": 4, "max_seq_len": 2048, "plugin_config": {}}))

@@ -83,6 +83,19 @@ def test_a_directory_with_nothing_but_a_config_can_be_planned(
     assert "on 1 x L40S" in capsys.readouterr().out
 
 
+def test_the_recipe_names_a_model_in_any_folder(tmp_path: Path) -> None:
+    from tpforge.plan.known import find_known
+
+    known = find_known("qwen3-8b")
+    assert known is not None
+    folder = tmp_path / 'a "b" # \x7f\t\U0001f600'
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(known.config))
+    file = tmp_path / "recipe.toml"
+    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file)]) == 0
+    assert parse_recipe(file.read_text(encoding="utf-8"), path=file).model == str(folder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [

@@ -16,12 +16,12 @@ from tpforge import __version__
 from tpforge.errors import UsageError
 from tpforge.recipe import ServeRecipe
 from tpforge.records import Record
+from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import PULL_S, Deployment
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.objects import PROBE_S, Object
 from triton_repo.deploy.kubernetes.watching import watching
-from triton_repo.deploy.yaml_text import to_yaml
 from triton_repo.monitoring.dashboard import dashboard_json
 
 _RELEASE = "RELEASENAME"

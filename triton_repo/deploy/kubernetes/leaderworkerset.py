@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from tpforge.errors import UsageError
+from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import Deployment
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.objects import CONFIG, Object
 from triton_repo.deploy.shell import join_lines
-from triton_repo.deploy.yaml_text import to_documents, to_yaml
 
 _TOOLS = "/opt/tools"
 _WAIT = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]

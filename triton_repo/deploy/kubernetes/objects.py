@@ -11,10 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tpforge.errors import UsageError
+from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import HOME, STORE, Deployment
 from triton_repo.deploy.kubernetes.watching import ADAPTER, watching
-from triton_repo.deploy.yaml_text import to_documents, to_yaml
 from triton_repo.monitoring.dashboard import dashboard_json
 
 CONFIG = PurePosixPath("/etc/tpforge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from scripts.main import main
 from tests.support.measured import sample
 from tests.support.runs import GIB, level_of, run_of
+from tpforge.measure import symptoms
 from tpforge.measure.diagnosis import (
     LOOKED_FOR,
     TITLES,
@@ -23,7 +25,11 @@ from tpforge.measure.diagnosis import (
     summarize,
 )
 from tpforge.measure.run import GpuTelemetry, Level, Run, SeriesSummary, Telemetry, write_run
-from tpforge.measure.symptoms import diagnose_metrics, diagnose_run, parse_metrics
+from tpforge.measure.symptoms import diagnose_metrics
+from triton_repo.client.metrics import parse_metrics, read_series
+
+diagnose_run = partial(symptoms.diagnose_run, read_series=read_series)
+metric_samples = partial(parse_metrics, source="s")
 
 LINES = {
     "out_of_memory": [
@@ -129,18 +135,18 @@ nv_trt_llm_request_metrics{request_type="waiting",model="m"} 12
 nv_inference_queue_duration_us{model="m"} 800
 nv_inference_request_duration_us{model="m"} 1000
 """
-    found = diagnose_metrics(parse_metrics(text), name="s")
+    found = diagnose_metrics(metric_samples(text), name="s")
     assert modes(found) == ["latency_spikes"] * 4
     causes = " ".join(item.cause for item in found)
     for words in ("99% full", "3 requests were paused", "12 requests wait", "80% of their time"):
         assert words in causes
     calm = re.sub(r"} (990|3|12|800)\n", "} 0\n", text)
-    assert diagnose_metrics(parse_metrics(calm), name="s") == []
+    assert diagnose_metrics(metric_samples(calm), name="s") == []
 
 
 def test_metrics_of_trtllm_serve_are_read_too() -> None:
     found = diagnose_metrics(
-        parse_metrics("trtllm_kv_cache_utilization 0.97\ntrtllm_num_requests_waiting 4\n"), name="s"
+        metric_samples("trtllm_kv_cache_utilization 0.97\ntrtllm_num_requests_waiting 4\n"), name="s"
     )
     assert modes(found) == ["latency_spikes", "latency_spikes"]
 
@@ -154,9 +160,27 @@ def test_gpus_that_differ_are_uneven_and_idle_ones_take_no_part() -> None:
             'nv_gpu_memory_total_bytes{gpu_uuid="a"} 80e9\n'
         )
 
-    assert modes(diagnose_metrics(parse_metrics(text(0.5)), name="s")) == ["uneven_gpus", "out_of_memory"]
-    assert modes(diagnose_metrics(parse_metrics(text(0.9)), name="s")) == ["out_of_memory"]
-    assert modes(diagnose_metrics(parse_metrics(text(0.0)), name="s")) == ["out_of_memory"]
+    assert modes(diagnose_metrics(metric_samples(text(0.5)), name="s")) == ["uneven_gpus", "out_of_memory"]
+    assert modes(diagnose_metrics(metric_samples(text(0.9)), name="s")) == ["out_of_memory"]
+    assert modes(diagnose_metrics(metric_samples(text(0.0)), name="s")) == ["out_of_memory"]
+
+
+AWKWARD = 'm}x\\",request_type=\\"waiting'
+"""A value of a label that a brace and quotes would break for a reader that knows no quoting."""
+
+
+def test_a_label_with_a_brace_and_quotes_neither_hides_nor_forges_a_sample() -> None:
+    text = (
+        f'nv_trt_llm_request_metrics{{model="{AWKWARD}",request_type="active"}} 9\n'
+        'nv_trt_llm_kv_cache_block_metrics{model="a}b",kv_cache_block_type="used"} 99\n'
+        'nv_trt_llm_kv_cache_block_metrics{model="a}b",kv_cache_block_type="max"} 100\n'
+    )
+    (found,) = diagnose_metrics(metric_samples(text), name="s")
+    assert "99% full" in found.cause
+    of_a_run = {sample.key: series(0, sample.value) for sample in metric_samples(text)}
+    level, _ = level_of([[0.1] * 4, [0.1] * 4])
+    run = run_of("r", [level.model_copy(update={"telemetry": Telemetry(server=of_a_run)})])
+    assert [item.cause for item in diagnose_run(run, [])] == [found.cause]
 
 
 def series(least: float, most: float, unit: str = "%") -> SeriesSummary:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from triton_repo.deploy.yaml_text import to_yaml
+from tpforge.yaml_text import to_yaml
 from triton_repo.monitoring.dashboard import dashboard_json
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import ALERTS, RECORDS, rules_yaml

@@ -181,13 +181,45 @@ python_gc_objects 7
 def test_counters_are_increases_gauges_are_values_and_idle_ones_are_left_out() -> None:
     second = FIRST.replace('ensemble",version="1"} 10', 'ensemble",version="1"} 25')
     second = second.replace('"active"} 2', '"active"} 6').replace("_sum 100", "_sum 160")
-    found = summarize_metrics([FIRST, second])
+    found = summarize_metrics([FIRST, second], source="s")
     assert {key: (summary.unit, summary.avg) for key, summary in found.items()} == {
         'nv_inference_count{model="ensemble",version="1"}': ("increase", 15),
         'nv_trt_llm_request_metrics{request_type="active"}': ("count", 4),
         "nv_llm_output_token_len_sum": ("increase", 60),
         "nv_cpu_memory_used_bytes": ("B", 4096),
     }
+
+
+def test_labels_may_hold_braces_quotes_and_line_breaks() -> None:
+    keys = [
+        'nv_inference_count{model="a}b",version="1"}',
+        'nv_inference_count{model="a\\"}\\\\ \\n",version="1"}',
+    ]
+    head = "# TYPE nv_inference_count counter"
+    texts = [f"{head}\n{keys[0]} {first}\n{keys[1]} {second}\n" for first, second in ((1, 20), (4, 29))]
+    found = summarize_metrics(texts, source="s")
+    assert {key: (summary.unit, summary.last) for key, summary in found.items()} == {
+        keys[0]: ("increase", 3),
+        keys[1]: ("increase", 9),
+    }
+
+
+def test_a_quantile_of_a_summary_is_no_counter() -> None:
+    text = '# TYPE nv_x_us summary\nnv_x_us{{quantile="0.5"}} {}\nnv_x_us_count {}\n'
+    found = summarize_metrics([text.format(70, 1), text.format(50, 4)], source="s")
+    assert {key: (summary.unit, summary.avg) for key, summary in found.items()} == {
+        'nv_x_us{quantile="0.5"}': ("us", 60),
+        "nv_x_us_count": ("increase", 3),
+    }
+
+
+def test_an_endpoint_that_answers_something_else_is_named_and_the_load_still_counts() -> None:
+    with metrics_server("<html>not found</html>\n") as url:
+        recorder = Recorder(metrics_url=url, is_local=False, period_s=10)
+        recorder.start()
+        telemetry = recorder.stop()
+    assert telemetry.server == {}
+    assert telemetry.unavailable["server"].startswith(f"{url}: its answer is not Prometheus' text format")
 
 
 def test_counter_that_starts_again_goes_on_counting() -> None:

@@ -21,9 +21,10 @@ from tests.support.servers.fake_server import (
 )
 from tpforge.manifest import GoldenAnswer, Limits, Manifest
 from triton_repo.client.client import ServerUnreachable
+from triton_repo.client.metrics import parse_metrics
 from triton_repo.smoke import CheckResult, SmokeReport, run_smoke, traffic
 from triton_repo.smoke.check import Check, Skipped, Target
-from triton_repo.smoke.metrics import ActiveRequests, parse_active
+from triton_repo.smoke.metrics import ActiveRequests, count_active
 from triton_repo.smoke.runner import all_checks, run_checks
 
 CHECKS = {check.name: check for check in all_checks()}
@@ -287,8 +288,11 @@ def test_active_requests_are_read_from_prometheus_text() -> None:
         'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="waiting",version="1"} 7\n'
         'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="active",version="1"} 3\n'
     )
-    assert parse_active(text) == 3
-    assert parse_active("nv_inference_count 1\n") is None
+    assert count_active(parse_metrics(text, source="s")) == 3
+    assert count_active(parse_metrics(text.replace('="tensorrt_llm"', '="a}b"'), source="s")) == 3
+    forged = text.replace('"waiting"', '"x\\",request_type=\\"active"')
+    assert count_active(parse_metrics(forged, source="s")) == 3
+    assert count_active(parse_metrics("nv_inference_count 1\n", source="s")) is None
 
 
 def test_skip_reason_is_the_result_reason() -> None:
