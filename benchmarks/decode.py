@@ -29,7 +29,8 @@ from engines import reference
 from engines.reference import Event, Sampling, Scheduler
 from engines.store import read_manifest
 from scripts.flows.build import build_engine
-from tpforge.recipe import EngineRecipe, RepositoryOptions
+from tpforge.recipe import EngineRecipe
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
 from triton_repo.render.repository import render
 from triton_repo.serve.local import ServeOptions, Server, serve, stop
@@ -115,7 +116,7 @@ def start(engine: Path, stack: ExitStack, scratch: Path, executor: str) -> Serve
         read_manifest(engine),
         out=scratch / f"{engine.parent.name}-repository",
         runtime_source=Path(reference.__file__).parent,
-        options=RepositoryOptions(executor=executor),
+        options=ReferenceOptions(executor=executor),
     )
     state = scratch / f"{engine.parent.name}-server"
     options = ServeOptions(state_dir=state, ports=Ports.from_base(find_free_base()), detach=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tpforge.atomic import os_errors
 from tpforge.dtypes import DType
@@ -18,13 +18,19 @@ from tpforge.errors import UsageError
 from tpforge.manifest import Limits, Runtime
 from tpforge.model import ModelSpec
 from tpforge.records import Record
+from tpforge.repository_options import (
+    RUNTIMES,
+    ReferenceOptions,
+    RepositoryOptions,
+    Size,
+    Switch,
+    foreign_reason,
+    option_defaults,
+    own_options,
+)
 from tpforge.versions import DEFAULT_RELEASE
 
 DEFAULT_MAX_SEQ_LEN = 2048
-
-Size = Annotated[int, Field(ge=1, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Switch = Annotated[bool, Field(strict=True)]
 
 
 class LimitsRecipe(Record):
@@ -107,38 +113,6 @@ class EngineRecipe(Record):
     pytorch: PytorchRecipe = PytorchRecipe()
 
 
-class RepositoryOptions(Record):
-    """How an engine is served: the options of its Triton model repository and of `tpforge render`.
-
-    `embed_engine` puts the engine inside the repository, which can then be moved; otherwise the
-    repository points at the engine by its absolute path. `max_batch_size` None is the engine's own;
-    `max_queue_size` 0 is unlimited; `num_threads` None is torch's choice. For runtime tensorrt, `parameters`
-    are those of upstream's config.pbtxt files, and `stand_in` serves `tensorrt_llm` by the reference runtime
-    over the same checkpoint, to try the repository where there is no GPU. For runtime
-    pytorch, `front` says whose tensors clients see: upstream's `llmapi`, or those of `inflight_batcher_llm`.
-    """
-
-    embed_engine: Switch = False
-    decoupled: Switch = True
-    executor: Literal["auto", "lockstep", "processes"] = "auto"
-    device: str = "auto"
-    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    num_threads: Size | None = None
-    max_batch_size: Size | None = None
-    max_queue_size: Count = 0
-    preprocessing_instances: Size = 1
-    add_special_tokens: Switch = True
-    skip_special_tokens: Switch = True
-    exclude_input_in_output: Switch = True
-    accumulate_tokens: Switch = False
-    cancellation_check_period_ms: Size = 100
-    stats_check_period_ms: Size = 100
-    max_queue_delay_microseconds: Count = 0
-    stand_in: Switch = False
-    front: Literal["llmapi", "inflight"] = "llmapi"
-    parameters: dict[str, Any] = Field(default_factory=dict)
-
-
 class ServeRecipe(Record):
     """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above.
 
@@ -166,9 +140,24 @@ class SmokeRecipe(Record):
 class Recipe(EngineRecipe):
     """The whole file."""
 
-    repository: RepositoryOptions = RepositoryOptions()
+    repository: RepositoryOptions = ReferenceOptions()
     serve: ServeRecipe = ServeRecipe()
     smoke: SmokeRecipe = SmokeRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repository_of_the_runtime(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """[repository] has the options of the recipe's runtime, which it need not name."""
+        table, runtime = values.get("repository", {}), values.get("runtime", "reference")
+        if not isinstance(table, dict) or runtime not in RUNTIMES or "runtime" in table:
+            return values
+        return {**values, "repository": own_options(table, runtime=runtime)}
+
+    @model_validator(mode="after")
+    def _same_runtime(self) -> Self:
+        if self.repository.runtime != self.runtime:
+            raise ValueError(f"[repository] is of {self.repository.runtime}, the engine of {self.runtime}")
+        return self
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -226,7 +215,15 @@ def _locate(model: str, *, folder: Path) -> str:
 
 
 def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    reason = None
+    if location[:1] == ("repository",) and len(location) > 2 and location[1] in RUNTIMES:
+        reason = foreign_reason(str(location[2]), runtime=location[1])
+        location = (location[0], *location[2:])  # The record of which runtime it was is not in the file.
     name = ".".join(str(part) for part in location)
+    if reason is not None:
+        return f"{name}: {reason}"
+    if not location:
+        return message.removeprefix("Value error, ")
     if kind == "extra_forbidden":
         nearest = _nearest_key(str(location[-1]), table=location[:-1])
         return f"{name}: unknown key" + (f"; did you mean {nearest}?" if nearest else "")
@@ -242,9 +239,10 @@ def _nearest_key(key: str, *, table: tuple[int | str, ...]) -> str | None:
         for name, field in Recipe.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
-    own = tables[str(table[0])] if table else Recipe.model_fields
+    names = {part: list(fields) for part, fields in tables.items()} | {"repository": list(option_defaults())}
+    own = names[str(table[0])] if table else list(Recipe.model_fields)
     if nearest := get_close_matches(key, own, n=1, cutoff=0.5):
         return nearest[0]
-    others = {name: f"[{part}] {name}" for part, fields in tables.items() for name in fields}
+    others = {name: f"[{part}] {name}" for part, fields in names.items() for name in fields}
     nearest = get_close_matches(key, others, n=1, cutoff=0.7)
     return others[nearest[0]] if nearest else None

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
+from scripts.cli.options import repository
 from scripts.cli.options.common import DEBUG, ENGINE, FORCE, JSON, out_option
-from scripts.cli.options.repository import repository_options
 from scripts.cli.output import Output
 
 
 @click.command("render")
 @ENGINE
-@repository_options()
+@repository.repository_options()
 @out_option("Where to write.  [default: repository beside the engine]")
 @FORCE
 @JSON
@@ -26,18 +26,19 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
     preprocessing, tensorrt_llm, postprocessing, ensemble and tensorrt_llm_bls, or tensorrt_llm alone for
     runtime pytorch, and needs nothing else of tpforge. An existing one is replaced only with --force.
     """
-    from scripts.flows import render
+    from engines.store import read_manifest
+    from scripts.flows.render import render_repository
     from tpforge.arguments import parse_pairs
     from tpforge.places import find_engine
-    from tpforge.recipe import RepositoryOptions
+    from tpforge.repository_options import repository_options
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
     if engine is None:
         output.note(f"engine: {places.engine} (the newest)")
-    parameters = parse_pairs(values.pop("parameters"), option="--parameter")
-    options = RepositoryOptions(**values, parameters=parameters)
-    rendered = render.render_repository(places, options, out=out, force=force)
+    values["parameters"] = parse_pairs(values["parameters"], option="--parameter")
+    options = repository_options(values, runtime=read_manifest(places.engine).runtime, spelled=_flag)
+    rendered = render_repository(places, options, out=out, force=force)
     output.result(f"{rendered.path}: {', '.join(rendered.models)}")
     output.record(
         "repository",
@@ -48,3 +49,7 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
             "options": options.model_dump(mode="json"),
         },
     )
+
+
+def _flag(name: str) -> str:
+    return f"--{ {'parameters': 'parameter'}.get(name, name).replace('_', '-') }"

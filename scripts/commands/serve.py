@@ -16,7 +16,8 @@ from tpforge.units import format_seconds
 if TYPE_CHECKING:
     from scripts.flows.launch import Launch
     from tpforge.places import Places
-    from tpforge.recipe import RepositoryOptions, ServeRecipe
+    from tpforge.recipe import ServeRecipe
+    from tpforge.repository_options import TensorrtOptions
     from triton_repo.serve.local import Server
     from triton_repo.serve.security import Security
 
@@ -105,7 +106,7 @@ def _refuse_launched_options(recipe: ServeRecipe, *, dry_run: bool, stand_in: bo
         raise UsageError(f"{names}: for TensorRT-LLM; {by} the reference runtime")
 
 
-def _stand_in(places: Places) -> RepositoryOptions:
+def _stand_in(places: Places) -> TensorrtOptions:
     """The options that the repository was rendered with, but by the reference runtime.
 
     Raises:
@@ -113,13 +114,14 @@ def _stand_in(places: Places) -> RepositoryOptions:
     """
     from engines.store import read_manifest
     from scripts.flows.render import kept_options
-    from tpforge.recipe import RepositoryOptions
+    from tpforge.repository_options import TensorrtOptions
 
-    runtime = read_manifest(places.engine).runtime
-    if runtime != "tensorrt":
+    manifest = read_manifest(places.engine)
+    kept = kept_options(places, manifest)
+    if not isinstance(kept, TensorrtOptions):
+        runtime = manifest.runtime
         raise UsageError(f"--stand-in: is for engines of runtime tensorrt; {places.engine} is of {runtime}")
-    kept = kept_options(places).model_dump()
-    return RepositoryOptions.model_validate({**kept, "stand_in": True})
+    return kept.model_copy(update={"stand_in": True})
 
 
 def _planned(

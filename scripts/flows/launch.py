@@ -16,7 +16,8 @@ from scripts.flows.render import fresh_repository, kept_options
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.places import Places
-from tpforge.recipe import RepositoryOptions, ServeRecipe
+from tpforge.recipe import ServeRecipe
+from tpforge.repository_options import PytorchOptions, RepositoryOptions, TensorrtOptions
 from tpforge.versions import Release, find_release
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def is_launched(places: Places, options: RepositoryOptions | None) -> bool:
     """
     from engines.store import read_manifest
 
-    stand_in = options is not None and options.stand_in
+    stand_in = isinstance(options, TensorrtOptions) and options.stand_in
     return read_manifest(places.engine).runtime != "reference" and not stand_in
 
 
@@ -95,8 +96,8 @@ def plan_launch(
     release = find_release(_release_of(manifest))
     container = recipe.container if recipe.container != "auto" else _container(release)
     _refuse_mode(manifest, recipe)
-    chosen = options or kept_options(places)
-    num_instances = str(chosen.parameters.get("gpu_device_ids", "")).count(";") + 1
+    chosen = options or kept_options(places, manifest)
+    num_instances = _device_ids(chosen).count(";") + 1
     devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size * num_instances)
     repository = fresh_repository(places, options)[0] if render else places.repository
     host = find_host()
@@ -271,7 +272,7 @@ def _repository_problems(repository: Path, manifest: Manifest, options: Reposito
 
     if not repository.is_dir():
         return []
-    if manifest.runtime == "pytorch" and options.front == "llmapi":
+    if isinstance(options, PytorchOptions) and options.front == "llmapi":
         found = check_llm_repository(repository)
     else:
         found = check_repository(repository, runtime="front" if manifest.runtime == "pytorch" else "tensorrt")
@@ -280,7 +281,7 @@ def _repository_problems(repository: Path, manifest: Manifest, options: Reposito
 
 def _instance_problems(options: RepositoryOptions, devices: tuple[int, ...]) -> list[str]:
     """The launch numbers its GPUs anew, from 0, whatever their numbers on the host are."""
-    text = str(options.parameters.get("gpu_device_ids", ""))
+    text = _device_ids(options)
     ids = {int(word) for group in text.split(";") for word in group.split(",") if word.strip().isdigit()}
     if not ids or ids <= set(range(len(devices))):
         return []
@@ -289,6 +290,11 @@ def _instance_problems(options: RepositoryOptions, devices: tuple[int, ...]) -> 
         f"gpu_device_ids {text}: the server sees GPUs 0 to {len(devices) - 1}, this host's {host}; count "
         "from 0, and choose the host's by --devices"
     ]
+
+
+def _device_ids(options: RepositoryOptions) -> str:
+    """The GPUs of each instance, as upstream's parameter has them; only compiled engines have it."""
+    return str(options.parameters.get("gpu_device_ids", "")) if isinstance(options, TensorrtOptions) else ""
 
 
 def _port_problems(recipe: ServeRecipe) -> list[str]:

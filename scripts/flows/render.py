@@ -6,14 +6,20 @@ It prints nothing; `build` makes the engine and `serve` runs the server.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from tpforge.atomic import refuse_existing
+from tpforge.errors import UsageError
 from tpforge.places import Places
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import (
+    PytorchOptions,
+    RepositoryOptions,
+    TensorrtOptions,
+    repository_options,
+)
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
@@ -60,14 +66,14 @@ def _render(
 
     engine = places.engine.resolve()
     runtime_source = Path(reference.__file__).parent
-    if manifest.runtime == "pytorch":
+    if isinstance(options, PytorchOptions):
         from triton_repo.render.front import render_front
         from triton_repo.render.llmapi import render_llmapi
 
         text = (engine / "llm.yaml").read_text(encoding="utf-8")
         render_pytorch = render_front if options.front == "inflight" else render_llmapi
         return render_pytorch(engine, manifest, out=out, options=options, llm_yaml=text, force=force)
-    if manifest.runtime == "tensorrt":
+    if isinstance(options, TensorrtOptions):
         from triton_repo.render.tensorrt import render_tensorrt
 
         return render_tensorrt(
@@ -89,27 +95,28 @@ def fresh_repository(places: Places, options: RepositoryOptions | None = None) -
     """
     from engines.store import read_manifest
 
-    kept = read_stages(places).get(STEP, {})
+    manifest = read_manifest(places.engine)
     if options is None:
-        options = _kept_options(kept)
-    key = _key(places, read_manifest(places.engine), options)
-    if places.repository.is_dir() and kept.get("key") == key:
+        options = kept_options(places, manifest)
+    key = _key(places, manifest, options)
+    if places.repository.is_dir() and repository_key(places) == key:
         return places.repository, False
     render_repository(places, options, force=True)
     return places.repository, True
 
 
-def kept_options(places: Places) -> RepositoryOptions:
-    """The options that the repository beside an engine was rendered with, or the defaults."""
-    return _kept_options(read_stages(places).get(STEP, {}))
+def kept_options(places: Places, manifest: Manifest) -> RepositoryOptions:
+    """The options that the repository beside an engine was rendered with.
 
-
-def _kept_options(kept: dict[str, Any]) -> RepositoryOptions:
-    """The options of the last rendering; the defaults when another version of tpforge wrote them."""
+    The defaults, when it was not rendered here, or of another runtime or by another version of tpforge.
+    """
+    kept = read_stages(places).get(STEP, {}).get("options", {})
+    if not isinstance(kept, dict):
+        kept = {}
     try:
-        return RepositoryOptions.model_validate(kept.get("options", {}))
-    except ValidationError:
-        return RepositoryOptions()
+        return repository_options(kept, runtime=manifest.runtime)
+    except (UsageError, ValidationError):
+        return repository_options({}, runtime=manifest.runtime)
 
 
 def repository_key(places: Places) -> str | None:

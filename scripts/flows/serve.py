@@ -13,7 +13,8 @@ from engines.chat import chat_prompt
 from scripts.flows.render import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.places import OUT, Places, find_engine
-from tpforge.recipe import RepositoryOptions, ServeRecipe
+from tpforge.recipe import ServeRecipe
+from tpforge.repository_options import RepositoryOptions
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Answer

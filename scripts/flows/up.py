@@ -22,6 +22,7 @@ from tpforge.errors import VerificationFailed
 from tpforge.manifest import Manifest, Parity
 from tpforge.places import Places
 from tpforge.recipe import Recipe
+from tpforge.repository_options import PytorchOptions
 from tpforge.units import format_bytes, format_seconds
 from triton_repo.smoke.report import line_of, refuse_failed, summary
 
@@ -136,7 +137,8 @@ class Run:
             VerificationFailed: a check failed.
         """
         with self.stage("smoke") as stage:
-            if self.recipe.runtime == "pytorch" and self.recipe.repository.front == "llmapi":
+            options = self.recipe.repository
+            if isinstance(options, PytorchOptions) and options.front == "llmapi":
                 stage.skipped = True
                 stage.result = 'its checks need front = "inflight"; the server generated a token'
                 return

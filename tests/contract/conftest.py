@@ -16,7 +16,7 @@ import engines.reference
 from tests.contract.fake_triton import Server, model_config
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
 
 RUNTIME = Path(engines.reference.__file__).parent
@@ -35,7 +35,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 @pytest.fixture
 def render_tiny(engine: Engine, tmp_path: Path) -> Render:
     def render_with(**options: Any) -> Path:
-        chosen = RepositoryOptions(
+        chosen = ReferenceOptions(
             **{"num_threads": 1, "cancellation_check_period_ms": 5, "stats_check_period_ms": 1, **options}
         )
         folder, manifest = engine

@@ -21,7 +21,7 @@ from tests.contract.conftest import RUNTIME, loaded
 from tests.contract.fake_triton import Request
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import LlmApi
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import PytorchOptions, ReferenceOptions
 from triton_repo.render.front import render_front
 from triton_repo.render.repository import TEMPLATES, render
 
@@ -117,10 +117,11 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (engine / "model").symlink_to(source)
     (engine / "llm.yaml").write_text("backend: pytorch\nmax_batch_size: 4\n")
     llm = manifest.model_copy(update={"runtime": "pytorch", "llm_api": LlmApi(trtllm="1.2.1", arguments={})})
-    options = RepositoryOptions(cancellation_check_period_ms=5, stats_check_period_ms=1, num_threads=1)
+    often: dict[str, Any] = {"cancellation_check_period_ms": 5, "stats_check_period_ms": 1}
     text = (engine / "llm.yaml").read_text()
-    front = render_front(engine, llm, out=folder / "front", options=options, llm_yaml=text)
-    own = render(engine, manifest, out=folder / "own", runtime_source=RUNTIME, options=options)
+    front = render_front(engine, llm, out=folder / "front", options=PytorchOptions(**often), llm_yaml=text)
+    own_options = ReferenceOptions(**often, num_threads=1)
+    own = render(engine, manifest, out=folder / "own", runtime_source=RUNTIME, options=own_options)
     StandInLlm.engine = engine
     return own.path, front.path
 
@@ -209,7 +210,7 @@ def test_an_answer_ends_before_any_of_the_models_end_tokens(
     tmp_path: Path, stand_in: None, monkeypatch: pytest.MonkeyPatch, stream: bool, words: dict[str, Any]
 ) -> None:
     engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
-    options = RepositoryOptions(num_threads=1)
+    options = PytorchOptions()
     (engine / "model").symlink_to(source)
     (engine / "llm.yaml").write_text("backend: pytorch\nmax_batch_size: 4\n")
     llm = manifest.model_copy(update={"runtime": "pytorch", "llm_api": LlmApi(trtllm="1.2.1", arguments={})})

@@ -14,7 +14,7 @@ from tests.contract.fake_triton import Request, Sent, Server, wait_until
 from tests.contract.test_generation import active
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import EngineBuild
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import TensorrtOptions
 from triton_repo.render.tensorrt import render_tensorrt
 
 PROMPTS = ("the capital of France", "日本語 🎉 café", " two  spaces", "x")
@@ -64,7 +64,7 @@ def test_compiled_engines_are_told_of_one_end_token_and_stop_at_the_others(tmp_p
     engine, manifest, _ = write_tiny_engine(tmp_path, config_extra={"eos_token_id": [258, 256, 97]})
     build = EngineBuild(trtllm="1.2.1", tensorrt="10", cuda="13", arguments={}, command=("x",))
     manifest = manifest.model_copy(update={"runtime": "tensorrt", "engine_build": build})
-    options = RepositoryOptions(stand_in=True)
+    options = TensorrtOptions(stand_in=True)
     repository = render_tensorrt(
         engine, manifest, out=tmp_path / "repository", runtime_source=RUNTIME, options=options
     ).path

@@ -15,7 +15,7 @@ from engines.parity import measure_parity
 from engines.store import write_manifest
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Limits, Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
 from triton_repo.serve.local import ServeOptions, Server, serve, stop
 from triton_repo.serve.ports import Ports, find_free_base
@@ -62,7 +62,7 @@ def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 @contextmanager
-def served(engine: Engine, folder: Path, options: RepositoryOptions) -> Iterator[Serving]:
+def served(engine: Engine, folder: Path, options: ReferenceOptions) -> Iterator[Serving]:
     """Render and serve an engine; everything is stopped at the end."""
     rendered = render(
         engine.folder,
@@ -83,7 +83,7 @@ def served(engine: Engine, folder: Path, options: RepositoryOptions) -> Iterator
 @pytest.fixture(scope="session")
 def lockstep(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """All ranks in one process, one thread."""
-    options = RepositoryOptions(executor="lockstep", num_threads=1)
+    options = ReferenceOptions(executor="lockstep", num_threads=1)
     with served(tiny_engine, tmp_path_factory.mktemp("lockstep"), options) as serving:
         yield serving
 
@@ -91,6 +91,6 @@ def lockstep(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def processes_server(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A process a rank."""
-    options = RepositoryOptions(executor="processes", num_threads=1)
+    options = ReferenceOptions(executor="processes", num_threads=1)
     with served(tiny_engine, tmp_path_factory.mktemp("processes"), options) as serving:
         yield serving

@@ -29,7 +29,7 @@ from tests.support.servers.standin_trtllm_build import write_standin
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import TensorrtOptions
 from triton_repo.client.client import Client, RequestRefused, Tls
 from triton_repo.render.tensorrt import render_tensorrt
 from triton_repo.serve.processes import marked
@@ -63,7 +63,7 @@ def calls(tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         manifest,
         out=tmp_path / "stand-in",
         runtime_source=Path(reference.__file__).parent,
-        options=RepositoryOptions(stand_in=True, num_threads=1),
+        options=TensorrtOptions(stand_in=True, num_threads=1),
     )
     calls = write_docker(tmp_path / "docker", repository=stand_in.path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'docker' / 'bin'}{os.pathsep}{os.environ['PATH']}")

@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import Engine, Serving, free_ports, quiet, served
 from tests.e2e.echo import write_echo
 from tpforge.errors import EnvironmentUnusable, RegressionFound, TpforgeError, VerificationFailed
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
 from triton_repo.promote.promotion import Backend, PromoteOptions, RouterSwitch, promote
 from triton_repo.promote.router import Route, Router
@@ -128,7 +128,7 @@ def test_a_candidate_that_dies_after_the_shift_is_left_again(
     switch = RouterSwitch(router, "127.0.0.1", free_ports().grpc)
     switch.shift(blue)
     said: list[str] = []
-    with served(tiny_engine, tmp_path, RepositoryOptions(executor="lockstep", num_threads=1)) as serving:
+    with served(tiny_engine, tmp_path, ReferenceOptions(executor="lockstep", num_threads=1)) as serving:
         green = backend("green", serving)
 
         def progress(message: str) -> None:

@@ -15,7 +15,7 @@ from tests.e2e.conftest import Engine, Serving, quiet, served
 from tests.support.deployments import deployment_of
 from tests.support.servers.standin_kubectl import Cluster, write_kubectl
 from tpforge.errors import EnvironmentUnusable, RegressionFound, VerificationFailed
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.promote.cluster import Releases, promote_release
 from triton_repo.promote.kubectl import INSTANCE, Kubectl
@@ -75,7 +75,7 @@ def test_the_selector_goes_back_when_the_candidate_dies_after_the_shift(
     cluster: Cluster, lockstep: Serving, tiny_engine: Engine, tmp_path: Path
 ) -> None:
     selectors: list[str] = []
-    options = RepositoryOptions(executor="lockstep", num_threads=1)
+    options = ReferenceOptions(executor="lockstep", num_threads=1)
     with served(tiny_engine, tmp_path / "green", options) as green:
         install(cluster, blue=lockstep.server.grpc_url, green=green.server.grpc_url)
 

@@ -22,7 +22,7 @@ from tpforge.measure.decision import Request
 from tpforge.measure.engine_facts import engine_facts
 from tpforge.measure.found_runs import FoundRun
 from tpforge.places import Places
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
 from triton_repo.promote.promotion import ROUTER_FOLDER
 from triton_repo.promote.router import Router
@@ -46,7 +46,7 @@ def installed(name: str, engine: Engine, security: Security) -> Iterator[Server]
         manifest,
         out=places.repository,
         runtime_source=Path(reference.__file__).parent,
-        options=RepositoryOptions(executor="lockstep", num_threads=1),
+        options=ReferenceOptions(executor="lockstep", num_threads=1),
         force=False,
     )
     options = ServeOptions(

@@ -16,7 +16,7 @@ import pytest
 from engines import reference
 from tests.e2e.conftest import Engine, free_ports, quiet
 from tpforge.manifest import EngineBuild, LlmApi
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import PytorchOptions, TensorrtOptions
 from triton_repo.client.client import Client
 from triton_repo.render.front import render_front
 from triton_repo.render.tensorrt import render_tensorrt
@@ -54,7 +54,7 @@ def test_the_repository_of_compiled_engines_answers_with_the_reference_runtime_i
 ) -> None:
     build = EngineBuild(trtllm="1.2.1", tensorrt="10.14.1.48", cuda="13.1.0", arguments={}, command=("x",))
     manifest = tiny_engine.manifest.model_copy(update={"runtime": "tensorrt", "engine_build": build})
-    options = RepositoryOptions(stand_in=True, num_threads=1)
+    options = TensorrtOptions(stand_in=True, num_threads=1)
     rendered = render_tensorrt(
         tiny_engine.folder, manifest, out=tmp_path / "repository", runtime_source=RUNTIME, options=options
     )
@@ -74,7 +74,7 @@ def test_the_front_over_the_llm_api_answers_with_a_stand_in_for_the_llm_api(
     manifest = tiny_engine.manifest.model_copy(update={"runtime": "pytorch", "llm_api": api})
     text = (engine / "llm.yaml").read_text()
     out = tmp_path / "repository"
-    render_front(engine, manifest, out=out, options=RepositoryOptions(), llm_yaml=text)
+    render_front(engine, manifest, out=out, options=PytorchOptions(), llm_yaml=text)
     version = out / "tensorrt_llm" / "1"
     shutil.copyfile(STAND_IN, version / "tensorrt_llm.py")
     shutil.copytree(RUNTIME, version / "reference", ignore=shutil.ignore_patterns("__pycache__"))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import Engine, Serving, served
 from tpforge.errors import TpforgeError
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
 from triton_repo.serve.local import status
 from triton_repo.serve.processes import stubs_of
@@ -133,7 +133,7 @@ def test_killed_model_process_fails_requests_and_the_next_is_answered(lockstep: 
 def test_deployment_that_is_not_decoupled_answers_whole_and_refuses_to_stream(
     tiny_engine: Engine, tmp_path: Path
 ) -> None:
-    options = RepositoryOptions(executor="lockstep", num_threads=1, decoupled=False)
+    options = ReferenceOptions(executor="lockstep", num_threads=1, decoupled=False)
     golden = tiny_engine.manifest.golden[0]
     with served(tiny_engine, tmp_path, options) as serving, Client(serving.server.grpc_url) as client:
         for model in ("ensemble", "tensorrt_llm_bls"):

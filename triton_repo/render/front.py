@@ -13,7 +13,7 @@ from typing import Any
 from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import PytorchOptions
 from triton_repo.render.check import FRONT_PARAMETERS, check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.llmapi import CONFIG, model_yaml, refuse_engine
@@ -36,7 +36,7 @@ def render_front(
     manifest: Manifest,
     *,
     out: Path,
-    options: RepositoryOptions,
+    options: PytorchOptions,
     llm_yaml: str,
     force: bool = False,
 ) -> RenderedRepository:
@@ -44,9 +44,9 @@ def render_front(
 
     Raises:
         InputRefused: the engine is not complete, or the rendered repository is not right.
-        UsageError: the engine is of another runtime, or an option is not one of this repository.
+        UsageError: the engine is of another runtime.
     """
-    refuse_engine(engine_dir, manifest, options)
+    refuse_engine(engine_dir, manifest)
     values = _FrontValues(engine_dir.resolve(), manifest, options)
     with atomic_folder(out, force=force) as folder:
         environment = environment_of(TEMPLATES / "reference")

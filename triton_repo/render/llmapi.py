@@ -11,7 +11,7 @@ from pathlib import Path
 from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import PytorchOptions
 from triton_repo.render.check import check_llm_repository
 from triton_repo.render.contract import LLM_MODEL, llm_tensors
 from triton_repo.render.repository import TEMPLATES, RenderedRepository, environment_of, text_of
@@ -25,7 +25,7 @@ def render_llmapi(
     manifest: Manifest,
     *,
     out: Path,
-    options: RepositoryOptions,
+    options: PytorchOptions,
     llm_yaml: str,
     force: bool = False,
 ) -> RenderedRepository:
@@ -35,9 +35,9 @@ def render_llmapi(
 
     Raises:
         InputRefused: the engine is not complete, or the rendered repository is not right.
-        UsageError: the engine is of another runtime, or an option is not one of this repository.
+        UsageError: the engine is of another runtime.
     """
-    refuse_engine(engine_dir, manifest, options)
+    refuse_engine(engine_dir, manifest)
     folder_of_model = engine_dir.resolve()
     with atomic_folder(out, force=force) as folder:
         version = folder / LLM_MODEL / "1"
@@ -52,7 +52,7 @@ def render_llmapi(
     return RenderedRepository(path=out, models=(LLM_MODEL,), files=files)
 
 
-def _config(options: RepositoryOptions) -> str:
+def _config(options: PytorchOptions) -> str:
     """config.pbtxt; decoupled stands here, since Triton ignores model.yaml's without auto-completion."""
     from jinja2 import ChoiceLoader, FileSystemLoader
 
@@ -64,7 +64,7 @@ def _config(options: RepositoryOptions) -> str:
     return environment.get_template(f"{LLM_MODEL}/config.pbtxt.j2").render(values)
 
 
-def model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> str:
+def model_yaml(engine_dir: Path, llm_yaml: str, options: PytorchOptions) -> str:
     """model.yaml: the model, the LLM API's arguments, and what Triton is told.
 
     Raises:
@@ -86,22 +86,15 @@ def model_yaml(engine_dir: Path, llm_yaml: str, options: RepositoryOptions) -> s
     return to_yaml(values, comment=leading_comment(llm_yaml))
 
 
-def refuse_engine(engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
-    """Refuse an engine that is not of runtime pytorch or not complete, and options of other runtimes.
+def refuse_engine(engine_dir: Path, manifest: Manifest) -> None:
+    """Refuse an engine that is not of runtime pytorch, or not complete.
 
     Raises:
         InputRefused: a file of the engine is missing.
-        UsageError: the runtime or an option is another's.
+        UsageError: the engine is of another runtime.
     """
     if manifest.runtime != "pytorch":
         raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected pytorch")
-    for given, option in (
-        (options.embed_engine, "--embed-engine: the LLM API wants the model's absolute path"),
-        (bool(options.parameters), "--parameter: these are parameters of compiled engines"),
-        (options.stand_in, "--stand-in: is for compiled engines"),
-    ):
-        if given:
-            raise UsageError(f"{option}; leave it out for runtime pytorch")
     needed = ("engine.json", "llm.yaml", "model/config.json", "tokenizer/tokenizer.json")
     problems = [f"{name}: missing" for name in needed if not (engine_dir / name).is_file()]
     if problems:

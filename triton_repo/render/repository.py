@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import CommonOptions, ReferenceOptions
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS, ensemble_steps, expected_tensors
 
@@ -43,7 +43,7 @@ def render(
     *,
     out: Path,
     runtime_source: Path,
-    options: RepositoryOptions,
+    options: ReferenceOptions,
     force: bool = False,
 ) -> RenderedRepository:
     """Write the repository of an engine to `out`, whole or not at all.
@@ -53,12 +53,12 @@ def render(
 
     Raises:
         InputRefused: the engine lacks what the repository needs, or `out` exists and `force` is not given.
-        UsageError: the engine is of another runtime, or the options do not fit it.
+        UsageError: the engine is of another runtime, or smaller than the options ask.
     """
     if manifest.runtime != "reference":
         raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected reference")
     _refuse_incomplete(engine_dir)
-    values = Values(engine_dir.resolve(), manifest, options)
+    values = _ReferenceValues(engine_dir.resolve(), manifest, options)
     with atomic_folder(out, force=force) as folder:
         environment = environment_of(TEMPLATES / "reference")
         for model in MODELS:
@@ -77,7 +77,7 @@ def render(
 class Values:
     """What the templates print for each model of an engine."""
 
-    def __init__(self, engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
+    def __init__(self, engine_dir: Path, manifest: Manifest, options: CommonOptions) -> None:
         limit = manifest.limits.max_batch_size
         asked = limit if options.max_batch_size is None else options.max_batch_size
         if not 1 <= asked <= limit:
@@ -113,7 +113,6 @@ class Values:
             "end_id": tokens.end_ids[0] if tokens.end_ids else "",
             "end_ids": self._end_ids,
             "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
-            "num_threads": "" if options.num_threads is None else options.num_threads,
             "tensorrt_llm_model_name": "tensorrt_llm",
         }
         parameters = {}
@@ -128,15 +127,29 @@ class Values:
         return ""
 
     def _engine_path(self, model: str) -> str:
-        """The engine as the model's config names it: absolute, or relative to the model's version folder."""
-        if not self._options.embed_engine:
-            return self._engine_dir.as_posix()
+        """The engine as the model's config names it."""
+        return self._engine_dir.as_posix()
+
+
+class _ReferenceValues(Values):
+    """What the templates print for an engine that may lie inside the repository."""
+
+    def __init__(self, engine_dir: Path, manifest: Manifest, options: ReferenceOptions) -> None:
+        super().__init__(engine_dir, manifest, options)
+        self._is_embedded = options.embed_engine
+
+    def _engine_path(self, model: str) -> str:
+        """Absolute, or relative to the model's version folder."""
+        if not self._is_embedded:
+            return super()._engine_path(model)
         inside = _EMBEDDED_ENGINE
         return inside if model == "tensorrt_llm" else f"../../tensorrt_llm/1/{inside}"
 
 
-def text_of(value: bool | int | str) -> str:
-    """A value as a parameter of config.pbtxt."""
+def text_of(value: bool | int | str | None) -> str:
+    """A value as a parameter of config.pbtxt; nothing is the server's own choice."""
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

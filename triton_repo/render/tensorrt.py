@@ -14,7 +14,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader
 from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import TensorrtOptions
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.parameters import check_parameters, parameter_texts
@@ -37,7 +37,7 @@ def render_tensorrt(
     *,
     out: Path,
     runtime_source: Path,
-    options: RepositoryOptions,
+    options: TensorrtOptions,
     force: bool = False,
 ) -> RenderedRepository:
     """Write the repository of an engine of runtime tensorrt to `out`, whole or not at all.
@@ -46,9 +46,9 @@ def render_tensorrt(
 
     Raises:
         InputRefused: the engine is not complete, or parameters contradict it or each other.
-        UsageError: an option or a parameter is not one of this repository.
+        UsageError: the engine is of another runtime, or a parameter is not one of this repository.
     """
-    _refuse(engine_dir, manifest, options)
+    _refuse(engine_dir, manifest, stand_in=options.stand_in)
     given = check_parameters(options.parameters, manifest)
     values = _TensorrtValues(engine_dir.resolve(), manifest, options, given)
     with atomic_folder(out, force=force) as folder:
@@ -71,10 +71,10 @@ class _TensorrtValues(Values):
     """What the templates print: upstream's parameters, and those of ours that the text models need."""
 
     def __init__(
-        self, engine_dir: Path, manifest: Manifest, options: RepositoryOptions, given: dict[str, Any]
+        self, engine_dir: Path, manifest: Manifest, options: TensorrtOptions, given: dict[str, Any]
     ) -> None:
         super().__init__(engine_dir, manifest, options)
-        self._given = given
+        self._own, self._given = options, given
 
     @property
     def _end_ids(self) -> str:
@@ -85,8 +85,8 @@ class _TensorrtValues(Values):
         devices = self._given.get("gpu_device_ids")
         return {
             **super().context(model),
-            "max_queue_delay_microseconds": self._options.max_queue_delay_microseconds,
-            "max_queue_size": self._options.max_queue_size,
+            "max_queue_delay_microseconds": self._own.max_queue_delay_microseconds,
+            "max_queue_size": self._own.max_queue_size,
             "num_instances": 1 if devices is None else devices.count(";") + 1,
         }
 
@@ -94,10 +94,10 @@ class _TensorrtValues(Values):
         """Upstream's parameters of a model first, then ours."""
         if model == "ensemble":
             return {}
-        own = {} if model == _GENERATOR and not self._options.stand_in else super().parameters(model)
-        if model == _GENERATOR and self._options.stand_in:
+        own = {} if model == _GENERATOR and not self._own.stand_in else super().parameters(model)
+        if model == _GENERATOR and self._own.stand_in:
             return own
-        options = self._options
+        options = self._own
         known = {
             "tokenizer_dir": f"{self._engine_dir.as_posix()}/tokenizer",
             "add_special_tokens": options.add_special_tokens,
@@ -126,17 +126,12 @@ def _write_generator(folder: Path, values: _TensorrtValues) -> None:
     (folder / "config.pbtxt").write_text(template.render(values.context(_GENERATOR)), encoding="utf-8")
 
 
-def _refuse(engine_dir: Path, manifest: Manifest, options: RepositoryOptions) -> None:
+def _refuse(engine_dir: Path, manifest: Manifest, *, stand_in: bool) -> None:
     if manifest.runtime != "tensorrt":
         raise UsageError(f"{engine_dir}: is an engine of runtime {manifest.runtime}; expected tensorrt")
-    if options.embed_engine:
-        raise UsageError(
-            "--embed-engine: the C++ backend wants an absolute gpt_model_path; mount the engine folder where "
-            "it lies, as `tpforge serve --dry-run` does"
-        )
     ranks = [f"engine/rank{rank}.engine" for rank in range(manifest.mapping.world_size)]
     needed = ["engine.json", "tokenizer/tokenizer.json"]
-    needed += ["checkpoint/config.json"] if options.stand_in else ["engine/config.json", *ranks]
+    needed += ["checkpoint/config.json"] if stand_in else ["engine/config.json", *ranks]
     problems = [f"{name}: missing" for name in needed if not (engine_dir / name).is_file()]
     if problems:
         raise InputRefused.listing(f"{engine_dir}: is not a complete engine; build it again:", problems)

@@ -55,27 +55,20 @@ def tensorrt_llm_options() -> Decorator:
     )
 
 
-_OF_RUNTIME = {
-    "optimize_for": "tensorrt",
-    "build_args": "tensorrt",
-    "container": "tensorrt",
-    "image": "tensorrt",
-    "llm_args": "pytorch",
-}
-"""Options of `tensorrt_llm_options` that one runtime alone has."""
-
-
 def refuse_other_runtimes(values: dict[str, Any]) -> None:
     """Options that the runtime would not look at are a mistake; a recipe may hold the tables of both.
 
     Raises:
         UsageError: one is given.
     """
+    from tpforge.recipe import PytorchRecipe, TensorrtRecipe
+
     runtime = values.get("runtime", "reference")
     foreign = [
         f"--{name.replace('_', '-').removesuffix('s')}: is for --runtime {of}, and this is {runtime}"
-        for name, of in _OF_RUNTIME.items()
-        if of != runtime and values.get(name) not in (None, (), "none")
+        for of, table in (("tensorrt", TensorrtRecipe()), ("pytorch", PytorchRecipe()))
+        for name, default in table.model_dump().items()
+        if of != runtime and values.get(name) not in (None, (), default)
     ]
     if foreign:
         raise UsageError("; ".join(foreign))

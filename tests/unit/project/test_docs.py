@@ -12,6 +12,7 @@ from scripts.dev.generate_docs import pages
 from scripts.main import cli
 from tests.support.records import manifest_of
 from tpforge.recipe import Recipe
+from tpforge.repository_options import option_defaults
 from triton_repo.deploy.targets import TARGETS
 
 ROOT = Path(__file__).parents[3]
@@ -63,6 +64,7 @@ def test_the_recipe_page_has_every_key_of_a_recipe_and_no_other() -> None:
             tables[table] |= set(re.findall(r"`(\w+)`", first))
     nested = ("limits", "tensorrt", "pytorch", "repository", "serve", "smoke")
     expected = {name: set(getattr(Recipe(model="m"), name).model_dump()) for name in nested}
+    expected["repository"] = set(option_defaults())
     assert tables == {"": set(Recipe.model_fields) - set(nested), **expected}
 
 

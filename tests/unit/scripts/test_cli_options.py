@@ -9,7 +9,7 @@ import pytest
 from scripts.cli.options.connection import read_connection
 from scripts.commands.render import command
 from tpforge.errors import UsageError
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import option_defaults
 
 
 def test_a_header_may_come_from_a_file_so_that_no_key_is_typed(tmp_path: Path) -> None:
@@ -24,12 +24,12 @@ def test_a_header_may_come_from_a_file_so_that_no_key_is_typed(tmp_path: Path) -
 
 def test_every_flag_of_render_is_a_key_of_the_recipe_and_the_other_way_round() -> None:
     flags = {parameter.name for parameter in command.params}
-    assert flags - {"engine", "out", "force", "as_json", "debug"} == set(RepositoryOptions.model_fields)
+    assert flags - {"engine", "out", "force", "as_json", "debug"} == set(option_defaults())
 
 
 def test_the_flags_of_render_default_to_what_the_recipe_defaults_to() -> None:
     given = command.make_context("render", ["engine"], help_option_names=["-h", "--help"]).params
-    defaults = RepositoryOptions().model_dump()
+    defaults = option_defaults()
     # Pairs on the command line, a table in the recipe: both empty.
     assert (given.pop("parameters"), defaults.pop("parameters")) == ((), {})
     assert {name: given[name] for name in defaults} == defaults

@@ -32,7 +32,8 @@ from tpforge.errors import TpforgeError
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.mapping import Mapping
 from tpforge.places import Places
-from tpforge.recipe import RepositoryOptions, ServeRecipe
+from tpforge.recipe import ServeRecipe
+from tpforge.repository_options import TensorrtOptions
 from tpforge.versions import find_release, release_for
 from triton_repo.render.check import check_repository
 from triton_repo.render.parameters import check_parameters
@@ -126,7 +127,7 @@ def launching(
     def attempt(folder: Path) -> list[str]:
         engine, manifest = compiled(folder)
         write_manifest(engine, manifest)
-        options = RepositoryOptions(parameters=parameters or {})
+        options = TensorrtOptions(parameters=parameters or {})
         with mock.patch("engines.host.find_host", return_value=host_of(gpus=tuple(map(gpu, range(8))))):
             launch = plan_launch(Places(engine), ServeRecipe(**recipe), options=options, render=False)
         return list(launch.misfits)
@@ -138,7 +139,7 @@ def edited(folder: Path) -> list[str]:
     """What a launch says of a repository that was edited after it was rendered."""
     engine, manifest = compiled(folder)
     write_manifest(engine, manifest)
-    options = RepositoryOptions()
+    options = TensorrtOptions()
     rendered = render_tensorrt(
         engine, manifest, out=Places(engine).repository, runtime_source=RUNTIME, options=options
     )
@@ -159,7 +160,7 @@ def rendered(folder: Path, model: str, old: str, new: str) -> list[str]:
     """What is said of a repository after a change of one config.pbtxt."""
     engine, manifest = compiled(folder)
     repository = render_tensorrt(
-        engine, manifest, out=folder / "r", runtime_source=RUNTIME, options=RepositoryOptions()
+        engine, manifest, out=folder / "r", runtime_source=RUNTIME, options=TensorrtOptions()
     ).path
     file = repository / model / "config.pbtxt"
     assert old in file.read_text()

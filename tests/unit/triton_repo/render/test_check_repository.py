@@ -7,7 +7,7 @@ import pytest
 
 import engines.reference
 from tests.support.records import manifest_of
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.check import check_repository
 from triton_repo.render.repository import render
 
@@ -23,7 +23,7 @@ def repository(tmp_path: Path) -> Path:
         manifest_of(),
         out=tmp_path / "repository",
         runtime_source=Path(engines.reference.__file__).parent,
-        options=RepositoryOptions(),
+        options=ReferenceOptions(),
     ).path
 
 

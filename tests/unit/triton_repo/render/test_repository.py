@@ -13,7 +13,7 @@ from tests.contract.fake_triton import model_config
 from tests.support.records import manifest_of, model_of
 from tpforge.errors import InputRefused, UsageError
 from tpforge.model import SpecialTokens
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.repository import RenderedRepository, render
@@ -42,7 +42,7 @@ def rendered(engine: Path, out: Path, *, force: bool = False, **options: Any) ->
         manifest_of(),
         out=out,
         runtime_source=RUNTIME,
-        options=RepositoryOptions(**options),
+        options=ReferenceOptions(**options),
         force=force,
     )
 
@@ -94,7 +94,7 @@ def test_parameters_name_the_engine_and_its_limits(engine: Path, tmp_path: Path)
 def test_an_engine_without_end_tokens_leaves_them_to_the_tokenizer(engine: Path, tmp_path: Path) -> None:
     manifest = manifest_of(model=model_of(special_tokens=SpecialTokens()))
     out = tmp_path / "repository"
-    render(engine, manifest, out=out, runtime_source=RUNTIME, options=RepositoryOptions())
+    render(engine, manifest, out=out, runtime_source=RUNTIME, options=ReferenceOptions())
 
     found = parameters(out, "preprocessing")
     assert (found["end_id"], found["pad_id"]) == ("", "")
@@ -181,7 +181,7 @@ def test_an_engine_of_another_runtime_is_refused(engine: Path, tmp_path: Path) -
             manifest_of(runtime="tensorrt"),
             out=tmp_path / "repository",
             runtime_source=RUNTIME,
-            options=RepositoryOptions(),
+            options=ReferenceOptions(),
         )
 
 
@@ -203,7 +203,7 @@ def test_an_existing_repository_is_replaced_only_by_force(engine: Path, tmp_path
 )
 def test_a_count_below_one_is_no_option(option: str) -> None:
     with pytest.raises(ValidationError, match=option):
-        RepositoryOptions(**{option: 0})
+        ReferenceOptions(**{option: 0})
 
 
 def test_the_published_contract_is_what_is_rendered(engine: Path, tmp_path: Path) -> None:

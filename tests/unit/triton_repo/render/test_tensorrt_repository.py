@@ -24,7 +24,7 @@ from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import EngineBuild, Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import TensorrtOptions
 from triton_repo.render.parameters import parameter_tables, settable
 from triton_repo.render.tensorrt import render_tensorrt
 
@@ -45,7 +45,7 @@ def engine(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 def render(engine: tuple[Path, Manifest], out: Path, **options: Any) -> Path:
-    chosen = RepositoryOptions(**options)
+    chosen = TensorrtOptions(**options)
     return render_tensorrt(*engine, out=out, runtime_source=RUNTIME, options=chosen).path
 
 
