@@ -15,7 +15,6 @@ TORCH_DTYPES = {
     DType.FLOAT16: torch.float16,
     DType.BFLOAT16: torch.bfloat16,
 }
-DTYPES = {torch_dtype: dtype for dtype, torch_dtype in TORCH_DTYPES.items()}
 
 
 def cast(tensor: torch.Tensor, dtype: DType, *, name: str) -> torch.Tensor:

@@ -16,7 +16,6 @@ from builders.tensorrt.log import BuildLog, LogReader
 from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused
 
-LOG_NAME = "build.log"
 _TAIL = 400
 """Lines that are searched for the cause of a failure."""
 _PROGRAMS = {"host": PROGRAM, "docker": "docker", "podman": "podman", "slurm": "srun"}

@@ -16,9 +16,10 @@ from scripts.reports.columns import table
 
 if TYPE_CHECKING:
     from scripts.flows.bench import Bench, BenchOptions
-    from scripts.flows.sweep import Measured, Sweep
+    from scripts.flows.sweep import Measured
     from tpforge.measure.run import Level
     from tpforge.measure.samples import MetricSummary
+    from tpforge.sweep import Sweep
     from triton_repo.load.measuring import Progress
 
 _BAR_WIDTH = 20

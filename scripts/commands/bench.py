@@ -144,7 +144,8 @@ def _run_sweep(
     output: Output, path: Path, options: BenchOptions, *, meter: OnProgress, words: tuple[str, ...]
 ) -> None:
     from scripts.cli.show_bench import print_point, print_sweep
-    from scripts.flows.sweep import read_sweep, refuse_failed, run_sweep
+    from scripts.flows.sweep import Telling, refuse_failed, run_sweep
+    from tpforge.sweep import read_sweep
 
     sweep = read_sweep(path)
     output.note(f"{len(sweep.points)} points, listed in {sweep.summary}")
@@ -152,10 +153,12 @@ def _run_sweep(
         sweep,
         options,
         command=(*words, "--sweep", str(path)),
-        progress=output.progress,
-        on_progress=meter,
-        note=output.note,
-        on_point=lambda item: print_point(output, item),
+        telling=Telling(
+            progress=output.progress,
+            note=output.note,
+            on_point=lambda item: print_point(output, item),
+            on_progress=meter,
+        ),
     )
     print_sweep(output, sweep, done)
     refuse_failed(done)

@@ -25,27 +25,22 @@ def command(trtllm: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from engines.host import container_problem, find_host
-    from scripts.flows.doctor import diagnose_host
-    from tpforge.versions import DEFAULT_RELEASE, find_release
+    from scripts.flows.doctor import look_at_host
 
     output = Output(as_json=as_json)
-    release = find_release(trtllm or DEFAULT_RELEASE)
-    host = find_host()
-    engines = [name for name, _ in host.programs if name in ("docker", "podman")]
-    silent = {name: problem for name in engines if (problem := container_problem(name))}
-    diagnosis = diagnose_host(host, release=release, silent=silent)
-    rows = [(one.verdict, one.part, one.found, one.advice) for one in diagnosis.findings]
+    found = look_at_host(trtllm)
+    verdicts = found.verdicts
+    rows = [(one.verdict, one.part, one.found, one.advice) for one in verdicts.findings]
     output.result(table(rows, header=("", "part", "found", "what to do")))
     output.result("\nworks here:")
-    for line in diagnosis.works:
+    for line in verdicts.works:
         output.result(f"  {line}")
     output.record(
         "doctor",
         {
-            "release": release.trtllm,
-            "findings": [asdict(one) for one in diagnosis.findings],
-            "works": list(diagnosis.works),
-            "host": asdict(host),
+            "release": found.release.trtllm,
+            "findings": [asdict(one) for one in verdicts.findings],
+            "works": list(verdicts.works),
+            "host": asdict(found.host),
         },
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,16 +71,10 @@ def command(
     target: str | None,
     baseline: str | None,
     run_name: str | None,
-    prompts: str,
-    text: Path | None,
-    chat: bool,
     tasks: str | None,
-    tasks_folder: Path | None,
-    limit: int | None,
-    max_drop: float | None,
-    min_agreement: float | None,
     out: Path | None,
     as_json: bool,
+    **values: Any,
 ) -> None:
     """Measure the quality of answers, and compare it with a baseline.
 
@@ -89,34 +83,29 @@ def command(
     structured output and for texts that a right answer holds, and compared with those of the baseline. Exit
     status 7 when quality has fallen by more than a limit.
     """
-    from scripts.flows import evaluate
+    from scripts.flows.evaluate import Options, evaluate, evaluated_engine
+    from tpforge.measure.evaluation import apply_limits, default_file, keep, keep_with_run, read_baseline
     from tpforge.measure.found_runs import find_run
 
     output = Output(as_json=as_json)
     found = find_run(run_name) if run_name is not None else None
-    before = evaluate.read_baseline(baseline) if baseline is not None else None
-    options = evaluate.Options(
-        prompts=prompts,
-        text=text,
-        chat=chat,
-        tasks=tuple(tasks.split(",")) if tasks else (),
-        tasks_folder=tasks_folder,
-        limit=limit,
-    )
-    evaluation = evaluate.evaluate(target, options, baseline=before, progress=output.progress)
-    places = evaluate.evaluated_engine(target)
+    before = read_baseline(baseline) if baseline is not None else None
+    limits = {name: values.pop(name) for name in ("max_drop", "min_agreement")}
+    options = Options(tasks=tuple(tasks.split(",")) if tasks else (), **values)
+    evaluation = evaluate(target, options, baseline=before, progress=output.progress)
+    places = evaluated_engine(target)
     if found is not None:
-        evaluate.keep_with_run(evaluation, found)
+        keep_with_run(evaluation, found)
         output.note(f"kept with {found.folder}")
-    file = out or (evaluate.default_file(places) if places and found is None else None)
+    file = out or (default_file(places) if places and found is None else None)
     if file is not None:
-        evaluate.keep(evaluation, file)
+        keep(evaluation, file)
         output.note(f"wrote {file}")
     output.result(_text(evaluation))
     fields = json.loads(evaluation.model_dump_json(exclude={"answers"}))
     fields.pop("schema_version")
     output.record("evaluation", fields)
-    evaluate.apply_limits(evaluation, before, max_drop=max_drop, min_agreement=min_agreement)
+    apply_limits(evaluation, before, **limits)
 
 
 def _text(evaluation: Evaluation) -> str:

@@ -41,11 +41,12 @@ def command(
     trtllm-build. Every setting is mapped, changed or dropped, with the reason; the result is a recipe, and a
     plan to measure before and after. Upstream dropped compiled engines in 1.3.0rc21.
     """
-    from scripts.flows import migrate
+    from builders.migration_recipe import UNKNOWN_MODEL
+    from scripts.flows.migrate import migrate, moves_of, write_recipe
     from tpforge.versions import DEFAULT_RELEASE
 
     output = Output(as_json=as_json)
-    migrated = migrate.migrate(source, trtllm=trtllm or DEFAULT_RELEASE, **values)
+    migrated = migrate(source, trtllm=trtllm or DEFAULT_RELEASE, **values)
     rows = [
         (
             move.verdict,
@@ -58,20 +59,20 @@ def command(
     ]
     output.result(table(rows, header=("", "setting", "value", "becomes", "why")))
     if out is not None:
-        migrate.write_recipe(migrated, out, force=force)
+        write_recipe(migrated, out, force=force)
         output.result(f"\nwrote {out}")
     else:
         output.result(f"\nrecipe:\n{migrated.recipe}")
     output.result("measure before and after:")
     for number, line in enumerate(migrated.plan, 1):
         output.result(f"  {number}. {line}")
-    if f'model = "{migrate.UNKNOWN_MODEL}"' in migrated.recipe:
+    if f'model = "{UNKNOWN_MODEL}"' in migrated.recipe:
         output.note("the engine does not say which model it was: put it in the recipe, or give --model")
     output.record(
         "migration",
         {
             "from": migrated.migration.engine.version,
-            "moves": migrate.moves_of(migrated),
+            "moves": moves_of(migrated),
             "recipe": migrated.recipe,
             "plan": list(migrated.plan),
             "out": str(out) if out else None,

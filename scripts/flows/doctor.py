@@ -1,176 +1,45 @@
-"""What this host can do, one verdict a part: composes the host, the server and the table of releases.
+"""What this host can do: composes the host, its containers, its Triton server and the table of releases.
 
-It prints nothing and changes nothing.
+It prints nothing and changes nothing; the verdicts are `engines.host_verdicts`'s.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
+from engines.host import Host, container_problem, find_host
+from engines.host_verdicts import Finding, Verdicts, judge_host
 from tpforge.errors import EnvironmentUnusable
-from tpforge.units import format_bytes
-from tpforge.versions import Release, releases, version_key
-
-if TYPE_CHECKING:
-    from engines.host import Host
-
-Verdict = Literal["ok", "warning", "missing"]
-_SHM_BYTES = 1 << 30
+from tpforge.versions import DEFAULT_RELEASE, Release, find_release
+from triton_repo.serve.tritonserver import find_tritonserver
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One part of the host: what was found, whether it will do, and what to do when it will not."""
+class Doctored:
+    """This host, the release that it was judged for, and the verdicts."""
 
-    part: str
-    found: str
-    verdict: Verdict
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """All findings, and what works here, a line a runtime."""
-
-    findings: tuple[Finding, ...]
-    works: tuple[str, ...]
+    host: Host
+    release: Release
+    verdicts: Verdicts
 
 
-def diagnose_host(host: Host, *, release: Release, silent: Mapping[str, str] | None = None) -> Diagnosis:
-    """The verdicts on a host, judged for one release of TensorRT-LLM.
+def look_at_host(trtllm: str | None = None) -> Doctored:
+    """The verdicts on this host for a release of TensorRT-LLM, by default the newest that is known.
 
-    `silent` are docker and podman where they are there but start no containers, with what they say.
+    Raises:
+        UsageError: there is no such release.
     """
-    silent = silent or {}
-    findings = [
-        *_gpus(host),
-        *_driver(host, release),
-        *_containers(host, silent),
-        *_tensorrt_llm(host, release),
-        *_triton(host),
-        *_memory(host),
-    ]
-    return Diagnosis(tuple(findings), tuple(_works(host, release, silent)))
+    release = find_release(trtllm or DEFAULT_RELEASE)
+    host = find_host()
+    engines = [name for name, _ in host.programs if name in ("docker", "podman")]
+    silent = {name: problem for name in engines if (problem := container_problem(name))}
+    return Doctored(host, release, judge_host(host, release=release, silent=silent, server=_server()))
 
 
-def newest_for(cuda: str) -> Release | None:
-    """The newest release whose container's CUDA is of the same major version as the driver's, or older."""
-    fitting = [one for one in releases() if one.triton and version_key(one.cuda)[0] <= version_key(cuda)[0]]
-    return fitting[-1] if fitting else None
-
-
-def _gpus(host: Host) -> Iterator[Finding]:
-    if not host.gpus:
-        reason = "; ".join(host.notes) or "none"
-        yield Finding("GPUs", reason, "missing", "reference runs on the CPU; TensorRT-LLM needs NVIDIA's")
-        return
-    for gpu in host.gpus:
-        free = f"{format_bytes(gpu.free_bytes)} of {format_bytes(gpu.memory_bytes)} free"
-        text = f"{gpu.name}, SM {gpu.sm}, {free}"
-        busy = gpu.used_bytes > gpu.memory_bytes // 10
-        advice = "something else uses it: nvidia-smi shows what" if busy else ""
-        yield Finding(f"GPU {gpu.index}", text, "warning" if busy else "ok", advice)
-    if len(host.gpus) < 2:
-        return
-    if host.sm is None:
-        yield Finding("GPUs", "of several kinds", "warning", "an engine runs on the kind it was built on")
-    nvlink = all(link.startswith("NV") for _, _, link in host.links)
-    advice = "" if nvlink else "all-reduces go over PCIe: measure tp before you believe in it"
-    yield Finding("links", host.topology or "not known", "ok" if nvlink and host.links else "warning", advice)
-
-
-def _driver(host: Host, release: Release) -> Iterator[Finding]:
-    if not host.gpus or host.driver is None:
-        return
-    text = f"{host.driver}, CUDA {host.cuda or 'not known'}"
-    if host.cuda and version_key(host.cuda)[0] < version_key(release.cuda)[0]:
-        other = newest_for(host.cuda)
-        advice = f"TensorRT-LLM {release.trtllm} needs {release.driver} or newer"
-        if other is not None:
-            advice += f"; this driver runs the container of {other.trtllm}"
-        yield Finding("driver", text, "missing", advice)
-    elif version_key(host.driver) < version_key(release.driver):
-        advice = f"older than {release.driver} of the container; CUDA's minor version compatibility covers it"
-        yield Finding("driver", text, "warning", advice)
-    else:
-        yield Finding("driver", text, "ok")
-
-
-def _containers(host: Host, silent: Mapping[str, str]) -> Iterator[Finding]:
-    for reason in silent.values():
-        yield Finding("containers", reason, "missing", "start its service: needed for --container only")
-    found = _engines(host, silent)
-    if silent and not found:
-        return
-    if not found:
-        yield Finding("containers", "neither docker nor podman", "missing", "needed for --container only")
-    elif host.gpus and not host.has_nvidia_containers:
-        yield Finding(
-            "containers", ", ".join(found), "missing", "install nvidia-container-toolkit to give them GPUs"
-        )
-    else:
-        yield Finding("containers", ", ".join(found), "ok")
-
-
-def _engines(host: Host, silent: Mapping[str, str]) -> list[str]:
-    programs = dict(host.programs)
-    return [name for name in ("docker", "podman") if name in programs and name not in silent]
-
-
-def _tensorrt_llm(host: Host, release: Release) -> Iterator[Finding]:
-    packages, programs = dict(host.packages), dict(host.programs)
-    installed = packages.get("tensorrt_llm")
-    if installed is None:
-        yield Finding("TensorRT-LLM", "not installed", "missing", f"use the container {release.image}")
-        return
-    text = f"{installed}, TensorRT {packages.get('tensorrt', 'not found')}"
-    if installed != release.trtllm:
-        advice = f"the table's default is {release.trtllm}; build with --trtllm {installed}"
-        yield Finding("TensorRT-LLM", text, "warning", advice)
-    else:
-        yield Finding("TensorRT-LLM", text, "ok")
-    if "trtllm-build" not in programs:
-        yield Finding("trtllm-build", "not on PATH", "warning", "compiled engines need it, or --container")
-    if "mpirun" not in programs:
-        yield Finding("mpirun", "not on PATH", "warning", "several ranks need it, or --container")
-
-
-def _triton(host: Host) -> Iterator[Finding]:
-    from triton_repo.serve.tritonserver import find_tritonserver
-
+def _server() -> Finding:
     try:
         server = find_tritonserver()
     except EnvironmentUnusable as error:
-        yield Finding("tritonserver", "not found", "missing", str(error).split("; ")[-1])
-        return
+        return Finding("tritonserver", "not found", "missing", str(error).split("; ")[-1])
     kind = "Python backend only: runtime reference" if server.is_wheel else "from " + server.origin
-    yield Finding("tritonserver", f"{server.binary} ({kind})", "ok")
-
-
-def _memory(host: Host) -> Iterator[Finding]:
-    low = host.shm_free_bytes < _SHM_BYTES
-    text = f"{format_bytes(host.shm_free_bytes)} of {format_bytes(host.shm_bytes)} free"
-    advice = "Triton's models and NCCL share it: docker --shm-size 16g" if low else ""
-    yield Finding("/dev/shm", text, "warning" if low else "ok", advice)
-    yield Finding("host memory", format_bytes(host.memory_bytes), "ok")
-    yield Finding("disk", f"{format_bytes(shutil.disk_usage('.').free)} free here", "ok")
-
-
-def _works(host: Host, release: Release, silent: Mapping[str, str]) -> Iterator[str]:
-    yield "reference: build, verify, render, serve, smoke and measure, on the CPU" + (
-        " or a GPU" if host.gpus else ""
-    )
-    programs = dict(host.programs)
-    prepared = "build and serve with --dry-run: arguments checked, commands and repositories written"
-    has_container = host.gpus and host.has_nvidia_containers and _engines(host, silent)
-    if host.gpus and ("trtllm-build" in programs or has_container):
-        yield f"tensorrt: compile and serve with TensorRT-LLM {release.trtllm}, {len(host.gpus)} GPUs"
-    else:
-        yield f"tensorrt: {prepared}, nothing compiled"
-    if host.gpus and (dict(host.packages).get("tensorrt_llm") or has_container):
-        yield f"pytorch: serve with TensorRT-LLM's LLM API, {len(host.gpus)} GPUs"
-    else:
-        yield "pytorch: build the engine folder and the repository; serve with --dry-run"
+    return Finding("tritonserver", f"{server.binary} ({kind})", "ok")

@@ -1,41 +1,31 @@
-"""The quality of an engine or a server: asked, scored, compared with a baseline, kept beside a run.
+"""The quality of an engine or a server: asked, scored, and compared with a baseline.
 
-Composes engines and triton_repo; what scores mean is `tpforge.measure.quality`. It prints nothing.
+Composes engines and triton_repo; what scores mean is `tpforge.measure.quality`, how they are
+kept `tpforge.measure.evaluation`. It prints nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from engines.chat import chat_prompt
+from engines.store import read_manifest
+from scripts.flows.serve import find_server
 from tpforge import __version__
-from tpforge.atomic import os_errors, write_atomic
-from tpforge.errors import InputRefused, RegressionFound, UsageError
-from tpforge.measure.found_runs import FoundRun, find_run
+from tpforge.errors import InputRefused, UsageError
+from tpforge.measure.evaluation import Baseline, against, listed
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
-from tpforge.measure.quality import (
-    QUALITY_NAME,
-    Evaluation,
-    Passage,
-    expected_text,
-    greedy_agreement,
-    perplexity,
-    perplexity_increase,
-    quality_losses,
-    structured_validity,
-)
-from tpforge.measure.run import RUN_NAME, QualityScore, update_run
+from tpforge.measure.quality import Evaluation, Passage, expected_text, perplexity, structured_validity
+from tpforge.measure.run import QualityScore
 from tpforge.places import Places, find_engine
+from triton_repo.client.greedy_answers import ask_greedily
+from triton_repo.load.prompt_sets import load_prompts
 
 Progress = Callable[[str], None]
 DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
-_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -49,14 +39,6 @@ class Options:
     tasks: tuple[str, ...] = ()
     tasks_folder: Path | None = None
     limit: int | None = None
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """An evaluation to compare with; `id` is that of its run, or the file it lies in."""
-
-    id: str
-    evaluation: Evaluation
 
 
 @dataclass(frozen=True)
@@ -78,9 +60,6 @@ def evaluate(
         InputRefused: prompts or text are wrong, or nothing could be scored.
         VerificationFailed: the engine failed while answering.
     """
-    from engines.store import read_manifest
-    from triton_repo.load.prompt_sets import load_prompts
-
     target = _find_target(given)
     unavailable: dict[str, str] = {}
     prompts = _as_sent(load_prompts(options.prompts), target, options, unavailable)
@@ -109,74 +88,8 @@ def evaluate(
     )
     evaluation = evaluation if baseline is None else against(evaluation, baseline)
     if not evaluation.scores:
-        raise InputRefused(f"{target.name}: nothing could be scored: {_listed(evaluation.unavailable)}")
+        raise InputRefused(f"{target.name}: nothing could be scored: {listed(evaluation.unavailable)}")
     return evaluation
-
-
-def against(evaluation: Evaluation, baseline: Baseline) -> Evaluation:
-    """The evaluation with the scores that are measured against a baseline, or why they can't be."""
-    scores, unavailable = dict(evaluation.scores), dict(evaluation.unavailable)
-    before = baseline.evaluation
-    if evaluation.passages:
-        increase = perplexity_increase(before.passages, evaluation.passages, baseline_id=baseline.id)
-        if isinstance(increase, str):
-            unavailable["perplexity_increase"] = increase
-        else:
-            scores["perplexity_increase"] = increase
-    if before.prompts_sha256 != evaluation.prompts_sha256:
-        unavailable["greedy_agreement"] = "the baseline was asked other prompts"
-    elif agreement := greedy_agreement(before.answers, evaluation.answers, baseline_id=baseline.id):
-        scores["greedy_agreement"] = agreement
-    return evaluation.model_copy(update={"scores": scores, "unavailable": unavailable})
-
-
-def read_baseline(given: str) -> Baseline:
-    """The evaluation kept with a run, beside an engine, or in a file.
-
-    Raises:
-        UsageError: there is neither.
-        InputRefused: the run was not evaluated, or the file is broken.
-    """
-    if Path(given).is_file() and Path(given).name != RUN_NAME:
-        return Baseline(given, _read(Path(given)))
-    kept = default_file(find_engine(given))
-    if kept.is_file() and not (Path(given) / RUN_NAME).is_file():
-        return Baseline(str(kept), _read(kept))
-    found = find_run(given)
-    file = found.folder / QUALITY_NAME
-    if not file.is_file():
-        raise InputRefused(
-            f"{found.folder}: its quality was not measured; run tpforge evaluate ENGINE --run {given} first"
-        )
-    return Baseline(found.run.id, _read(file))
-
-
-def default_file(places: Places) -> Path:
-    """Where the evaluation of an engine is kept: beside it."""
-    return places.stages.with_name(places.stages.name.replace("stages.json", QUALITY_NAME))
-
-
-def keep(evaluation: Evaluation, file: Path) -> None:
-    """Write quality.json."""
-    with os_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, evaluation.model_dump_json(indent=2) + "\n")
-
-
-def keep_with_run(evaluation: Evaluation, found: FoundRun) -> None:
-    """Write quality.json into a run's folder, and its scores into run.json.
-
-    Raises:
-        InputRefused: the run is of another engine than the evaluated one.
-    """
-    measured, engine = found.run.engine["name"].value, evaluation.engine
-    if engine is not None and measured is not None and measured != engine:
-        raise InputRefused(
-            f"{found.folder}: is a run of {measured}, but {engine} was evaluated; evaluate {measured}, or "
-            "give a run of it"
-        )
-    keep(evaluation, found.folder / QUALITY_NAME)
-    update_run(found.folder, found.run.model_copy(update={"quality": evaluation.scores}))
 
 
 def evaluated_engine(given: str | None) -> Places | None:
@@ -184,47 +97,7 @@ def evaluated_engine(given: str | None) -> Places | None:
     return _find_target(given).places
 
 
-def apply_limits(
-    evaluation: Evaluation, baseline: Baseline | None, *, max_drop: float | None, min_agreement: float | None
-) -> None:
-    """Refuse a quality that has fallen too far.
-
-    Raises:
-        UsageError: a limit without a baseline.
-        InputRefused: nothing of both can be compared.
-        RegressionFound: a score is worse by more than `max_drop`, or answers agree less than `min_agreement`.
-    """
-    if max_drop is None and min_agreement is None:
-        return
-    if baseline is None:
-        raise UsageError("a limit needs something to compare with: give --baseline RUN")
-    scores = evaluation.scores
-    losses = quality_losses(scores, baseline.evaluation.scores)
-    failed = []
-    if max_drop is not None:
-        if not losses:
-            raise InputRefused(f"--max-drop: nothing can be compared: {_listed(evaluation.unavailable)}")
-        failed += [
-            f"{name} is worse by {loss:.2f} (limit {max_drop:g})"
-            for name, loss in losses.items()
-            if loss > max_drop
-        ]
-    if min_agreement is not None:
-        if "greedy_agreement" not in scores:
-            raise InputRefused(f"--min-agreement: not measured: {_listed(evaluation.unavailable)}")
-        if scores["greedy_agreement"].value < min_agreement:
-            failed.append(
-                f"greedy answers agree by {scores['greedy_agreement'].value:.1f} % (limit {min_agreement:g})"
-            )
-    if failed:
-        raise RegressionFound(
-            "\n  ".join([f"{evaluation.source}: quality has fallen against {baseline.id}:", *failed])
-        )
-
-
 def _find_target(given: str | None) -> _Target:
-    from scripts.flows.serve import find_server
-
     if given is not None and ":" in given and not Path(given).exists():
         url, _, places = find_server(given)
         return _Target(url, url, places)
@@ -262,7 +135,6 @@ def _passages(
 ) -> tuple[Passage, ...]:
     """Losses need logits, which a server does not give: they come from the engine, run here."""
     from engines.perplexity import load_texts, measure_passages
-    from engines.store import read_manifest
 
     if target.places is None:
         unavailable["perplexity"] = "needs the engine; only its server is known here"
@@ -305,42 +177,4 @@ def _answers(
         assert target.places is not None
         questions = [Question(one.id, one.text, one.max_tokens or DEFAULT_MAX_TOKENS) for one in prompts]
         return answer_greedily(target.places.engine, questions, progress=progress)
-    return _ask_server(target.url, prompts, options, progress)
-
-
-def _ask_server(
-    url: str, prompts: Sequence[Prompt], options: Options, progress: Progress
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Greedy answers over gRPC, several at once; a refused prompt is named, a dead server raises."""
-    from triton_repo.client.client import Client, RequestRefused
-
-    answers: dict[str, str] = {}
-    refused: dict[str, str] = {}
-
-    with Client(url, deadline_s=options.deadline_s) as client:
-
-        def ask(prompt: Prompt) -> None:
-            length = prompt.max_tokens or DEFAULT_MAX_TOKENS
-            try:
-                answers[prompt.id] = client.generate(prompt.text, max_tokens=length).text
-            except RequestRefused as error:
-                refused[prompt.id] = f"refused: {error}"
-            progress(f"answers: {len(answers)} of {len(prompts)}")
-
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for done in [pool.submit(ask, prompt) for prompt in prompts]:
-                done.result()
-    return answers, refused
-
-
-def _read(file: Path) -> Evaluation:
-    with os_errors(file):
-        text = file.read_text("utf-8")
-    try:
-        return Evaluation.model_validate_json(text)
-    except ValidationError as error:
-        raise InputRefused(f"{file}: is not a {QUALITY_NAME} of this version of tpforge: {error}") from error
-
-
-def _listed(reasons: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no reason is known"
+    return ask_greedily(target.url, prompts, deadline_s=options.deadline_s, progress=progress)

@@ -5,7 +5,7 @@ The records alone. `statistics` computes with numbers, `metrics` makes summaries
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,7 +20,6 @@ incomplete: the stream ended without its final response, or without any token. m
 not what the protocol says. cancelled: this client gave up, because the run was interrupted or over.
 """
 
-ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
 
 Phase = Literal["warmup", "measured"]
 Statistic = Literal["avg", "min", "max", "std", "p1", "p5", "p10", "p25", "p50", "p75", "p90", "p95", "p99"]

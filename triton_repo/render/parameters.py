@@ -1,6 +1,6 @@
 """The parameters of upstream's config.pbtxt files: default, type and meaning of each, and the user's values.
 
-It is data (parameters.toml) with its checks; `tensorrt` renders it.
+It is data (parameters.toml) with its checks, and reads those of a repository back; `tensorrt` renders it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from tpforge.arguments import Argument, Value, check_values, write_value
@@ -153,3 +154,24 @@ def _of_devices(text: str, *, world_size: int) -> Iterator[str]:
         yield f"gpu_device_ids {text!r}: a GPU is given twice"
     if any(len(group) != world_size for group in groups):
         yield f"gpu_device_ids {text!r}: every instance needs {world_size} GPUs, one a rank"
+
+
+def read_parameters(repository: Path) -> dict[str, str]:
+    """The parameters of tensorrt_llm in a model repository, ours or upstream's.
+
+    Raises:
+        InputRefused: there is no such model, or its config.pbtxt cannot be parsed.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    file = repository / "tensorrt_llm" / "config.pbtxt"
+    if not file.is_file():
+        raise InputRefused(f"{file}: no such file; expected a repository with the model tensorrt_llm")
+    try:
+        config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise InputRefused(f"{file}:{error}") from error
+    found = {key: value.string_value for key, value in config.parameters.items()}
+    # A variable that nobody filled in is a default to the backend.
+    return {key: value for key, value in found.items() if value and "${" not in value}

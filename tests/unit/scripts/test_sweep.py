@@ -12,11 +12,12 @@ import pytest
 from scripts.flows import sweep as sweep_flow
 from scripts.flows import up
 from scripts.flows.bench import BenchOptions, Server
-from scripts.flows.sweep import Measured, read_sweep, refuse_failed, run_sweep
+from scripts.flows.sweep import Measured, Telling, refuse_failed, run_sweep
 from tests.support.servers.scripted_server import Running, Script, scripted_server
 from tpforge.errors import InputRefused, PlanError, UsageError
 from tpforge.measure.run import read_run
 from tpforge.recipe import Recipe
+from tpforge.sweep import read_sweep
 
 GRID = """
 name = "grid"
@@ -114,9 +115,7 @@ def sweep_once(path: Path, options: BenchOptions = OPTIONS) -> list[Measured]:
         read_sweep(path),
         options,
         command=("tpforge", "bench", "--sweep"),
-        progress=lambda _: None,
-        note=lambda _: None,
-        on_point=lambda _: None,
+        telling=Telling(progress=lambda _: None, note=lambda _: None, on_point=lambda _: None),
     )
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.sweep import read_sweep
 from tests.support.records import model_of
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
 from tpforge.manifest import Limits
 from tpforge.recipe import LimitsRecipe, Recipe, parse_recipe
+from tpforge.sweep import read_sweep
 
 WHERE = Path("/recipes/recipe.toml")
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"

@@ -306,7 +306,7 @@ def test_a_server_is_asked_over_grpc_and_its_perplexity_is_said_to_be_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("triton_repo.client.client.Client", lambda _url, **_options: FakeServer())
+    monkeypatch.setattr("triton_repo.client.greedy_answers.Client", lambda _url, **_options: FakeServer())
     prompts = [
         {"id": "e-1", "text": "w1 w2", "max_tokens": 4, "must_contain": [decode(greedy([1, 2], 4))]},
         {"id": "s-1", "text": "w3", "max_tokens": 2, "json_schema": {"type": "string"}},

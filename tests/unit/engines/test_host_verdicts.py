@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engines.host import Gpu, Host
-from scripts.flows.doctor import diagnose_host, newest_for
+from engines.host_verdicts import judge_host, newest_for
 from scripts.main import main
 from tpforge.versions import find_release
 
@@ -36,12 +36,12 @@ def host_of(**changes: Any) -> Host:
 
 
 def verdicts(host: Host) -> dict[str, tuple[str, str]]:
-    findings = diagnose_host(host, release=RELEASE).findings
+    findings = judge_host(host, release=RELEASE).findings
     return {one.part: (one.verdict, one.advice) for one in findings}
 
 
 def test_a_server_with_two_free_gpus_and_the_toolkit_serves_from_the_container() -> None:
-    diagnosis = diagnose_host(host_of(), release=RELEASE)
+    diagnosis = judge_host(host_of(), release=RELEASE)
     found = verdicts(host_of())
     assert [found[part][0] for part in ("GPU 0", "GPU 1", "links", "driver", "containers")] == ["ok"] * 5
     assert found["TensorRT-LLM"] == (
@@ -56,7 +56,7 @@ def test_a_server_with_two_free_gpus_and_the_toolkit_serves_from_the_container()
 
 def test_without_a_gpu_it_says_what_works() -> None:
     host = host_of(gpus=(), driver=None, cuda=None, links=(), notes=("no driver",))
-    diagnosis = diagnose_host(host, release=RELEASE)
+    diagnosis = judge_host(host, release=RELEASE)
     assert verdicts(host)["GPUs"][0] == "missing"
     assert diagnosis.works[0] == "reference: build, verify, render, serve, smoke and measure, on the CPU"
     assert "--dry-run" in diagnosis.works[1]
@@ -64,7 +64,7 @@ def test_without_a_gpu_it_says_what_works() -> None:
 
 def test_docker_without_its_daemon_is_missing_and_nothing_is_promised_by_it() -> None:
     silent = {"docker": "docker: Cannot connect to the Docker daemon"}
-    diagnosis = diagnose_host(host_of(), release=RELEASE, silent=silent)
+    diagnosis = judge_host(host_of(), release=RELEASE, silent=silent)
     (finding,) = [one for one in diagnosis.findings if one.part == "containers"]
     assert (finding.verdict, finding.found) == ("missing", "docker: Cannot connect to the Docker daemon")
     assert "nothing compiled" in diagnosis.works[1]

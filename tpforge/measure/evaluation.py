@@ -1,0 +1,150 @@
+"""An evaluation kept, read again, and compared with that of a baseline.
+
+It asks and scores nothing; what scores mean is `quality`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tpforge.atomic import os_errors, write_atomic
+from tpforge.errors import InputRefused, RegressionFound, UsageError
+from tpforge.measure.found_runs import FoundRun, find_run
+from tpforge.measure.quality import (
+    QUALITY_NAME,
+    Evaluation,
+    greedy_agreement,
+    perplexity_increase,
+    quality_losses,
+)
+from tpforge.measure.run import RUN_NAME, update_run
+from tpforge.places import Places, find_engine
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An evaluation to compare with; `id` is that of its run, or the file it lies in."""
+
+    id: str
+    evaluation: Evaluation
+
+
+def against(evaluation: Evaluation, baseline: Baseline) -> Evaluation:
+    """The evaluation with the scores that are measured against a baseline, or why they can't be."""
+    scores, unavailable = dict(evaluation.scores), dict(evaluation.unavailable)
+    before = baseline.evaluation
+    if evaluation.passages:
+        increase = perplexity_increase(before.passages, evaluation.passages, baseline_id=baseline.id)
+        if isinstance(increase, str):
+            unavailable["perplexity_increase"] = increase
+        else:
+            scores["perplexity_increase"] = increase
+    if before.prompts_sha256 != evaluation.prompts_sha256:
+        unavailable["greedy_agreement"] = "the baseline was asked other prompts"
+    elif agreement := greedy_agreement(before.answers, evaluation.answers, baseline_id=baseline.id):
+        scores["greedy_agreement"] = agreement
+    return evaluation.model_copy(update={"scores": scores, "unavailable": unavailable})
+
+
+def read_baseline(given: str) -> Baseline:
+    """The evaluation kept with a run, beside an engine, or in a file.
+
+    Raises:
+        UsageError: there is neither.
+        InputRefused: the run was not evaluated, or the file is broken.
+    """
+    if Path(given).is_file() and Path(given).name != RUN_NAME:
+        return Baseline(given, _read(Path(given)))
+    kept = default_file(find_engine(given))
+    if kept.is_file() and not (Path(given) / RUN_NAME).is_file():
+        return Baseline(str(kept), _read(kept))
+    found = find_run(given)
+    file = found.folder / QUALITY_NAME
+    if not file.is_file():
+        raise InputRefused(
+            f"{found.folder}: its quality was not measured; run tpforge evaluate ENGINE --run {given} first"
+        )
+    return Baseline(found.run.id, _read(file))
+
+
+def default_file(places: Places) -> Path:
+    """Where the evaluation of an engine is kept: beside it."""
+    return places.stages.with_name(places.stages.name.replace("stages.json", QUALITY_NAME))
+
+
+def keep(evaluation: Evaluation, file: Path) -> None:
+    """Write quality.json."""
+    with os_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, evaluation.model_dump_json(indent=2) + "\n")
+
+
+def keep_with_run(evaluation: Evaluation, found: FoundRun) -> None:
+    """Write quality.json into a run's folder, and its scores into run.json.
+
+    Raises:
+        InputRefused: the run is of another engine than the evaluated one.
+    """
+    measured, engine = found.run.engine["name"].value, evaluation.engine
+    if engine is not None and measured is not None and measured != engine:
+        raise InputRefused(
+            f"{found.folder}: is a run of {measured}, but {engine} was evaluated; evaluate {measured}, or "
+            "give a run of it"
+        )
+    keep(evaluation, found.folder / QUALITY_NAME)
+    update_run(found.folder, found.run.model_copy(update={"quality": evaluation.scores}))
+
+
+def apply_limits(
+    evaluation: Evaluation, baseline: Baseline | None, *, max_drop: float | None, min_agreement: float | None
+) -> None:
+    """Refuse a quality that has fallen too far.
+
+    Raises:
+        UsageError: a limit without a baseline.
+        InputRefused: nothing of both can be compared.
+        RegressionFound: a score is worse by more than `max_drop`, or answers agree less than `min_agreement`.
+    """
+    if max_drop is None and min_agreement is None:
+        return
+    if baseline is None:
+        raise UsageError("a limit needs something to compare with: give --baseline RUN")
+    scores = evaluation.scores
+    losses = quality_losses(scores, baseline.evaluation.scores)
+    failed = []
+    if max_drop is not None:
+        if not losses:
+            raise InputRefused(f"--max-drop: nothing can be compared: {listed(evaluation.unavailable)}")
+        failed += [
+            f"{name} is worse by {loss:.2f} (limit {max_drop:g})"
+            for name, loss in losses.items()
+            if loss > max_drop
+        ]
+    if min_agreement is not None:
+        if "greedy_agreement" not in scores:
+            raise InputRefused(f"--min-agreement: not measured: {listed(evaluation.unavailable)}")
+        if scores["greedy_agreement"].value < min_agreement:
+            failed.append(
+                f"greedy answers agree by {scores['greedy_agreement'].value:.1f} % (limit {min_agreement:g})"
+            )
+    if failed:
+        raise RegressionFound(
+            "\n  ".join([f"{evaluation.source}: quality has fallen against {baseline.id}:", *failed])
+        )
+
+
+def _read(file: Path) -> Evaluation:
+    with os_errors(file):
+        text = file.read_text("utf-8")
+    try:
+        return Evaluation.model_validate_json(text)
+    except ValidationError as error:
+        raise InputRefused(f"{file}: is not a {QUALITY_NAME} of this version of tpforge: {error}") from error
+
+
+def listed(reasons: dict[str, str]) -> str:
+    """What could not be had, with its reasons, in a line."""
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no reason is known"
