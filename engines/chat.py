@@ -1,6 +1,7 @@
 """A chat message as the prompt that the model was trained on, by the tokenizer's own template.
 
-It runs the template in the sandbox that transformers uses, and does not tokenize.
+Transformers renders it, in its sandbox. The template and the special tokens are read from the tokenizer's
+files, so that a tokenizer whose class is code of its own has a prompt too. It does not tokenize.
 """
 
 from __future__ import annotations
@@ -8,9 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tpforge.errors import InputRefused
+
+# What foreign code in a template may end with, beside the errors of Jinja.
+_FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def chat_prompt(tokenizer_dir: Path, message: str, *, system: str | None = None) -> str:
@@ -28,81 +32,64 @@ def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> s
 
     Raises:
         InputRefused: the tokenizer has no chat template, or the template refuses the messages.
-    Source: transformers 5, utils/chat_template_utils.py: same environment, filters and variables.
     """
     from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from transformers.utils.chat_template_utils import render_jinja_template
 
-    config = _config(tokenizer_dir)
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_template_error
-    environment.globals["strftime_now"] = _strftime_now
-    try:
-        template = environment.from_string(_template(tokenizer_dir, config))
-        return template.render(
-            messages=[dict(message) for message in messages],
-            add_generation_prompt=True,
-            tools=None,
-            documents=None,
-            **_special_tokens(config),
+    template = find_template(tokenizer_dir)
+    if template is None:
+        raise InputRefused(
+            f"{tokenizer_dir}: the tokenizer has no chat template; give the prompt itself, without --chat"
         )
-    except TemplateError as error:
+    try:
+        prompts, _ = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            chat_template=template,
+            add_generation_prompt=True,
+            **_special_tokens(tokenizer_dir),
+        )
+    except (TemplateError, *_FAILURES) as error:
         raise InputRefused(
             f"{tokenizer_dir}: the chat template refuses the message: {error}; give a plain prompt instead"
         ) from error
+    return str(prompts[0])
 
 
-def _config(tokenizer_dir: Path) -> dict[str, Any]:
-    path = tokenizer_dir / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}
+def find_template(tokenizer_dir: Path) -> str | None:
+    """chat_template.jinja, else `chat_template` of tokenizer_config.json: a text, or the default of several.
 
-
-def _template(tokenizer_dir: Path, config: Mapping[str, Any]) -> str:
-    """chat_template.jinja, else `chat_template` of tokenizer_config.json: a string, or several by name."""
+    Raises:
+        InputRefused: tokenizer_config.json is no JSON.
+    """
     file = tokenizer_dir / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    template = _read(tokenizer_dir / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template}
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")
-    if isinstance(template, str):
-        return template
-    raise InputRefused(
-        f"{tokenizer_dir}: the tokenizer has no chat template; give the prompt itself, without --chat"
-    )
+    return template if isinstance(template, str) and template else None
 
 
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like, which are strings or objects with a `content`."""
+def _special_tokens(tokenizer_dir: Path) -> dict[str, str]:
+    """`bos_token` and its like, which are strings or objects with a `content`.
+
+    Older tokenizers have them in special_tokens_map.json alone.
+    """
     tokens = {}
-    for name, value in config.items():
-        if name.endswith("_token"):
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        for key, value in _read(tokenizer_dir / name).items():
             content = value.get("content") if isinstance(value, dict) else value
-            if isinstance(content, str):
-                tokens[name] = content
+            if key.endswith("_token") and isinstance(content, str):
+                tokens[key] = content
     return tokens
 
 
-def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """Jinja's own escapes HTML characters, which a prompt must not."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _raise_template_error(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputRefused(f"{path}: is no JSON: {error}") from error
+    return value if isinstance(value, dict) else {}

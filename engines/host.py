@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tpforge.topology import links_of, parse_topology
+
 _GPU_FIELDS = ("index", "name", "uuid", "memory.total", "memory.used", "compute_cap", "driver_version")
 _MIB = 1 << 20
 _TIMEOUT_S = 30
@@ -90,7 +92,7 @@ def find_host(*, shm: Path = Path("/dev/shm")) -> Host:
         gpus=gpus,
         driver=driver,
         cuda=_cuda() if gpus else None,
-        links=_links() if len(gpus) > 1 else (),
+        links=links_of(read_topology()) if len(gpus) > 1 else (),
         shm_bytes=status.f_blocks * status.f_frsize if status else 0,
         shm_free_bytes=status.f_bavail * status.f_frsize if status else 0,
         memory_bytes=_memory_bytes(),
@@ -132,20 +134,10 @@ def parse_gpus(text: str) -> tuple[tuple[Gpu, ...], str | None]:
     return tuple(gpus), driver
 
 
-def parse_links(text: str) -> tuple[tuple[int, int, str], ...]:
-    """The links of each pair of GPUs in what ``nvidia-smi topo -m`` prints."""
-    rows = [
-        line.split()
-        for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()
-        if re.match(r"\s*GPU\d+\s", line)
-    ]
-    rows = [row for row in rows if len(row) > 1 and not row[1].startswith("GPU")]
-    return tuple(
-        (int(row[0][3:]), other, row[1 + other])
-        for row in rows
-        for other in range(int(row[0][3:]) + 1, len(rows))
-        if len(row) > 1 + other
-    )
+def read_topology() -> list[list[str]]:
+    """This machine's matrix of links; empty without nvidia-smi, whose absence is no error."""
+    text, error = _run("nvidia-smi", "topo", "-m")
+    return [] if error else parse_topology(text)
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str | None, list[str]]:
@@ -166,11 +158,6 @@ def _cuda() -> str | None:
     text, _ = _run("nvidia-smi")
     match = re.search(r"CUDA(?: UMD)? Version:\s*([\d.]+)", text)
     return match[1] if match else None
-
-
-def _links() -> tuple[tuple[int, int, str], ...]:
-    text, error = _run("nvidia-smi", "topo", "-m")
-    return () if error else parse_links(text)
 
 
 def _run(*words: str) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.chat import chat_prompt, find_template
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.scheduler import greedy
@@ -127,17 +128,9 @@ def load_prompts(tokenizer_dir: Path, *, manifest: Manifest) -> list[Prompt]:
 
 
 def _chat_template(tokenizer_dir: Path) -> Callable[[str], str]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
-    if not tokenizer.chat_template:
+    if find_template(tokenizer_dir) is None:
         return lambda text: text
-
-    def apply(text: str) -> str:
-        messages = [{"role": "user", "content": text}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-    return apply
+    return lambda text: chat_prompt(tokenizer_dir, text)
 
 
 def expectations(

@@ -1,7 +1,7 @@
 """Folders elsewhere, as transport needs them: sizes, bytes from an offset on, whole files written.
 
-``http://`` and ``https://`` are spoken by the standard library; every other scheme is fsspec's (file, s3, gs,
-az, ...), whose driver is a package of its own. It knows nothing of engines.
+``http://`` and ``https://`` are opened by `tpforge.system.opener`; every other scheme is fsspec's (file, s3,
+gs, az, ...), whose driver is a package of its own. It knows nothing of engines.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from tpforge.errors import EnvironmentUnusable, UsageError
+from tpforge.system.opener import RedirectRefused, open_url
 
 CHUNK = 1 << 20
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -124,14 +124,13 @@ class FsspecRemote:
 
 
 class HttpRemote:
-    """A folder of a web server that answers HEAD, GET with Range, and, to be written, PUT."""
+    """A folder of a web server that answers HEAD, GET with Range, and, to be written, PUT.
+
+    `headers` are taken for credentials: they go to the URL's own origin, not to where it redirects.
+    """
 
     def __init__(self, url: str, *, headers: Mapping[str, str] | None = None) -> None:
-        self.url, self._headers = url.rstrip("/"), dict(headers or {})
-        # A proxy of the environment is never asked for this machine.
-        local = urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-        proxies = [urllib.request.ProxyHandler({})] if local else []
-        self._opener = urllib.request.build_opener(*proxies)
+        self.url, self._credentials = url.rstrip("/"), dict(headers or {})
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None when there is none."""
@@ -179,11 +178,16 @@ class HttpRemote:
         missing_is_none: bool = False,
     ) -> Iterator[Any]:
         url = f"{self.url}/{urllib.parse.quote(name)}"
-        request = urllib.request.Request(
-            url, data=body, method=method, headers={**self._headers, **(headers or {})}
-        )
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as answer:
+            with open_url(
+                url,
+                timeout_s=_TIMEOUT_S,
+                method=method,
+                body=body,
+                headers=headers,
+                credentials=self._credentials,
+                proxies="environment",
+            ) as answer:
                 yield answer
         except urllib.error.HTTPError as error:
             with error:
@@ -191,6 +195,8 @@ class HttpRemote:
                     yield None
                     return
                 raise EnvironmentUnusable(f"{url}: {method} gave {error.code} {error.reason}") from error
+        except RedirectRefused as error:
+            raise EnvironmentUnusable(str(error)) from error
         except (OSError, http.client.HTTPException) as error:
             raise EnvironmentUnusable(f"{url}: {method} broke off: {error}") from error
 

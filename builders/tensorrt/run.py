@@ -6,7 +6,6 @@ What is run is `command`'s; whether the result is right is `outcome`'s.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from builders.tensorrt.command import PROGRAM, BuildCommand, Where
 from builders.tensorrt.log import BuildLog, LogReader
 from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.system.programs import run_lines
 
 _TAIL = 400
 """Lines that are searched for the cause of a failure."""
@@ -45,29 +45,15 @@ def run_build(command: BuildCommand, *, log: Path, on_line: Callable[[str], None
         InputRefused: it failed; with the causes that the log shows, else its last lines.
     """
     reader, tail = LogReader(), deque[str](maxlen=_TAIL)
-    try:
-        process = subprocess.Popen(
-            command.words,
-            cwd=command.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise EnvironmentUnusable(f"{command.words[0]}: cannot be started: {error.strerror}") from error
-    try:
-        with log.open("w", encoding="utf-8") as file:
-            assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                reader.feed(line)
-                tail.append(line)
-                on_line(line.rstrip("\n"))
-        status = process.wait()
-    finally:
-        _end(process)
+    with log.open("w", encoding="utf-8") as file:
+
+        def take(line: str) -> None:
+            file.write(line)
+            reader.feed(line)
+            tail.append(line)
+            on_line(line.rstrip("\n"))
+
+        status = run_lines(command.words, on_line=take, cwd=command.folder)
     if status:
         raise InputRefused(_failure(status, list(tail)))
     return reader.summary()
@@ -78,16 +64,3 @@ def _failure(status: int, tail: list[str]) -> str:
     lines = known or [line.rstrip() for line in tail[-12:]] or ["it said nothing"]
     title = "the log shows:" if known else "no known cause; its last lines:"
     return "\n  ".join([f"trtllm-build ended with status {status}; {title}", *lines])
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Leave no build behind when this program is interrupted."""
-    if process.stdout is not None:
-        process.stdout.close()
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

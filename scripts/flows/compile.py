@@ -6,8 +6,6 @@ It prints nothing; `build` makes the engines of the reference runtime.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +19,7 @@ from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, Verifi
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.places import Places
 from tpforge.recipe import EngineRecipe
+from tpforge.system.linking import link_tree
 from tpforge.versions import release_for
 from tpforge.weight_order import order_for
 
@@ -111,7 +110,7 @@ def compile_engine(
     refuse_existing(final, force=existing == "replace")
     checkpoint, notes = _converted(recipe, compilation, progress=progress, meter=meter)
     with atomic_folder(final, force=existing == "replace") as folder:
-        _link_folder(checkpoint, folder / "checkpoint")
+        link_tree(checkpoint, folder / "checkpoint")
         with models.open_model(recipe.model) as source:
             (folder / "tokenizer").mkdir()
             source.write_tokenizer(folder / "tokenizer")
@@ -319,13 +318,3 @@ def _own_words(recipe: EngineRecipe, *, sm: int | None) -> tuple[str, ...]:
     for name, value in settings.build_args.items():
         words += ["--build-arg", f"{name}={write_value(value).replace(' ', ',')}"]
     return tuple(words)
-
-
-def _link_folder(source: Path, target: Path) -> None:
-    """Hard-link the files of a folder, or copy them where the file system cannot link."""
-    target.mkdir()
-    for path in sorted(source.iterdir()):
-        try:
-            os.link(path, target / path.name)
-        except OSError:
-            shutil.copyfile(path, target / path.name)

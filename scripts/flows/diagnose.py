@@ -5,7 +5,6 @@ It prints nothing; what the evidence shows is `tpforge.measure.diagnosis` and `s
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,15 +16,13 @@ from tpforge.measure.diagnosis import (
     Finding,
     diagnose_log,
     diagnose_topology,
-    parse_topology,
     summarize,
 )
 from tpforge.measure.found_runs import find_run
 from tpforge.measure.metric_samples import MetricSample
 from tpforge.measure.run import SAMPLES_NAME, read_samples
 from tpforge.measure.symptoms import diagnose_metrics, diagnose_run
-
-_TOPOLOGY_COMMAND = ("nvidia-smi", "topo", "-m")
+from tpforge.topology import parse_topology
 
 
 def diagnose(
@@ -43,7 +40,9 @@ def diagnose(
     kinds: set[Evidence] = set()
     if not (logs or urls or runs or topologies):
         logs, urls = _server_here()
-        if matrix := _topology_here():
+        from engines.host import read_topology
+
+        if matrix := read_topology():
             findings += diagnose_topology(matrix, name="this machine")
             looked_at.append("topology of this machine")
             kinds.add("topology")
@@ -87,15 +86,6 @@ def _server_here() -> tuple[list[Path], list[str]]:
         raise UsageError(f"{error}; or give evidence: --log, --url, --run, --topology") from error
     logs = sorted(places.server.glob("*.log")) if places is not None else []
     return logs, [metrics_url] if metrics_url is not None else []
-
-
-def _topology_here() -> list[list[str]]:
-    """This machine's matrix; empty without nvidia-smi, whose absence is no error."""
-    try:
-        done = subprocess.run(_TOPOLOGY_COMMAND, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return parse_topology(done.stdout) if done.returncode == 0 else []
 
 
 def _lines(path: Path) -> list[str]:

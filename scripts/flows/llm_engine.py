@@ -6,7 +6,6 @@ checkpoint whose heads or MLP tp_size does not divide is written anew, padded wi
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from tpforge.mapping import Mapping
 from tpforge.padding import Padding, plan_padding
 from tpforge.places import Places, engine_name, places_of
 from tpforge.recipe import EngineRecipe
+from tpforge.system.linking import link_or_copy
 from tpforge.versions import Release, release_for
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def build_llm_engine(
     from engines.store import write_manifest
 
     engine = plan_llm_engine(recipe, out=out)
-    place = _link if recipe.pytorch.link_model else shutil.copyfile
+    place = link_or_copy if recipe.pytorch.link_model else shutil.copyfile
     root = engine.model.located.path
     with atomic_folder(engine.out, force=existing == "replace") as folder:
         progress(f"putting {recipe.model} into {engine.out}")
@@ -250,11 +250,3 @@ def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:
     for name, value in flatten(recipe.pytorch.llm_args, known=set()).items():
         words += ["--llm-arg", f"{name}={write_value(value).replace(' ', ',')}"]
     return tuple(words)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where the file system cannot link."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

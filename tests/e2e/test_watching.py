@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from scripts.main import main
 from tests.e2e.conftest import Serving
+from tpforge.system.opener import read_url
 from tpforge.yaml_text import to_yaml
 from triton_repo.client.client import Client
 from triton_repo.client.metrics import fetch_metrics, parse_metrics
@@ -97,12 +97,9 @@ def _has_result(address: str, expression: str) -> bool:
     import json
     from urllib.parse import urlencode
 
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(
-            f"http://{address}/api/v1/query?{urlencode({'query': expression})}", timeout=5
-        ) as answer:
-            return bool(json.load(answer)["data"]["result"])
+        answer = read_url(f"http://{address}/api/v1/query?{urlencode({'query': expression})}", timeout_s=5)
+        return bool(json.loads(answer)["data"]["result"])
     except OSError:
         return False
 

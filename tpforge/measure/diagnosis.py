@@ -171,15 +171,6 @@ def diagnose_topology(matrix: Sequence[Sequence[str]], *, name: str) -> list[Fin
     ]
 
 
-def parse_topology(text: str) -> list[list[str]]:
-    """The matrix of GPUs in the output of `nvidia-smi topo -m`; empty when there is none."""
-    rows = [line.split() for line in re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()]
-    found = [row for row in rows if row and re.fullmatch(r"GPU\d+", row[0])]
-    header = next((row for row in found if len(row) > 1 and row[1].startswith("GPU")), None)
-    body = [row for row in found if row is not header]
-    return [row[1 : 1 + len(body)] for row in body]
-
-
 def summarize(
     findings: Iterable[Finding], *, looked_at: Sequence[str], kinds: Iterable[Evidence]
 ) -> Diagnosis:

@@ -5,7 +5,6 @@ It decides nothing from them: smoke/, load/ and the commands do.
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import cast
 
@@ -13,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tpforge.errors import EnvironmentUnusable
 from tpforge.measure.metric_samples import MetricKind, MetricSample
+from tpforge.system.opener import read_url
 
 _KINDS = ("counter", "gauge", "histogram", "summary")
 
@@ -21,12 +21,10 @@ def fetch_metrics(url: str, *, timeout_s: float = 3.0) -> str:
     """The text of a metrics endpoint.
 
     Raises:
+        UsageError: `url` is not of http or https.
         OSError: nothing answers at `url`, or with an error.
     """
-    # No proxy: the metrics port is the server's own.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=timeout_s) as answer:
-        return str(answer.read().decode("utf-8", errors="replace"))
+    return read_url(url, timeout_s=timeout_s).decode("utf-8", errors="replace")
 
 
 def parse_metrics(text: str, *, source: str) -> tuple[MetricSample, ...]:

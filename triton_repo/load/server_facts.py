@@ -6,11 +6,12 @@ It measures nothing; `machine` has the machine's facts, `tpforge.measure.engine_
 from __future__ import annotations
 
 import json
-import urllib.request
+import urllib.error
 from typing import TYPE_CHECKING, Any
 
 from tpforge.errors import EnvironmentUnusable
 from tpforge.measure.run import Fact
+from tpforge.system.opener import read_url
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Client
@@ -40,12 +41,10 @@ def openai_facts(url: str) -> dict[str, Fact]:
         EnvironmentUnusable: nothing listens at `url`.
     """
     base = (url if "//" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     version: Fact
     try:
-        with opener.open(f"{base}/version", timeout=5) as answer:
-            value = json.loads(answer.read())
-            version = Fact(value=str(value["version"]))
+        value = json.loads(read_url(f"{base}/version", timeout_s=5))
+        version = Fact(value=str(value["version"]))
     except urllib.error.HTTPError as error:
         version = Fact(unavailable_because=f"{base}/version: HTTP {error.code}")
     except (ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.system.programs import running
 
 INSTANCE = "app.kubernetes.io/instance"
 """The label that every generated target gives the pods of a release, and that its Services select by."""
@@ -160,16 +161,11 @@ class Kubectl:
         """
         command = self.port_forward(target, port)
         _require()
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        try:
+        with running(command) as child:
             number, said = _opened_port(child)
             if number is None:
                 raise EnvironmentUnusable(f"{_shown(command)}: opened no port: {said}")
             yield f"127.0.0.1:{number}"
-        finally:
-            _end(child)
 
 
 def run(command: Words) -> str:
@@ -205,22 +201,12 @@ def _opened_port(child: subprocess.Popen[str]) -> tuple[str | None, str]:
                 return opened[1], line
     finally:
         timer.cancel()
-    child.stdout.close()
     return None, " ".join(said) or "no word"
 
 
 def _drain(stream: TextIO) -> None:
     with stream:
         stream.read()
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    child.terminate()
-    try:
-        child.wait(10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
 
 
 def _require() -> None:

@@ -6,7 +6,6 @@ before it takes its place.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.repository_options import CommonOptions, ReferenceOptions
+from tpforge.system.linking import link_tree
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS, ensemble_steps, expected_tensors
 
@@ -202,17 +202,3 @@ def copy_package(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in sorted(source.glob("*.py")):
         shutil.copyfile(path, target / path.name)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Hard-link a tree, or copy it where the file system cannot link."""
-    for path in sorted(source.rglob("*")):
-        copy = target / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir(parents=True, exist_ok=True)
-            continue
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path.resolve(), copy)
-        except OSError:
-            shutil.copyfile(path, copy)

@@ -11,11 +11,11 @@ import json
 import os
 import shutil
 import subprocess
-import urllib.request
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.records import Record
+from tpforge.system.opener import read_url
 from triton_repo.serve.processes import MARK_VARIABLE
 
 LABEL = "tpforge.server"
@@ -111,13 +111,9 @@ def generate_one(url: str, *, deadline_s: float) -> None:
         InputRefused: it did not.
     """
     body = json.dumps({"text_input": "Hello", "sampling_param_max_tokens": 1}).encode()
-    request = urllib.request.Request(
-        f"{url}/v2/models/tensorrt_llm/generate", data=body, headers={"Content-Type": "application/json"}
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    place, kind = f"{url}/v2/models/tensorrt_llm/generate", {"Content-Type": "application/json"}
     try:
-        with opener.open(request, timeout=deadline_s) as answer:
-            value = json.loads(answer.read())
+        value = json.loads(read_url(place, timeout_s=deadline_s, method="POST", body=body, headers=kind))
     except (OSError, ValueError) as error:
         raise InputRefused(str(error)) from error
     if "text_output" not in value:

@@ -19,6 +19,7 @@ from builders.sources.json_files import read_json_object
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
 from tpforge.errors import EnvironmentUnusable, VerificationFailed
+from tpforge.system.programs import run_lines
 
 VERSION = "0.47.0"
 # modelopt imports requests undeclared; with transformers 5 it drops rotary_base from TensorRT ranks.
@@ -121,24 +122,13 @@ def quantize(python: Path, task: Task, *, scratch: Path, progress: Progress) -> 
     worker = Path(__file__).with_name("modelopt_worker.py")
     errors = scratch / "stderr"
     with errors.open("w", encoding="utf-8") as stderr:
-        child = subprocess.Popen(
+        status = run_lines(
             # -P: our own module of the name modelopt lies beside the worker.
             [str(python), "-P", str(worker), str(request)],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
+            on_line=lambda line: progress(line.strip()) if line.startswith("modelopt: ") else None,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stderr=stderr,
         )
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                if line.startswith("modelopt: "):
-                    progress(line.strip())
-            status = child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
     if status:
         raise EnvironmentUnusable(f"nvidia-modelopt failed:\n{_end(errors.read_text(encoding='utf-8'))}")
     repair(task.model, task.out, progress=progress)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from engines.chat import chat_prompt, render_chat
 from tests.support.tiny import CHAT_TEMPLATE, write_tiny_llama
@@ -34,18 +35,35 @@ def write_template(folder: Path, template: object, *, file: bool) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, TRICKY], ids=["tiny", "tricky"])
-def test_the_prompt_equals_that_of_transformers(tmp_path: Path, template: str) -> None:
-    from transformers.utils.chat_template_utils import render_jinja_template
+GENERATION = (
+    "{% for message in messages %}{{ message.role }}:{% generation %}{{ message.content }}{% endgeneration %}"
+    "{{ eos_token }}{% endfor %}"
+)
 
-    expected, _ = render_jinja_template(
-        conversations=[MESSAGES],
-        chat_template=template,
-        add_generation_prompt=True,
-        bos_token="<s>",
-        eos_token="</s>",
-    )
-    assert render_chat(write_template(tmp_path / "t", template, file=True), MESSAGES) == expected[0]
+
+@pytest.mark.parametrize(
+    "template", [CHAT_TEMPLATE, TRICKY, GENERATION], ids=["tiny", "tricky", "generation"]
+)
+def test_the_prompt_equals_that_of_the_tokenizer(tmp_path: Path, template: str) -> None:
+    """The judge is transformers' tokenizer, which finds template and special tokens by itself."""
+    folder = write_tiny_llama(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
+    assert render_chat(folder, MESSAGES) == expected
+
+
+def test_special_tokens_of_an_older_tokenizer_are_found(tmp_path: Path) -> None:
+    folder = write_template(tmp_path / "t", "{{ bos_token }}|{{ pad_token }}", file=True)
+    tokens = {"bos_token": "<old>", "pad_token": {"content": "<pad>"}}
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
+    assert chat_prompt(folder, "hi") == "<s>|<pad>"
+
+
+@pytest.mark.parametrize("template", ["{{ 1 // 0 }}", "{{ 'a' + 1 }}", "{{ x[7].y }}", "{% if %}"])
+def test_a_template_that_fails_is_no_bug_of_ours(tmp_path: Path, template: str) -> None:
+    with pytest.raises(InputRefused, match="the chat template refuses the message"):
+        chat_prompt(write_template(tmp_path / "t", template, file=True), "hi")
 
 
 def test_the_template_is_found_in_its_file_in_the_config_and_by_name(tmp_path: Path) -> None:

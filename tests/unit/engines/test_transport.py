@@ -41,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     break_after: int | None = None
     ranges: ClassVar[list[str]] = []
     token = ""
+    moved_to = ""
+    tokens_seen: ClassVar[list[str | None]] = []
     knows_range = True
 
     def log_message(self, format: str, *args: object) -> None:
@@ -61,8 +63,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         path = self.root / self.path.lstrip("/")
+        self.tokens_seen.append(self.headers.get("Authorization"))
         if self.token and self.headers.get("Authorization") != self.token:
             self._head(HTTPStatus.UNAUTHORIZED, 0)
+            return
+        if self.moved_to:
+            self.send_response(HTTPStatus.TEMPORARY_REDIRECT)
+            self.send_header("Location", self.moved_to + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         if not path.is_file():
             self._head(HTTPStatus.NOT_FOUND, 0)
@@ -99,7 +108,7 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def web_server(root: Path) -> Iterator[tuple[str, type[Handler]]]:
-    handler = type("OneHandler", (Handler,), {"root": root, "ranges": []})
+    handler = type("OneHandler", (Handler,), {"root": root, "ranges": [], "tokens_seen": []})
     with Server(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
@@ -285,6 +294,21 @@ def test_no_engine_nobody_there_and_a_missing_token_are_told_apart(engine: Path,
         pull(open_remote(f"{base}/tiny", headers=headers), tmp_path / "pulled", progress=quiet)
     with pytest.raises(EnvironmentUnusable, match="broke off"):
         pull(open_remote(f"{base}/tiny"), tmp_path / "other", progress=quiet)
+
+
+def test_a_token_stays_with_the_server_that_was_named(engine: Path, tmp_path: Path) -> None:
+    """A registry that keeps its files elsewhere leads there; what is there must not learn the token."""
+    files = tmp_path / "store"
+    with web_server(files) as (store, of_store), web_server(files) as (base, handler):
+        push(engine, open_remote(f"{store}/tiny"), progress=quiet)
+        of_store.tokens_seen.clear()
+        handler.token, handler.moved_to = "Bearer secret", store
+        headers = {"Authorization": "Bearer secret"}
+        pull(open_remote(f"{base}/tiny", headers=headers), tmp_path / "pulled", progress=quiet)
+    assert contents(tmp_path / "pulled") == contents(engine)
+    assert set(handler.tokens_seen) == {"Bearer secret"}
+    assert set(of_store.tokens_seen) == {None}
+    assert len(of_store.tokens_seen) == len(handler.tokens_seen) > 4
 
 
 def test_the_commands_push_and_pull_by_name_and_exit_with_6_on_altered_files(

@@ -21,11 +21,11 @@ from tpforge.measure.diagnosis import (
     diagnose_log,
     diagnose_topology,
     log_signs,
-    parse_topology,
     summarize,
 )
 from tpforge.measure.run import GpuTelemetry, Level, Run, SeriesSummary, Telemetry, write_run
 from tpforge.measure.symptoms import diagnose_metrics
+from tpforge.topology import parse_topology
 from triton_repo.client.metrics import parse_metrics, read_series
 
 diagnose_run = partial(symptoms.diagnose_run, read_series=read_series)
@@ -119,6 +119,8 @@ NIC0\tPXB\tPXB\tSYS\t X
     assert found.evidence == ("t: GPU0 - GPU2: SYS", "t: GPU1 - GPU2: NODE")
     assert diagnose_topology([["X", "NV4"], ["NV4", "X"]], name="t") == []
     assert parse_topology("no GPUs here") == []
+    alone = "\tGPU0\tCPU Affinity\tNUMA Affinity\nGPU0\t X \t0-31\t0\n"
+    assert parse_topology(alone) == [["X"]], "the header of one GPU is no second GPU"
 
 
 def modes(found: list[Finding]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builders.blueprint import find_blueprint
-from engines.host import Host, parse_gpus, parse_links
+from engines.host import Host, parse_gpus
 from engines.host_cluster import host_cluster
 from scripts.main import main
 from tests.support.runs import level_of, run_of
@@ -19,6 +19,7 @@ from tpforge.plan.hardware import find_gpu, gpus, make_cluster
 from tpforge.plan.options import Ask
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
+from tpforge.topology import links_of, parse_topology
 
 ENGINE = {
     "model": "meta-llama/Llama-3.1-8B",
@@ -34,7 +35,7 @@ def host(name: str, count: int, link: str) -> Host:
     text = "\n".join(f"{index}, {name}, GPU-{index}, 81559, 0, 9.0, 570.1" for index in range(count))
     header = "\tGPU0\tGPU1\n"
     matrix = header + f"GPU0\t X \t{link}\nGPU1\t{link}\t X \n"
-    return Host(gpus=parse_gpus(text)[0], links=parse_links(matrix) if count == 2 else ())
+    return Host(gpus=parse_gpus(text)[0], links=links_of(parse_topology(matrix)) if count == 2 else ())
 
 
 def run(**engine: Any) -> Run:

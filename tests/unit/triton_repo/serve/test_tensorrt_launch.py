@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engines.host import Gpu, Host, parse_gpus, parse_links
+from engines.host import Gpu, Host, parse_gpus
 from engines.runtime import find_doubts, find_misfits
 from scripts.main import main
 from tests.support.records import manifest_of
@@ -17,6 +17,7 @@ from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import UsageError
 from tpforge.manifest import EngineBuild, FileRecord, Manifest
 from tpforge.mapping import Mapping
+from tpforge.topology import links_of, parse_topology
 from tpforge.versions import find_release
 from triton_repo.deploy.shell import join_lines
 from triton_repo.serve.docker import Container, container_command
@@ -124,7 +125,7 @@ def test_links_are_read_from_the_matrix_of_nvidia_smi() -> None:
         "GPU0\t X \tNV18\tSYS\t0-31\nGPU1\tNV18\t X \tSYS\t0-31\nGPU2\tSYS\tSYS\t X \t32-63\n"
         "\nLegend:\n  SYS = whatever\n"
     )
-    assert parse_links(text) == ((0, 1, "NV18"), (0, 2, "SYS"), (1, 2, "SYS"))
+    assert links_of(parse_topology(text)) == ((0, 1, "NV18"), (0, 2, "SYS"), (1, 2, "SYS"))
 
 
 def gpu(index: int, *, sm: int = 90, total: int = 80 * GIB, used: int = 0) -> Gpu:

@@ -5,9 +5,10 @@ Triton calls a model ready whose process is dead, so a probe has to generate. St
 """
 
 import argparse
+import http.client
 import json
 import sys
-import urllib.request
+from urllib.parse import urlsplit
 
 TOKENS = {"ensemble": "max_tokens", "tensorrt_llm": "sampling_param_max_tokens"}
 
@@ -18,16 +19,18 @@ parser.add_argument("--timeout", type=float, default=10.0)
 arguments = parser.parse_args()
 
 body = json.dumps({"text_input": "Hello", TOKENS[arguments.model]: 1}).encode()
-request = urllib.request.Request(
-    f"{arguments.url}/v2/models/{arguments.model}/generate",
-    data=body,
-    headers={"Content-Type": "application/json"},
-)
-opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+place = urlsplit(arguments.url)
+connect = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
 try:
-    with opener.open(request, timeout=arguments.timeout) as answer:
-        value = json.loads(answer.read())
-except (OSError, ValueError) as error:
-    sys.exit(f"canary: {error}")
+    connection = connect(place.netloc, timeout=arguments.timeout)
+    where = f"{place.path.rstrip('/')}/v2/models/{arguments.model}/generate"
+    connection.request("POST", where, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status != http.HTTPStatus.OK:
+        sys.exit(f"canary: HTTP {answer.status} {answer.reason}: {text[:200]!r}")
+    value = json.loads(text)
+except (OSError, ValueError, http.client.HTTPException) as error:
+    sys.exit(f"canary: {type(error).__name__}: {error}")
 if "text_output" not in value:
     sys.exit(f"canary: no text_output in {value}")

@@ -1,0 +1,191 @@
+"""The opener, against servers that record what reaches them: who gets credentials, where redirects lead."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tpforge.errors import UsageError
+from tpforge.system import opener
+from tpforge.system.opener import RedirectRefused, open_url
+
+ROOT = Path(__file__).parents[4]
+SECRETS = {"Authorization": "Bearer secret", "X-Api-Key": "secret", "Cookie": "session=secret"}
+
+
+class Recording(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, redirect: tuple[int, str] | None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.redirect = redirect
+        self.seen: list[tuple[str, str, HTTPMessage]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Recording
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.command, self.path, self.headers))
+        if self.server.redirect is not None and self.path == "/from":
+            status, target = self.server.redirect
+            self.send_response(status)
+            self.send_header("Location", target)
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_arguments: object) -> None: ...
+
+
+@contextmanager
+def server(redirect: tuple[int, str] | None = None) -> Iterator[Recording]:
+    with Recording(redirect) as one:
+        thread = threading.Thread(target=one.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield one
+        one.shutdown()
+        thread.join()
+
+
+def secrets_in(headers: HTTPMessage) -> set[str]:
+    return {name for name in SECRETS if headers[name] is not None}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_another_origin_gets_no_credentials_and_the_rest_of_the_request(status: int, method: str) -> None:
+    with server() as other, server((status, f"{other.url}/to")) as first:
+        headers = {"Range": "bytes=7-"}
+        open_url(
+            f"{first.url}/from", timeout_s=5, method=method, headers=headers, credentials=SECRETS
+        ).close()
+    ((_, _, given),) = first.seen
+    ((found_method, path, passed_on),) = other.seen
+    assert secrets_in(given) == set(SECRETS)
+    assert secrets_in(passed_on) == set()
+    assert (found_method, path, passed_on["Range"]) == (method, "/to", "bytes=7-")
+
+
+def test_the_same_origin_gets_them_again() -> None:
+    with server((302, "/to")) as one:
+        open_url(f"{one.url}/from", timeout_s=5, credentials=SECRETS).close()
+    assert [(path, secrets_in(headers)) for _, path, headers in one.seen] == [
+        ("/from", set(SECRETS)),
+        ("/to", set(SECRETS)),
+    ]
+
+
+def test_credentials_that_were_dropped_do_not_come_back() -> None:
+    with server() as last:
+        with server((302, "")) as second, server((302, f"{second.url}/from")) as first:
+            second.redirect = (302, f"{first.url}/to")
+            open_url(f"{first.url}/from", timeout_s=5, credentials=SECRETS).close()
+        assert [(path, secrets_in(headers)) for _, path, headers in first.seen] == [
+            ("/from", set(SECRETS)),
+            ("/to", set()),
+        ]
+        assert last.seen == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://a/x", "https://a:443/y", True),
+        ("http://A/x", "http://a:80/", True),
+        ("http://a/x", "https://a/x", False),
+        ("https://a/x", "https://a:8443/x", False),
+        ("https://a/x", "https://b.a/x", False),
+        ("https://a/x", "https://a./x", False),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(one: str, other: str, same: bool) -> None:
+    assert (opener.origin(one) == opener.origin(other)) is same
+
+
+@pytest.mark.parametrize(("credentials", "refused"), [(SECRETS, True), ({}, False)])
+def test_credentials_are_not_led_from_https_to_http(credentials: dict[str, str], refused: bool) -> None:
+    request = opener._Request("https://a/x", method="GET", headers={}, credentials=credentials)
+    follow = opener._Redirects()
+    if refused:
+        with pytest.raises(
+            RedirectRefused, match="http://a/y, without TLS, though the request has credentials"
+        ):
+            follow.redirect_request(request, None, 302, "", HTTPMessage(), "http://a/y")
+    else:
+        following = follow.redirect_request(request, None, 302, "", HTTPMessage(), "http://a/y")
+        assert following is not None and following.full_url == "http://a/y"
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/x", "file:///etc/passwd", "data:text/plain,x"])
+def test_a_redirect_to_another_scheme_is_refused(target: str) -> None:
+    with server((302, target)) as one, pytest.raises(RedirectRefused, match="expected http or https"):
+        open_url(f"{one.url}/from", timeout_s=5)
+
+
+def test_a_redirect_with_a_password_is_refused_and_not_told() -> None:
+    told = pytest.raises(RedirectRefused, match="holds a name or password")
+    with server((302, "http://me:hush@127.0.0.1:1/x?sig=hush")) as one, told as caught:
+        open_url(f"{one.url}/from", timeout_s=5)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_body_is_not_sent_on() -> None:
+    with server() as other, server((307, f"{other.url}/to")) as one:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            open_url(f"{one.url}/from", timeout_s=5, method="PUT", body=b"x", credentials=SECRETS)
+        caught.value.close()
+    assert caught.value.code == 307
+    assert other.seen == []
+
+
+@pytest.mark.parametrize("url", ["ftp://a/x", "file:///etc/passwd", "http:///x", "https://me:hush@a/x"])
+def test_what_is_no_plain_url_of_the_web_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_url(url, timeout_s=5)
+    assert "hush" not in str(caught.value)
+
+
+def test_this_machine_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server() as proxy, server() as one:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        open_url(f"{one.url}/x", timeout_s=5, proxies="environment").close()
+        open_url(f"http://elsewhere.invalid/{'y'}", timeout_s=5, proxies="environment").close()
+        with pytest.raises(OSError):
+            open_url("http://elsewhere.invalid/z", timeout_s=5)
+    assert [path for _, path, _ in one.seen] == ["/x"]
+    assert [path for _, path, _ in proxy.seen] == ["http://elsewhere.invalid/y"]
+
+
+def test_no_other_file_opens_urls() -> None:
+    packages = ("tpforge", "builders", "engines", "triton_repo", "scripts")
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
+        if any(
+            word in path.read_text(encoding="utf-8") for word in ("urlopen", "build_opener", "urllib.request")
+        )
+    ]
+    assert found == ["tpforge/system/opener.py"]

@@ -1,0 +1,164 @@
+"""The one opener of http and https URLs: no proxy to this machine, credentials to one origin only.
+
+It parses no answer and tries nothing again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import urllib.request
+from collections.abc import Mapping
+from typing import IO, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from tpforge.errors import UsageError
+
+Proxies = Literal["none", "environment"]
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PORTS = {"http": 80, "https": 443}
+_FOLLOWED = (301, 302, 303, 307, 308)
+
+
+class RedirectRefused(OSError):
+    """A server leads to where a request must not go."""
+
+
+class _Request(urllib.request.Request):
+    """A request that knows which of its headers are credentials."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        method: str,
+        headers: Mapping[str, str],
+        credentials: Mapping[str, str],
+        body: bytes | IO[bytes] | None = None,
+    ) -> None:
+        super().__init__(url, data=body, method=method, headers={**headers, **credentials})
+        self.plain, self.credentials = dict(headers), dict(credentials)
+
+
+def open_url(
+    url: str,
+    *,
+    timeout_s: float,
+    method: str = "GET",
+    body: bytes | IO[bytes] | None = None,
+    headers: Mapping[str, str] | None = None,
+    credentials: Mapping[str, str] | None = None,
+    proxies: Proxies = "none",
+) -> http.client.HTTPResponse:
+    """The answer of a server, to be closed; GET and HEAD follow redirects.
+
+    `credentials` are headers that go to the origin of `url` (scheme, host and port) and, after a redirect,
+    nowhere else. `timeout_s` bounds each wait for the network. `proxies` "environment" takes the proxies of
+    the environment for all hosts but this machine.
+
+    Raises:
+        UsageError: `url` is not of http or https, or holds a name or password.
+        urllib.error.HTTPError: the server answered with an error; an OSError.
+        RedirectRefused: a redirect to another scheme, or with credentials from https to http; an OSError.
+        OSError: nothing answers, or no server of HTTP.
+    """
+    if (problem := _problem(url)) is not None:
+        raise UsageError(f"{_shown(url)}: {problem}")
+    request = _Request(url, method=method, headers=headers or {}, credentials=credentials or {}, body=body)
+    opener = urllib.request.build_opener(_Redirects(), _Proxies(None if proxies == "environment" else {}))
+    try:
+        return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout_s))
+    except http.client.HTTPException as error:
+        raise _no_http(url, error) from error
+
+
+def read_url(
+    url: str,
+    *,
+    timeout_s: float,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """All that a server answers; for small answers of a server that is ours or was named by its user.
+
+    Raises:
+        UsageError, OSError: see `open_url`; an answer that breaks off is an OSError too.
+    """
+    with open_url(url, timeout_s=timeout_s, method=method, body=body, headers=headers) as answer:
+        try:
+            return answer.read()
+        except http.client.HTTPException as error:
+            raise _no_http(url, error) from error
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """Proxies for other machines; this one is never asked for by way of another."""
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
+        if urlsplit(req.full_url).hostname in _LOOPBACK:
+            return None
+        return super().proxy_open(req, proxy, type)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Goes where a server leads, keeping the method, and credentials for their origin only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        assert isinstance(req, _Request)
+        if req.get_method() not in ("GET", "HEAD") or code not in _FOLLOWED:
+            return None  # urllib makes an error of the answer.
+        shown = f"{_shown(req.full_url)}: redirects to {_shown(newurl)}"
+        if (problem := _problem(newurl)) is not None:
+            raise RedirectRefused(f"{shown}, which {problem}")
+        is_plain_now = urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme == "http"
+        if req.credentials and is_plain_now:
+            raise RedirectRefused(f"{shown}, without TLS, though the request has credentials")
+        keeps = origin(req.full_url) == origin(newurl)
+        return _Request(
+            newurl.replace(" ", "%20"),
+            method=req.get_method(),
+            headers=req.plain,
+            credentials=req.credentials if keeps else {},
+        )
+
+    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
+        # The standard library takes ftp too, and leaves the answer open when this raises.
+        try:
+            scheme = urlsplit(headers.get("location") or headers.get("uri") or "").scheme
+            if scheme not in ("", *_PORTS):
+                shown = _shown(req.full_url)
+                raise RedirectRefused(f"{shown}: redirects to {scheme}:, expected http or https")
+            return super().http_error_302(req, fp, code, msg, headers)
+        except RedirectRefused:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+
+
+def _no_http(url: str, error: http.client.HTTPException) -> OSError:
+    return ConnectionError(f"{_shown(url)}: no whole answer of HTTP: {type(error).__name__}: {error}")
+
+
+def _problem(url: str) -> str | None:
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        return "is no URL of http or https"
+    if parts.username is not None or parts.password is not None:
+        return "holds a name or password; give credentials as a header"
+    return None
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be secret: name, password, and the query, which may hold a signature."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
