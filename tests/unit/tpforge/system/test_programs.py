@@ -11,7 +11,10 @@ import pytest
 from tpforge.errors import EnvironmentUnusable
 from tpforge.system.programs import run_lines, running
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('up', flush=True); time.sleep(600)"
+)
 ENDLESS = "import itertools; [print(n, flush=True) for n in itertools.count()]"
 
 
