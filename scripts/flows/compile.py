@@ -23,6 +23,7 @@ from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.recipe import EngineRecipe
 from tpforge.versions import release_for
 from tpforge.weight_order import order_for
+from tpforge.written import RECORD_NAME
 
 if TYPE_CHECKING:
     from builders.tensorrt.command import BuildCommand
@@ -325,6 +326,8 @@ def _link_folder(source: Path, target: Path) -> None:
     """Hard-link the files of a folder, or copy them where the file system cannot link."""
     target.mkdir()
     for path in sorted(source.iterdir()):
+        if path.name == RECORD_NAME:
+            continue
         try:
             os.link(path, target / path.name)
         except OSError:

@@ -32,6 +32,7 @@ from tpforge.measure.quality import (
     structured_validity,
 )
 from tpforge.measure.run import RUN_NAME, QualityScore, update_run
+from tpforge.written import renew_record
 
 Progress = Callable[[str], None]
 DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
@@ -176,6 +177,7 @@ def keep_with_run(evaluation: Evaluation, found: FoundRun) -> None:
             "give a run of it"
         )
     keep(evaluation, found.folder / QUALITY_NAME)
+    renew_record(found.folder, QUALITY_NAME)
     update_run(found.folder, found.run.model_copy(update={"quality": evaluation.scores}))
 
 

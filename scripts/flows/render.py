@@ -131,6 +131,6 @@ def _key(places: Places, manifest: Manifest, options: RepositoryOptions) -> str:
             engine_key(manifest),
             options.model_dump_json(),
             ours,
-            *((package / name).read_text(encoding="utf-8") for name in _DECIDING),
+            *((package / "render" / name).read_text(encoding="utf-8") for name in _DECIDING),
         ]
     )

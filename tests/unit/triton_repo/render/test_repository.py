@@ -57,7 +57,7 @@ def test_a_repository_has_five_models_and_nothing_wrong(engine: Path, tmp_path: 
     repository = rendered(engine, tmp_path / "repository")
 
     assert repository.models == MODELS
-    assert sorted(path.name for path in repository.path.iterdir()) == sorted(MODELS)
+    assert sorted(path.name for path in repository.path.glob("[!.]*")) == sorted(MODELS)
     assert check_repository(repository.path) == []
 
 
