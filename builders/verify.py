@@ -26,6 +26,7 @@ from tpforge.errors import InputRefused
 from tpforge.manifest import WeightError
 from tpforge.packing import kv_scale_name, packing_of
 from tpforge.sharding import Rule, ShardPlan
+from tpforge.written import is_beside
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _compare_config(found: dict[str, Any], expected: dict[str, Any]) -> Iterator
 
 def _stray_files(checkpoint: Path, plan: ShardPlan) -> Iterator[str]:
     expected = {"config.json", *(f"rank{rank}.safetensors" for rank in range(plan.mapping.world_size))}
-    found = {path.name for path in checkpoint.iterdir()}
+    found = {path.name for path in checkpoint.iterdir() if not is_beside(path.name)}
     yield from (f"{name}: missing" for name in expected - found)
     yield from (f"{name}: does not belong to this checkpoint" for name in found - expected)
 

@@ -6,12 +6,11 @@ It does not make engines, run them, or say whether their answers are right.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from tpforge.atomic import hash_file, os_errors, write_atomic
+from tpforge.atomic import hash_file, os_errors, remove_output, write_into
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 
@@ -21,7 +20,7 @@ SCHEMA_VERSION = 1
 
 def write_manifest(engine_dir: Path, manifest: Manifest) -> None:
     """Write engine.json, whole or not at all; equal manifests give equal bytes."""
-    write_atomic(engine_dir / MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
+    write_into(engine_dir, MANIFEST_NAME, manifest.model_dump_json(indent=2) + "\n")
 
 
 def read_manifest(engine_dir: Path) -> Manifest:
@@ -90,14 +89,14 @@ def list_engines(root: Path) -> list[tuple[Path, Manifest]]:
     return [(path.parent, read_manifest(path.parent)) for path in found]
 
 
-def remove_engine(engine_dir: Path) -> None:
-    """Remove an engine folder; a killed removal leaves none that looks whole.
+def remove_engine(engine_dir: Path) -> bool:
+    """Remove an engine and, where nothing else lies in it, its folder; whether the folder is gone.
+
+    A killed removal leaves no engine that looks whole.
 
     Raises:
         InputRefused: it is no engine folder.
     """
     if not (engine_dir / MANIFEST_NAME).is_file():
         read_manifest(engine_dir)
-    with os_errors(engine_dir):
-        (engine_dir / MANIFEST_NAME).unlink()
-        shutil.rmtree(engine_dir)
+    return remove_output(engine_dir, first=MANIFEST_NAME)

@@ -28,6 +28,7 @@ from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.manifest import FileRecord
 from tpforge.records import Record
 from tpforge.units import format_bytes
+from tpforge.written import is_beside
 
 INDEX_NAME = "transfer.json"
 NUM_PARALLEL = 4
@@ -290,7 +291,8 @@ def _refuse_full_disk(staging: Path, index: Index) -> None:
 
 
 def _names(engine_dir: Path) -> list[str]:
-    return sorted(path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file())
+    names = (path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file())
+    return sorted(name for name in names if not is_beside(name))
 
 
 def _index_there(remote: Remote) -> tuple[FileRecord, ...]:

@@ -6,6 +6,7 @@ A command's module is imported when the command is run: `tpforge --help` loads c
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -100,11 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     _configure_libraries()
     previous = _raise_when_terminated()
+    notices = _Notices()
+    logging.getLogger("tpforge").addHandler(notices)
     try:
         return _run(given)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         return _report(error, debug=debug)
     finally:
+        logging.getLogger("tpforge").removeHandler(notices)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -154,8 +158,20 @@ def _report(error: BaseException, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     message, status = _describe(error, debug=debug)
-    print(f"\r\x1b[K{message}" if sys.stderr.isatty() else message, file=sys.stderr, flush=True)
+    _say(message)
     return status
+
+
+class _Notices(logging.Handler):
+    """What the core logs, such as a file that it kept, as a line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
+def _say(message: str) -> None:
+    """A line on stderr, over the line of progress on a terminal."""
+    print(f"\r\x1b[K{message}" if sys.stderr.isatty() else message, file=sys.stderr, flush=True)
 
 
 def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:

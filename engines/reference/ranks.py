@@ -38,6 +38,8 @@ class Processes:
         self._folder = Path(tempfile.mkdtemp(prefix="tpforge-ranks-"))
         self._children: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection[Any, Any]] = []
+        # Opened once: a process that has no descriptor left must still notice that a rank ended.
+        self._sentinels: list[int] = []
         self._reporter = (config.pp_size - 1) * config.tp_size
         self._vocab_size = config.vocab_size
         try:
@@ -75,7 +77,9 @@ class Processes:
             child.wait()
         for connection in self._connections:
             connection.close()
-        self._children, self._connections = [], []
+        for sentinel in self._sentinels:
+            os.close(sentinel)
+        self._children, self._connections, self._sentinels = [], [], []
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, rank: int, arguments: list[str]) -> None:
@@ -105,6 +109,7 @@ class Processes:
         theirs.close()
         self._children.append(child)
         self._connections.append(ours)
+        self._sentinels.append(os.pidfd_open(child.pid))
 
     def _tell(self, message: Batch | Move) -> None:
         for rank, connection in enumerate(self._connections):
@@ -115,13 +120,8 @@ class Processes:
 
     def _await(self, rank: int, timeout_s: float) -> bytes:
         """The next answer of `rank`, watching that no other rank ends meanwhile."""
-        sentinels = [os.pidfd_open(child.pid) for child in self._children]
-        try:
-            ready = wait([self._connections[rank], *sentinels], timeout=timeout_s)
-            dead = [index for index, sentinel in enumerate(sentinels) if sentinel in ready]
-        finally:
-            for sentinel in sentinels:
-                os.close(sentinel)
+        ready = wait([self._connections[rank], *self._sentinels], timeout=timeout_s)
+        dead = [index for index, sentinel in enumerate(self._sentinels) if sentinel in ready]
         if dead:
             self._fail(dead[0], "ended")
         if not ready:

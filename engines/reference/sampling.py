@@ -2,18 +2,21 @@
 
 It knows one request at a time; batching is the executor's. Source of names, defaults and order
 (temperature, then repetition, presence and frequency penalty over prompt and output, then min_tokens
-and bad words): TensorRT-LLM 1.2, SamplingConfig and penaltyKernels.
+and bad words): TensorRT-LLM 1.2, SamplingConfig and penaltyKernels. All of it is computed in float64, in
+which nothing that a float32 field can hold makes a logit infinite.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _INT32_MAX = 2**31 - 1
+_FLOAT32_MIN, _FLOAT32_MAX = 2.0**-149, torch.finfo(torch.float32).max
 
 
 class RequestError(ValueError):
@@ -23,6 +26,10 @@ class RequestError(ValueError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+
+class NoToken(ValueError):
+    """A request cannot be gone on with: its logits, or its own options, leave no token to choose."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +79,7 @@ class Sampling:
         Raises:
             RequestError: names the first field that is out of range.
         """
-        rules = (
-            ("request_output_len", self.max_tokens, self.max_tokens >= 1, "1 or more"),
-            ("min_tokens", self.min_tokens, self.min_tokens >= 0, "0 or more"),
-            ("runtime_top_k", self.top_k, 0 <= self.top_k <= _INT32_MAX, "0 or more"),
-            ("runtime_top_p", self.top_p, 0 <= self.top_p <= 1, "0 to 1"),
-            (
-                "temperature",
-                self.temperature,
-                math.isfinite(self.temperature) and self.temperature >= 0,
-                "0 or more",
-            ),
-            (
-                "repetition_penalty",
-                self.repetition_penalty,
-                math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
-                "more than 0",
-            ),
-            (
-                "presence_penalty",
-                self.presence_penalty,
-                math.isfinite(self.presence_penalty),
-                "a finite number",
-            ),
-            (
-                "frequency_penalty",
-                self.frequency_penalty,
-                math.isfinite(self.frequency_penalty),
-                "a finite number",
-            ),
-        )
-        for field, value, good, expected in rules:
+        for field, value, good, expected in (*self._whole_numbers(), *self._fractions()):
             if not good:
                 raise RequestError(field, f"found {value}, expected {expected}")
         for field, words in (("stop_words_list", self.stop_words), ("bad_words_list", self.bad_words)):
@@ -111,6 +88,27 @@ class Sampling:
                 raise RequestError(field, f"token ids {strays} are outside the vocabulary of {vocab_size}")
             if any(not word for word in words):
                 raise RequestError(field, "holds an empty word")
+
+    def _whole_numbers(self) -> Iterator[tuple[str, float, bool, str]]:
+        """Each field with its value, whether that is good, and what is."""
+        yield ("request_output_len", self.max_tokens, 1 <= self.max_tokens <= _INT32_MAX, "1 or more")
+        yield ("min_tokens", self.min_tokens, 0 <= self.min_tokens <= _INT32_MAX, "0 or more")
+        yield ("runtime_top_k", self.top_k, 0 <= self.top_k <= _INT32_MAX, "0 or more")
+        if self.seed is not None:
+            yield ("seed", self.seed, 0 <= self.seed < 2**64, "0 to 2**64 - 1")
+
+    def _fractions(self) -> Iterator[tuple[str, float, bool, str]]:
+        top_p, temperature, repetition = self.top_p, self.temperature, self.repetition_penalty
+        yield ("runtime_top_p", top_p, 0 <= top_p <= 1, "0 to 1")
+        good = temperature == 0 or _FLOAT32_MIN <= temperature <= _FLOAT32_MAX
+        yield ("temperature", temperature, good, "0 or more, as a float32")
+        good = _FLOAT32_MIN <= repetition <= _FLOAT32_MAX
+        yield ("repetition_penalty", repetition, good, "more than 0, as a float32")
+        for field, penalty in (
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ):
+            yield (field, penalty, abs(penalty) <= _FLOAT32_MAX, "a finite float32")
 
 
 class Sampler:
@@ -125,14 +123,23 @@ class Sampler:
         self._counts: Tensor | None = None
 
     def pick(self, logits: Tensor) -> tuple[int, float]:
-        """The next token and its log probability (0.0 unless asked for); `logits` is [vocab], float32."""
+        """The next token and its log probability (0.0 unless asked for); `logits` is [vocab], float32.
+
+        Raises:
+            NoToken: the logits are not numbers, or bad words and min_tokens forbid every token.
+        """
         sampling = self.sampling
+        best, token = logits.max(-1)
+        refuse_not_finite(float(best))
         if sampling.is_plain:
-            return int(logits.argmax()), 0.0
+            return int(token), 0.0
         processed = self._process(logits)
-        token = int(processed.argmax()) if sampling.is_greedy else self._draw(processed)
-        log_prob = float(processed.log_softmax(-1)[token]) if sampling.return_log_probs else 0.0
-        return token, log_prob
+        best, token = processed.max(-1)
+        if not math.isfinite(float(best)):
+            raise NoToken("bad_words and min_tokens leave no token to choose from")
+        chosen = int(token) if sampling.is_greedy else self._draw(processed)
+        log_prob = float(processed.log_softmax(-1)[chosen]) if sampling.return_log_probs else 0.0
+        return chosen, max(log_prob, -_FLOAT32_MAX)
 
     def accept(self, token: int) -> None:
         """Record a token that was picked and is part of the output."""
@@ -146,7 +153,7 @@ class Sampler:
         return any(self.output[-len(word) :] == list(word) for word in self.sampling.stop_words)
 
     def _process(self, logits: Tensor) -> Tensor:
-        sampling, processed = self.sampling, logits.clone()
+        sampling, processed = self.sampling, logits.double()
         if sampling.temperature not in (0, 1):
             processed /= sampling.temperature
         self._penalize(processed)
@@ -163,7 +170,7 @@ class Sampler:
         if (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) == (1, 0, 0):
             return
         if self._counts is None:
-            self._counts = torch.bincount(torch.tensor(self._tail), minlength=logits.shape[0]).float()
+            self._counts = torch.bincount(torch.tensor(self._tail), minlength=logits.shape[0]).double()
         seen = self._counts > 0
         repeated = torch.where(
             logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty
@@ -176,9 +183,19 @@ class Sampler:
         sampling = self.sampling
         count = min(sampling.top_k or logits.shape[0], logits.shape[0])
         values, tokens = torch.topk(logits, count)
-        probabilities = values.softmax(-1)
+        probabilities = values.softmax(-1).float()
         if 0 < sampling.top_p < 1:
             before = probabilities.cumsum(-1) - probabilities
             probabilities = torch.where(before < sampling.top_p, probabilities, 0.0)
         choice = torch.multinomial(probabilities, 1, generator=self._generator)
         return int(tokens[choice])
+
+
+def refuse_not_finite(best: float) -> None:
+    """Refuse a row of logits by its largest: NaN when one is NaN, infinite when one is, or when all are -inf.
+
+    Raises:
+        NoToken: it is not a finite number.
+    """
+    if not math.isfinite(best):
+        raise NoToken(f"the model computed no usable logits (the largest is {best}); no token can be chosen")

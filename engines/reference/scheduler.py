@@ -1,12 +1,16 @@
 """In-flight batching: requests join and leave between steps, each step is one batch on the executor.
 
 It turns requests into batches and logits into events. When a rank dies, the requests in flight fail
-with an error and the ranks are started again.
+with an error and the ranks are started again. What one request's options do is that request's error, and
+an error that nobody expected fails every request and ends the thread, which its owner is told.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,7 +24,7 @@ from .batches import Decode, Logits, Move, Prefill
 from .config import EngineConfig, EngineError, load_config
 from .executor import Executor, RankFailure
 from .opening import open_executor
-from .sampling import RequestError, Sampler, Sampling
+from .sampling import NoToken, RequestError, Sampler, Sampling, refuse_not_finite
 
 PREFILL_CHUNK = 256
 """Prompt tokens computed between two decode steps, so that a long prompt does not stall the others."""
@@ -60,8 +64,15 @@ class Request:
     sampler: Sampler
     on_event: Callable[[Event], None]
     cancelled: bool = False
+    ended: bool = False
     num_prefilled: int = 0
     next_token: int = field(default=-1)
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on; none after the last one."""
+        if not self.ended:
+            self.ended = event.finished
+            self.on_event(event)
 
     @property
     def position(self) -> int:
@@ -71,6 +82,9 @@ class Request:
 
 class Scheduler:
     """Runs an engine on a thread of its own; `submit` and `cancel` may be called from any thread.
+
+    `on_death` is called last on that thread when it ends by an error, after every request has failed: the
+    process is of no use then. Without it, the error is printed.
 
     Raises:
         EngineError: the engine cannot be executed.
@@ -86,7 +100,9 @@ class Scheduler:
         compute_dtype: str = "auto",
         max_batch_size: int | None = None,
         num_threads: int | None = None,
+        on_death: Callable[[Exception], None] | None = None,
     ) -> None:
+        self._on_death = on_death or _print
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.config: EngineConfig = load_config(engine_dir)
@@ -109,6 +125,7 @@ class Scheduler:
         self._prefilling: Request | None = None
         self._wake = threading.Condition()
         self._closed = False
+        self._death: str | None = None
         # The ranks are children of this thread: they end when it ends, however it ends.
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -120,6 +137,7 @@ class Scheduler:
 
         Raises:
             RequestError: names the field that is refused; nothing was queued.
+            EngineError: it is closed, or its thread has ended.
         """
         sampling.check(vocab_size=self.vocab_size)
         self._check_input(input_ids, sampling)
@@ -127,7 +145,7 @@ class Scheduler:
         request = Request(input_ids, sampler, on_event)
         with self._wake:
             if self._closed:
-                raise EngineError("the scheduler is closed")
+                raise EngineError(self._death or "the scheduler is closed")
             self._waiting.append(request)
             self._wake.notify()
         return request
@@ -178,10 +196,19 @@ class Scheduler:
     def _run(self) -> None:
         try:
             self._executor = self._open()
-        except (RankFailure, EngineError, RuntimeError) as error:
+        except Exception as error:
+            # Whatever it is, the constructor waits for it and raises it.
             self._started.set_exception(error)
             return
         self._started.set_result(None)
+        try:
+            self._serve()
+        except Exception as error:
+            # A thread that ends in silence would leave its requests, and all later ones, waiting for ever.
+            self._die(error)
+
+    def _serve(self) -> None:
+        """Step until closed; a failed model is started again, any other error is for the caller."""
         while True:
             with self._wake:
                 while not (self._closed or self._has_work() or self._executor is None):
@@ -197,6 +224,18 @@ class Scheduler:
                 # RuntimeError is how torch reports a failed kernel or allocation.
                 self._recover(error)
         self._fail_all("the server is shutting down")
+
+    def _die(self, error: Exception) -> None:
+        """Fail all requests, those that wait too, and let no more in; then tell the owner."""
+        with self._wake:
+            self._death = (
+                f"the model's scheduler failed and must be restarted: {type(error).__name__}: {error}"
+            )
+            self._closed = True
+        try:
+            self._fail_all(self._death)
+        finally:
+            self._on_death(error)
 
     def _has_work(self) -> bool:
         return bool(self._waiting or self._decoding or self._prefilling)
@@ -238,7 +277,7 @@ class Scheduler:
         assert logits is not None
         self._prefilling = None
         self._decoding.append(request)
-        if self._advance(request, *request.sampler.pick(logits[0])):
+        if self._take(request, logits[0], best=float(logits[0].max())):
             self._leave(executor, len(self._decoding) - 1)
 
     def _decode(self, executor: Executor) -> None:
@@ -248,22 +287,36 @@ class Scheduler:
         )
         logits = executor.forward(batch)
         assert logits is not None
-        best = logits.argmax(-1).tolist()
+        best, tokens = (found.tolist() for found in logits.max(-1))
         ended = []
         for slot, request in enumerate(self._decoding):
-            picked = (best[slot], 0.0)
-            if not request.sampler.sampling.is_plain:
-                picked = request.sampler.pick(logits[slot])
-            if self._advance(request, *picked):
+            if self._take(request, logits[slot], best=best[slot], token=tokens[slot]):
                 ended.append(slot)
         for slot in reversed(ended):
             self._leave(executor, slot)
+
+    def _take(self, request: Request, logits: Tensor, *, best: float, token: int | None = None) -> bool:
+        """Choose a request's next token; whether the request has ended, as it does when none can be chosen.
+
+        `best` is the largest of `logits`, `token` its index.
+        """
+        try:
+            refuse_not_finite(best)
+            if token is not None and request.sampler.sampling.is_plain:
+                picked = (token, 0.0)
+            else:
+                picked = request.sampler.pick(logits)
+        except (NoToken, RuntimeError) as error:
+            # RuntimeError is how torch refuses: what it refuses here are this request's own numbers.
+            request.tell(Event(finished=True, finish_reason="error", error=str(error)))
+            return True
+        return self._advance(request, *picked)
 
     def _advance(self, request: Request, token: int, log_prob: float) -> bool:
         """Give a request its next token and tell its listener; whether it has ended."""
         sampler = request.sampler
         if token in sampler.end_ids:
-            request.on_event(Event(finished=True, finish_reason="end_id"))
+            request.tell(Event(finished=True, finish_reason="end_id"))
             return True
         sampler.accept(token)
         request.next_token = token
@@ -272,7 +325,7 @@ class Scheduler:
             reason = "stop_words"
         elif len(sampler.output) >= sampler.sampling.max_tokens:
             reason = "length"
-        request.on_event(Event((token,), (log_prob,), finished=reason is not None, finish_reason=reason))
+        request.tell(Event((token,), (log_prob,), finished=reason is not None, finish_reason=reason))
         return reason is not None
 
     def _leave(self, executor: Executor, slot: int) -> None:
@@ -286,20 +339,21 @@ class Scheduler:
             executor.move(Move(source=last + 1, target=last, length=self._prefilling.num_prefilled))
 
     def _drop_cancelled(self, executor: Executor) -> None:
+        """End what was cancelled; each is told first, since a rank may die while slots move."""
         gone = Event(finished=True, finish_reason="cancelled")
         with self._wake:
             dropped = [request for request in self._waiting if request.cancelled]
             for request in dropped:
                 self._waiting.remove(request)
+        for request in dropped:
+            request.tell(gone)
         if self._prefilling is not None and self._prefilling.cancelled:
-            dropped.append(self._prefilling)
-            self._prefilling = None
+            request, self._prefilling = self._prefilling, None
+            request.tell(gone)
         for slot in reversed(range(len(self._decoding))):
             if self._decoding[slot].cancelled:
-                dropped.append(self._decoding[slot])
+                self._decoding[slot].tell(gone)
                 self._leave(executor, slot)
-        for request in dropped:
-            request.on_event(gone)
 
     def _fail_all(self, message: str) -> None:
         """Fail every request in flight and drop the ranks; those still waiting are kept unless closed."""
@@ -309,11 +363,19 @@ class Scheduler:
             if self._closed or self._executor is None:
                 failed.extend(self._waiting)
                 self._waiting.clear()
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
-        for request in failed:
-            request.on_event(Event(finished=True, finish_reason="error", error=message))
+        executor, self._executor = self._executor, None
+        try:
+            if executor is not None:
+                executor.close()
+        finally:
+            for request in failed:
+                # One listener that fails must not leave the others without an answer.
+                with contextlib.suppress(Exception):
+                    request.tell(Event(finished=True, finish_reason="error", error=message))
+
+
+def _print(error: Exception) -> None:
+    traceback.print_exception(error, file=sys.stderr)
 
 
 def greedy(executor: Executor, prompt: list[int], num_tokens: int) -> list[int]:

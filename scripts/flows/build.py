@@ -18,7 +18,7 @@ from scripts.flows.models import open_model, source_record
 from scripts.flows.provenance_sameness import engine_differences
 from scripts.flows.quantize import measure_drop, quantization_of
 from tpforge import __version__
-from tpforge.atomic import atomic_folder, hash_file, partial_folder
+from tpforge.atomic import atomic_folder, hash_file, partial_folder, remove_output
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits, Manifest
@@ -27,6 +27,7 @@ from tpforge.model import ModelSpec
 from tpforge.places import Places, engine_name, places_of
 from tpforge.recipe import EngineRecipe
 from tpforge.sharding import ShardPlan
+from tpforge.written import note_files
 
 if TYPE_CHECKING:
     from builders.convert import Conversion
@@ -156,6 +157,7 @@ def convert_checkpoint(
                 out=folder,
                 progress=meter,
             )
+            note_files(folder, conversion.files)
     return final, conversion
 
 
@@ -330,15 +332,17 @@ def remove(places: Places) -> tuple[Path, ...]:
     """Remove an engine and what was derived from it; the folders that are gone."""
     from engines.store import remove_engine
 
-    remove_engine(places.engine)
-    derived = [path for path in (places.repository, places.server) if path.is_dir()]
-    for path in derived:
-        shutil.rmtree(path)
+    gone = [places.engine] if remove_engine(places.engine) else []
+    if places.repository.is_dir() and remove_output(places.repository):
+        gone.append(places.repository)
+    if places.server.is_dir():
+        shutil.rmtree(places.server)
+        gone.append(places.server)
     places.stages.unlink(missing_ok=True)
     folder = places.engine.parent
     if places.engine.name == "engine" and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    return (places.engine, *derived)
+    return tuple(gone)
 
 
 def _refuse_runtime(recipe: EngineRecipe) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scripts.flows.models import input_files, open_model
 from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from scripts.flows.quantize import plan_of, quality_of
-from tpforge.atomic import write_atomic
+from tpforge.atomic import write_into
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
@@ -104,7 +104,7 @@ def verify_engine(
     )
     kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}
     manifest = manifest.model_copy(update=kept)
-    write_atomic(places.engine / "parity.json", _parity_json(manifest, parity, golden))
+    write_into(places.engine, "parity.json", _parity_json(manifest, parity, golden))
     write_manifest(places.engine, manifest)
     keep_stage(places, _PROOF, {"key": _proof_key(manifest)})
     return Verified(places, manifest, parity)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tpforge import __version__
 from tpforge.atomic import hash_file, write_atomic
 from tpforge.manifest import FileRecord
+from tpforge.written import RECORD_NAME
 
 if TYPE_CHECKING:
     from builders.sources.base import Source
@@ -50,7 +51,9 @@ def holds(checkpoint: Path, *, key: str) -> bool:
         files = tuple(FileRecord.model_validate(one) for one in value["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if {file.path for file in files} != {path.name for path in checkpoint.glob("*")}:
+    if {file.path for file in files} != {
+        path.name for path in checkpoint.glob("*") if path.name != RECORD_NAME
+    }:
         return False
     return all(hash_file(checkpoint / file.path, relative_to=checkpoint) == file for file in files)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -285,3 +286,43 @@ def active() -> float:
 def gauge(kind: str) -> float:
     labels = {"model": "tensorrt_llm", "version": "1", "request_type": kind}
     return MetricFamily.families[-1].gauges[tuple(sorted(labels.items()))].value
+
+
+def test_a_scheduler_that_dies_answers_its_requests_and_ends_the_process(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    died = threading.Event()
+
+    def end(status: int) -> None:
+        ended.append(status)
+        died.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    scheduler = server.models["tensorrt_llm"]._scheduler._scheduler
+
+    def fail(*arguments: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(scheduler, "_step", fail)
+    [sent] = server.run("tensorrt_llm", prompt(PROMPT, request_output_len=12))
+    assert sent.error is not None
+    assert "Too many open files" in sent.error
+    assert died.wait(TIMEOUT_S)
+    assert ended == [1]
+
+
+@pytest.mark.parametrize("model", ["tensorrt_llm", "tensorrt_llm_bls"])
+def test_a_request_that_cannot_be_read_is_refused_and_the_one_after_it_in_the_call_is_answered(
+    server: Server, model: str
+) -> None:
+    asked = {
+        "tensorrt_llm": lambda: prompt(PROMPT, request_output_len=3),
+        "tensorrt_llm_bls": lambda: Request(tensors("tensorrt_llm_bls", text_input=b"hello", max_tokens=3)),
+    }[model]
+    broken, good = Request({"input_ids": np.zeros((), np.int32)}), asked()
+    server.models[model].execute([broken, good])
+    [refused] = broken.sender.until_final()
+    assert refused.error is not None
+    assert "could not be read" in refused.error
+    assert list(good.sender.until_final())[-1].error is None

@@ -22,6 +22,7 @@ from tpforge.measure.quality import (
 )
 from tpforge.measure.run import RUN_NAME, update_run
 from tpforge.places import Places, find_engine
+from tpforge.written import renew_record
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def keep_with_run(evaluation: Evaluation, found: FoundRun) -> None:
             "give a run of it"
         )
     keep(evaluation, found.folder / QUALITY_NAME)
+    renew_record(found.folder, QUALITY_NAME)
     update_run(found.folder, found.run.model_copy(update={"quality": evaluation.scores}))
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from tpforge.atomic import atomic_folder, os_errors, write_atomic
+from tpforge.atomic import atomic_folder, os_errors, write_into
 from tpforge.errors import InputRefused
 from tpforge.measure.samples import ErrorKind, MetricSummary, Sample
 from tpforge.records import Record
@@ -256,7 +256,7 @@ def write_run(
 
 def update_run(folder: Path, run: Run) -> None:
     """Write run.json of an existing folder again, such as with the quality that was measured later."""
-    write_atomic(folder / RUN_NAME, _json(run))
+    write_into(folder, RUN_NAME, _json(run))
 
 
 def read_run(folder: Path) -> Run:

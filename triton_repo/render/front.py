@@ -14,6 +14,7 @@ from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 from tpforge.repository_options import PytorchOptions
+from tpforge.written import written_names
 from triton_repo.render.check import FRONT_PARAMETERS, check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.llmapi import CONFIG, model_yaml, refuse_engine
@@ -60,7 +61,7 @@ def render_front(
         (version / CONFIG).write_text(text, encoding="utf-8")
         if problems := check_repository(folder, runtime="front"):
             raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
-    files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
+    files = written_names(out)
     return RenderedRepository(path=out, models=MODELS, files=files)
 
 

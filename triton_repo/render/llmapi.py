@@ -12,6 +12,7 @@ from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.repository_options import PytorchOptions
+from tpforge.written import written_names
 from triton_repo.render.check import check_llm_repository
 from triton_repo.render.contract import LLM_MODEL, llm_tensors
 from triton_repo.render.repository import TEMPLATES, RenderedRepository, environment_of, text_of
@@ -48,7 +49,7 @@ def render_llmapi(
         (version / CONFIG).write_text(model_yaml(folder_of_model, llm_yaml, options), encoding="utf-8")
         if problems := check_llm_repository(folder):
             raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
-    files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
+    files = written_names(out)
     return RenderedRepository(path=out, models=(LLM_MODEL,), files=files)
 
 

@@ -16,6 +16,7 @@ from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.repository_options import CommonOptions, ReferenceOptions
 from tpforge.system.linking import link_tree
+from tpforge.written import written_names
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS, ensemble_steps, expected_tensors
 
@@ -70,7 +71,7 @@ def render(
         problems = check_repository(folder)
         if problems:
             raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
-    files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
+    files = written_names(out)
     return RenderedRepository(path=out, models=MODELS, files=files)
 
 

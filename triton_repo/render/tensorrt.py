@@ -15,6 +15,7 @@ from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.repository_options import TensorrtOptions
+from tpforge.written import written_names
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.parameters import check_parameters, parameter_texts
@@ -63,7 +64,7 @@ def render_tensorrt(
         problems = check_repository(folder, runtime="reference" if options.stand_in else "tensorrt")
         if problems:
             raise InputRefused.listing(f"{out}: the rendered repository is not right:", problems)
-    files = tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()))
+    files = written_names(out)
     return RenderedRepository(path=out, models=MODELS, files=files)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from engines import store
 from tests.support.records import manifest_of
 from tpforge.atomic import hash_file
 from tpforge.errors import InputRefused
+from tpforge.written import write_record
 
 
 def write_engine(folder: Path, **fields: object) -> Path:
@@ -126,6 +128,23 @@ def test_removing_refuses_a_folder_that_is_no_engine(tmp_path: Path) -> None:
 
 def test_removing_takes_the_whole_engine_even_with_a_broken_manifest(tmp_path: Path) -> None:
     engine = write_engine(tmp_path / "engine")
+    write_record(engine)
     (engine / "engine.json").write_text("{")
-    store.remove_engine(engine)
+    assert store.remove_engine(engine)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_removing_leaves_what_is_not_of_the_engine_and_follows_no_link(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, elsewhere = write_engine(tmp_path / "engine"), tmp_path / "elsewhere"
+    write_record(engine)
+    (engine / "notes.md").write_text("of the user")
+    shutil.copytree(engine / "checkpoint", elsewhere)
+    shutil.rmtree(engine / "checkpoint")
+    (engine / "checkpoint").symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    assert not store.remove_engine(engine)
+    assert sorted(path.name for path in engine.iterdir()) == ["checkpoint", "notes.md"]
+    assert sorted(elsewhere.iterdir()) == before
+    assert "stays, since files in it are not of tpforge" in caplog.text

@@ -55,6 +55,7 @@ def test_the_pages_are_written_and_hold_every_metric(runs: Path, capsys: pytest.
         == 0
     )
     assert sorted(path.name for path in out.iterdir()) == [
+        ".tpforge.json",
         "comparison.html",
         "comparison.json",
         "comparison.md",

@@ -106,7 +106,7 @@ def test_the_leftover_of_a_killed_run_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".out.partial" / "stale").write_text("half")
     (tmp_path / ".out.lock").touch()
     write(tmp_path / "out", "whole")
-    assert names(tmp_path / "out") == {"file"}
+    assert names(tmp_path / "out") == {"file", ".tpforge.json"}
     assert names(tmp_path) == {"out"}
 
 

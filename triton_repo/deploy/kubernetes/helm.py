@@ -27,6 +27,14 @@ from triton_repo.monitoring.dashboard import dashboard_json
 _RELEASE = "RELEASENAME"
 _RECIPE = {"loadTimeout": "load_timeout"}
 """Values that `[serve]` of a recipe has too: they are checked by the recipe's own schema."""
+_IGNORED = """\
+Dockerfile
+deployment.json
+.tpforge.json
+# files that `deploy --force` kept beside new ones
+*.kept
+*.kept.*
+"""
 _OPEN, _CLOSE = "OPENBRACES", "CLOSEBRACES"
 
 
@@ -93,7 +101,7 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         "files/prepare.sh": objects.prepare(deployment),
         "files/tpforge.json": dashboard_json(),
         "Dockerfile": files.dockerfile(deployment),
-        ".helmignore": "Dockerfile\ndeployment.json\n",
+        ".helmignore": _IGNORED,
     }
 
 

@@ -57,7 +57,7 @@ def test_a_repository_has_five_models_and_nothing_wrong(engine: Path, tmp_path: 
     repository = rendered(engine, tmp_path / "repository")
 
     assert repository.models == MODELS
-    assert sorted(path.name for path in repository.path.iterdir()) == sorted(MODELS)
+    assert sorted(path.name for path in repository.path.glob("[!.]*")) == sorted(MODELS)
     assert check_repository(repository.path) == []
 
 
@@ -188,13 +188,16 @@ def test_an_engine_of_another_runtime_is_refused(engine: Path, tmp_path: Path) -
 def test_an_existing_repository_is_replaced_only_by_force(engine: Path, tmp_path: Path) -> None:
     out = tmp_path / "repository"
     rendered(engine, out)
-    (out / "stale").write_text("", encoding="utf-8")
+    config = out / "ensemble" / "config.pbtxt"
+    whole = config.read_text(encoding="utf-8")
+    config.write_text("edited", encoding="utf-8")
 
     with pytest.raises(InputRefused, match="--force"):
         rendered(engine, out)
-    assert (out / "stale").exists()
+    assert config.read_text(encoding="utf-8") == "edited"
     rendered(engine, out, force=True)
-    assert not (out / "stale").exists()
+    assert config.read_text(encoding="utf-8") == whole
+    assert check_repository(out) == []
 
 
 @pytest.mark.parametrize(

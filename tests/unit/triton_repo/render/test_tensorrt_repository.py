@@ -301,6 +301,8 @@ def test_a_stream_carries_the_text_so_far(llm_repository: Path) -> None:
         ({"text_input": text("a", "b")}, "text_input: expected one prompt"),
         ({"sampling_param_top_k": np.array([-1], dtype=np.int32)}, "top_k: found -1, expected 0 or more"),
         ({"sampling_param_top_p": np.array([2.0], dtype=np.float32)}, "top_p: found 2.0, expected 0 to 1"),
+        ({"sampling_param_temperature": np.array([np.inf], dtype=np.float32)}, "temperature: found inf"),
+        ({"sampling_param_presence_penalty": np.array([np.nan], dtype=np.float32)}, "penalty: found nan"),
         ({"text_input": np.array([b"\xff"], dtype=np.object_)}, "text_input: is not valid UTF-8"),
         ({"sampling_param_max_tokens": np.array([1, 2], dtype=np.int32)}, "expected one value, found 2"),
     ],

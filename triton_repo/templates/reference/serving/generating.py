@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,20 @@ class GeneratingModel:
                 self._accept(request, sender)
             except FieldError as error:
                 sender.send(error_response(str(error)), flags=FINAL)
+            except Exception as error:
+                # Triton would drop this request, and those after it, without an answer.
+                pb_utils.Logger.log_error(traceback.format_exc())
+                sender.send(error_response(_unreadable(error)), flags=FINAL)
+
+    def end_process(self, error: BaseException) -> None:
+        """End this process, since nothing generates in it any more: its supervisor starts it again.
+
+        The answers that are queued are sent first.
+        """
+        pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+        if hasattr(self, "_outbox"):
+            self._outbox.close()
+        os._exit(1)
 
     def finalize(self) -> None:
         """Fail what is in flight, tell its clients, and end the ranks."""
@@ -176,6 +191,10 @@ class GeneratingModel:
             self._outbox.refuse(exchange, prefix + described)
         except self.engine_error as error:
             self._outbox.refuse(exchange, prefix + str(error))
+        except Exception as error:
+            # The request has an exchange by now, which must end.
+            pb_utils.Logger.log_error(traceback.format_exc())
+            self._outbox.refuse(exchange, prefix + _unreadable(error))
         else:
             self._in_flight.attach(exchange, handle)
 
@@ -184,3 +203,7 @@ class GeneratingModel:
             raise field_error("stop", "the request has no id; give it the id of the request to be stopped")
         self._in_flight.stop(request_id)
         sender.send(response({}), flags=FINAL)
+
+
+def _unreadable(error: Exception) -> str:
+    return f"the request could not be read: {type(error).__name__}: {error}"

@@ -19,6 +19,7 @@ _SAMPLING = (
 )
 _RETURNED = ("finish_reason", "stop_reason", "cumulative_logprob")
 _PREFIX = "sampling_param_"
+_FLOAT32_MAX, _INT32_MAX = 3.4028234663852886e38, 2**31 - 1
 
 
 class RequestRefused(ValueError):
@@ -66,15 +67,17 @@ def read_request(tensor: Callable[[str], Any], *, decoupled: bool, exclude_input
 def _check(sampling: dict[str, Any]) -> None:
     """Refuse what would end the engine rather than the request (TensorRT-LLM 6329)."""
     limits: tuple[tuple[str, float, float], ...] = (
-        ("max_tokens", 1, float("inf")),
-        ("top_k", 0, float("inf")),
+        ("max_tokens", 1, _INT32_MAX),
+        ("top_k", 0, _INT32_MAX),
         ("top_p", 0, 1),
-        ("temperature", 0, float("inf")),
-        ("best_of", 1, float("inf")),
+        ("temperature", 0, _FLOAT32_MAX),
+        ("best_of", 1, _INT32_MAX),
+        ("presence_penalty", -_FLOAT32_MAX, _FLOAT32_MAX),
+        ("frequency_penalty", -_FLOAT32_MAX, _FLOAT32_MAX),
     )
     for name, low, high in limits:
         if name in sampling and not low <= sampling[name] <= high:
-            span = f"{low:g} or more" if high == float("inf") else f"{low:g} to {high:g}"
+            span = f"{low:g} to {high:g}" if high < _INT32_MAX else f"{low:g} or more, and finite"
             raise RequestRefused(f"{_PREFIX}{name}: found {sampling[name]}, expected {span}")
 
 

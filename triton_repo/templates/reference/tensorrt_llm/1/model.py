@@ -17,6 +17,7 @@ class _Reference:
     def __init__(self, scheduler: Scheduler) -> None:
         self.vocab_size, self.end_id = scheduler.vocab_size, scheduler.end_id
         self.cancel, self.counts, self.close = scheduler.cancel, scheduler.counts, scheduler.close
+        self._scheduler = scheduler
         self._submit = scheduler.submit
 
     def submit(
@@ -41,5 +42,6 @@ class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
             compute_dtype=parameters.text("compute_dtype"),
             max_batch_size=max_batch_size,
             num_threads=parameters.optional_integer("num_threads"),
+            on_death=self.end_process,
         )
         return _Reference(scheduler)

@@ -68,6 +68,11 @@ class TritonPythonModel:
                 self._accept(request, sender)
             except FieldError as error:
                 sender.send(error_response(str(error)), flags=FINAL)
+            except Exception as error:
+                # Triton would drop this request, and those after it, without an answer.
+                self._log_error(f"a request could not be read: {error!r}")
+                message = f"the request could not be read: {type(error).__name__}: {error}"
+                sender.send(error_response(message), flags=FINAL)
 
     def finalize(self) -> None:
         """End the threads."""
@@ -83,7 +88,11 @@ class TritonPythonModel:
         self._in_flight.add(exchange)
         for index in range(size):
             prompt = Prompt(index, read_item(inputs, index), f"batch item {index}: " if size > 1 else "")
-            self._pool.submit(self._answer, exchange, prompt)
+            try:
+                self._pool.submit(self._answer, exchange, prompt)
+            except RuntimeError as error:
+                # No thread can be started: the exchange must end all the same.
+                exchange.fail(f"{prompt.prefix}the prompt could not be begun: {error}")
 
     def _answer(self, exchange: Exchange, prompt: Prompt) -> None:
         """Generate one prompt; whatever happens, the client is told the end of it.

@@ -22,12 +22,16 @@ _NEUTRAL = {
     "presence_penalty": (0.0,),
     "frequency_penalty": (0.0,),
 }
+_FLOAT32_MAX, _INT32_MAX = 3.4028234663852886e38, 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
-    "max_tokens": (1, float("inf")),
-    "temperature": (0, float("inf")),
-    "top_k": (0, float("inf")),
+    "max_tokens": (1, _INT32_MAX),
+    "min_tokens": (0, _INT32_MAX),
+    "temperature": (0, _FLOAT32_MAX),
+    "top_k": (0, _INT32_MAX),
     "top_p": (0, 1),
-    "repetition_penalty": (1e-9, float("inf")),
+    "repetition_penalty": (1e-9, _FLOAT32_MAX),
+    "presence_penalty": (-_FLOAT32_MAX, _FLOAT32_MAX),
+    "frequency_penalty": (-_FLOAT32_MAX, _FLOAT32_MAX),
 }
 _FIELDS = {"top_k": "runtime_top_k", "top_p": "runtime_top_p", "max_tokens": "request_output_len"}
 
@@ -84,5 +88,5 @@ def _check(sampling: Mapping[str, Any]) -> None:
     for name, (low, high) in _RANGES.items():
         value = sampling.get(name)
         if value is not None and not low <= value <= high:
-            span = f"{low:g} to {high:g}" if high != float("inf") else f"{low:g} or more"
+            span = f"{low:g} to {high:g}" if high < _INT32_MAX else f"{low:g} or more, and finite"
             raise RequestError(_FIELDS.get(name, name), f"found {value}, expected {span}")
