@@ -18,8 +18,7 @@ import torch
 
 from builders.blocks import as_bytes, slice_blocks, slice_rows
 from builders.journal import Journal, Mark
-from builders.quantize.formats.packers import pack
-from builders.quantize.writing.assemble import assemble
+from builders.quantize.formats.registry import FORMATS
 from builders.sources.base import Source
 from builders.torch_types import TORCH_DTYPES
 from builders.transforms import transformed
@@ -201,9 +200,10 @@ def _quantizer(source: Source, pieces: list[Slice], dtype: DType) -> _Make:
 
     def make(tensor: RankTensor, held: tuple[Slice, ...]) -> tuple[torch.Tensor, ...]:
         assert tensor.packing is not None
-        rows = _Rows(wholes, held, dtype)
+        pack = FORMATS[tensor.packing.format].pack
+        assert pack is not None, f"{tensor.packing.format} is not made of floats"
         num_rows, num_columns = tensor.shape[-2:]
-        return pack(rows, tensor.packing, shape=(num_rows, num_columns), dtype=dtype)
+        return pack(_Rows(wholes, held, dtype), (num_rows, num_columns), dtype)
 
     return make
 
@@ -216,8 +216,10 @@ def _keeper(source: Source, pieces: list[Slice], dtype: DType) -> _Make:
 
     def make(tensor: RankTensor, held: tuple[Slice, ...]) -> tuple[torch.Tensor, ...]:
         assert tensor.packing is not None
+        keep = FORMATS[tensor.packing.format].keep
+        assert keep is not None, f"{tensor.packing.format} is not read from checkpoints"
         parts = [wholes[piece.source].take(piece.spans, dim=piece.dim) for piece in held]
-        return assemble(parts, tensor.packing, dtype=dtype)
+        return keep(parts, tensor.packing, dtype)
 
     return make
 

@@ -1,14 +1,16 @@
 """How a quantized matrix lies in a rank file: which tensors it becomes, with their types and shapes.
 
-It computes no value; `builders.quantize` does. A matrix [out, in] of a rank becomes its packed weight and
-what is needed to read it, one after the other, so that plans know every byte.
+It computes no value; `builders.quantize.formats` does. A matrix [out, in] of a rank becomes its packed weight
+and what is needed to read it, one after the other, so that plans know every byte.
 Source: TensorRT-LLM 1.2, quantization/layers.py and quantization/functional.py.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tpforge.dtypes import DType
 from tpforge.quantization import Order, Quantization
@@ -43,6 +45,101 @@ class Stored:
         return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
+class _Tensor(NamedTuple):
+    """One of the tensors that a matrix [out, in] becomes; no dtype is the checkpoint's.
+
+    Sizes are those of the matrix, divided by a number, a group or a BLOCK and rounded up.
+    """
+
+    suffix: str
+    dtype: str | None
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoredFormat:
+    """What a matrix of one format becomes in a rank file, and where its rows may be cut.
+
+    `row_group` rows share a scale, all of them where it is 0; how many columns do, `Packing.group_size` says.
+    `other_orders` has the orders of the integers in which the tensors are others.
+    """
+
+    tensors: tuple[_Tensor, ...]
+    row_group: int = 1
+    other_orders: Mapping[Order, tuple[_Tensor, ...]] = field(default_factory=dict)
+
+    def in_order(self, order: Order) -> tuple[_Tensor, ...]:
+        """The tensors, with the integers in `order`."""
+        return self.other_orders.get(order, self.tensors)
+
+
+_ROW_SCALES = _Tensor("per_channel_scale", "F32", ("out",))
+_OWN_ROW_SCALES = _Tensor("per_channel_scale", None, ("out",))
+_ONE_SCALE = _Tensor("weights_scaling_factor", "F32", ("1",))
+_INPUT_SCALE = _Tensor("activation_scaling_factor", "F32", ("1",))
+_GROUP_SCALES = _Tensor("weights_scaling_factor", None, ("in/group", "out"))
+_INT4 = _Tensor("weight", "I8", ("in", "out/2"))
+_INT4_AS_FLOATS = _Tensor("weight", None, ("in", "out/4"))
+_ZEROS = _Tensor("zero", None, ("in/group", "out"))
+_GPTQ = StoredFormat(
+    (_INT4, _GROUP_SCALES, _ZEROS),
+    other_orders=dict.fromkeys(("sm80", "sm90"), (_INT4_AS_FLOATS, _GROUP_SCALES, _ZEROS)),
+)
+
+STORED: Mapping[str, StoredFormat] = {
+    "int8_wo": StoredFormat((_Tensor("weight", "I8", ("in", "out")), _OWN_ROW_SCALES)),
+    "int4_wo": StoredFormat((_INT4, _OWN_ROW_SCALES)),
+    "fp8": StoredFormat(
+        (_Tensor("weight", "F8_E4M3", ("out", "in")), _ONE_SCALE, _INPUT_SCALE),
+        row_group=0,
+    ),
+    "fp8_rowwise": StoredFormat((_Tensor("weight", "F8_E4M3", ("out", "in")), _ROW_SCALES)),
+    "fp8_block": StoredFormat(
+        (
+            _Tensor("weight", "F8_E4M3", ("out", "in")),
+            _Tensor("weights_block_scaling_factor", "F32", ("out/block", "in/block")),
+        ),
+        row_group=BLOCK,
+    ),
+    "mxfp4": StoredFormat(
+        (
+            _Tensor("weight", "U8", ("out", "in/2")),
+            _Tensor("weights_scaling_factor", "U8", ("out", "in/32")),
+        )
+    ),
+    "nvfp4": StoredFormat(
+        (
+            _Tensor("weight", "U8", ("out", "in/2")),
+            _Tensor("weights_scaling_factor", "F8_E4M3", ("out", "in/16")),
+            _Tensor("weights_scaling_factor_2", "F32", ("1",)),
+            _INPUT_SCALE,
+        )
+    ),
+    "gptq": _GPTQ,
+    "awq": _GPTQ,
+    "int4_awq": StoredFormat(
+        (_INT4, _GROUP_SCALES, _Tensor("prequant_scaling_factor", None, ("1", "in"))),
+        other_orders={
+            "modelopt": (
+                _Tensor("weight", "I8", ("out/2", "in")),
+                _Tensor("weights_scaling_factor", None, ("out", "in/group")),
+                _Tensor("prequant_scaling_factor", None, ("in",)),
+            )
+        },
+    ),
+    "int8_sq": StoredFormat(
+        (
+            _Tensor("weight", "I8", ("out", "in")),
+            _ROW_SCALES,
+            _Tensor("prequant_scaling_factor", "F32", ("in",)),
+            _INPUT_SCALE,
+        )
+    ),
+    "int8_w8a8": StoredFormat((_Tensor("weight", "I8", ("out", "in")), _ROW_SCALES)),
+}
+"""Every format that rank files hold, by its name in quantization.toml."""
+
+
 @dataclass(frozen=True)
 class Packing:
     """In which format a matrix is packed; `group_size` 0 is a scale for each row, `order` that of INT4."""
@@ -54,74 +151,18 @@ class Packing:
     def stored(self, name: str, shape: tuple[int, ...], *, dtype: DType) -> tuple[Stored, ...]:
         """What the matrix `name` becomes; shape [out, in], or [experts, out, in]."""
         *experts, rows, columns = shape
+        sizes = {"out": rows, "in": columns, "1": 1}
+        divisors = {"": 1, "group": self.group_size, "block": BLOCK}
         base = name.removesuffix(".weight")
 
-        def tensor(suffix: str, own: str, *sizes: int) -> Stored:
-            return Stored(f"{base}.{suffix}", own, (*experts, *sizes))
+        def size(words: str) -> int:
+            of, _, by = words.partition("/")
+            return -(-sizes[of] // (divisors[by] if by in divisors else int(by)))
 
-        match self.format:
-            case "int8_wo":
-                weight = tensor("weight", "I8", columns, rows)
-                return (weight, tensor("per_channel_scale", dtype.safetensors, rows))
-            case "int4_wo":
-                weight = tensor("weight", "I8", columns, rows // 2)
-                return (weight, tensor("per_channel_scale", dtype.safetensors, rows))
-            case "fp8_rowwise":
-                weight = tensor("weight", "F8_E4M3", rows, columns)
-                return (weight, tensor("per_channel_scale", "F32", rows))
-            case "fp8_block":
-                weight = tensor("weight", "F8_E4M3", rows, columns)
-                blocks = (-(-rows // BLOCK), -(-columns // BLOCK))
-                return (weight, tensor("weights_block_scaling_factor", "F32", *blocks))
-            case "mxfp4":
-                weight = tensor("weight", "U8", rows, columns // 2)
-                return (weight, tensor("weights_scaling_factor", "U8", rows, columns // 32))
-            case "nvfp4":
-                return (
-                    tensor("weight", "U8", rows, columns // 2),
-                    tensor("weights_scaling_factor", "F8_E4M3", rows, columns // 16),
-                    tensor("weights_scaling_factor_2", "F32", 1),
-                    tensor("activation_scaling_factor", "F32", 1),
-                )
-            case "gptq" | "awq":
-                groups = (columns // self.group_size, rows)
-                plain = self.order == "plain"
-                return (
-                    tensor("weight", "I8", columns, rows // 2)
-                    if plain
-                    else tensor("weight", dtype.safetensors, columns, rows // 4),
-                    tensor("weights_scaling_factor", dtype.safetensors, *groups),
-                    tensor("zero", dtype.safetensors, *groups),
-                )
-            case "fp8":
-                return (
-                    tensor("weight", "F8_E4M3", rows, columns),
-                    tensor("weights_scaling_factor", "F32", 1),
-                    tensor("activation_scaling_factor", "F32", 1),
-                )
-            case "int8_sq":
-                return (
-                    tensor("weight", "I8", rows, columns),
-                    tensor("per_channel_scale", "F32", rows),
-                    tensor("prequant_scaling_factor", "F32", columns),
-                    tensor("activation_scaling_factor", "F32", 1),
-                )
-            case "int4_awq" if self.order == "modelopt":
-                return (
-                    tensor("weight", "I8", rows // 2, columns),
-                    tensor("weights_scaling_factor", dtype.safetensors, rows, columns // self.group_size),
-                    tensor("prequant_scaling_factor", dtype.safetensors, columns),
-                )
-            case "int4_awq":
-                return (
-                    tensor("weight", "I8", columns, rows // 2),
-                    tensor("weights_scaling_factor", dtype.safetensors, columns // self.group_size, rows),
-                    tensor("prequant_scaling_factor", dtype.safetensors, 1, columns),
-                )
-            case "int8_w8a8":
-                weight = tensor("weight", "I8", rows, columns)
-                return (weight, tensor("per_channel_scale", "F32", rows))
-        raise AssertionError(f"no packing of {self.format}")
+        return tuple(
+            Stored(f"{base}.{one.suffix}", one.dtype or dtype.safetensors, (*experts, *map(size, one.shape)))
+            for one in STORED[self.format].in_order(self.order)
+        )
 
     def names(self, name: str) -> tuple[str, ...]:
         """The names of the tensors that the matrix `name` becomes."""

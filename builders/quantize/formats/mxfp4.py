@@ -6,10 +6,9 @@ Source: OCP Microscaling Formats (MX) Specification 1.0, sections 5.2, 5.4.1 and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
+from builders.quantize.formats.base import Rows, Tensors, WeightFormat
 from builders.quantize.formats.e2m1 import pack_e2m1
 from tpforge.dtypes import DType
 
@@ -17,9 +16,7 @@ GROUP = 32
 _BIAS = 127
 
 
-def pack_mxfp4(
-    rows: Iterable[torch.Tensor], shape: tuple[int, int], dtype: DType
-) -> tuple[torch.Tensor, ...]:
+def pack_mxfp4(rows: Rows, shape: tuple[int, int], dtype: DType) -> Tensors:
     """The codes [out, in / 2], even columns in the low half of a byte, and exponents [out, in / 32]."""
     num_rows, num_columns = shape
     weight = torch.empty(num_rows, num_columns // 2, dtype=torch.uint8)
@@ -38,3 +35,6 @@ def pack_mxfp4(
         exponents[first:stop] = biased.to(torch.uint8)
         first = stop
     return weight, exponents
+
+
+MXFP4 = WeightFormat("mxfp4", pack=pack_mxfp4)

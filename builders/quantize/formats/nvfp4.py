@@ -10,12 +10,15 @@ models/modeling_utils.py, which reads tensors of these names and interleaves the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 
+from builders.quantize.formats.base import Rows, Tensors, WeightFormat
 from builders.quantize.formats.e2m1 import pack_e2m1
+from builders.sources.quantized.components import Components, joined
 from tpforge.dtypes import DType
+from tpforge.packing import Packing
 
 GROUP = 16
 _LARGEST = 6.0
@@ -23,9 +26,7 @@ _LARGEST_SCALE = 448.0
 _SMALLEST_SCALE = 2.0**-9
 
 
-def pack_nvfp4(
-    rows: Iterable[torch.Tensor], shape: tuple[int, int], dtype: DType
-) -> tuple[torch.Tensor, ...]:
+def pack_nvfp4(rows: Rows, shape: tuple[int, int], dtype: DType) -> Tensors:
     """The codes [out, in / 2], scales [out, in / 16], the matrix's scale [1], and that of its inputs [1].
 
     `rows` are gone through twice.
@@ -50,10 +51,21 @@ def pack_nvfp4(
     return weight, scales, of_matrix, torch.ones(1)
 
 
-def _largest(rows: Iterable[torch.Tensor]) -> torch.Tensor:
+def _largest(rows: Rows) -> torch.Tensor:
     """The largest size in a matrix, [1]."""
     largest = torch.zeros(1)
     for block in rows:
         low, high = torch.aminmax(block)
         largest = torch.maximum(largest, torch.maximum(-low, high).float())
     return largest
+
+
+def _keep(parts: Sequence[Components], packing: Packing, dtype: DType) -> Tensors:
+    """The very numbers and scales of a checkpoint."""
+    whole = joined(parts)
+    assert whole.whole_scale is not None and whole.input_scale is not None
+    numbers = whole.codes.float()
+    return pack_e2m1(numbers, torch.signbit(numbers)), whole.scales, whole.whole_scale, whole.input_scale
+
+
+NVFP4 = WeightFormat("nvfp4", pack=pack_nvfp4, keep=_keep)

@@ -8,10 +8,9 @@ Source: TensorRT-LLM 1.2, quantization/functional.py (symmetric_quantize_last_ax
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 
+from builders.quantize.formats.base import Rows, WeightFormat
 from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
 
@@ -29,19 +28,19 @@ def quantize_rows(weight: torch.Tensor, *, bits: int) -> tuple[torch.Tensor, tor
     return values.trunc_().clamp_(-limit, limit - 1).to(torch.int8), scale
 
 
-def pack_int8(rows: Iterable[torch.Tensor], shape: tuple[int, int], dtype: DType) -> tuple[torch.Tensor, ...]:
+def pack_int8(rows: Rows, shape: tuple[int, int], dtype: DType) -> tuple[torch.Tensor, ...]:
     """The integers [in, out], and the scales [out] in `dtype`."""
     return _transposed(rows, shape, dtype, bits=8)
 
 
-def pack_int4(rows: Iterable[torch.Tensor], shape: tuple[int, int], dtype: DType) -> tuple[torch.Tensor, ...]:
+def pack_int4(rows: Rows, shape: tuple[int, int], dtype: DType) -> tuple[torch.Tensor, ...]:
     """The integers [in, out / 2], even columns in the low half of a byte, and the scales [out]."""
     codes, scales = _transposed(rows, shape, dtype, bits=4)
     return (codes[:, ::2] & 0xF) | (codes[:, 1::2] << 4), scales
 
 
 def _transposed(
-    rows: Iterable[torch.Tensor], shape: tuple[int, int], dtype: DType, *, bits: int
+    rows: Rows, shape: tuple[int, int], dtype: DType, *, bits: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     num_rows, num_columns = shape
     codes = torch.empty(num_columns, num_rows, dtype=torch.int8)
@@ -55,3 +54,7 @@ def _transposed(
         first = stop
     assert first == num_rows, f"{first} rows came, {num_rows} were planned"
     return codes, scales
+
+
+INT8_WO = WeightFormat("int8_wo", pack=pack_int8)
+INT4_WO = WeightFormat("int4_wo", pack=pack_int4)

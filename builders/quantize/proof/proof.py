@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from builders.quantize.proof.decode import decode
+from builders.quantize.proof.formats.registry import PROOFS
 from builders.reassemble import CheckpointSizes, reassemble
 from tpforge.packing import Packing
 from tpforge.sharding import Cut
@@ -119,7 +119,7 @@ def differences(
 def loss(stored: Sequence[torch.Tensor], matrix: torch.Tensor, packing: Packing) -> Loss:
     """How far the values of the stored tensors are from the rank's `matrix`."""
     source = matrix.float()
-    error = decode(stored, packing) - source
+    error = PROOFS[packing.format].decode(stored) - source
     largest = float(error.abs().max()) if error.numel() else 0.0
     return Loss(float(error.double().square().sum()), float(source.double().square().sum()), largest)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from builders.quantize.proof import proof
-from builders.quantize.proof.decode import decode
-from builders.quantize.proof.expected import Kept, encode, kept
+from builders.quantize.proof.formats.base import Kept, KeptMatrix
+from builders.quantize.proof.formats.registry import PROOFS
 from builders.quantize.proof.in_order import in_plain_order
 from builders.reassemble import CheckpointSizes
 from builders.sources.base import Source
@@ -68,7 +68,7 @@ def dequantized_weights(
         cuts = [part.cut for part in rule.parts]
         changed: dict[str, torch.Tensor] = {}
         for matrix in _matrices(source, rule, target, layer, files, packing, plan=plan, dtype=dtype):
-            decoded = [decode(stored, packing) for stored in matrix.stored]
+            decoded = [PROOFS[packing.format].decode(stored) for stored in matrix.stored]
             parts = proof.whole_parts(decoded, matrix.wholes, cuts, sizes=sizes)
             for part, values in zip(rule.parts, parts, strict=True):
                 name = part.source.format(layer=layer, expert=matrix.expert)
@@ -127,7 +127,9 @@ def _matrices(
         cuts, sizes = [part.cut for part in rule.parts], CheckpointSizes.of(plan)
         values = proof.rank_matrices(wholes, cuts, sizes=sizes, num_ranks=len(of_expert))
         if source.quantized is None:
-            wanted = [encode(matrix, packing, dtype=dtype) for matrix in values]
+            encode = PROOFS[packing.format].encode
+            assert encode is not None, f"{packing.format} is not made of floats"
+            wanted = [encode(matrix, dtype) for matrix in values]
         else:
             wanted = _kept(
                 source, rule, layer, packing, sizes=sizes, num_ranks=len(values), dtype=dtype, expert=expert
@@ -177,10 +179,9 @@ def _kept(
             zeros = found[2] if held.zeros is not None else None
             columns = found[-1] if held.column_scales is not None else None
             parts.append(Kept(found[0], found[1], zeros, held.input_scale, columns, held.whole_scale))
-    layout = quantized.layout
-    return [
-        kept(parts, packing, group=layout.group, row_group=layout.row_group, dtype=dtype) for parts in ranks
-    ]
+    layout, kept = quantized.layout, PROOFS[packing.format].kept
+    assert kept is not None, f"{packing.format} is not read from checkpoints"
+    return [kept(KeptMatrix(tuple(parts), layout.group, layout.row_group), dtype) for parts in ranks]
 
 
 def _compare(

@@ -14,6 +14,7 @@ from builders.sources.quantized import awq, compressed, gptq, nvfp4_reading
 from builders.sources.quantized.components import Components
 from builders.sources.quantized.gptq import Read
 from tpforge.errors import InputRefused
+from tpforge.packing import STORED
 
 Shape = tuple[int, ...]
 _INSTEAD = "give the unquantized checkpoint, with --quantize int8_wo or int4_wo where it is to be smaller"
@@ -35,8 +36,12 @@ class Layout:
     shape: Callable[[Shape], Shape]
     components: Callable[[Read, str], Components]
     optional: tuple[str, ...] = ()
-    row_group: int = 1
     kv_cache: str | None = None
+
+    @property
+    def row_group(self) -> int:
+        """Rows that share a scale, so that no cut may go through them; 0: all rows."""
+        return STORED[self.format].row_group
 
 
 def find_layout(method: str, values: dict[str, Any]) -> Layout:
@@ -232,7 +237,6 @@ def _blocks(size: object, *, suffix: str) -> Layout:
         beside=(suffix,),
         shape=lambda shape: shape,
         components=partial(compressed.read_blocks, suffix=suffix, block=128),
-        row_group=128,
     )
 
 
@@ -244,7 +248,6 @@ def _tensor_fp8() -> Layout:
         beside=("weight_scale", "input_scale"),
         shape=lambda shape: shape,
         components=compressed.read_tensor_fp8,
-        row_group=0,
     )
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from builders.quantize.formats.nvfp4 import GROUP
 from builders.sources.quantized.components import Components
 from builders.sources.quantized.gptq import Read
 
+_GROUP = 16
 # All e2m1 numbers are e4m3 numbers too.
 _NUMBERS = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 _AS_E4M3 = _NUMBERS.to(torch.float8_e4m3fn).view(torch.uint8)
@@ -45,4 +45,10 @@ def _components(
 ) -> Components:
     halves = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)
     codes = _AS_E4M3[halves.int()].view(torch.float8_e4m3fn)
-    return Components(codes=codes, scales=scales, group=GROUP, input_scale=inputs, whole_scale=whole)
+    return Components(
+        codes=codes,
+        scales=scales,
+        group=_GROUP,
+        input_scale=inputs,
+        whole_scale=whole,
+    )

@@ -98,3 +98,18 @@ def test_the_commands_of_the_deployment_pages_have_the_options_that_they_name(pa
         known = {name for parameter in command.params for name in parameter.opts}
         named = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert named <= known, words
+
+
+def test_what_contributing_shows_as_added_stands_in_the_files() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown: dict[str, list[str]] = {}
+    name = ""
+    for line in "\n".join(re.findall(r"```diff\n(.*?)```", text, re.DOTALL)).splitlines():
+        if line.startswith("+++ "):
+            name = line[4:]
+        elif line != "+":
+            shown.setdefault(name, []).append(line[1:])
+
+    held = {name: (ROOT / name).read_text(encoding="utf-8").splitlines() for name in shown}
+    missing = [f"{name}: {line}" for name, lines in shown.items() for line in lines if line not in held[name]]
+    assert len(shown) > 10 and missing == []
