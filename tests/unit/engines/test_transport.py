@@ -22,11 +22,9 @@ from engines.transport import Index, pull, push, staging_folder
 from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of
-from tests.unit.engines.test_store import write_engine
+from tests.support.stores import BIG, contents, write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
 from triton_repo.deploy.files import prepare
-
-BIG = bytes(index * 7 % 251 for index in range(3_000_000))
 
 
 def quiet(_message: str) -> None:
@@ -123,12 +121,6 @@ def engine(tmp_path: Path) -> Path:
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_bytes(BIG)
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])
