@@ -116,7 +116,7 @@ def start(engine: Path, stack: ExitStack, scratch: Path, executor: str) -> Serve
         read_manifest(engine),
         out=scratch / f"{engine.parent.name}-repository",
         runtime_source=Path(reference.__file__).parent,
-        options=ReferenceOptions(executor=executor),
+        options=ReferenceOptions.model_validate({"executor": executor}),
     )
     state = scratch / f"{engine.parent.name}-server"
     options = ServeOptions(state_dir=state, ports=Ports.from_base(find_free_base()), detach=True)

@@ -14,9 +14,11 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferInput
@@ -84,7 +86,7 @@ async def bare_loop(url: str, *, streams: int, requests: int, tokens: int) -> fl
         nonlocal received
         for _ in range(requests):
 
-            async def asked():  # type: ignore[no-untyped-def]
+            async def asked() -> AsyncIterator[dict[str, Any]]:
                 yield {"model_name": "ensemble", "inputs": [text, count]}
 
             async for _result, error in client.stream_infer(asked()):
@@ -118,13 +120,17 @@ async def our_loop(url: str, *, streams: int, requests: int, tokens: int) -> flo
     return received / seconds
 
 
+def _run(loop: Callable[..., Coroutine[None, None, float]], url: str, **load: int) -> float:
+    return asyncio.run(loop(url, **load))
+
+
 def compare(
     url: str, *, streams: int, total: int, tokens: int, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Tokens a second of both, a value a round; who begins changes with every round."""
     requests = max(1, total // (streams * tokens))
     runs: list[Callable[[], float]] = [
-        lambda loop=loop: asyncio.run(loop(url, streams=streams, requests=requests, tokens=tokens))
+        partial(_run, loop, url, streams=streams, requests=requests, tokens=tokens)
         for loop in (bare_loop, our_loop)
     ]
     values: tuple[list[float], list[float]] = ([], [])

@@ -120,8 +120,8 @@ def orders(found: Sequence[Error]) -> tuple[int, int, list[tuple[str, ...]]]:
     groups: dict[tuple[str, ...], list[Error]] = {}
     for row, error in found:
         groups.setdefault(row.group, []).append((row, error))
+    wrong: list[tuple[str, ...]] = []
     several = [sorted(group, key=lambda one: one[0].tp) for group in groups.values() if len(group) > 1]
-    wrong = []
     for group in several:
         measured = sorted(group, key=lambda one: one[0].measured)
         estimated = sorted(group, key=lambda one: one[0].measured * (1 + one[1]))
@@ -214,7 +214,7 @@ def _first_token_table(fit: Fit) -> tuple[str, tuple[str, ...], list[tuple[str, 
     """Time to the first token of one request alone; nothing was fitted to it."""
     found = [(row, ms, first_token_ms(row, fit)) for row, ms in first_tokens()]
     sizes = sorted(abs(estimated / ms - 1) for _, ms, estimated in found)
-    cells = [
+    cells: list[tuple[str, ...]] = [
         (
             f"{row.model} {row.precision}",
             row.gpu,

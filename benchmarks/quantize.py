@@ -49,7 +49,7 @@ def main(out: Path, names: list[str]) -> None:
             _report(out, row.name, recipe, baseline, plain_s=plain_s)
     for given in names:
         if given.startswith("kv:"):
-            recipe = EngineRecipe(model=str(model), kv_cache=given.removeprefix("kv:"))
+            recipe = EngineRecipe.model_validate({"model": str(model), "kv_cache": given.removeprefix("kv:")})
             _report(out, given.replace(":", "-"), recipe, baseline, plain_s=plain_s)
         if given.startswith("dir:"):
             folder = Path(given.removeprefix("dir:"))

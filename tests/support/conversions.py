@@ -77,7 +77,7 @@ def expected_rank(
     head_size = config["head_dim"]
 
     def heads(tensor: torch.Tensor, wanted: list[int | None]) -> torch.Tensor:
-        pieces = tensor.split(head_size)
+        pieces = torch.split(tensor, head_size)
         zero = torch.zeros_like(pieces[0])
         return torch.cat([zero if head is None else pieces[head] for head in wanted])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.support.records import manifest_of, model_of
 from tpforge.manifest import EngineBuild, FileRecord, Limits, LlmApi, Manifest
 from tpforge.mapping import Mapping
@@ -154,3 +156,13 @@ def record() -> None:
 
 if __name__ == "__main__":
     record()
+
+
+def documents(files: dict[str, str]) -> list[Any]:
+    """All Kubernetes objects of a target."""
+    return [
+        document
+        for path, text in files.items()
+        if path.endswith(".yaml") and "kustomization" not in path and not path.startswith("prometheus")
+        for document in yaml.safe_load_all(text)
+    ]

@@ -9,16 +9,19 @@ DeepSeek-V3 (fp8 in blocks), nvidia-modelopt 0.47 (unified export).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from tests.support.quantized_fp4 import write_compressed_nvfp4, write_modelopt_nvfp4
 
 Tensors = dict[str, torch.Tensor]
+Array = NDArray[Any]
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
@@ -44,7 +47,7 @@ def write_quantized(source: Path, out: Path, *, method: str, group: int = 32, **
     return values
 
 
-def _by_group(weight: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_group(weight: Array, group: int) -> tuple[Array, Array, Array]:
     """Integers 0 to 15 [out, in], scales (float16) and zero points [out, in / group]."""
     rows, columns = weight.shape
     grouped = weight.reshape(rows, columns // group, group)
@@ -55,12 +58,12 @@ def _by_group(weight: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, n
     return np.clip(codes, 0, 15).astype(np.int64).reshape(rows, columns), scales, zeros
 
 
-def _values(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, group: int) -> torch.Tensor:
+def _values(codes: Array, scales: Array, zeros: Array, group: int) -> torch.Tensor:
     spread = np.repeat(scales.astype(np.float32), group, 1)
     return torch.from_numpy(((codes - np.repeat(zeros, group, 1)) * spread).astype(np.float32))
 
 
-def _words(numbers: np.ndarray, order: list[int] | None = None) -> torch.Tensor:
+def _words(numbers: Array, order: list[int] | None = None) -> torch.Tensor:
     """[rows, n] of 4 bits as int32 words [rows, n / 8]; place i holds number order[i] of its eight."""
     rows, count = numbers.shape
     held = numbers.astype(np.uint64).reshape(rows, count // 8, 8)
@@ -70,7 +73,7 @@ def _words(numbers: np.ndarray, order: list[int] | None = None) -> torch.Tensor:
     return torch.from_numpy(words.astype(np.uint32).view(np.int32))
 
 
-def _gptq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _gptq(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     codes, scales, zeros = _by_group(weight, group)
     return {
         "qweight": _words(codes).T.contiguous(),
@@ -80,7 +83,7 @@ def _gptq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
     }, _values(codes, scales, zeros, group)
 
 
-def _awq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _awq(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     codes, scales, zeros = _by_group(weight, group)
     return {
         "qweight": _words(codes.T, AWQ_ORDER),
@@ -89,7 +92,7 @@ def _awq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
     }, _values(codes, scales, zeros, group)
 
 
-def _packed(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _packed(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     rows, columns = weight.shape
     grouped = weight.reshape(rows, columns // group, group)
     scales = np.maximum(np.abs(grouped).max(2) / 7.5, 1e-4).astype(np.float16)
@@ -102,7 +105,7 @@ def _packed(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
     }, _values(codes, scales, np.zeros(scales.shape, dtype=np.int64), group)
 
 
-def _packed_zeros(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _packed_zeros(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     """Zero points are packed along the outputs, the codes along the inputs."""
     codes, scales, zeros = _by_group(weight, group)
     return {
@@ -113,21 +116,21 @@ def _packed_zeros(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor
     }, _values(codes, scales, zeros, group)
 
 
-def _int8(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _int8(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     scales = np.abs(weight).max(1, keepdims=True) / 127
     codes = torch.from_numpy(np.round(weight / scales).astype(np.int8))
     held = torch.from_numpy(scales.astype(np.float32))
     return {"weight": codes, "weight_scale": held}, codes.float() * held
 
 
-def _int8_rows(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _int8_rows(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     """llmcompressor keeps scales in the model's type, often bfloat16."""
     scales = torch.from_numpy(np.abs(weight).max(1, keepdims=True) / 127).bfloat16()
     codes = (torch.from_numpy(weight) / scales.float()).round().clamp(-128, 127).to(torch.int8)
     return {"weight": codes, "weight_scale": scales}, codes.float() * scales.float()
 
 
-def _e4m3_static(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _e4m3_static(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     """llmcompressor's scales of a whole matrix are [1], in the model's type."""
     scale = torch.tensor([np.abs(weight).max() / 448]).bfloat16()
     codes = (torch.from_numpy(weight) / scale.float()).clamp(-448, 448).to(torch.float8_e4m3fn)
@@ -135,13 +138,13 @@ def _e4m3_static(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]
     return made, codes.float() * scale.float()
 
 
-def _e4m3_rows(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _e4m3_rows(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     scales = torch.from_numpy((np.abs(weight).max(1, keepdims=True) / 448).astype(np.float32))
     codes = (torch.from_numpy(weight) / scales).to(torch.float8_e4m3fn)
     return {"weight": codes, "weight_scale": scales}, codes.float() * scales
 
 
-def _e4m3_blocks(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _e4m3_blocks(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     rows, columns = weight.shape
     scales = torch.zeros(-(-rows // 128), -(-columns // 128))
     codes = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn)
@@ -157,7 +160,7 @@ def _e4m3_blocks(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]
     return {"weight": codes, "weight_scale_inv": scales}, values
 
 
-def _e4m3_tensor(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _e4m3_tensor(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     scale = torch.tensor(float(np.abs(weight).max() / 448))
     codes = (torch.from_numpy(weight) / scale).to(torch.float8_e4m3fn)
     return {
@@ -167,7 +170,7 @@ def _e4m3_tensor(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]
     }, codes.float() * scale
 
 
-def _smooth(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _smooth(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     columns = np.linspace(0.5, 2.0, weight.shape[1], dtype=np.float32)
     made, values = _int8(weight / columns, group)
     made |= {
@@ -178,7 +181,7 @@ def _smooth(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
     return made, values * torch.from_numpy(columns)
 
 
-def _modelopt_awq(weight: np.ndarray, group: int) -> tuple[Tensors, torch.Tensor]:
+def _modelopt_awq(weight: Array, group: int) -> tuple[Tensors, torch.Tensor]:
     """Two rows in a byte; the even one in the low half."""
     columns = np.linspace(0.5, 2.0, weight.shape[1], dtype=np.float16)
     held = weight / columns.astype(np.float32)
@@ -218,7 +221,7 @@ def _compressed(layout: str, activations: dict[str, Any] | None, **weights: Any)
 
 
 DYNAMIC = {"num_bits": 8, "type": "int", "dynamic": True, "strategy": "token"}
-CONFIGS = {
+CONFIGS: dict[str, Callable[[int], dict[str, Any]]] = {
     "gptq": lambda group: {
         "quant_method": "gptq",
         "bits": 4,
@@ -272,7 +275,7 @@ CONFIGS = {
         group_size=16,
     ),
 }
-WRITERS = {
+WRITERS: dict[str, Callable[[Array, int], tuple[Tensors, torch.Tensor]]] = {
     "gptq": _gptq,
     "awq": _awq,
     "packed": _packed,

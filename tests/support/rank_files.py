@@ -83,7 +83,7 @@ def _cut(name: str, value: Tensor | tuple[Tensor, ...], *, rank: int, tp_size: i
 
 def _repeat_heads(part: Tensor, *, tp_size: int, head_size: int = 16) -> Tensor:
     """Each KV head as often, in a row, as ranks share it."""
-    heads = part.unflatten(0, (-1, min(head_size, part.shape[0])))
+    heads = part.reshape(-1, min(head_size, part.shape[0]), *part.shape[1:])
     return heads.repeat_interleave(max(1, tp_size // heads.shape[0]), dim=0).flatten(0, 1)
 
 

@@ -150,7 +150,7 @@ class FakeServer(Client):
 
     def _postprocess(self, given: dict[str, Tensor], _id: str) -> Iterator[Response]:
         length = int(given["SEQUENCE_LENGTH"].values[0, 0])
-        yield _response(OUTPUT=("BYTES", [decode(given["TOKENS_BATCH"].values[0, 0, :length])]))
+        yield _response(OUTPUT=("BYTES", [decode(given["TOKENS_BATCH"].values[0, 0, :length].tolist())]))
 
     def _generate_tokens(self, given: dict[str, Tensor], request_id: str) -> Iterator[Response]:
         if "stop" in given:

@@ -9,22 +9,9 @@ import pytest
 
 from engines import store
 from tests.support.records import manifest_of
-from tpforge.atomic import hash_file
+from tests.support.stores import write_engine
 from tpforge.errors import InputRefused
 from tpforge.written import write_record
-
-
-def write_engine(folder: Path, **fields: object) -> Path:
-    """A folder with two files and the manifest that lists them."""
-    (folder / "checkpoint").mkdir(parents=True)
-    (folder / "checkpoint" / "config.json").write_text("{}")
-    (folder / "checkpoint" / "rank0.safetensors").write_bytes(bytes(range(256)))
-    files = tuple(
-        hash_file(folder / "checkpoint" / name, relative_to=folder)
-        for name in ("config.json", "rank0.safetensors")
-    )
-    store.write_manifest(folder, manifest_of(files=files, **fields))
-    return folder
 
 
 def test_a_manifest_that_is_written_is_read_back_equal(tmp_path: Path) -> None:

@@ -22,12 +22,9 @@ from engines.transport import Index, pull, push, staging_folder
 from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of
-from tests.unit.engines.test_store import write_engine
+from tests.support.stores import BIG, contents, write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
-from tpforge.written import RECORD_NAME
 from triton_repo.deploy.files import prepare
-
-BIG = bytes(index * 7 % 251 for index in range(3_000_000))
 
 
 def quiet(_message: str) -> None:
@@ -124,15 +121,6 @@ def engine(tmp_path: Path) -> Path:
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_bytes(BIG)
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """What push sends and pull brings: all but the record of what lies in a folder of this machine."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != RECORD_NAME
-    }
 
 
 @pytest.mark.parametrize("scheme", ["file", "http"])

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from scripts.main import main
-from tests.unit.engines.test_store import write_engine
-from tests.unit.engines.test_transport import BIG, contents
+from tests.support.stores import BIG, contents, write_engine
 
 pytestmark = pytest.mark.manifests
 

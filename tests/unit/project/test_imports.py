@@ -12,7 +12,6 @@ import pytest
 PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
 KNOWN = {
     ("scripts.flows.provenance_sameness", "scripts.flows.build"),
-    ("scripts.reports.decision", "scripts.flows.decide"),
 }
 """(importer, imported): what closes a circle still."""
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from engines.host import Gpu, Host, parse_gpus
+from engines.host import Host, parse_gpus
 from engines.runtime import find_doubts, find_misfits
 from scripts.main import main
+from tests.support.hosts import GIB, gpu, host_of
 from tests.support.records import manifest_of
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import UsageError
@@ -30,8 +31,9 @@ from triton_repo.serve.mpirun import (
 )
 from triton_repo.serve.ports import Ports
 
-GIB = 1 << 30
 RELEASE = find_release("1.2.1")
+
+
 ARGUMENTS = TritonArguments(Path("/r"), Ports.from_base(9000), "tritonserver", prefix="p")
 
 
@@ -126,24 +128,6 @@ def test_links_are_read_from_the_matrix_of_nvidia_smi() -> None:
         "\nLegend:\n  SYS = whatever\n"
     )
     assert links_of(parse_topology(text)) == ((0, 1, "NV18"), (0, 2, "SYS"), (1, 2, "SYS"))
-
-
-def gpu(index: int, *, sm: int = 90, total: int = 80 * GIB, used: int = 0) -> Gpu:
-    return Gpu(index, "H100", f"GPU-{index}", total, used, sm)
-
-
-def host_of(**changes: Any) -> Host:
-    values: dict[str, Any] = {
-        "gpus": (gpu(0), gpu(1)),
-        "driver": "590.44.01",
-        "cuda": "13.1",
-        "links": ((0, 1, "NV18"),),
-        "shm_bytes": 64 * GIB,
-        "shm_free_bytes": 64 * GIB,
-        "has_nvidia_containers": True,
-        "packages": (("tensorrt_llm", "1.2.1"), ("tensorrt", "10.14.1.48")),
-    }
-    return Host(**{**values, **changes})
 
 
 @pytest.fixture

@@ -15,18 +15,20 @@ import yaml
 
 from scripts.dev.run_dockerfile import instructions
 from scripts.main import main
-from tests.support.deployments import CASES, GOLDEN, MANIFESTS, URL, deployment_of, golden_files
-from tests.unit.engines.test_store import write_engine
+from tests.support.deployments import CASES, GOLDEN, MANIFESTS, URL, deployment_of, documents, golden_files
+from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from tpforge.mapping import Mapping
 from triton_repo.deploy.deployment import engine_key, label_of
-from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.helm import values
+from triton_repo.deploy.kubernetes.objects import objects
 from triton_repo.deploy.slurm import rank_commands
 from triton_repo.deploy.targets import apply_words, target_files
 from triton_repo.serve.ports import find_free_base
 
 ids = [f"{case}-{target}" for case, target in CASES]
+
+
 CORE_KINDS = {
     "ConfigMap",
     "Deployment",
@@ -39,6 +41,8 @@ CORE_KINDS = {
     "Service",
     "ServiceAccount",
 }
+
+
 CUSTOM_KINDS = {"LeaderWorkerSet", "PrometheusRule", "ServiceMonitor"}
 """Their schemas are in no package: see tests/support/custom_kinds.py."""
 
@@ -52,16 +56,6 @@ def test_the_files_are_those_of_the_golden_folder(case: str, target: str) -> Non
         if path.is_file()
     }
     assert golden_files(case, target) == found, "if this is wanted, run: python -m tests.support.deployments"
-
-
-def documents(files: dict[str, str]) -> list[Any]:
-    """All Kubernetes objects of a target."""
-    return [
-        document
-        for path, text in files.items()
-        if path.endswith(".yaml") and "kustomization" not in path and not path.startswith("prometheus")
-        for document in yaml.safe_load_all(text)
-    ]
 
 
 @pytest.mark.manifests

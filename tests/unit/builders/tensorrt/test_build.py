@@ -13,35 +13,18 @@ import pytest
 from builders.tensorrt.command import build_command, build_words, join_lines
 from builders.tensorrt.log import LogReader
 from builders.tensorrt.plan import plan_build
-from builders.tensorrt.target import BuildTarget, CheckpointFacts, read_facts
+from builders.tensorrt.target import read_facts
 from engines.store import read_manifest
 from scripts.main import main
+from tests.support.build_targets import RELEASE, target_of
+from tests.support.hosts import host_of
 from tests.support.servers.standin_trtllm_build import LOG, write_standin
 from tests.support.tiny import write_tiny_llama
-from tests.unit.triton_repo.serve.test_tensorrt_launch import host_of
 from tpforge.arguments import build_arguments
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits
-from tpforge.versions import find_release
 
-RELEASE = find_release("1.2.1")
 LIMITS = Limits(max_batch_size=64, max_input_len=2048, max_seq_len=4096)
-
-
-def target_of(*, sm: int | None = 90, num_gpus: int | None = 8, **changes: Any) -> BuildTarget:
-    facts: dict[str, Any] = {
-        "architecture": "LlamaForCausalLM",
-        "dtype": "bfloat16",
-        "quant_algo": None,
-        "kv_cache_quant_algo": None,
-        "tp_size": 4,
-        "pp_size": 1,
-        "moe_ep_size": 1,
-        "world_size": 4,
-        "max_positions": 131072,
-        **changes,
-    }
-    return BuildTarget(RELEASE, CheckpointFacts(**facts), sm=sm, num_gpus=num_gpus)
 
 
 def test_the_limits_and_the_ranks_become_arguments_in_the_order_of_upstreams_help() -> None:

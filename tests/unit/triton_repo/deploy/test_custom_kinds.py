@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.custom_kinds import SCHEMAS
-from tests.support.deployments import CASES, deployment_of
-from tests.unit.triton_repo.deploy.test_deploy_targets import documents
+from tests.support.deployments import CASES, deployment_of, documents
 from triton_repo.deploy.targets import target_files
 
 pytestmark = pytest.mark.manifests

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.convert import Conversion, convert
+from builders.convert import Conversion
 from builders.quantize.proof.verification import dequantized_weights
 from builders.sources import open_source
 from builders.sources.safetensors_reader import SafetensorsFile
@@ -15,28 +15,11 @@ from scripts.flows.quantize import PORTABLE
 from tests.support.conversions import load_source
 from tests.support.families.cases import CASES
 from tests.support.families.configs import write_tiny_family
+from tests.support.quantizing import make
 from tests.support.tiny import write_tiny_llama
-from tpforge.mapping import Mapping
-from tpforge.quantization import Quantization, find_format
+from tpforge.quantization import find_format
 
 MADE_HERE = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4", "nvfp4")
-
-
-def make(
-    out: Path, location: Path, name: str, *, tp_size: int, moe_ep_size: int = 1, form: str = "packed"
-) -> Conversion:
-    out.mkdir(parents=True)
-    quantization = Quantization(format=name, form=form, group_size=find_format(name).group_size)  # type: ignore[arg-type]
-    with open_source(str(location)) as source:
-        return convert(
-            source,
-            mapping=Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
-            quantization=quantization,
-            out=out,
-        )
 
 
 def prove(out: Path, location: Path, conversion: Conversion) -> ShardReport:

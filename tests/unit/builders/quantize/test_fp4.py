@@ -14,8 +14,8 @@ from builders.quantize.formats.nvfp4 import pack_nvfp4
 from builders.sources import open_source
 from tests.support.conversions import Tensors, load_ranks, load_source
 from tests.support.quantized_checkpoints import write_quantized
+from tests.support.quantizing import make
 from tests.support.tiny import write_tiny_llama
-from tests.unit.builders.quantize.test_quant_proof import make
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError
 from tpforge.mapping import Mapping

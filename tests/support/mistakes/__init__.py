@@ -1,0 +1,1 @@
+"""Mistakes that people make with TensorRT-LLM and Triton, each with the words that refuse it."""

@@ -1,0 +1,28 @@
+"""Quantizes tiny checkpoints for tests, while converting.
+
+What the rank files must hold is not here.
+"""
+
+from pathlib import Path
+
+from builders.convert import Conversion, convert
+from builders.sources import open_source
+from tpforge.mapping import Mapping
+from tpforge.quantization import Quantization, find_format
+
+
+def make(
+    out: Path, location: Path, name: str, *, tp_size: int, moe_ep_size: int = 1, form: str = "packed"
+) -> Conversion:
+    out.mkdir(parents=True)
+    quantization = Quantization(format=name, form=form, group_size=find_format(name).group_size)  # type: ignore[arg-type]
+    with open_source(str(location)) as source:
+        return convert(
+            source,
+            mapping=Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size),
+            dtype=None,
+            pad=True,
+            parallel_embedding_dim=None,
+            quantization=quantization,
+            out=out,
+        )
