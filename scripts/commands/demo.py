@@ -31,7 +31,7 @@ def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
     Fetches SmolLM2-135M-Instruct, builds an engine, proves it, renders its repository, serves it with
     Triton, runs the smoke test, asks for the capital of France. A second run skips what is unchanged.
     """
-    from scripts.commands.up import print_stages, stage_records
+    from scripts.cli.show_steps import print_steps, step_records
     from scripts.flows import up
     from tpforge.recipe import Recipe, ServeRecipe
 
@@ -41,7 +41,7 @@ def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
     try:
         run = up.run_demo(recipe, keep=keep, progress=output.progress, on_stage=done.append)
     finally:
-        print_stages(output, done)
+        print_steps(output, done)
     if keep:
         output.note('ask it more with: tpforge generate --chat "..."; stop it with: tpforge stop')
-    output.record("demo", {"stages": stage_records(run.stages)})
+    output.record("demo", {"stages": step_records(run.stages)})

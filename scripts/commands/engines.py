@@ -77,7 +77,7 @@ def list_(root: Path, as_json: bool) -> None:
 def show(engine: str | None, as_json: bool) -> None:
     """Show what an engine is made of and what was proven of it."""
     from engines.store import read_manifest
-    from scripts.commands.verify import parity_rows
+    from scripts.cli.show_proof import parity_rows
     from tpforge.places import find_engine
 
     output = Output(as_json=as_json)

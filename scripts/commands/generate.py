@@ -46,8 +46,6 @@ def command(
     engine: str | None,
     model: str,
     stream: bool,
-    max_tokens: int,
-    stop_words: tuple[str, ...],
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -66,8 +64,9 @@ def command(
         raise UsageError("--system goes with --chat only")
     output = Output(as_json=as_json)
     sampling = {name: value for name in _SAMPLING if (value := values.pop(name)) is not None}
-    if stop_words:
+    if stop_words := values.pop("stop_words"):
         sampling["stop_words"] = list(stop_words)
+    sampling["max_tokens"] = values.pop("max_tokens")
     connection = read_connection(**values)
     grpc_url, _, places = serve.find_server(url)
     text = prompt
@@ -78,7 +77,7 @@ def command(
     with Client(
         grpc_url, deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls
     ) as client:
-        for chunk in client.chunks(text, max_tokens=max_tokens, model=model, stream=stream, **sampling):
+        for chunk in client.chunks(text, model=model, stream=stream, **sampling):
             pieces.append(chunk)
             if stream:
                 output.piece(chunk.text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 
 if TYPE_CHECKING:
+    from scripts.flows.plan import Goal
     from tpforge.plan.hardware import Gpu
     from tpforge.plan.picker import Pick
 
@@ -43,49 +44,24 @@ _AMOUNT = click.FloatRange(min=0, min_open=True)
 @JSON
 @DEBUG
 def command(
-    model: str | None,
-    isl: int,
-    osl: int,
-    concurrency: int | None,
-    max_len: int | None,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    goal: Literal["throughput", "latency", "cost"],
-    budget: float | None,
-    gpu_file: Path | None,
-    as_json: bool,
+    model: str | None, goal: Goal, budget: float | None, gpu_file: Path | None, as_json: bool, **values: Any
 ) -> None:
     """List the known GPUs, or pick one for a model: of every kind the fewest that do what is asked.
 
     Speeds are estimates (docs/planning.md). Prices come from --gpu-file alone. Exit status 5 when no kind
     does it.
     """
-    from builders.blueprint import find_blueprint
-    from tpforge.errors import NothingFits
-    from tpforge.plan.calibration import calibration
-    from tpforge.plan.hardware import Prices, gpus, read_gpu_file
-    from tpforge.plan.options import Ask
-    from tpforge.plan.picker import pick_gpus
-    from tpforge.plan.throughput import Load
+    from scripts.flows.plan import LoadWishes, known_gpus, pick
 
     output = Output(as_json=as_json)
-    own, prices = read_gpu_file(gpu_file) if gpu_file is not None else ((), Prices())
-    kinds = (*own, *gpus())
     if model is None:
+        kinds, _ = known_gpus(gpu_file)
         output.result(table([_specification(gpu) for gpu in kinds], header=_HEADER))
         output.record("gpus", {"gpus": [gpu.model_dump(mode="json") for gpu in kinds]})
         return
-    load = Load(isl, osl, concurrency or (1 if goal == "latency" else None))
-    ask = Ask(load, max_len or load.request_tokens, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
-    blueprint = find_blueprint(model)
-    picks = pick_gpus(
-        blueprint, kinds, ask, goal=goal, calibration=calibration(), prices=prices, budget=budget
-    )
-    if all(pick.option is None for pick in picks):
-        reasons = {f"{pick.gpu.name}: {pick.reason}" for pick in picks}
-        raise NothingFits("\n  ".join([f"{model}: no kind of GPU does it:", *sorted(reasons)]))
-    output.result(_text(picks))
-    output.record("gpu_picks", {"model": blueprint.name, "picks": [_fields(pick) for pick in picks]})
+    picked = pick(model, LoadWishes(**values), goal=goal, budget=budget, gpu_file=gpu_file)
+    output.result(_text(picked.picks))
+    output.record("gpu_picks", {"model": picked.model, "picks": [_fields(pick) for pick in picked.picks]})
 
 
 _HEADER = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,18 +29,7 @@ from tpforge.units import format_bytes
 @FORCE
 @JSON
 @DEBUG
-def command(
-    model: str,
-    format_name: str,
-    group_size: int | None,
-    calibration: Path | None,
-    samples: int,
-    seq_len: int,
-    device: str,
-    out: Path,
-    force: bool,
-    as_json: bool,
-) -> None:
+def command(model: str, out: Path, force: bool, as_json: bool, **values: Any) -> None:
     """Quantize a model by calibration with nvidia-modelopt.
 
     The result is a Hugging Face checkpoint to build from. MODEL is a Hugging Face directory, a hub id (with
@@ -47,22 +37,15 @@ def command(
     nvidia-modelopt is installed on first use, in an environment of its own. Formats that need no calibration
     are made by `tpforge build --quantize`; `tpforge formats` lists them all.
     """
-    from scripts.flows.calibrate import Calibration, quantize_model
+    from scripts.flows.calibrate import Calibration, Wish, quantize_model
 
     output = Output(as_json=as_json)
-    made = quantize_model(
-        model,
-        format_name=format_name,
-        group_size=group_size,
-        calibration=Calibration(path=calibration, num_samples=samples, seq_len=seq_len),
-        device=device,
-        out=out,
-        force=force,
-        progress=output.progress,
-    )
+    wish = Wish(values["format_name"], values["group_size"], values["device"])
+    calibration = Calibration(values["calibration"], values["samples"], values["seq_len"])
+    made = quantize_model(model, wish, calibration, out=out, force=force, progress=output.progress)
     size = sum(path.stat().st_size for path in out.iterdir())
-    seconds, peak = made.record["quantize_s"], format_bytes(int(made.record["peak_rss_bytes"]))
-    output.result(f"{out}: {format_name}, {format_bytes(size)}; quantized in {seconds} s, peak memory {peak}")
-    output.result(f"perplexity of modelopt's own model: {made.record['own_perplexity']:.3f}")
+    seconds, peak = made["quantize_s"], format_bytes(int(made["peak_rss_bytes"]))
+    output.result(f"{out}: {wish.format}, {format_bytes(size)}; quantized in {seconds} s, peak memory {peak}")
+    output.result(f"perplexity of modelopt's own model: {made['own_perplexity']:.3f}")
     output.result(f"next: tpforge build {out} --tp N; then tpforge verify --baseline {model}")
-    output.record("quantization", {"path": str(out), **made.record})
+    output.record("quantization", {"path": str(out), **made})

@@ -10,15 +10,14 @@ from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, JSON
 from scripts.cli.options.security import read_security, security_options
 from scripts.cli.options.server import server_options
 from scripts.cli.output import Output
+from scripts.cli.show_server import print_launch, print_ready
 from tpforge.errors import UsageError
-from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
     from scripts.flows.launch import Launch
     from tpforge.places import Places
     from tpforge.recipe import ServeRecipe
     from tpforge.repository_options import TensorrtOptions
-    from triton_repo.serve.local import Server
     from triton_repo.serve.security import Security
 
 
@@ -63,7 +62,7 @@ def command(
     if is_launched(places, options):
         launch = _planned(output, places, recipe, dry_run=dry_run, security=security)
         if dry_run:
-            _print_launch(output, launch)
+            print_launch(output, launch)
             return
         output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}")
         serve_launch(
@@ -72,7 +71,7 @@ def command(
             recipe,
             detach=detach,
             progress=output.progress,
-            on_ready=lambda server: _say_ready(output, server, detach=detach),
+            on_ready=lambda server: print_ready(output, server, detach=detach),
         )
         return
     _refuse_launched_options(recipe, dry_run=dry_run, stand_in=stand_in)
@@ -82,7 +81,7 @@ def command(
         options=options,
         detach=detach,
         progress=output.progress,
-        on_ready=lambda server: _say_ready(output, server, detach=detach),
+        on_ready=lambda server: print_ready(output, server, detach=detach),
         security=security,
     )
 
@@ -137,58 +136,3 @@ def _planned(
     for line in launch.doubts:
         output.note(f"warning: {line}")
     return launch
-
-
-def _say_ready(output: Output, server: Server, *, detach: bool) -> None:
-    output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
-    output.result(f"gRPC     {server.grpc_url}")
-    output.result(f"HTTP     {server.http_url}")
-    output.result(f"metrics  {server.metrics_url}")
-    output.result(f"log      {server.log}")
-    output.record("server", server_fields(server))
-    output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
-
-
-def _print_launch(output: Output, launch: Launch) -> None:
-    output.result(f"repository  {launch.repository}")
-    gpus = ", ".join(map(str, launch.devices))
-    output.result(f"release     TensorRT-LLM {launch.release.trtllm}; {launch.container}, GPUs {gpus}")
-    output.result(f"\n$ {launch.line}")
-    if launch.misfits:
-        output.result("\nwould be refused on this host:")
-        for line in launch.misfits:
-            output.result(f"  {line}")
-    if launch.security.admin_key_file is not None:
-        from triton_repo.serve.security import KEY_PLACE
-
-        output.note(f"{KEY_PLACE} stands for the key in {launch.security.admin_key_file}")
-    output.note("nothing of this was run")
-    output.record(
-        "launch",
-        {
-            "repository": str(launch.repository),
-            "release": launch.release.trtllm,
-            "container": launch.container,
-            "mode": launch.mode,
-            "gpus": list(launch.devices),
-            "command": list(launch.command.words),
-            "environment": launch.command.environment,
-            "misfits": list(launch.misfits),
-            "doubts": list(launch.doubts),
-            "run": False,
-        },
-    )
-
-
-def server_fields(server: Server) -> dict[str, object]:
-    """A server for --json."""
-    return {
-        "grpc_url": server.grpc_url,
-        "http_url": server.http_url,
-        "metrics_url": server.metrics_url,
-        "repository": str(server.repository),
-        "state_dir": str(server.state_dir),
-        "log": str(server.log),
-        "seconds_to_ready": server.seconds_to_ready,
-        "pid": server.pid,
-    }

@@ -12,7 +12,7 @@ from scripts.reports.columns import table
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from triton_repo.serve.local import Status
+    from scripts.flows.status import Looked
 
 
 @click.command("status")
@@ -33,8 +33,7 @@ def command(engine: str | None, watch: bool, every: float, times: int | None, as
 
     ENGINE says whose; without it all under out/.
     """
-    from scripts.commands.serve import server_fields
-    from scripts.flows import serve
+    from scripts.flows.status import look
 
     output = Output(as_json=as_json)
     if watch:
@@ -42,85 +41,53 @@ def command(engine: str | None, watch: bool, every: float, times: int | None, as
             raise UsageError("--watch and --json exclude each other")
         _watch(output, engine, every_s=every, times=times)
         return
-    found = serve.servers(engine)
+    found = look(engine)
     if not found:
         output.note("no server runs under out/")
-    rows = []
-    records: list[dict[str, object]] = []
-    for status in found:
-        answers = _answers(status)
-        grpc = status.server.grpc_url if status.server else ""
-        pid = str(status.server.pid) if status.server and status.is_running else ""
-        name = str(serve.places_of_server(status).engine)
-        rows.append((name, status.phase, "yes" if answers else "no", grpc, pid, str(status.restarts)))
-        records.append(
-            {
-                "engine": name,
-                "phase": status.phase,
-                "message": status.message,
-                "answers": answers,
-                "restarts": status.restarts,
-                "last_failure": status.last_failure,
-                "server": server_fields(status.server) if status.server else None,
-            }
-        )
-    if rows:
-        output.result(table(rows, header=("engine", "phase", "answers", "gRPC", "pid", "restarts")))
-    for status in found:
-        if status.phase in ("failed", "crashed", "restarting"):
-            output.note(f"{status.state_dir}: {status.message}")
-    output.record("status", {"servers": records})
+    else:
+        header = ("engine", "phase", "answers", "gRPC", "pid", "restarts")
+        output.result(table([_row(one) for one in found], header=header))
+    for one in found:
+        if one.status.phase in ("failed", "crashed", "restarting"):
+            output.note(f"{one.status.state_dir}: {one.status.message}")
+    output.record("status", {"servers": [_fields(one) for one in found]})
 
 
-def _answers(status: Status) -> bool:
-    """Whether the server says over gRPC that it is ready."""
-    from tpforge.errors import TpforgeError
-    from triton_repo.client.client import Client
+def _row(one: Looked) -> tuple[str, ...]:
+    status = one.status
+    grpc = status.server.grpc_url if status.server else ""
+    pid = str(status.server.pid) if status.server and status.is_running else ""
+    return one.engine, status.phase, "yes" if one.answers else "no", grpc, pid, str(status.restarts)
 
-    if status.phase != "ready" or status.server is None:
-        return False
-    try:
-        security = status.server.security
-        with Client(
-            status.server.grpc_url,
-            deadline_s=2,
-            headers=security.client_headers(),
-            tls=security.client_tls(),
-        ) as client:
-            return client.is_ready()
-    except TpforgeError:
-        return False
+
+def _fields(one: Looked) -> dict[str, object]:
+    from scripts.cli.show_server import server_fields
+
+    status = one.status
+    return {
+        "engine": one.engine,
+        "phase": status.phase,
+        "message": status.message,
+        "answers": one.answers,
+        "restarts": status.restarts,
+        "last_failure": status.last_failure,
+        "server": server_fields(status.server) if status.server else None,
+    }
 
 
 def _watch(output: Output, engine: str | None, *, every_s: float, times: int | None) -> None:
     """Print what every server does, over the last picture on a terminal."""
     import sys
     import time
-    from pathlib import Path
 
-    from scripts.flows import serve
-    from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
-    from triton_repo.serve.state import read_state
+    from scripts.flows.status import picture
 
-    before: dict[Path, Reading] = {}
-    count = 0
+    before, count = None, 0
     while times is None or count < times:
-        lines = [time.strftime("%H:%M:%S")]
-        for status in serve.servers(engine):
-            name = serve.places_of_server(status).engine
-            lines.append(f"{name}: {status.phase}, {status.restarts} restarts")
-            reading = scrape(status)
-            if reading is None:
-                continue
-            found = rows(reading, before.get(status.state_dir))
-            before[status.state_dir] = reading
-            state = read_state(status.state_dir)
-            if state is not None and state.server is not None:
-                found += memory_rows(state.server.pid)
-            lines += [f"  {what:24}  {value}" for what, value in found]
+        before = picture(engine, before)
         if sys.stdout.isatty():
             click.clear()
-        output.result("\n".join(lines))
+        output.result("\n".join(before.lines))
         count += 1
         if count != times:
             time.sleep(every_s)

@@ -9,7 +9,7 @@ import click
 
 from scripts.cli.options.common import DEBUG, DRY_RUN, JSON
 from scripts.cli.output import Output
-from scripts.reports.columns import table
+from scripts.cli.show_steps import print_steps, step_records
 
 if TYPE_CHECKING:
     from scripts.flows.up import Stage
@@ -44,8 +44,8 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     try:
         run = up.run_recipe(asked, progress=output.progress, on_stage=done.append)
     finally:
-        print_stages(output, done)
-    output.record("up", {"stages": stage_records(run.stages)})
+        print_steps(output, done)
+    output.record("up", {"stages": step_records(run.stages)})
 
 
 def _print_commands(output: Output, recipe: Recipe) -> None:
@@ -71,24 +71,3 @@ def _print_commands(output: Output, recipe: Recipe) -> None:
     output.result(f"\nserve:\n$ {launch.line}")
     for line in launch.misfits:
         output.note(f"would be refused on this host: {line}")
-
-
-def print_stages(output: Output, done: list[Stage]) -> None:
-    """The table of what was done."""
-    from scripts.flows.up import stage_rows
-
-    if done:
-        output.result(table(stage_rows(done), header=("stage", "time", "result")))
-
-
-def stage_records(done: list[Stage]) -> list[dict[str, object]]:
-    """The stages for --json."""
-    return [
-        {
-            "name": stage.name,
-            "seconds": round(stage.seconds, 3),
-            "result": stage.result,
-            "outcome": stage.outcome,
-        }
-        for stage in done
-    ]

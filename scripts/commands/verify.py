@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from scripts.cli.options.common import DEBUG, ENGINE, JSON
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import VerificationFailed
-
-if TYPE_CHECKING:
-    from tpforge.manifest import Parity, Quality
 
 
 @click.command("verify")
@@ -43,6 +38,7 @@ def command(
     values are compared with the format's rounding of the source, transformers computes with those values,
     and what they lost against the source is measured beside; exit status 7 when that is above --max-drop.
     """
+    from scripts.cli.show_proof import parity_rows, quality_rows
     from scripts.flows import prove
     from scripts.flows.quantize import refuse_drop
     from tpforge.places import find_engine
@@ -74,46 +70,3 @@ def command(
     limit = max_drop if max_drop is not None else quality.max_drop if quality else None
     if quality is not None and limit is not None:
         refuse_drop(quality, limit=limit, where=places.engine)
-
-
-def quality_rows(quality: Quality) -> list[tuple[str, str]]:
-    """What quantization cost, as rows of a table."""
-    errors = [error.relative for error in quality.weight_errors]
-    rows = [
-        ("baseline", quality.baseline),
-        (
-            "perplexity",
-            f"{quality.perplexity:.3f}, baseline {quality.baseline_perplexity:.3f}: "
-            f"{quality.perplexity_drop:+.2%}  (n={quality.num_text_tokens} tokens)",
-        ),
-        ("mean KL divergence", f"{quality.mean_kl_divergence:.1e}  (n={quality.num_positions} positions)"),
-        ("top-1 agreement", f"{quality.top1_agreement:.2%}"),
-        ("greedy tokens equal", f"{quality.num_greedy_equal} of {quality.num_greedy_tokens}"),
-    ]
-    if errors:
-        mean, worst = sum(errors) / len(errors), max(errors)
-        rows.append(("relative weight error", f"mean {mean:.2%}, largest {worst:.2%}  (n={len(errors)})"))
-    rows += [("not emulated", what) for what in quality.not_emulated]
-    return rows
-
-
-def parity_rows(parity: Parity) -> list[tuple[str, str]]:
-    """The proof as rows of a table."""
-    equal = parity.num_tensors - parity.num_unequal_tensors
-    return [
-        ("tensors equal to the source", f"{equal} of {parity.num_tensors}"),
-        (
-            "largest logit error",
-            f"{parity.max_abs_logit_error:.1e}  (below {parity.logit_tolerance:.0e}; "
-            f"{parity.num_positions} positions of {parity.num_prompts} prompts, float32)",
-        ),
-        (
-            f"largest logit error as served, {parity.served_dtype}",
-            f"{parity.served_max_abs_logit_error:.1e}",
-        ),
-        ("mean KL divergence", f"{parity.mean_kl_divergence:.1e}"),
-        ("top-1 agreement", f"{parity.top1_agreement:.2%}"),
-        ("greedy tokens equal", f"{parity.num_greedy_equal} of {parity.num_greedy_tokens}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in parity.versions.items())),
-        ("verdict", "passed" if parity.passed else "FAILED"),
-    ]

@@ -11,20 +11,20 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from builders.export import write_huggingface
+from builders.quantize.calibration import modelopt
+from builders.quantize.calibration.refusing import memory_needed, refuse_format, refuse_shapes
+from builders.sources.base import Source
+from engines.perplexity import load_texts
+from engines.quality import text_windows
 from scripts.flows.models import open_model
 from tpforge import __version__
 from tpforge.atomic import atomic_folder
-from tpforge.errors import UsageError
-from tpforge.mapping import Mapping
 from tpforge.places import cache_dir
-from tpforge.quantization import Quantization, find_format
+from tpforge.quantization import find_format
 from tpforge.quantization_gate import refuse_two
-from tpforge.units import format_bytes
-
-if TYPE_CHECKING:
-    from builders.sources.base import Source
 
 Progress = Callable[[str], None]
 RECORD_NAME = "tpforge_quantization.json"
@@ -40,24 +40,18 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was made of what, as kept beside the weights."""
+class Wish:
+    """The format to make: `group_size` None is the format's own; `device` is modelopt's."""
 
-    record: dict[str, Any]
+    format: str
+    group_size: int | None = None
+    device: str = "cpu"
 
 
 def quantize_model(
-    model: str,
-    *,
-    format_name: str,
-    group_size: int | None,
-    calibration: Calibration,
-    device: str,
-    out: Path,
-    force: bool,
-    progress: Progress,
-) -> Made:
-    """Write a quantized Hugging Face checkpoint of `model` into the new folder `out`.
+    model: str, wish: Wish, calibration: Calibration, *, out: Path, force: bool, progress: Progress
+) -> dict[str, Any]:
+    """Write a quantized Hugging Face checkpoint of `model` into the new folder `out`; its record.
 
     Raises:
         UsageError: the format is not made by calibration, or not here.
@@ -65,24 +59,9 @@ def quantize_model(
         EnvironmentUnusable: nvidia-modelopt cannot be installed, or fails.
         VerificationFailed: what it wrote is not the model.
     """
-    from builders.export import write_huggingface
-    from builders.quantize.calibration import modelopt
-    from engines.quality import text_windows
-
-    row = find_format(format_name)
-    if row.made_by != "modelopt":
-        raise UsageError(
-            f"--format {row.name}: {row.title} needs no calibration; use `tpforge build MODEL --quantize "
-            f"{row.name}`"
-            if row.made_by == "convert"
-            else f"--format {row.name}: {row.title} is only read from checkpoints"
-        )
-    if row.name not in modelopt.CONFIGS:
-        raise UsageError(
-            f"--format {row.name}: {modelopt.NOT_RUN[row.name]}; use one of {', '.join(modelopt.CONFIGS)}"
-        )
-    if group_size is not None and not row.group_size:
-        raise UsageError(f"--group-size: {row.title} has no groups; leave it out")
+    row = find_format(wish.format)
+    refuse_format(row, group_size=wish.group_size)
+    group_size = wish.group_size or row.group_size
     with (
         open_model(model) as source,
         tempfile.TemporaryDirectory(prefix="tpforge-quantize-") as scratch,
@@ -90,23 +69,18 @@ def quantize_model(
     ):
         if source.quantized is not None:
             raise refuse_two(source.quantized.layout.format, row.name, where=model)
-        _refuse_shapes(source, format_name=row.name, group_size=group_size or row.group_size)
+        refuse_shapes(source, format_name=row.name, group_size=group_size)
         samples, digest = _samples(source, calibration, scratch=Path(scratch))
-        progress(_memory(source))
-        location = source.path
-        if not source.path.is_dir():
-            location = Path(scratch) / "model"
-            location.mkdir()
-            write_huggingface(source, location)
+        progress(memory_needed(source))
         python = modelopt.environment(cache_dir(), progress=progress)
         task = modelopt.Task(
-            model=location,
+            model=_as_directory(source, scratch=Path(scratch)),
             out=folder,
             format=row.name,
             tokens=samples,
             windows=tuple(text_windows(Path(scratch) / "tokenizer")[1]),
-            group_size=group_size or 0,
-            device=device,
+            group_size=wish.group_size or 0,
+            device=wish.device,
         )
         measured = modelopt.quantize(python, task, scratch=Path(scratch), progress=progress)
         record = {
@@ -114,7 +88,7 @@ def quantize_model(
             "tpforge_version": __version__,
             "source": model,
             "format": row.name,
-            "group_size": group_size or row.group_size,
+            "group_size": group_size,
             "tool": f"nvidia-modelopt {modelopt.VERSION}",
             "calibration_sha256": digest,
             "num_samples": len(samples),
@@ -122,23 +96,17 @@ def quantize_model(
             **measured,
         }
         (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return Made(record)
+    return record
 
 
-def _refuse_shapes(source: Source, *, format_name: str, group_size: int) -> None:
-    """Refuse a format that the matrices of the model cannot have on one rank."""
-    from builders.audit import audit
-    from builders.planning import plan_rank_files, plan_shards
-
-    audit(source)
-    plan = plan_shards(
-        source,
-        mapping=Mapping(),
-        pad=True,
-        parallel_embedding_dim=None,
-        quantization=Quantization(format=format_name, form="portable", group_size=group_size),
-    )
-    plan_rank_files(source, plan=plan, dtype=source.spec.dtype)
+def _as_directory(source: Source, *, scratch: Path) -> Path:
+    """The model as a Hugging Face directory, which is written when it is none."""
+    if source.path.is_dir():
+        return source.path
+    location = scratch / "model"
+    location.mkdir()
+    write_huggingface(source, location)
+    return location
 
 
 def _samples(
@@ -147,8 +115,6 @@ def _samples(
     """The token ids of the samples, and the SHA-256 of their text."""
     from tokenizers import Tokenizer
 
-    from engines.perplexity import load_texts
-
     folder = scratch / "tokenizer"
     folder.mkdir()
     source.write_tokenizer(folder)
@@ -156,16 +122,3 @@ def _samples(
     texts = [text.text for text in load_texts(calibration.path)][: calibration.num_samples]
     samples = tuple(tuple(tokenizer.encode(text).ids[: calibration.seq_len]) for text in texts)
     return samples, hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-def _memory(source: Source) -> str:
-    """What modelopt will need, said beforehand: the weights, their quantized copy and activations."""
-    weights = sum(_count(shape) for shape in source.shapes.values()) * source.spec.dtype.num_bytes
-    return f"nvidia-modelopt will need about {format_bytes(3 * weights + (1 << 30))} of memory"
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -13,13 +13,14 @@ from typing import Literal
 from builders.blueprint import find_blueprint
 from engines.host import find_host
 from engines.host_cluster import HOST, host_cluster
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, NothingFits
 from tpforge.measure.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
-from tpforge.plan.hardware import Cluster, Prices, find_gpu, make_cluster, read_gpu_file
+from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, gpus, make_cluster, read_gpu_file
 from tpforge.plan.known import find_known
 from tpforge.plan.options import Ask
+from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
 from tpforge.quantization import find_format
@@ -95,6 +96,39 @@ def plan(wishes: PlanWishes, *, note: Callable[[str], None]) -> Plan:
         calibration=fitted,
         alternatives=[find_blueprint(name) for name in wishes.alternatives],
     )
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What a model is called, and of every kind of GPU the fewest that do what is asked, or why none do."""
+
+    model: str
+    picks: tuple[Pick, ...]
+
+
+def known_gpus(gpu_file: Path | None) -> tuple[tuple[Gpu, ...], Prices]:
+    """The GPUs of a user's file before those of the table, and the prices that the file has."""
+    own, prices = read_gpu_file(gpu_file) if gpu_file is not None else ((), Prices())
+    return (*own, *gpus()), prices
+
+
+def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_file: Path | None) -> Picked:
+    """Of every kind of GPU the fewest that do what is asked of a model.
+
+    Raises:
+        InputRefused: the model or the file is wrong or not known.
+        NothingFits: no kind does it.
+    """
+    kinds, prices = known_gpus(gpu_file)
+    blueprint = find_blueprint(model)
+    ask = _ask(load, goal=goal, price=None)
+    picks = pick_gpus(
+        blueprint, kinds, ask, goal=goal, calibration=calibration(), prices=prices, budget=budget
+    )
+    if all(one.option is None for one in picks):
+        reasons = {f"{one.gpu.name}: {one.reason}" for one in picks}
+        raise NothingFits("\n  ".join([f"{model}: no kind of GPU does it:", *sorted(reasons)]))
+    return Picked(blueprint.name, picks)
 
 
 def _cluster(wishes: GpuWishes) -> tuple[Cluster, Prices]:

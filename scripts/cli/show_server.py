@@ -1,0 +1,69 @@
+"""Shows a server that answers, or the command that would start one. It starts nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scripts.cli.output import Output
+from tpforge.units import format_seconds
+
+if TYPE_CHECKING:
+    from scripts.flows.launch import Launch
+    from triton_repo.serve.local import Server
+
+
+def print_ready(output: Output, server: Server, *, detach: bool) -> None:
+    """Where a server is reached, and how it is stopped."""
+    output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
+    output.result(f"gRPC     {server.grpc_url}")
+    output.result(f"HTTP     {server.http_url}")
+    output.result(f"metrics  {server.metrics_url}")
+    output.result(f"log      {server.log}")
+    output.record("server", server_fields(server))
+    output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
+
+
+def print_launch(output: Output, launch: Launch) -> None:
+    """The command that would be run, and what would be refused."""
+    output.result(f"repository  {launch.repository}")
+    gpus = ", ".join(map(str, launch.devices))
+    output.result(f"release     TensorRT-LLM {launch.release.trtllm}; {launch.container}, GPUs {gpus}")
+    output.result(f"\n$ {launch.line}")
+    if launch.misfits:
+        output.result("\nwould be refused on this host:")
+        for line in launch.misfits:
+            output.result(f"  {line}")
+    if launch.security.admin_key_file is not None:
+        from triton_repo.serve.security import KEY_PLACE
+
+        output.note(f"{KEY_PLACE} stands for the key in {launch.security.admin_key_file}")
+    output.note("nothing of this was run")
+    output.record(
+        "launch",
+        {
+            "repository": str(launch.repository),
+            "release": launch.release.trtllm,
+            "container": launch.container,
+            "mode": launch.mode,
+            "gpus": list(launch.devices),
+            "command": list(launch.command.words),
+            "environment": launch.command.environment,
+            "misfits": list(launch.misfits),
+            "doubts": list(launch.doubts),
+            "run": False,
+        },
+    )
+
+
+def server_fields(server: Server) -> dict[str, object]:
+    """A server for --json."""
+    return {
+        "grpc_url": server.grpc_url,
+        "http_url": server.http_url,
+        "metrics_url": server.metrics_url,
+        "repository": str(server.repository),
+        "state_dir": str(server.state_dir),
+        "log": str(server.log),
+        "seconds_to_ready": server.seconds_to_ready,
+        "pid": server.pid,
+    }

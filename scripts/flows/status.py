@@ -1,0 +1,74 @@
+"""What the servers under out/ do: composes state, gRPC, metrics and processes. It prints nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.flows import serve
+from tpforge.errors import TpforgeError
+from triton_repo.client.client import Client
+from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
+from triton_repo.serve.local import Status
+from triton_repo.serve.state import read_state
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A server, whose engine it serves, and whether it says over gRPC that it is ready."""
+
+    engine: str
+    status: Status
+    answers: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What every server does at one moment, as lines; the next picture's rates start from `readings`."""
+
+    lines: tuple[str, ...]
+    readings: Mapping[Path, Reading] = field(default_factory=dict)
+
+
+def look(engine: str | None) -> list[Looked]:
+    """Every server under out/, or that of an engine."""
+    return [
+        Looked(str(serve.places_of_server(status).engine), status, _answers(status))
+        for status in serve.servers(engine)
+    ]
+
+
+def picture(engine: str | None, before: Picture | None) -> Picture:
+    """Queue, rates, KV cache and memory now; rates need a picture before."""
+    lines, readings = [time.strftime("%H:%M:%S")], {}
+    for status in serve.servers(engine):
+        name = serve.places_of_server(status).engine
+        lines.append(f"{name}: {status.phase}, {status.restarts} restarts")
+        reading = scrape(status)
+        if reading is None:
+            continue
+        found = rows(reading, before.readings.get(status.state_dir) if before is not None else None)
+        readings[status.state_dir] = reading
+        state = read_state(status.state_dir)
+        if state is not None and state.server is not None:
+            found += memory_rows(state.server.pid)
+        lines += [f"  {what:24}  {value}" for what, value in found]
+    return Picture(tuple(lines), {**(before.readings if before is not None else {}), **readings})
+
+
+def _answers(status: Status) -> bool:
+    if status.phase != "ready" or status.server is None:
+        return False
+    security = status.server.security
+    try:
+        with Client(
+            status.server.grpc_url,
+            deadline_s=2,
+            headers=security.client_headers(),
+            tls=security.client_tls(),
+        ) as client:
+            return client.is_ready()
+    except TpforgeError:
+        return False
