@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from scripts.cli.options.common import DEBUG, FORCE, JSON
 from scripts.cli.output import Output
 from scripts.reports.columns import table
+
+if TYPE_CHECKING:
+    from builders.migration import Migration
 
 _PATH = click.Path(path_type=Path)
 
@@ -47,17 +50,7 @@ def command(
 
     output = Output(as_json=as_json)
     migrated = migrate(source, trtllm=trtllm or DEFAULT_RELEASE, **values)
-    rows = [
-        (
-            move.verdict,
-            move.setting,
-            str(move.value)[:40],
-            ", ".join(f"{name}={value}" for name, value in move.new.items()),
-            move.why,
-        )
-        for move in migrated.migration.moves
-    ]
-    output.result(table(rows, header=("", "setting", "value", "becomes", "why")))
+    output.result(table(_rows(migrated.migration), header=("", "setting", "value", "becomes", "why")))
     if out is not None:
         write_recipe(migrated, out, force=force)
         output.result(f"\nwrote {out}")
@@ -78,3 +71,16 @@ def command(
             "out": str(out) if out else None,
         },
     )
+
+
+def _rows(migration: Migration) -> list[tuple[str, ...]]:
+    return [
+        (
+            move.verdict,
+            move.setting,
+            str(move.value)[:40],
+            ", ".join(f"{name}={value}" for name, value in move.new.items()),
+            move.why,
+        )
+        for move in migration.moves
+    ]

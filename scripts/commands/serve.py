@@ -48,7 +48,7 @@ def command(
     wrong.
     """
     from scripts.flows import serve
-    from scripts.flows.launch import is_launched, serve_launch
+    from scripts.flows.launch import is_launched
     from tpforge.places import find_engine
     from tpforge.recipe import ServeRecipe
 
@@ -60,19 +60,7 @@ def command(
     recipe = ServeRecipe(**values)
     options = _stand_in(places) if stand_in else None
     if is_launched(places, options):
-        launch = _planned(output, places, recipe, dry_run=dry_run, security=security)
-        if dry_run:
-            print_launch(output, launch)
-            return
-        output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}")
-        serve_launch(
-            launch,
-            places,
-            recipe,
-            detach=detach,
-            progress=output.progress,
-            on_ready=lambda server: print_ready(output, server, detach=detach),
-        )
+        _serve_launched(output, places, recipe, security, dry_run=dry_run, detach=detach)
         return
     _refuse_launched_options(recipe, dry_run=dry_run, stand_in=stand_in)
     serve.serve_engine(
@@ -83,6 +71,27 @@ def command(
         progress=output.progress,
         on_ready=lambda server: print_ready(output, server, detach=detach),
         security=security,
+    )
+
+
+def _serve_launched(
+    output: Output, places: Places, recipe: ServeRecipe, security: Security, *, dry_run: bool, detach: bool
+) -> None:
+    """Serve by TensorRT-LLM, or show how it would be."""
+    from scripts.flows.launch import serve_launch
+
+    launch = _planned(output, places, recipe, dry_run=dry_run, security=security)
+    if dry_run:
+        print_launch(output, launch)
+        return
+    output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}")
+    serve_launch(
+        launch,
+        places,
+        recipe,
+        detach=detach,
+        progress=output.progress,
+        on_ready=lambda server: print_ready(output, server, detach=detach),
     )
 
 

@@ -6,6 +6,7 @@ It prints nothing; what the evidence shows is `tpforge.measure.diagnosis` and `s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tpforge.atomic import os_errors
@@ -25,6 +26,15 @@ from tpforge.measure.symptoms import diagnose_metrics, diagnose_run
 from tpforge.topology import parse_topology
 
 
+@dataclass(frozen=True)
+class _Look:
+    """One piece of evidence, and what it shows."""
+
+    kind: Evidence
+    name: str
+    findings: Sequence[Finding]
+
+
 def diagnose(
     *, logs: Sequence[Path], urls: Sequence[str], runs: Sequence[str], topologies: Sequence[Path]
 ) -> Diagnosis:
@@ -35,41 +45,54 @@ def diagnose(
         InputRefused: a file is missing or is not what it should be.
         EnvironmentUnusable: nothing answers at a URL.
     """
-    findings: list[Finding] = []
-    looked_at: list[str] = []
-    kinds: set[Evidence] = set()
+    looks: list[_Look] = []
     if not (logs or urls or runs or topologies):
         logs, urls = _server_here()
-        from engines.host import read_topology
+        looks += _topology_here()
+    looks += [
+        *map(_look_at_log, logs),
+        *map(_look_at_metrics, urls),
+        *map(_look_at_run, runs),
+        *map(_look_at_topology, topologies),
+    ]
+    return summarize(
+        [finding for look in looks for finding in look.findings],
+        looked_at=[look.name for look in looks],
+        kinds={look.kind for look in looks},
+    )
 
-        if matrix := read_topology():
-            findings += diagnose_topology(matrix, name="this machine")
-            looked_at.append("topology of this machine")
-            kinds.add("topology")
-    for log in logs:
-        findings += diagnose_log(_lines(log), name=str(log))
-        looked_at.append(f"log {log}")
-        kinds.add("log")
-    for url in urls:
-        findings += diagnose_metrics(_fetch(url), name=url)
-        looked_at.append(f"metrics {url}")
-        kinds.add("metrics")
-    if runs:
-        from triton_repo.client.metrics import read_series
-    for name in runs:
-        found = find_run(name)
-        samples = read_samples(found.folder) if (found.folder / SAMPLES_NAME).is_file() else ()
-        findings += diagnose_run(found.run, samples, read_series=read_series)
-        looked_at.append(f"run {found.folder}")
-        kinds.add("run")
-    for path in topologies:
-        matrix = parse_topology("\n".join(_lines(path)))
-        if not matrix:
-            raise InputRefused(f"{path}: holds no matrix of GPUs; expected the output of nvidia-smi topo -m")
-        findings += diagnose_topology(matrix, name=str(path))
-        looked_at.append(f"topology {path}")
-        kinds.add("topology")
-    return summarize(findings, looked_at=looked_at, kinds=kinds)
+
+def _look_at_log(log: Path) -> _Look:
+    return _Look("log", f"log {log}", diagnose_log(_lines(log), name=str(log)))
+
+
+def _look_at_metrics(url: str) -> _Look:
+    return _Look("metrics", f"metrics {url}", diagnose_metrics(_fetch(url), name=url))
+
+
+def _look_at_run(name: str) -> _Look:
+    from triton_repo.client.metrics import read_series
+
+    found = find_run(name)
+    samples = read_samples(found.folder) if (found.folder / SAMPLES_NAME).is_file() else ()
+    return _Look("run", f"run {found.folder}", diagnose_run(found.run, samples, read_series=read_series))
+
+
+def _look_at_topology(path: Path) -> _Look:
+    matrix = parse_topology("\n".join(_lines(path)))
+    if not matrix:
+        raise InputRefused(f"{path}: holds no matrix of GPUs; expected the output of nvidia-smi topo -m")
+    return _Look("topology", f"topology {path}", diagnose_topology(matrix, name=str(path)))
+
+
+def _topology_here() -> list[_Look]:
+    from engines.host import read_topology
+
+    matrix = read_topology()
+    if not matrix:
+        return []
+    findings = diagnose_topology(matrix, name="this machine")
+    return [_Look("topology", "topology of this machine", findings)]
 
 
 def _server_here() -> tuple[list[Path], list[str]]:
