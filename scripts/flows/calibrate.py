@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.export import write_huggingface
 from builders.quantize.calibration import modelopt
-from builders.quantize.calibration.refusing import memory_needed, refuse_format, refuse_shapes
+from builders.quantize.calibration.formats import refuse_format
 from builders.sources.base import Source
-from engines.perplexity import load_texts
-from engines.quality import text_windows
 from scripts.flows.models import open_model
 from tpforge import __version__
 from tpforge.atomic import atomic_folder
@@ -61,6 +58,9 @@ def quantize_model(
     """
     row = find_format(wish.format)
     refuse_format(row, group_size=wish.group_size)
+    from builders.quantize.calibration.model_check import memory_needed, refuse_shapes
+    from engines.quality import text_windows
+
     group_size = wish.group_size or row.group_size
     with (
         open_model(model) as source,
@@ -101,6 +101,8 @@ def quantize_model(
 
 def _as_directory(source: Source, *, scratch: Path) -> Path:
     """The model as a Hugging Face directory, which is written when it is none."""
+    from builders.export import write_huggingface
+
     if source.path.is_dir():
         return source.path
     location = scratch / "model"
@@ -114,6 +116,8 @@ def _samples(
 ) -> tuple[tuple[tuple[int, ...], ...], str]:
     """The token ids of the samples, and the SHA-256 of their text."""
     from tokenizers import Tokenizer
+
+    from engines.perplexity import load_texts
 
     folder = scratch / "tokenizer"
     folder.mkdir()

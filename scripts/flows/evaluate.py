@@ -21,7 +21,6 @@ from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
 from tpforge.measure.quality import Evaluation, Passage, expected_text, perplexity, structured_validity
 from tpforge.measure.run import QualityScore
 from tpforge.places import Places, find_engine
-from triton_repo.client.greedy_answers import ask_greedily
 from triton_repo.load.prompt_sets import load_prompts
 
 Progress = Callable[[str], None]
@@ -177,4 +176,6 @@ def _answers(
         assert target.places is not None
         questions = [Question(one.id, one.text, one.max_tokens or DEFAULT_MAX_TOKENS) for one in prompts]
         return answer_greedily(target.places.engine, questions, progress=progress)
+    from triton_repo.client.greedy_answers import ask_greedily
+
     return ask_greedily(target.url, prompts, deadline_s=options.deadline_s, progress=progress)

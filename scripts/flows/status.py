@@ -9,7 +9,6 @@ from pathlib import Path
 
 from scripts.flows import serve
 from tpforge.errors import TpforgeError
-from triton_repo.client.client import Client
 from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
 from triton_repo.serve.local import Status
 from triton_repo.serve.state import read_state
@@ -59,6 +58,8 @@ def picture(engine: str | None, before: Picture | None) -> Picture:
 
 
 def _answers(status: Status) -> bool:
+    from triton_repo.client.client import Client
+
     if status.phase != "ready" or status.server is None:
         return False
     security = status.server.security

@@ -24,7 +24,6 @@ from tpforge.places import Places
 from tpforge.recipe import Recipe
 from tpforge.repository_options import PytorchOptions
 from tpforge.units import format_bytes, format_seconds
-from triton_repo.smoke.report import line_of, refuse_failed, summary
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server
@@ -136,6 +135,8 @@ class Run:
         Raises:
             VerificationFailed: a check failed.
         """
+        from triton_repo.smoke.report import line_of, refuse_failed, summary
+
         with self.stage("smoke") as stage:
             options = self.recipe.repository
             if isinstance(options, PytorchOptions) and options.front == "llmapi":

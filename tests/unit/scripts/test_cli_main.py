@@ -92,6 +92,21 @@ def test_the_help_of_a_command_imports_nothing_heavy_either() -> None:
     assert run.stderr == ""
 
 
+def test_no_command_or_flow_loads_a_heavy_library_before_it_is_called() -> None:
+    """What is wrong with the arguments is said at once, and not after torch was loaded."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "for folder in ('commands', 'flows'):\n"
+        "    package = importlib.import_module(f'scripts.{folder}')\n"
+        "    for module in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "        found = {'torch', 'transformers', 'grpc', 'tokenizers'} & set(sys.modules)\n"
+        "        assert not found, f'{module.name} loads {found}'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_command_and_option_are_usage_errors_that_suggest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,4 +1,4 @@
-"""What is refused before a model is calibrated: wrong formats, shapes that do not fit. And the memory needed.
+"""What is looked at before a model is calibrated: whether its shapes fit the format, and the memory needed.
 
 It calibrates nothing.
 """
@@ -9,33 +9,10 @@ from math import prod
 
 from builders.audit import audit
 from builders.planning import plan_rank_files, plan_shards
-from builders.quantize.calibration import modelopt
 from builders.sources.base import Source
-from tpforge.errors import UsageError
 from tpforge.mapping import Mapping
-from tpforge.quantization import Format, Quantization
+from tpforge.quantization import Quantization
 from tpforge.units import format_bytes
-
-
-def refuse_format(row: Format, *, group_size: int | None) -> None:
-    """Refuse a format that calibration does not make, or not here.
-
-    Raises:
-        UsageError: it is such a format, or has no groups to size.
-    """
-    if row.made_by != "modelopt":
-        raise UsageError(
-            f"--format {row.name}: {row.title} needs no calibration; use `tpforge build MODEL --quantize "
-            f"{row.name}`"
-            if row.made_by == "convert"
-            else f"--format {row.name}: {row.title} is only read from checkpoints"
-        )
-    if row.name not in modelopt.CONFIGS:
-        raise UsageError(
-            f"--format {row.name}: {modelopt.NOT_RUN[row.name]}; use one of {', '.join(modelopt.CONFIGS)}"
-        )
-    if group_size is not None and not row.group_size:
-        raise UsageError(f"--group-size: {row.title} has no groups; leave it out")
 
 
 def refuse_shapes(source: Source, *, format_name: str, group_size: int) -> None:
