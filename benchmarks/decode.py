@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 
-# Before the runtime, which changes how torch's threads wait: transformers shall run as its users run it.
+# The waiting of torch's threads is left as it is here: transformers runs as its users run it.
 import torch
 from tokenizers import Tokenizer
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from engines.chat import chat_prompt, find_template
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
+from engines.reference.opening import AUTO_DTYPE
 from engines.reference.scheduler import greedy
 from engines.transformers_model import load_transformers
 from tpforge.dtypes import DType
@@ -219,11 +220,13 @@ def _deviations(item: Expected, logits: Tensor, executor: Executor) -> list[str]
 
 def _served(config: EngineConfig, expected: list[Expected], worst: float) -> tuple[DType, float]:
     """The dtype a reference server computes in, and its largest logit error."""
-    if config.kv_algorithm is None:
-        return DType.FLOAT32, worst
-    with open_ranks(config, "auto") as executor:
+    dtype = DType(AUTO_DTYPE)
+    if config.kv_algorithm is None and dtype is DType.FLOAT32:
+        # The very computation that was compared.
+        return dtype, worst
+    with open_ranks(config, dtype.value) as executor:
         errors = [float((forced_logits(item, executor) - item.logits).abs().max()) for item in expected]
-    return DType.FLOAT32, max(errors)
+    return dtype, max(errors)
 
 
 def _summarize(

@@ -18,6 +18,7 @@ from types import FrameType
 
 import click
 
+from engines.reference.process import spin_briefly
 from tpforge import __version__
 from tpforge.errors import TpforgeError
 
@@ -118,8 +119,7 @@ def _configure_libraries() -> None:
     if not sys.stderr.isatty():
         # The libraries' progress bars; ours are plain lines then.
         os.environ.setdefault("TQDM_DISABLE", "1")
-    # Before torch is imported: see engines/reference/__init__.py.
-    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+    spin_briefly()
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,23 +2,22 @@
 
 It is not TensorRT-LLM and does not imitate its speed. It imports only torch, safetensors and the
 standard library, relatively, so that this folder can be copied whole beside a Triton ``1/model.py``.
+
+Its names are loaded when they are asked for: whoever owns the process calls `process.spin_briefly` before
+torch is imported.
 """
 
-import os
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-# Decoding is a thousand small operations a token, each with a barrier between torch's threads. By default
-# libgomp spins long in it (300,000 rounds), which on a machine with other work burns a time slice each:
-# on two cores with two other busy processes, tp=4 gave 0.4 to 0.7 tokens/s, with 4000 rounds 3 to 7; idle,
-# both give 25. Not spinning at all halves the idle speed. Read once, when torch is first imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "4000")
-
-from .batches import Decode, Prefill
-from .config import EngineConfig, EngineError, Limits, load_config
-from .executor import Executor, RankFailure
-from .lockstep import Lockstep
-from .opening import open_executor
-from .sampling import RequestError, Sampling
-from .scheduler import Counts, Event, Request, Scheduler
+if TYPE_CHECKING:
+    from .batches import Decode, Prefill
+    from .config import EngineConfig, EngineError, Limits, load_config
+    from .executor import Executor, RankFailure
+    from .lockstep import Lockstep
+    from .opening import open_executor
+    from .sampling import RequestError, Sampling
+    from .scheduler import Counts, Event, Request, Scheduler
 
 __all__ = [
     "Counts",
@@ -38,3 +37,29 @@ __all__ = [
     "load_config",
     "open_executor",
 ]
+
+_MODULES = {
+    "Counts": "scheduler",
+    "Decode": "batches",
+    "EngineConfig": "config",
+    "EngineError": "config",
+    "Event": "scheduler",
+    "Executor": "executor",
+    "Limits": "config",
+    "Lockstep": "lockstep",
+    "Prefill": "batches",
+    "RankFailure": "executor",
+    "Request": "scheduler",
+    "RequestError": "sampling",
+    "Sampling": "sampling",
+    "Scheduler": "scheduler",
+    "load_config": "config",
+    "open_executor": "opening",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)

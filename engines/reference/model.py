@@ -61,10 +61,6 @@ class RankModel:
         self.is_first = rank // config.tp_size == 0
         self.is_last = rank // config.tp_size == config.pp_size - 1
         self.device, self.dtype = device, dtype
-        if device.type == "cuda":
-            # In 16-bit types on Hopper torch attends by cuDNN first, which builds a graph for every length of
-            # the cache that it meets. Source: torch 2.13, sdp_utils.cpp (priority_order), cudnn/MHA.cpp.
-            torch.backends.cuda.enable_cudnn_sdp(False)
         self._num_slots = num_slots
         self._places = Places(config, tp_rank=self.tp_rank, device=device, dtype=dtype)
         self._add_blocks = {

@@ -7,7 +7,12 @@ import torch
 from .config import EngineConfig, EngineError
 from .executor import Executor
 from .lockstep import Lockstep
+from .process import attend_without_cudnn
 from .ranks import Processes
+
+AUTO_DTYPE = "float32"
+"""Exact, and on the CPU as fast as bfloat16 for one request; on CUDA too: in bfloat16 an H200 once gave a
+wrong answer through Triton, whose cause was not found."""
 
 
 def open_executor(
@@ -16,15 +21,15 @@ def open_executor(
     """Open `kind` ("auto", "lockstep" or "processes") on `device` ("auto", "cpu" or "cuda").
 
     auto takes CUDA when there is any, a process a rank when every rank has a GPU of its own, and else
-    lockstep. compute_dtype auto is float32: exact, and on the CPU as fast as bfloat16 for one request. On
-    CUDA too: in bfloat16 an H200 once gave a wrong answer through Triton, whose cause was not found.
+    lockstep; compute_dtype auto is `AUTO_DTYPE`. With ranks on CUDA in this process, torch no longer attends
+    by cuDNN in it.
 
     Raises:
         EngineError: the device or the dtype cannot be had, or a process a rank has too few GPUs.
     """
     target = _device(device)
     if compute_dtype == "auto":
-        compute_dtype = "float32"
+        compute_dtype = AUTO_DTYPE
     if compute_dtype not in ("float32", "float16", "bfloat16"):
         raise EngineError(f"compute_dtype {compute_dtype!r} is unknown; use float32, float16 or bfloat16")
     num_gpus = torch.cuda.device_count() if target.type == "cuda" else 0
@@ -37,6 +42,8 @@ def open_executor(
             "use executor lockstep, or device cpu"
         )
     if kind == "lockstep":
+        if target.type == "cuda":
+            attend_without_cudnn()
         return Lockstep(config, num_slots=num_slots, device=target, dtype=getattr(torch, compute_dtype))
     if kind == "processes":
         return Processes(config, num_slots=num_slots, device=target.type, compute_dtype=compute_dtype)

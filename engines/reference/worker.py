@@ -22,6 +22,7 @@ from .batches import Batch, Move
 from .config import EngineConfig, load_config
 from .exchanges import AllGather, AllReduce, Exchange, Receive
 from .model import RankModel
+from .process import attend_without_cudnn
 from .ranks import START_TIMEOUT_S
 
 _PR_SET_PDEATHSIG = 1
@@ -80,6 +81,7 @@ def _serve_rank(arguments: list[str]) -> None:
     if device_type == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
+        attend_without_cudnn()
     else:
         device = torch.device("cpu")
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.world_size))

@@ -21,7 +21,6 @@ from tpforge.quantization_gate import Linear
 from tpforge.sharding import RankTensor, Rule, Shape, ShardPlan, Stage, rank_tensors
 
 Basis = Literal["exact", "modelled", "assumed"]
-_PACKED = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4", "nvfp4")
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def weight_bytes(shapes: RankShapes, *, stage: int, dtype: DType, weight_format:
 
 def weight_basis(weight_format: str | None) -> Basis:
     """Whether `weight_bytes` is what `convert` writes, or a sum over the layout of another tool's format."""
-    return "exact" if weight_format is None or weight_format in _PACKED else "modelled"
+    return "exact" if weight_format is None or find_format(weight_format).made_by == "convert" else "modelled"
 
 
 @dataclass(frozen=True)
@@ -197,11 +196,11 @@ def _sample(model: ModelSpec) -> ModelSpec:
 def _tensor_bytes(tensor: RankTensor, *, dtype: DType, weight_format: str | None) -> int:
     if weight_format is None or not is_quantized(tensor.name):
         return math.prod(tensor.shape) * (tensor.dtype or dtype).num_bytes
-    if weight_format in _PACKED:
-        row = find_format(weight_format)
+    row = find_format(weight_format)
+    if row.made_by == "convert":
         packed = Packing(weight_format, row.group_size)
         return sum(one.num_bytes for one in packed.stored(tensor.name, tensor.shape, dtype=dtype))
-    return _laid_out_elsewhere(find_format(weight_format), tensor.shape)
+    return _laid_out_elsewhere(row, tensor.shape)
 
 
 def _laid_out_elsewhere(row: Format, shape: tuple[int, ...]) -> int:

@@ -1,1 +1,1 @@
-"""What each quantization format stores and how it packs."""
+"""A file a quantization format: how its matrices are made of floats, or of what a checkpoint holds."""

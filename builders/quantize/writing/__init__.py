@@ -1,1 +1,1 @@
-"""Quantized matrices as rank files hold them: put together, ordered."""
+"""Where matrices that are quantized in groups may be cut, and how INT4 lies for the kernels of a GPU."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from reference import EngineError, RequestError, Sampling, Scheduler
+from reference.process import spin_briefly
 from serving.answers import Event
 from serving.generating import GeneratingModel, Runtime
 from serving.parameters import ParameterError, Parameters
+
+# Triton started this process for this model alone; torch, which reads it once, comes with the runtime.
+spin_briefly()
+
+from reference import EngineError, RequestError, Sampling, Scheduler  # noqa: E402
 
 
 class _Reference:
