@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from tpforge.atomic import atomic_folder
 from tpforge.errors import UsageError
 from tpforge.mapping import Mapping
 from tpforge.places import cache_dir
+from tpforge.progress import Progress
 from tpforge.quantization import Quantization, find_format
 from tpforge.quantization_gate import refuse_two
 from tpforge.units import format_bytes
@@ -26,7 +26,6 @@ from tpforge.units import format_bytes
 if TYPE_CHECKING:
     from builders.sources.base import Source
 
-Progress = Callable[[str], None]
 RECORD_NAME = "tpforge_quantization.json"
 
 
