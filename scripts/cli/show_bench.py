@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
 from scripts.reports.columns import table
+from tpforge.measure.metrics import NUM_FOR_TAIL
 
 if TYPE_CHECKING:
-    from scripts.flows.bench import Bench, BenchOptions
+    from scripts.flows.bench import Bench
+    from scripts.flows.bench_plan import BenchOptions
     from scripts.flows.sweep import Measured
     from tpforge.measure.run import Level
     from tpforge.measure.samples import MetricSummary
@@ -23,10 +25,28 @@ if TYPE_CHECKING:
     from triton_repo.load.measuring import RunPosition
 
 _BAR_WIDTH = 20
+_FEW = "few"
+_TIMES = ("time_to_first_token", "inter_token_latency")
 _LINE_PERIOD_S = 5.0
 _RECENT_S = 5.0
 _NEWEST = 1000
-_HEADER = ("load", "requests", "failed", "TTFT p50", "p95", "ITL p50", "p95", "tokens/s", "requests/s", "ok")
+_HEADER = (
+    "load",
+    "requests",
+    "failed",
+    "TTFT p50",
+    "p95",
+    "ITL p50",
+    "p95",
+    "tokens/s",
+    "requests/s",
+    "good",
+)
+_PROMPTS = {
+    "new": "prompts: none was asked twice",
+    "warm": "prompts: each was asked once before, so that a server that keeps prompts knows them",
+    "repeated": "prompts: asked again and again",
+}
 
 
 class BenchMeter:
@@ -68,7 +88,7 @@ class BenchMeter:
 
     def _bar(self, progress: RunPosition, now: float) -> str:
         """How much of all levels and repeats is done, as far as it can be told."""
-        from scripts.flows.bench import duration
+        from scripts.flows.bench_plan import duration
 
         options = self._options
         whole = duration(options)
@@ -88,20 +108,9 @@ def print_run(output: Output, found: Bench) -> None:
     """The table of a run, what someone should look at, and where it lies."""
     run = found.run
     rows = [_row(level) for level in run.levels]
-    header = [
-        "load",
-        "requests",
-        "failed",
-        "TTFT p50",
-        "p95",
-        "ITL p50",
-        "p95",
-        "tokens/s",
-        "requests/s",
-        "good",
-    ]
-    output.result(table(rows, header=header))
-    output.result("times in ms, over complete requests; tokens/s with its 95 % interval over repeats")
+    output.result(table(rows, header=_HEADER))
+    for line in _legend(run.levels, prompt_use=run.workload.prompt_use):
+        output.result(line)
     for level in run.levels:
         for kind, count in level.errors.items():
             output.note(f"{level.name}: {count} requests failed: {kind}")
@@ -134,7 +143,9 @@ def print_sweep(output: Output, sweep: Sweep, done: Sequence[Measured]) -> None:
         else:
             rows += [[item.point.name, *_row(level)] for level in item.found.run.levels]
     output.result(table(rows, header=("point", *_HEADER)))
-    output.result("times in ms, over complete requests; tokens/s with its 95 % interval over repeats")
+    runs = [item.found.run for item in done if item.found is not None]
+    for line in _legend([level for run in runs for level in run.levels]):
+        output.result(line)
     output.result(str(sweep.summary))
     output.record("sweep", {"name": sweep.name, "points": [point_record(item) for item in done]})
 
@@ -146,18 +157,31 @@ def _row(level: Level) -> list[str]:
         level.name,
         str(level.num_requests),
         str(level.num_failed),
-        *_percentiles(metrics.get("time_to_first_token")),
-        *_percentiles(metrics.get("inter_token_latency")),
+        *_percentiles(level, "time_to_first_token"),
+        *_percentiles(level, "inter_token_latency"),
         _with_interval(metrics.get("output_token_throughput")),
         _with_interval(metrics.get("request_throughput")),
         f"{100 * good.avg:.0f} %" if good else "-",
     ]
 
 
-def _percentiles(metric: MetricSummary | None) -> tuple[str, str]:
-    if metric is None or metric.p50 is None or metric.p95 is None:
+def _legend(levels: Sequence[Level], *, prompt_use: str | None = None) -> list[str]:
+    """What the numbers of a table are."""
+    lines = ["times in ms; tokens/s and requests/s with their 95 % intervals over repeats"]
+    if any(level.num_failed for level in levels):
+        lines.append("a request that failed counts as infinitely late: inf is a percentile that it reaches")
+    cells = [cell for level in levels for name in _TIMES for cell in _percentiles(level, name)]
+    if _FEW in cells:
+        lines.append(f"{_FEW}: fewer requests than such a percentile takes; a p95 takes {NUM_FOR_TAIL * 20}")
+    return lines + ([_PROMPTS[prompt_use]] if prompt_use else [])
+
+
+def _percentiles(level: Level, name: str) -> tuple[str, str]:
+    """The median and the p95, failures included where there are any."""
+    metric = level.metrics.get(f"adj_{name}") or level.metrics.get(name)
+    if metric is None or metric.p50 is None:
         return "-", "-"
-    return f"{metric.p50:.1f}", f"{metric.p95:.1f}"
+    return f"{metric.p50:.1f}", _FEW if metric.p95 is None else f"{metric.p95:.1f}"
 
 
 def _with_interval(metric: MetricSummary | None) -> str:

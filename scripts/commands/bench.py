@@ -13,7 +13,7 @@ from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from scripts.flows.bench import BenchOptions
+    from scripts.flows.bench_plan import BenchOptions
     from tpforge.measure.run import Slo
     from triton_repo.load.measuring import OnProgress
 
@@ -62,6 +62,11 @@ def _extent() -> Decorator:
         ),
         click.option("--repeats", type=SIZE, default=3, show_default=True, help="Repeats of every level."),
         click.option("--seed", type=COUNT, default=0, show_default=True, help="Of all that is random."),
+        click.option(
+            "--warm/--no-warm",
+            default=None,
+            help="Ask each prompt once before.  [default: with --prompts, so that all repeats are alike]",
+        ),
         click.option("--slo", metavar="ttft=MS,itl=MS,latency=MS", help="Limits that make a request good."),
     )
 
@@ -178,7 +183,7 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
     Raises:
         UsageError: a list of numbers, a limit or a sampling value cannot be read.
     """
-    from scripts.flows.bench import BenchOptions
+    from scripts.flows.bench_plan import BenchOptions
 
     names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
     connection = read_connection(**{name: values[name] for name in names})
@@ -194,7 +199,7 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
         "chat_template",
         "stream",
     )
-    more = ("num_requests", "seed", "engine", "tokenizer", "metrics_url", "label", "out", "join")
+    more = ("num_requests", "seed", "warm", "engine", "tokenizer", "metrics_url", "label", "out", "join")
     return BenchOptions(
         **{name: values[name] for name in (*kept, *more)},
         concurrency=tuple(int(number) for number in _numbers(values["concurrency"], "--concurrency", int)),
@@ -216,8 +221,8 @@ def command_line(url: str | None, values: dict[str, Any]) -> tuple[str, ...]:
     for name, value in values.items():
         option = f"--{ {'headers': 'header'}.get(name, name).replace('_', '-') }"
         if name in ("out", "join") or value is None or value is False or value == ():
-            if name == "stream" and value is False:
-                words.append("--no-stream")
+            if name in ("stream", "warm") and value is False:
+                words.append(f"--no-{name}")
             continue
         if value is True:
             words += [] if name == "stream" else [option]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scripts.flows import up
-from scripts.flows.bench import Bench, BenchOptions, bench
+from scripts.flows.bench import Bench, bench
+from scripts.flows.bench_plan import BenchOptions
 from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import InputRefused, TpforgeError
 from tpforge.measure.run import RUN_NAME, read_run

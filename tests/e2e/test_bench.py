@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.bench import BenchOptions, bench
+from scripts.flows.bench import bench
+from scripts.flows.bench_plan import BenchOptions
 from tests.e2e.conftest import Engine, Serving
 from tpforge.measure.run import read_samples
 from triton_repo.client.client import Client

@@ -21,12 +21,18 @@ def level_of(
     gap: float = 0.02,
     num_failed: int = 0,
     memory: Mapping[int, tuple[float, float]] | None = None,
+    copies: int = 1,
 ) -> tuple[Level, list[Sample]]:
-    """A level with the TTFTs (s) of the requests of each repeat; `memory` has each GPU's least and most."""
-    durations = durations or [2.0] * len(ttfts)
+    """A level with the TTFTs (s) of the requests of each repeat; `memory` has each GPU's least and most.
+
+    All requests lie within the window. With `copies` there are so many of each, and the window is as many
+    times as long: a percentile needs many requests.
+    """
+    ttfts = [[ttft for ttft in part for _ in range(copies)] for part in ttfts]
+    durations = [copies * duration for duration in durations or [2.0] * len(ttfts)]
     samples = [
         sample(
-            start=float(index),
+            start=index * max(0.0, durations[repeat] - max(part) - 3 * gap) / len(part),
             ttft=ttft,
             gaps=(gap, gap, gap),
             repeat=repeat,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tpforge.errors import InputRefused
-from tpforge.measure.metrics import count_errors, summarize
+from tpforge.measure.metrics import count_errors, count_prompts, summarize
 from tpforge.measure.run import GpuTelemetry, Level, Run, SeriesSummary, Telemetry
 from tpforge.measure.samples import Sample
 from tpforge.measure.variables import compare_variables
@@ -88,6 +88,7 @@ def _join_levels(level: Level, other: Level, samples: Sequence[Sample], run: Run
             "repeats": repeats,
             "metrics": summarize(samples, repeats, slo=run.workload.slo),
             "errors": count_errors(samples),
+            "mix": count_prompts(samples) if level.mix else {},
             "telemetry": _join_telemetry(level.telemetry, other.telemetry),
         }
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field, JsonValue, ValidationError
@@ -62,6 +62,14 @@ def parse_prompts(text: str, *, name: str) -> tuple[Prompt, ...]:
     if not prompts:
         raise InputRefused(f"{name}: holds no prompt; give one JSON object with `text` a line")
     return tuple(prompts)
+
+
+def is_same_mix(first: Mapping[str, int], second: Mapping[str, int]) -> bool:
+    """Whether both asked every prompt equally often, in proportion: one pass is the same mix as three."""
+    if first.keys() != second.keys():
+        return False
+    total, other = sum(first.values()), sum(second.values())
+    return all(count * other == second[name] * total for name, count in first.items())
 
 
 def hash_prompts(prompts: Iterable[Prompt]) -> str:

@@ -5,6 +5,7 @@ It measures nothing. `samples.jsonl` beside it holds every request; `exports` wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -18,6 +19,8 @@ from tpforge.records import Record
 
 RUN_NAME, SAMPLES_NAME = "run.json", "samples.jsonl"
 
+_OLDER = re.compile(r'"schema_version":\s*1\b')
+
 ENGINE_FIELDS = (
     "name", "model", "revision", "license", "weights_sha256", "precision", "quantization", "tp", "pp",
     "moe_ep", "runtime", "runtime_version", "max_batch_size", "max_input_len", "max_seq_len",
@@ -30,6 +33,10 @@ ENVIRONMENT_FIELDS = (
     "batch_settings",
 )  # fmt: skip
 """The facts of the machine and the server."""
+
+
+CountedBy = Literal["share", "arrival"]
+"""How a request that crosses an edge of its window counts: `window` says what each means."""
 
 
 class Fact(Record):
@@ -63,7 +70,9 @@ class Workload(Record):
     `prompts` names the prompt set or file, or is ``synthetic``; `prompts_sha256` is the hash of their texts.
     `isl` and `osl` are tokens per request, None where the prompts decide. `trace` is the file's name.
     A repeat is over after `duration_s` (0 is no limit) or `num_requests`, whichever comes first.
-    `token_source` says who counted: ``tokenizer``, ``server`` or ``responses`` (one a response).
+    `token_source` says who counted: ``tokenizer``, ``server`` or ``responses`` (one a response). `prompt_use`
+    is the state in which a server that keeps prompts was: ``new`` prompts in every repeat, all of them asked
+    once before (``warm``), or asked again and again without that (``repeated``).
     """
 
     target: Literal["triton", "openai"]
@@ -87,20 +96,30 @@ class Workload(Record):
     sampling: dict[str, JsonValue] = Field(default_factory=dict)
     slo: Slo | None = None
     token_source: Literal["tokenizer", "server", "responses"]
+    prompt_use: Literal["new", "warm", "repeated"] = "repeated"
 
 
 class Repeat(Record):
-    """One repeat of a level: when its clock began (UTC, ISO 8601) and how long it measured.
+    """One repeat of a level: when its clock began (UTC, ISO 8601) and its window.
 
-    `duration_s` runs from the end of the warmup to the last token of the last measured request, as the
-    throughput metrics divide by it. `num_requests` are the measured ones, the failed included.
+    The window begins at `warmup_s` and is `duration_s` long, by which throughput is divided; it ends when the
+    load did: with the time asked for, or when a user first found no more requests to make. A server that
+    was lost on the way is charged the whole of it. `counted_by` says how requests that cross its edges
+    count (see `window`). `num_requests` are those that began in it, the failed included.
     """
 
     started: str
+    warmup_s: float = 0.0
     duration_s: float
+    counted_by: CountedBy = "share"
     num_requests: int
     num_completed: int
     interrupted: bool = False
+
+    @property
+    def end_s(self) -> float:
+        """When the window ends, on the clock of its samples."""
+        return self.warmup_s + self.duration_s
 
 
 class SeriesSummary(Record):
@@ -157,6 +176,7 @@ class Level(Record):
 
     `concurrency` is the requests in flight of a closed loop, `rate_per_s` the arrivals of an open one; both
     None for a trace. `metrics` is keyed by AIPerf's names. `errors` counts the measured requests that failed.
+    `mix` counts how often each prompt was asked, empty where prompts were made alike in all that costs time.
     """
 
     name: str
@@ -165,6 +185,7 @@ class Level(Record):
     repeats: tuple[Repeat, ...]
     metrics: dict[str, MetricSummary]
     errors: dict[ErrorKind, int] = Field(default_factory=dict)
+    mix: dict[str, int] = Field(default_factory=dict)
     telemetry: Telemetry = Telemetry()
     predicted: dict[str, Prediction] = Field(default_factory=dict)
 
@@ -203,7 +224,7 @@ class Run(Record):
     `interrupted` run kept what was measured until then. `quality` is filled in by `tpforge evaluate`.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     id: str
     created: str
     label: str
@@ -270,6 +291,11 @@ def read_run(folder: Path) -> Run:
         raise InputRefused(f"{path}: no such run; `tpforge bench` writes one")
     with os_errors(path):
         text = path.read_text("utf-8")
+    if _OLDER.search(text[:200]):
+        raise InputRefused(
+            f"{path}: holds metrics of older definitions (schema 1: throughput over another window); its "
+            "figures cannot stand beside new ones, measure it again"
+        )
     try:
         return Run.model_validate_json(text)
     except ValidationError as error:

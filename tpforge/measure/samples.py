@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tpforge.records import Record
 
@@ -73,7 +73,7 @@ class Sample(Record):
 
 
 class Interval(Record):
-    """A mean of `n` repeats and where the true one lies with `confidence`: Student's t, two-sided."""
+    """A value of `n` repeats, or a share of `n` trials, and where the true one lies with `confidence`."""
 
     mean: float
     low: float
@@ -87,12 +87,18 @@ class MetricSummary(Record):
 
     `name` and `unit` are AIPerf's (``time_to_first_token``, ``ms``). A "record" metric has a value a
     request: the statistics are over the pooled requests of all repeats, `count` is their number. A "derived"
-    metric has one value a repeat (a rate, a count): `avg` is their mean, the percentiles are None.
+    metric has one value a repeat (a rate, a count): `avg` is their mean, or the pooled share, the percentiles
+    are None. A percentile is None too where there are too few requests to tell it. In a metric ``adj_...`` a
+    failed request counts as infinite, so that its percentiles may be.
 
     `repeats` has, per statistic (``avg``, ``p50``, ``p90``, ``p95``, ``p99``; of a derived metric only
-    ``avg``), its value in every repeat that has one. `intervals` has an interval for each of
-    these, where there are at least two repeats; without it a difference can not be told from chance.
+    ``avg``), its value in every repeat that has one. `intervals` has an interval around the statistic itself
+    for each of these, where there are at least two repeats, and of a share always; without it a difference
+    can not be told from chance.
     """
+
+    # JSON knows no infinity: it is written as the text that pydantic reads back.
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     name: str
     unit: str

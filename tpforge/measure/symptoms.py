@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from tpforge.measure.diagnosis import Finding, Mode, Strength, diagnose_log, diagnose_topology
+from tpforge.measure.latencies import inter_chunk_latency, time_to_first_token
 from tpforge.measure.metric_samples import MetricSample
-from tpforge.measure.metrics import inter_chunk_latency, time_to_first_token
 from tpforge.measure.run import GpuTelemetry, Level, Run
 from tpforge.measure.samples import Sample
 from tpforge.measure.statistics import percentile

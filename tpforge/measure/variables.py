@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from tpforge.measure.prompts import is_same_mix
 from tpforge.measure.run import Fact, Run
 from tpforge.records import Record
 
@@ -21,10 +22,15 @@ NOT_VARIABLES = frozenset({"name", "host_load", "license"})
 """The engine's name is a label, the host's load is noise, a license makes nothing faster."""
 
 WORKLOAD_VARIABLES = (
-    "target", "model", "loop", "arrival", "trace", "prompts_sha256", "isl", "osl", "streaming", "sampling",
-    "token_source",
+    "target", "model", "url", "loop", "arrival", "trace", "prompts_sha256", "isl", "osl", "streaming",
+    "sampling", "token_source", "prompt_use", "duration_s", "num_requests", "warmup_s", "deadline_s", "slo",
 )  # fmt: skip
-"""What of the workload changes what is measured; how long and how often it was measured does not."""
+"""What of the workload changes what is measured; how often it was measured and with which seed does not."""
+
+MIX = "prompts measured"
+"""The variable of runs that asked the same prompts, but some of them more often than others."""
+
+_FEW_NAMED = 3
 
 FOLLOWS: tuple[tuple[str, frozenset[str]], ...] = (
     ("model", frozenset({"revision", "weights_sha256"})),
@@ -102,7 +108,22 @@ def compare_variables(first: Run, second: Run) -> Variables:
     for name in WORKLOAD_VARIABLES:
         if asked[name] != asked_then[name]:
             changes.append(_change("workload", name, asked[name], asked_then[name]))
+    changes += _other_mixes(first, second)
     return _explained([change for change in changes if change.name not in NOT_VARIABLES], unknown)
+
+
+def _other_mixes(first: Run, second: Run) -> list[Change]:
+    """The levels at which some prompts were asked more often by one of the runs."""
+    levels = {level.name: level for level in second.levels}
+    pairs = [(level, levels[level.name]) for level in first.levels if level.name in levels]
+    differing = [(a, b) for a, b in pairs if a.mix and b.mix and not is_same_mix(a.mix, b.mix)]
+    if not differing:
+        return []
+    names = ", ".join(level.name for level, _ in differing[:_FEW_NAMED])
+    before, after = (
+        f"{sum(pair[side].num_requests for pair in differing)} requests at {names}" for side in (0, 1)
+    )
+    return [_change("workload", MIX, before, f"{after}, in another mix")]
 
 
 def _change(section: Section, name: str, before: JsonValue, after: JsonValue) -> Change:
@@ -115,13 +136,22 @@ def _unreadable(before: Fact, after: Fact) -> str | None:
 
 
 def _explained(changes: list[Change], unknown: list[Unknown]) -> Variables:
-    engine = {change.name for change in changes if change.section != "workload"}
-    cause = {name: driver for driver, names in reversed(FOLLOWS) if driver in engine for name in names}
+    found = {change.name for change in changes if change.section != "workload"}
+    cause = {
+        ("facts", name): driver for driver, names in reversed(FOLLOWS) if driver in found for name in names
+    }
+    drivers = [c.name for c in changes if c.section != "workload" and ("facts", c.name) not in cause]
+    if drivers:
+        # Another engine is another server, and has an address of its own.
+        cause["workload", "url"] = drivers[0]
     followed = [
-        change.model_copy(update={"follows_from": cause[change.name]})
+        change.model_copy(update={"follows_from": cause[_place(change)]})
         for change in changes
-        if change.section != "workload" and change.name in cause
+        if _place(change) in cause
     ]
-    explained = {change.name for change in followed}
-    changed = [c for c in changes if c.section == "workload" or c.name not in explained]
+    changed = [change for change in changes if _place(change) not in cause]
     return Variables(changed=tuple(changed), followed=tuple(followed), unknown=tuple(unknown))
+
+
+def _place(change: Change) -> tuple[str, str]:
+    return ("workload" if change.section == "workload" else "facts", change.name)

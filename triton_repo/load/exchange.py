@@ -25,7 +25,7 @@ class Failure:
 
 @dataclass(eq=False, slots=True)
 class Exchange:
-    """What was seen of one request; all stamps are `time.monotonic()`.
+    """What was seen of one request; all stamps are of the event loop's clock.
 
     `arrivals[i]` is when `pieces[i]` came off the stream, before anything else was done with it.
     """
@@ -49,11 +49,12 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Piece:
-    """A response as it was read: its text, and its tokens where the protocol has them."""
+    """A response as it was read: its text, and its tokens, or their number, where the protocol has them."""
 
     at: float
     text: str
     token_ids: tuple[int, ...] | None = None
+    num_tokens: int | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -89,7 +88,7 @@ class Connection:
         Raises:
             OSError: the connection was lost.
         """
-        now, arrivals, pieces = time.monotonic, self._arrivals, self._pieces
+        now, arrivals, pieces = asyncio.get_running_loop().time, self._arrivals, self._pieces
         while True:
             piece = await reader.read(_READ_SIZE)
             at = now()

@@ -12,22 +12,35 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from tpforge.measure.metrics import count_errors, summarize
+from tpforge.measure.metrics import count_errors, count_prompts, summarize
 from tpforge.measure.prompts import Prompt
 from tpforge.measure.run import Level, Repeat, Slo, Telemetry
 from tpforge.measure.samples import Sample
+from tpforge.measure.steadiness import level_notes
+from triton_repo.load.counting import Counting, counting_notes
 from triton_repo.load.exchange import Target, TokenSource
-from triton_repo.load.reading import Counting, ReadRepeat, read_repetition
+from triton_repo.load.order import InTurn, Order, Passes
+from triton_repo.load.reading import ReadRepeat, read_repetition
 from triton_repo.load.runner import Extent, Repetition, run_repetition
-from triton_repo.load.schedule import Closed, Load, Open
+from triton_repo.load.schedule import Closed, Load, Open, Trace
 from triton_repo.load.telemetry import Recorder
+from triton_repo.load.warming import warm
 
 _PROGRESS_S = 0.5
 
 
+Fresh = Callable[[int, int], Sequence[Prompt]]
+"""New prompts for a level and a repeat of it, which differ in nothing that costs time."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured: every load `num_repeats` times, over the same prompts."""
+    """What is to be measured: every load `num_repeats` times.
+
+    The `prompts` are the same in every repeat, asked in whole passes; with `fresh` every repeat has its own
+    instead. With `warm` each prompt is asked for one token before anything is measured, so that a server
+    that keeps prompts knows all of them in every repeat.
+    """
 
     loads: tuple[Load, ...]
     prompts: tuple[Prompt, ...]
@@ -35,6 +48,15 @@ class Plan:
     num_repeats: int = 1
     slo: Slo | None = None
     counting: Counting = field(default_factory=Counting)
+    fresh: Fresh | None = None
+    warm: bool = False
+
+    def order(self, level: int, repeat: int) -> Order:
+        """What a repeat asks."""
+        if self.fresh is not None:
+            return InTurn(self.fresh(level, repeat))
+        is_recorded = isinstance(self.loads[level], Trace)
+        return InTurn(self.prompts) if is_recorded else Passes(self.prompts)
 
 
 @dataclass(frozen=True)
@@ -71,8 +93,19 @@ def measure(
     Raises:
         TpforgeError: a prompt cannot be asked over the target's protocol.
     """
+    return asyncio.run(carry_out(target, plan, recorder=recorder, on_progress=on_progress))
+
+
+async def carry_out(
+    target: Target, plan: Plan, *, recorder: Recorder | None = None, on_progress: OnProgress | None = None
+) -> Measured:
+    """`measure` in the running event loop, whose clock is that of all stamps.
+
+    Raises:
+        TpforgeError: a prompt cannot be asked over the target's protocol.
+    """
     target.prepare(plan.prompts)
-    return asyncio.run(_Measuring(target, plan, recorder, on_progress).run())
+    return await _Measuring(target, plan, recorder, on_progress).run()
 
 
 class _Measuring:
@@ -92,6 +125,8 @@ class _Measuring:
         await self._target.open()
         try:
             async with _interrupts() as interrupt:
+                if self._plan.warm and (failure := await warm(self._target, self._plan.prompts, interrupt)):
+                    self._notes.append(f"asking each prompt once was broken off: {failure}")
                 for index in range(len(self._plan.loads)):
                     await self._measure_level(index, interrupt)
                     if interrupt.is_set():
@@ -101,6 +136,7 @@ class _Measuring:
         if len(sources := sorted(set(self._sources))) > 1:
             self._notes.append(f"tokens were counted in different ways: by {' and by '.join(sources)}")
         source = self._sources[-1] if self._sources else "responses"
+        self._notes += counting_notes(source, self._samples)
         return Measured(
             tuple(self._levels), tuple(self._samples), source, interrupt.is_set(), tuple(self._notes)
         )
@@ -114,7 +150,7 @@ class _Measuring:
             found, gave_up = await self._measure_repeat(level, repeat, interrupt)
             repeats.append(found)
             if gave_up:
-                self._notes.append(f"{load.name}, repeat {repeat}: {gave_up}")
+                self._notes.append(f"{load.name}, repeat {repeat}: {gave_up}; its whole window counts")
             if interrupt.is_set() or gave_up:
                 break
         telemetry = self._recorder.stop() if self._recorder is not None else Telemetry()
@@ -131,7 +167,10 @@ class _Measuring:
         self._samples += samples
         self._sources += [found.token_source for found in repeats]
         if records:
-            self._levels.append(_level(load, records, samples, telemetry, slo=self._plan.slo))
+            self._levels.append(_level(load, records, samples, telemetry, plan=self._plan))
+            asked_s = self._plan.extent.duration_s
+            said = [*level_notes(samples, records, asked_s=asked_s), *self._whole_notes(load, repeats)]
+            self._notes += [f"{load.name}: {note}" for note in said]
 
     async def _measure_repeat(
         self, level: int, repeat: int, interrupt: asyncio.Event
@@ -140,6 +179,9 @@ class _Measuring:
         plan = self._plan
         load = plan.loads[level]
         extent = replace(plan.extent, seed=plan.extent.seed + repeat)
+        order = plan.order(level, repeat)
+        if plan.fresh is not None:
+            self._target.prepare(order.prompts)
         watch: list[Repetition] = []
 
         def tell() -> None:
@@ -149,12 +191,25 @@ class _Measuring:
 
         async with _ticking(tell):
             repetition = await run_repetition(
-                self._target, load, plan.prompts, extent=extent, interrupt=interrupt, watch=watch
+                self._target, load, order, extent=extent, interrupt=interrupt, watch=watch
             )
         found = read_repetition(
             self._target, repetition, extent=extent, level=level, repeat=repeat, counting=plan.counting
         )
         return found, repetition.gave_up
+
+    def _whole_notes(self, load: Load, repeats: Sequence[ReadRepeat]) -> list[str]:
+        num_users = load.concurrency if isinstance(load, Closed) else 0
+        wanted, num_prompts = self._plan.extent.num_requests, len(self._plan.prompts)
+        notes = []
+        if wanted is not None and wanted < num_users:
+            notes.append(f"{wanted} requests are fewer than {num_users} users: the load was never whole")
+        if not all(found.is_whole for found in repeats):
+            notes.append(
+                f"the last pass over the {num_prompts} prompts was not over in twice the time asked for: how "
+                "fast the server is decided what it was asked; give --num-requests, or a longer --duration"
+            )
+        return notes
 
 
 def _renumbered(repeats: Sequence[Sequence[Sample]], *, level: int) -> list[Sample]:
@@ -167,7 +222,7 @@ def _renumbered(repeats: Sequence[Sequence[Sample]], *, level: int) -> list[Samp
 
 
 def _level(
-    load: Load, records: Sequence[Repeat], samples: Sequence[Sample], telemetry: Telemetry, *, slo: Slo | None
+    load: Load, records: Sequence[Repeat], samples: Sequence[Sample], telemetry: Telemetry, *, plan: Plan
 ) -> Level:
     """The record of a level."""
     return Level(
@@ -175,8 +230,9 @@ def _level(
         concurrency=load.concurrency if isinstance(load, Closed) else None,
         rate_per_s=load.rate_per_s if isinstance(load, Open) else None,
         repeats=tuple(records),
-        metrics=summarize(samples, records, slo=slo),
+        metrics=summarize(samples, records, slo=plan.slo),
         errors=count_errors(samples),
+        mix={} if plan.fresh is not None else count_prompts(samples),
         telemetry=telemetry,
     )
 

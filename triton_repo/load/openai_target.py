@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,10 +63,11 @@ class OpenAiTarget:
     async def run(self, exchange: Exchange) -> None:
         """Connect, send, and read until the server closes."""
         connection = Connection(self._endpoint, arrivals=exchange.arrivals, pieces=exchange.pieces)
+        now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(self.options.deadline_s):
                 reader = await connection.send(self._requests[exchange.prompt.id])
-                exchange.sent = time.monotonic()
+                exchange.sent = now()
                 await connection.receive(reader)
         except TimeoutError:
             message = f"no complete answer within {self.options.deadline_s:g} s"
@@ -79,7 +79,7 @@ class OpenAiTarget:
             exchange.failure = Failure("cancelled", "this client gave up")
             raise
         finally:
-            exchange.ended = time.monotonic()
+            exchange.ended = now()
             connection.close()
 
     def read(self, exchange: Exchange) -> Reading:
@@ -102,7 +102,7 @@ class OpenAiTarget:
         events = events_of(parts) if self.options.streaming else _whole_body(parts)
         pieces: list[Piece] = []
         usage: dict[str, int] = {}
-        finish, ended = None, not self.options.streaming
+        finish, ended, counted = None, not self.options.streaming, 0
         try:
             for at, data in events:
                 if data == _DONE:
@@ -113,10 +113,15 @@ class OpenAiTarget:
                     failure = failure or Failure("refused", json.dumps(error, ensure_ascii=False))
                     break
                 usage = value.get("usage") or usage
+                text = ""
                 for choice in value.get("choices") or ():
                     finish = choice.get("finish_reason") or finish
-                    if text := _text(choice):
-                        pieces.append(Piece(at, text))
+                    text += _text(choice)
+                if text:
+                    # Servers that count in every message say how many there are so far.
+                    so_far = (value.get("usage") or {}).get("completion_tokens") or 0
+                    pieces.append(Piece(at, text, num_tokens=max(0, so_far - counted) or None))
+                    counted = max(counted, so_far)
         except (ValueError, AttributeError, TypeError) as error:
             failure = failure or Failure("malformed", f"{type(error).__name__}: {error}")
         if failure is None and not ended and finish is None:
@@ -173,7 +178,16 @@ def _whole_body(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, s
 
 
 def _text(choice: dict[str, Any]) -> str:
-    """The text of a choice: of a streamed or whole chat message, or of a plain completion."""
+    """The text of a choice: of a streamed or whole chat message, or of a plain completion.
+
+    What a model thinks, calls or refuses is its answer as well. Servers name its thinking in two ways, and
+    some send it under both names.
+    Source: vLLM 0.11.2, reasoning outputs: ``reasoning``, once ``reasoning_content``; OpenAI's chunk object
+    """
     message = choice.get("delta") or choice.get("message") or choice
-    parts = (message.get("reasoning_content"), message.get("content"), message.get("text"))
+    thinking = dict.fromkeys((message.get("reasoning_content"), message.get("reasoning")))
+    parts = [*thinking, message.get("content"), message.get("refusal"), message.get("text")]
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") or {}
+        parts += [function.get("name"), function.get("arguments")]
     return "".join(part for part in parts if isinstance(part, str))

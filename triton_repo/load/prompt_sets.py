@@ -51,7 +51,7 @@ def load_prompts(given: str) -> tuple[Prompt, ...]:
 
 
 def synthetic_prompts(
-    *, count: int, num_tokens: int, encode: Encode, decode: Decode, seed: int
+    *, count: int, num_tokens: int, encode: Encode, decode: Decode, seed: int | str
 ) -> tuple[Prompt, ...]:
     """`count` different prompts of `num_tokens` tokens each, made of shuffled sentences of the sets.
 

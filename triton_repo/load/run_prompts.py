@@ -14,11 +14,14 @@ from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
 
 if TYPE_CHECKING:
-    from triton_repo.load.reading import Counting
+    from triton_repo.load.counting import Counting
     from triton_repo.load.schedule import Trace
 
 NUM_SYNTHETIC = 128
-"""How many different synthetic prompts a run has, when the number of its requests is not known."""
+"""How many different synthetic prompts a repeat has, when the number of its requests is not known."""
+
+NUM_IN_WARMUP = 32
+"""How many more it has when that is known, for the requests of its warmup."""
 
 DEFAULT_SET = "average"
 
@@ -72,7 +75,7 @@ class BenchTokenizer:
 
     def counting(self) -> Counting:
         """How it counts prompts and answers."""
-        from triton_repo.load.reading import Counting
+        from triton_repo.load.counting import Counting
 
         return Counting(inputs=self._count_prompts, outputs=self._count_answers)
 
@@ -91,21 +94,35 @@ def choose_prompts(choice: PromptChoice, tokenizer: BenchTokenizer | None) -> tu
         UsageError: a set and a length are both given, or a length without a tokenizer.
         InputRefused: a file is no set of prompts.
     """
-    from triton_repo.load.prompt_sets import load_prompts, synthetic_prompts
+    from triton_repo.load.prompt_sets import load_prompts
 
     if choice.isl and choice.given:
         raise UsageError("--isl makes prompts and --prompts names them; give one of them")
     if choice.isl:
-        prompts = synthetic_prompts(
-            count=choice.count or NUM_SYNTHETIC,
-            num_tokens=choice.isl,
-            encode=_needed(tokenizer).encode,
-            decode=_needed(tokenizer).decode,
-            seed=choice.seed,
-        )
-    else:
-        prompts = load_prompts(choice.given or DEFAULT_SET)
+        return fresh_prompts(choice, tokenizer, part=f"{choice.seed}-0")
+    prompts = load_prompts(choice.given or DEFAULT_SET)
     return tuple(_as_sent(prompt, choice) for prompt in prompts)
+
+
+def fresh_prompts(choice: PromptChoice, tokenizer: BenchTokenizer | None, *, part: str) -> tuple[Prompt, ...]:
+    """New prompts of `choice.isl` tokens; the same `part` and seed make the same ones.
+
+    Raises:
+        UsageError: there is no tokenizer.
+    """
+    from triton_repo.load.prompt_sets import synthetic_prompts
+
+    assert choice.isl
+    prompts = synthetic_prompts(
+        count=choice.count + NUM_IN_WARMUP if choice.count else NUM_SYNTHETIC,
+        num_tokens=choice.isl,
+        encode=_needed(tokenizer).encode,
+        decode=_needed(tokenizer).decode,
+        seed=part,
+    )
+    return tuple(
+        _as_sent(prompt, choice).model_copy(update={"id": f"{prompt.id}-{part}"}) for prompt in prompts
+    )
 
 
 def trace_prompts(trace: Trace, choice: PromptChoice, tokenizer: BenchTokenizer | None) -> tuple[Prompt, ...]:

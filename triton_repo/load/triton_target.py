@@ -6,7 +6,6 @@ It knows the four forms of model: text (ensemble, tensorrt_llm_bls), token ids (
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +142,7 @@ class TritonTarget:
         # Messages that are put in a row are one message: the id is added without encoding all again.
         request_id = service_pb2.ModelInferRequest(id=uuid.uuid4().hex).SerializeToString()
         call = self._method(timeout=self.options.deadline_s, metadata=self._metadata)
-        now, end = time.monotonic, aio.EOF
+        now, end = asyncio.get_running_loop().time, aio.EOF
         try:
             await call.write(self._requests[exchange.prompt.id] + request_id)
             exchange.sent = now()

@@ -25,7 +25,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def written(folder: Path, name: str, ttfts: Sequence[Sequence[float]], *, tp: int) -> None:
-    level, samples = level_of(ttfts)
+    level, samples = level_of(ttfts, copies=20)
     write_run(folder / name, run_of(name, [level], engine={"tp": tp, "name": f"m-tp{tp}"}), samples)
 
 

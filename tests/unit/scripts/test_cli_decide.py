@@ -19,10 +19,10 @@ NASTY = "</script><b>bold</b> ``` | {{ 7 * 7 }}"
 
 def written(folder: Path, name: str, *, tp: int, seconds: float, answer: str) -> None:
     durations = [seconds, seconds * 1.01, seconds * 0.99]
-    level, samples = level_of(FAST if tp == 1 else SLOW, durations=durations)
+    level, samples = level_of(FAST if tp == 1 else SLOW, durations=durations, copies=20)
     kinds = ("easy-1", "malformed-1")
     asked: list[Sample] = [
-        sample.model_copy(update={"prompt_id": kinds[sample.index], "output_text": answer})
+        sample.model_copy(update={"prompt_id": kinds[sample.index // 20], "output_text": answer})
         for sample in samples
     ]
     engine = {"tp": tp, "pp": 1, "runtime": "reference", "name": f"m-tp{tp}"}

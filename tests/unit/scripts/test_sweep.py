@@ -11,7 +11,7 @@ import pytest
 
 from scripts.flows import sweep as sweep_flow
 from scripts.flows import up
-from scripts.flows.bench import BenchOptions, Server
+from scripts.flows.bench_plan import BenchOptions, Server
 from scripts.flows.sweep import Measured, Telling, refuse_failed, run_sweep
 from tests.support.servers.scripted_server import Running, Script, scripted_server
 from tpforge.errors import InputRefused, PlanError, UsageError
@@ -106,7 +106,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]
         FakeStages.log, FakeStages.url = [], running.url
         monkeypatch.setattr(up, "Run", FakeStages)
         # There is no engine on disk whose manifest could be read.
-        monkeypatch.setattr("scripts.flows.bench.find", lambda url, options: Server(url, None, None, None))
+        monkeypatch.setattr(
+            "scripts.flows.bench_plan.find", lambda url, options: Server(url, None, None, None)
+        )
         yield running
 
 

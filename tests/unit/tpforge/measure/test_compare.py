@@ -37,7 +37,8 @@ def test_verdict_change_and_interval_are_welchs_by_scipy() -> None:
     first, second = [[1e3 * float(np.mean(part)) for part in parts] for parts in (SLOW, FAST)]
     expected = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
     assert (row.difference_low, row.difference_high) == pytest.approx((expected.low, expected.high))
-    low, high = stats.t.interval(0.95, 2, loc=np.mean(first), scale=stats.sem(first))
+    half = stats.t.ppf(0.975, 2) * stats.sem(np.log(first))
+    low, high = np.mean(first) * np.exp([-half, half])
     assert (row.baseline.value, row.baseline.low, row.baseline.high, row.baseline.n) == pytest.approx(
         (np.mean(first), low, high, 3)
     )
@@ -46,9 +47,15 @@ def test_verdict_change_and_interval_are_welchs_by_scipy() -> None:
 
 
 def test_p95_is_compared_by_the_p95_of_every_repeat() -> None:
-    row = pair(one_level("a"), one_level("b", FAST)).find("time_to_first_token", "p95", level="concurrency 1")
+    many = {"copies": 20}
+    first, second = one_level("a", **many), one_level("b", FAST, **many)
+    row = pair(first, second).find("time_to_first_token", "p95", level="concurrency 1")
     assert row is not None and row.baseline is not None
-    assert row.baseline.value == pytest.approx(1e3 * np.mean([np.percentile(part, 95) for part in SLOW]))
+    each = [1e3 * np.percentile(np.repeat(part, 20), 95) for part in SLOW]
+    assert first.levels[0].metrics["time_to_first_token"].repeats["p95"] == pytest.approx(each)
+    assert row.baseline.value == pytest.approx(1e3 * np.percentile(np.repeat(SLOW, 20), 95))
+    few = pair(one_level("a"), one_level("b", FAST)).find("time_to_first_token", "p95", level="concurrency 1")
+    assert few is not None and few.reason == "not measured in the baseline", "six requests have no p95"
 
 
 def test_lower_latency_is_better_and_lower_throughput_is_worse() -> None:
@@ -138,6 +145,43 @@ def test_two_changed_variables_cannot_be_told_apart() -> None:
     assert "can't tell which" in found.verdict
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("url", "a:8001", "b:8001"),
+        ("duration_s", 2.0, 20.0),
+        ("num_requests", None, 80),
+        ("warmup_s", 0.0, 2.0),
+        ("deadline_s", 60.0, 5.0),
+        ("prompt_use", "new", "warm"),
+    ],
+)
+def test_another_measurement_is_a_variable(name: str, before: object, after: object) -> None:
+    first, second = (run_of(run, [], workload={name: value}) for run, value in (("a", before), ("b", after)))
+    (change,) = compare_variables(first, second).changed
+    assert (change.section, change.name, change.before, change.after) == ("workload", name, before, after)
+
+
+def test_another_engine_has_an_address_of_its_own() -> None:
+    first = run_of("a", [], engine={"tp": 1}, workload={"url": "localhost:8001"})
+    second = run_of("b", [], engine={"tp": 2}, workload={"url": "localhost:9001"})
+    found = compare_variables(first, second)
+    assert found.verdict == "one variable changed: tp"
+    assert [(change.name, change.follows_from) for change in found.followed] == [("url", "tp")]
+
+
+@pytest.mark.parametrize(
+    ("mix", "is_variable"),
+    [({"p": 2, "q": 2}, False), ({"p": 1, "q": 1}, False), ({"p": 2, "q": 1}, True), ({"p": 4}, True)],
+)
+def test_prompts_that_one_run_asked_more_often_are_a_variable(mix: dict[str, int], is_variable: bool) -> None:
+    (level, _), (other, _) = level_of(SLOW), level_of(SLOW)
+    first = run_of("a", [level.model_copy(update={"mix": {"p": 3, "q": 3}})])
+    second = run_of("b", [other.model_copy(update={"mix": mix})])
+    names = [change.name for change in compare_variables(first, second).changed]
+    assert names == (["prompts measured"] if is_variable else [])
+
+
 def test_what_follows_from_a_change_is_not_a_second_one() -> None:
     first = run_of("a", [], engine={"quantization": "none", "weights_sha256": "1", "precision": "bf16"})
     second = run_of("b", [], engine={"quantization": "int8", "weights_sha256": "2", "precision": "int8"})
@@ -157,8 +201,8 @@ def test_names_and_the_hosts_load_are_no_variables() -> None:
 
 
 def test_throughput_up_and_p95_worse_is_a_risk() -> None:
-    steady = one_level("a", FAST, durations=(4.0, 4.1, 4.05))
-    spiky = one_level("b", SLOW, durations=(2.0, 2.1, 2.05))
+    steady = one_level("a", FAST, durations=(4.0, 4.1, 4.05), copies=20)
+    spiky = one_level("b", SLOW, durations=(2.0, 2.1, 2.05), copies=20)
     risks = pair(steady, spiky).risks
     assert any("throughput is better, but p95 time_to_first_token" in risk for risk in risks)
     assert any("not a win" in risk for risk in risks)
@@ -166,8 +210,9 @@ def test_throughput_up_and_p95_worse_is_a_risk() -> None:
 
 
 def test_a_better_average_with_a_worse_p95_is_a_risk() -> None:
-    even = one_level("a", [[0.2] * 20, [0.201] * 20, [0.199] * 20])
-    tailed = one_level("b", [[0.1] * 18 + [0.5] * 2, [0.101] * 18 + [0.5] * 2, [0.099] * 18 + [0.51] * 2])
+    even = one_level("a", [[0.2] * 20, [0.201] * 20, [0.199] * 20], copies=2)
+    tails = [[0.1] * 18 + [0.5] * 2, [0.101] * 18 + [0.5] * 2, [0.099] * 18 + [0.51] * 2]
+    tailed = one_level("b", tails, copies=2)
     assert (
         "concurrency 1: the average of time_to_first_token is better, but its p95 is worse: a product risk, "
         "not a win"
@@ -276,17 +321,19 @@ def test_predictions_stand_beside_what_was_measured() -> None:
 
 
 def test_a_gate_fails_on_a_certain_loss_and_names_it() -> None:
-    found = pair(one_level("a", FAST), one_level("b", SLOW))
+    found = pair(one_level("a", FAST, copies=20), one_level("b", SLOW, copies=20))
     result = check_gates(found, {"p95-increase": 50})
     assert any("p95 time_to_first_token at concurrency 1 is worse by" in line for line in result.failures)
     assert result.unchecked == ()
     assert check_gates(found, {"p95-increase": 500}).failures == ()
-    assert check_gates(pair(one_level("a"), one_level("b", FAST)), {"p95-increase": 0}).failures == ()
+    back = pair(one_level("a", copies=20), one_level("b", FAST, copies=20))
+    assert check_gates(back, {"p95-increase": 0}).failures == ()
 
 
 def test_a_gate_calls_a_loss_that_may_be_chance_undecided() -> None:
     noisy = ((0.1, 0.1), (0.5, 0.5), (0.1, 0.1))
-    result = check_gates(pair(one_level("a", FAST), one_level("b", noisy)), {"p95-increase": 10})
+    found = pair(one_level("a", FAST, copies=20), one_level("b", noisy, copies=20))
+    result = check_gates(found, {"p95-increase": 10})
     assert result.failures == ()
     assert any("undecided" in line and "time_to_first_token" in line for line in result.undecided)
 

@@ -51,8 +51,12 @@ def test_missing_run_says_what_writes_one(tmp_path: Path) -> None:
 def test_run_of_another_version_is_refused_by_its_field(tmp_path: Path) -> None:
     write_run(tmp_path / "one", RUN, SAMPLES)
     path = tmp_path / "one" / "run.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    text = path.read_text()
+    path.write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
     with pytest.raises(InputRefused, match="schema_version"):
+        read_run(tmp_path / "one")
+    path.write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
+    with pytest.raises(InputRefused, match=r"older definitions .* measure it again"):
         read_run(tmp_path / "one")
 
 

@@ -17,10 +17,11 @@ from tpforge.errors import UsageError
 from tpforge.measure.prompts import Prompt
 from tpforge.measure.samples import Sample
 from tpforge.measure.statistics import percentile
+from triton_repo.load.counting import Counting
 from triton_repo.load.exchange import Exchange, Reading
 from triton_repo.load.http_stream import Endpoint, MalformedAnswer, parse_answer
 from triton_repo.load.openai_target import OpenAiOptions, OpenAiTarget, events_of
-from triton_repo.load.reading import Counting, read_repetition
+from triton_repo.load.reading import read_repetition
 from triton_repo.load.runner import Extent, Repetition, run_repetition
 from triton_repo.load.schedule import Closed
 

@@ -16,9 +16,10 @@ from tpforge.measure.prompts import Prompt
 from tpforge.measure.samples import Sample
 from tpforge.measure.statistics import percentile
 from triton_repo.client.client import Client
+from triton_repo.load.counting import Counting
 from triton_repo.load.exchange import Exchange, Reading
 from triton_repo.load.measuring import Measured, Plan, measure
-from triton_repo.load.reading import Counting, read_repetition
+from triton_repo.load.reading import read_repetition
 from triton_repo.load.runner import Extent, run_repetition
 from triton_repo.load.schedule import Closed, Load, Open
 from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
@@ -172,14 +173,17 @@ def test_warmup_is_kept_but_not_counted_and_repeats_give_an_interval(tmp_path: P
     warmup = [sample for sample in measured.samples if sample.phase == "warmup"]
     assert warmup and all(sample.scheduled_s < 0.3 for sample in warmup)
     counted = [sample for sample in measured.samples if sample.phase == "measured"]
-    assert all(0.3 <= sample.scheduled_s < 0.9 for sample in counted)
+    assert all(0.3 <= sample.scheduled_s < 0.3 + 2 * 0.6 for sample in counted)
     assert level.num_requests == len(counted)
+    assert len(set(level.mix.values())) == 1, "every prompt was asked equally often"
     assert len(level.repeats) == 3
     interval = level.metrics["time_to_first_token"].interval
     assert interval is not None and interval.n == 3
     for number, repeat in enumerate(level.repeats):
-        last = max(s.last_s for s in counted if s.repeat == number and s.last_s is not None)
-        assert repeat.duration_s == pytest.approx(last - 0.3)
+        assert repeat.warmup_s == 0.3 and repeat.duration_s >= 0.6
+        # The window ends with its time, or when the first user found that the last pass was over.
+        last_begun = max(s.scheduled_s for s in counted if s.repeat == number)
+        assert repeat.duration_s == 0.6 or 0.9 <= last_begun <= repeat.end_s
     assert level.metrics == summarize(measured.samples, level.repeats)
 
 
@@ -229,9 +233,9 @@ def test_a_repeat_in_which_no_request_began_is_left_out_and_named(tmp_path: Path
     assert len(level.repeats) == 2
     assert {sample.repeat for sample in found.samples} == {0, 1}
     assert summarize(found.samples, level.repeats) == level.metrics
-    assert found.notes == (
-        "concurrency 1: no request began after the warmup of repeat 0, which is left out; measure for longer",
-    )
+    assert (
+        "concurrency 1: no request began after the warmup of repeat 0, which is left out; measure for longer"
+    ) in found.notes
 
 
 def test_levels_are_numbered_as_they_are_recorded(tmp_path: Path) -> None:
