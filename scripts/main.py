@@ -138,15 +138,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
-    """The handlers that were set before; a SIGHUP that is ignored, as under nohup, stays so."""
+    """The handlers that were set before; one that is ignored, as SIGHUP is under nohup, stays so."""
 
     def terminate(number: int, _frame: FrameType | None) -> None:
         raise Terminated(number)
 
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    return {number: signal.signal(number, terminate) for number in numbers}
+    heard = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    return {number: signal.signal(number, terminate) for number in heard}
 
 
 def _report(error: BaseException, *, debug: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
@@ -42,7 +43,7 @@ def print_compilation(output: Output, compilation: Compilation) -> None:
         for name, value in plan.arguments.items()
     ]
     output.result("\n" + table(rows, header=("argument", "value", "why")))
-    output.result(f"\n$ cd {compilation.command.folder}\n$ {compilation.command.line}")
+    output.result(f"\n$ cd {shlex.quote(str(compilation.command.folder))}\n$ {compilation.command.line}")
     output.result(f"\nbuild.sh:\n{compilation.script}")
     output.note(UNRUN)
     output.record(

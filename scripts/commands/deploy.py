@@ -94,4 +94,4 @@ def command(
         output.progress(f"running {shlex.join(written.apply)} in {written.folder}")
         apply(written)
     else:
-        output.note(f"start it: cd {written.folder} && {shlex.join(written.apply)}")
+        output.note(f"start it: cd {shlex.quote(str(written.folder))} && {shlex.join(written.apply)}")

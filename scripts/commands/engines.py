@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,7 +144,8 @@ def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     for places in found:
         read_manifest(places.engine)
         if serve.is_running(places):
-            raise UsageError(f"{places.engine}: its server runs; stop it first: tpforge stop {places.engine}")
+            stop = f"tpforge stop {shlex.quote(str(places.engine))}"
+            raise UsageError(f"{places.engine}: its server runs; stop it first: {stop}")
     removed = [] if dry_run else [path for places in found for path in build.remove(places)]
     for path in [places.engine for places in found] if dry_run else removed:
         output.result(f"{'would remove' if dry_run else 'removed'} {path}")

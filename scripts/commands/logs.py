@@ -24,18 +24,16 @@ _POLL_S = 0.2
 def command(engine: str | None, follow: bool, lines: int, supervisor: bool, as_json: bool) -> None:
     """Show the log of a server, running or not.
 
-    ENGINE says whose; without it the newest engine's.
+    ENGINE says whose; without it that of the server that runs, or of the last one that did.
     """
-    from tpforge.places import find_engine
+    from scripts.flows.serve import find_log
     from triton_repo.serve.local import SUPERVISOR_LOG
     from triton_repo.serve.state import LOG_FILE
 
     if follow and as_json:
         raise UsageError("--follow and --json exclude each other")
     output = Output(as_json=as_json)
-    path = find_engine(engine).server / (SUPERVISOR_LOG if supervisor else LOG_FILE)
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no log; start a server with: tpforge serve --detach")
+    path = find_log(engine, SUPERVISOR_LOG if supervisor else LOG_FILE)
     size = path.stat().st_size
     found = _last_lines(path, lines)
     for line in found:

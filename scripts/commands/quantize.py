@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +48,6 @@ def command(model: str, out: Path, force: bool, as_json: bool, **values: Any) ->
     seconds, peak = made["quantize_s"], format_bytes(int(made["peak_rss_bytes"]))
     output.result(f"{out}: {wish.format}, {format_bytes(size)}; quantized in {seconds} s, peak memory {peak}")
     output.result(f"perplexity of modelopt's own model: {made['own_perplexity']:.3f}")
-    output.result(f"next: tpforge build {out} --tp N; then tpforge verify --baseline {model}")
+    quoted = shlex.quote(str(out)), shlex.quote(model)
+    output.result("next: tpforge build {} --tp N; then tpforge verify --baseline {}".format(*quoted))
     output.record("quantization", {"path": str(out), **made})

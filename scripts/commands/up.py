@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,8 @@ def _print_commands(output: Output, recipe: Recipe) -> None:
         print_llm_engine(output, engine)
         out = engine.out
     if not (out / "engine.json").is_file():
-        output.note(f"then the server: `tpforge serve {out} --dry-run` says how, once the engine is there")
+        serve = f"tpforge serve {shlex.quote(str(out))} --dry-run"
+        output.note(f"then the server: `{serve}` says how, once the engine is there")
         return
     options = recipe.repository
     launch = plan_launch(Places(out), recipe.serve, options=options, render=False)

@@ -5,6 +5,7 @@ It shifts nothing; `triton_repo.promote.promotion` does.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def backend_of(
     if found.phase != "ready" or found.server is None:
         raise UsageError(
             f"{places.engine}: has no server that is ready (it is {found.phase}); start one beside the "
-            f"active one: tpforge serve {places.engine} --detach --port-base {port_base}"
+            f"active one: tpforge serve {shlex.quote(str(places.engine))} --detach --port-base {port_base}"
         )
     server = found.server
     security = server.security.absolute()

@@ -104,16 +104,41 @@ def servers(engine: str | None, *, root: Path = OUT) -> tuple[Status, ...]:
 def stop_servers(engine: str | None, *, every: bool, root: Path = OUT) -> tuple[Status, ...]:
     """Stop the server of an engine, or the only one that runs, or `every` one; what they were.
 
+    A server that has failed is forgotten when no other runs, and never makes one that runs ambiguous.
+
     Raises:
         UsageError: several run, and it was not said which.
     """
     from triton_repo.serve.local import stop
 
     found = [status for status in servers(engine, root=root) if status.phase != "stopped"]
-    if engine is None and not every and len(found) > 1:
+    if engine is None and not every and any(status.phase != "failed" for status in found):
+        found = [status for status in found if status.phase != "failed"]
+    if engine is None and not every and len([status for status in found if status.phase != "failed"]) > 1:
         names = ", ".join(status.state_dir.parent.name for status in found)
         raise UsageError(f"several servers run ({names}); say which, or --all")
     return tuple(stop(status.state_dir) for status in found)
+
+
+def find_log(engine: str | None, name: str, *, root: Path = OUT) -> Path:
+    """The log of an engine's server, of the only server that runs, or else the one that was written last.
+
+    Raises:
+        UsageError: several run, and it was not said which; or there is no such log.
+    """
+    if engine is not None:
+        found = [find_engine(engine, root=root).server / name]
+    else:
+        running = [status for status in servers(None, root=root) if status.is_running]
+        if len(running) > 1:
+            names = ", ".join(status.state_dir.parent.name for status in running)
+            raise UsageError(f"several servers run ({names}); say whose log")
+        logs = sorted(root.glob(f"*/server/{name}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        found = [running[0].state_dir / name] if running else logs
+    if not found or not found[0].is_file():
+        where = found[0] if found else f"{root}/"
+        raise UsageError(f"{where}: there is no log; start a server with: tpforge serve --detach")
+    return found[0]
 
 
 def places_of_server(status: Status) -> Places:

@@ -7,6 +7,7 @@ engine; TensorRT-LLM itself was not run. It must answer what the reference repos
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import types
 from collections.abc import AsyncIterator, Iterator
@@ -239,9 +240,9 @@ def test_an_answer_ends_before_any_of_the_models_end_tokens(
         ({"return_log_probs": True}, "return_log_probs: is not offered over the LLM API"),
         ({"runtime_top_k": -1}, "(runtime_top_k): found -1, expected 0 or more"),
         ({"runtime_top_p": 1.5}, "(runtime_top_p): found 1.5, expected 0 to 1"),
-        ({"temperature": np.inf}, "temperature: found inf, expected 0 or more, and finite"),
-        ({"presence_penalty": np.nan}, "presence_penalty: found nan"),
-        ({"frequency_penalty": -np.inf}, "frequency_penalty: found -inf"),
+        ({"temperature": math.inf}, "temperature: found inf, expected 0 or more, and finite"),
+        ({"presence_penalty": math.nan}, "presence_penalty: found nan"),
+        ({"frequency_penalty": -math.inf}, "frequency_penalty: found -inf"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: found 0.0"),
     ],
 )

@@ -46,6 +46,14 @@ def pid_of(server: Server) -> int:
     return found.server.pid
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Under nohup the tests ignore SIGHUP, and so would their children; a handler is not inherited."""
+    before = signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """A process that holds its connections and answers nothing."""

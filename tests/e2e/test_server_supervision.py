@@ -17,12 +17,12 @@ from threading import Event, Thread
 import pytest
 
 from tests.e2e.echo import with_placeholder, write_echo
-from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from triton_repo.client.client import Client, RequestRefused, ServerUnreachable
-from triton_repo.serve import processes
+from triton_repo.serve import local, processes
 from triton_repo.serve.local import ServeOptions, Server, list_servers, serve, status, stop
 from triton_repo.serve.ports import Ports, find_free_base
-from triton_repo.serve.state import read_state
+from triton_repo.serve.state import ServerState, read_state
 
 pytestmark = pytest.mark.e2e
 
@@ -205,7 +205,8 @@ def test_model_that_fails_to_load_is_reported_with_its_own_reason(
     with pytest.raises(InputRefused) as caught:
         serve(write_echo(tmp_path / "repository", initialize=initialize), options=options, progress=quiet)
     assert reason in str(caught.value)
-    assert status(options.state_dir).phase == "failed"
+    # Who started it was told; nothing is left that `status` would show or `stop` would ask about.
+    assert status(options.state_dir).phase == "stopped"
 
 
 def test_placeholder_in_a_config_is_reported_by_file_and_line(tmp_path: Path) -> None:
@@ -225,14 +226,23 @@ def test_model_without_its_file_is_reported_although_triton_hangs(tmp_path: Path
         serve(repository, options=options, progress=quiet)
 
 
-def test_model_that_never_finishes_loading_is_given_up_after_the_load_timeout(tmp_path: Path) -> None:
+def test_model_that_never_finishes_loading_is_given_up_after_the_load_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[ServerState] = []
+    told = local._failure
+
+    def failure(found: ServerState) -> TpforgeError:
+        states.append(found)
+        return told(found)
+
+    monkeypatch.setattr(local, "_failure", failure)
     repository = write_echo(tmp_path / "repository", initialize="time.sleep(1000)")
     options = ServeOptions(state_dir=tmp_path / "server", ports=free_ports(), detach=True, load_timeout_s=2)
     with pytest.raises(EnvironmentUnusable, match=r"not ready within 2\.0 s, still loading: ensemble"):
         serve(repository, options=options, progress=quiet)
-    state = read_state(options.state_dir)
-    assert state is not None
-    assert leftovers(state.mark) == ([], [])
+    assert read_state(options.state_dir) is None
+    assert leftovers(states[0].mark) == ([], [])
 
 
 _FOREGROUND = """
@@ -261,6 +271,27 @@ def test_foreground_server_ends_in_order_on_a_signal(tmp_path: Path, number: sig
         assert process.stdout.readline() == "ended\n"
         assert process.wait(10) == 0
     assert leftovers(state.mark) == ([], [])
+
+
+def test_a_hang_up_that_is_ignored_as_under_nohup_ends_no_server(tmp_path: Path) -> None:
+    repository = write_echo(tmp_path / "repository")
+    command = [sys.executable, "-c", _FOREGROUND, str(repository), str(tmp_path / "server")]
+    ports = free_ports()
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen([*command, str(ports.http)], stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        with Client(f"127.0.0.1:{ports.grpc}") as client:
+            assert client.is_ready()
+        assert status(tmp_path / "server").phase == "ready"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "ended\n"
+        assert process.wait(10) == 0
 
 
 def test_second_ctrl_c_kills_at_once_though_a_request_is_in_flight(tmp_path: Path) -> None:

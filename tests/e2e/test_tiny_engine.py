@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -142,3 +143,15 @@ def test_deployment_that_is_not_decoupled_answers_whole_and_refuses_to_stream(
             assert answer.num_final == 1
             with pytest.raises(TpforgeError, match="decoupled"):
                 client.generate(golden.prompt, max_tokens=2, model=model, stream=True)
+
+
+def test_an_engine_and_a_server_in_folders_of_any_name(
+    tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "späce and 'quotes\" $x;&"
+    shutil.copytree(tiny_engine.folder, folder / "the engine")
+    monkeypatch.chdir(folder)
+    here = Engine(Path("the engine").absolute(), tiny_engine.manifest)
+    options = RepositoryOptions(executor="processes", num_threads=1)
+    with served(here, Path("the server").absolute(), options) as serving:
+        assert not_passed(smoke(serving)) == []

@@ -168,7 +168,8 @@ def _undisturbed() -> Iterator[None]:
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, lambda _number, _frame: None) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, lambda _number, _frame: None) for number in heard}
     try:
         yield
     finally:

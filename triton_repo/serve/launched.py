@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -100,7 +101,8 @@ def _run(container: ContainerName, *words: str) -> subprocess.CompletedProcess[s
 
 def _by_hand(container: ContainerName, cause: str) -> str:
     return (
-        f"container {container.name}: {cause}; remove it with: {container.engine} rm --force {container.name}"
+        f"container {container.name}: {cause}; remove it with: "
+        f"{shlex.join([container.engine, 'rm', '--force', container.name])}"
     )
 
 

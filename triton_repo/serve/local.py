@@ -5,6 +5,7 @@ It decides between the foreground and a supervisor of its own; what that one doe
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -179,7 +180,11 @@ def _serve_in_foreground(plan: ServerPlan, progress: Progress, on_ready: Callabl
         ready.append(_server(plan.state_dir, found))
         on_ready(ready[0])
 
-    Supervisor(plan, progress=progress, on_ready=note).run()
+    try:
+        Supervisor(plan, progress=progress, on_ready=note).run()
+    except TpforgeError:
+        _forget_start(plan.state_dir, os.getpid())
+        raise
     if not ready:
         raise EnvironmentUnusable("stopped before the server was ready")
     return ready[0]
@@ -201,6 +206,15 @@ def _serve_detached(plan: ServerPlan, progress: Progress, on_ready: Callable[[Se
     server = _server(plan.state_dir, found)
     on_ready(server)
     return server
+
+
+def _forget_start(state_dir: Path, supervisor_pid: int) -> None:
+    """Forget a server that never was ready: whoever started it is told why, and nothing can be stopped."""
+    found = state.read_state(state_dir)
+    if found is None or found.supervisor.pid != supervisor_pid or found.phase != "failed":
+        return
+    if found.seconds_to_ready is None:
+        state.remove_state(state_dir)
 
 
 def _spawn_supervisor(plan: ServerPlan) -> subprocess.Popen[bytes]:
@@ -227,6 +241,7 @@ def _await_ready(plan: ServerPlan, child: subprocess.Popen[bytes], progress: Pro
                 return found
             if found.phase == "failed":
                 child.wait()
+                _forget_start(plan.state_dir, child.pid)
                 raise _failure(found)
             if found.message != said:
                 said = found.message

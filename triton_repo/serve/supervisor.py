@@ -8,6 +8,7 @@ ServerPlan as JSON is the detached supervisor. `local` is the way in.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,7 @@ from triton_repo.serve.readiness import (
 from triton_repo.serve.security import Security
 from triton_repo.serve.tritonserver import (
     find_tritonserver,
+    plain_path,
     prepare_backends,
     server_command,
     server_environment,
@@ -140,10 +142,13 @@ class Supervisor:
         server = find_tritonserver(plan.tritonserver)
         if server.is_wheel:
             check_interpreter()
+        backends = prepare_backends(server, plan.state_dir / "backends")
+        if backends is not None and shlex.quote(str(backends)) != str(backends):
+            backends = Path(backends.name)  # Relative to the folder in which the server runs.
         self._command = server_command(
             server,
-            repository=plan.repository,
-            backends=prepare_backends(server, plan.state_dir / "backends"),
+            repository=plain_path(plan.repository, beside=plan.state_dir, name="repository"),
+            backends=backends,
             host=plan.host,
             ports=plan.ports,
             mark=self._mark,
@@ -283,13 +288,15 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and SIGHUP stop the server while the block runs."""
+        """SIGINT, SIGTERM and SIGHUP stop the server while the block runs; an ignored one stays ignored."""
 
         def handle(_number: int, _frame: FrameType | None) -> None:
             self.stop()
 
+        # Under nohup a hang-up is nothing to end by, nor is Ctrl-C behind a shell without job control.
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        previous = {number: signal.signal(number, handle) for number in numbers}
+        heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
         finally:

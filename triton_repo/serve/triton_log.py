@@ -71,6 +71,16 @@ _RULES = (
         hangs=True,
     ),
     _Rule(
+        # Triton starts the process of a model by bash, and waits for it whatever bash says.
+        re.compile(
+            r"^(?:ba)?sh: (?:line \d+: )?"
+            r"(.*: (?:No such file or directory|Permission denied|command not found|cannot execute.*))$",
+            re.M,
+        ),
+        lambda match: f"the process of a model could not be started: {match.group(1)}",
+        hangs=True,
+    ),
+    _Rule(
         re.compile(r"(Socket '[^']+' already in use)"),
         lambda match: f"{match.group(1)}; choose other ports with --port-base",
     ),

@@ -6,6 +6,7 @@ It starts nothing. `interpreter` checks the Python that the models will run in.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -89,6 +90,23 @@ def prepare_backends(server: TritonServer, folder: Path) -> Path | None:
         (folder / "python" / _STUB).unlink(missing_ok=True)
         (folder / "python" / _STUB).symlink_to(stub)
     return folder
+
+
+def plain_path(path: Path, *, beside: Path, name: str) -> Path:
+    """A path that Triton can hand to its shell without quotes, as it does with those of its models.
+
+    It is `path` itself, or a link of that name in the folder `beside`, relative to it: the server runs there.
+
+    Raises:
+        EnvironmentUnusable: the link cannot be made.
+    """
+    link = beside / name
+    with os_errors(link):
+        link.unlink(missing_ok=True)
+        if shlex.quote(str(path)) == str(path):
+            return path
+        link.symlink_to(path)
+    return Path(name)
 
 
 def server_environment(server: TritonServer, *, mark: str, temporary: Path) -> dict[str, str]:

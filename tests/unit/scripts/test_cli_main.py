@@ -199,11 +199,14 @@ def test_sigterm_and_sighup_unwind_like_ctrl_c_and_the_handler_is_put_back(
             unwound.append(True)
 
     monkeypatch.setattr("scripts.flows.serve.stop_servers", wait)
-    before = signal.getsignal(number)
-    assert main(["stop"]) == status
-    assert capsys.readouterr().err == "terminated\n"
-    assert unwound == [True]
-    assert signal.getsignal(number) is before
+    inherited = signal.signal(number, signal.SIG_DFL)  # ignored, when the tests run under nohup
+    try:
+        assert main(["stop"]) == status
+        assert capsys.readouterr().err == "terminated\n"
+        assert unwound == [True]
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, inherited)
 
 
 def test_a_sighup_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,3 +197,9 @@ def test_log_is_read_from_where_this_start_began(tmp_path: Path) -> None:
     log.write_text("before\nafter\n")
     assert read_log(log, start=len("before\n")) == "after\n"
     assert read_log(tmp_path / "missing") == ""
+
+
+def test_a_model_process_that_the_shell_cannot_start_is_told_though_triton_waits() -> None:
+    said = "bash: line 1: /srv/sp: No such file or directory\n"
+    reason = "the process of a model could not be started: /srv/sp: No such file or directory"
+    assert hang_reason(HEAD + said + TAIL) == reason

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 _TRUE = ("true", "1")
@@ -68,7 +70,22 @@ class Parameters:
         value = self.text(key)
         if not value:
             raise self._error(key, "is empty, expected a path")
-        return (self._folder / value).resolve()
+        return _usable(os.path.realpath(os.path.join(os.fsencode(self._folder), value.encode())))  # noqa: PTH118
 
     def _error(self, key: str, message: str) -> ParameterError:
         return ParameterError(f"model {self._model}, parameter {key}: {message}")
+
+
+def _usable(path: bytes) -> Path:
+    """A path as text that libraries can open.
+
+    Triton's stub runs Python without a locale: there, text stands for a path only when it is ASCII. Another
+    folder is opened and named by its descriptor, which this process and its children can read.
+    """
+    if path.isascii() or sys.getfilesystemencoding() != "ascii":
+        return Path(os.fsdecode(path))
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return Path(os.fsdecode(path))  # Whoever opens it says what is wrong.
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
