@@ -1,0 +1,56 @@
+"""Runs as a person names them, and the prices that are given for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.runs import level_of, run_of
+from tpforge.errors import UsageError
+from tpforge.measure.cost import read_prices
+from tpforge.measure.found_runs import FoundRun, find_run, find_runs, pick_run
+from tpforge.measure.run import write_run
+
+
+def keep(root: Path, engine: str, name: str) -> FoundRun:
+    level, samples = level_of([[0.1, 0.1]], concurrency=1)
+    run = run_of(name, [level], engine={"name": engine})
+    folder = root / engine / "runs" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_run(folder, run, samples)
+    return FoundRun(folder, run)
+
+
+def test_a_run_is_found_by_folder_file_and_id(tmp_path: Path) -> None:
+    one = keep(tmp_path, "small", "a-1")
+    for given in (str(one.folder), str(one.folder / "run.json"), "a-1"):
+        assert find_run(given, root=tmp_path) == one
+    with pytest.raises(UsageError, match=r"b-1: no such run; under .* there are: a-1"):
+        find_run("b-1", root=tmp_path)
+    with pytest.raises(UsageError, match="a-1: given more than once"):
+        find_runs(["a-1", str(one.folder)], root=tmp_path)
+
+
+def test_a_run_is_picked_by_what_sets_it_apart(tmp_path: Path) -> None:
+    first, second = keep(tmp_path, "small", "a-1"), keep(tmp_path, "large", "b-1")
+    runs = (first, second)
+    assert pick_run(runs, "large", option="--recommend") == second
+    assert pick_run(runs, str(first.folder), option="--recommend") == first
+    with pytest.raises(UsageError, match="--recommend other: was not measured: none of the runs"):
+        pick_run(runs, "other", option="--recommend")
+    with pytest.raises(UsageError, match="--recommend small: fits 2 runs"):
+        pick_run((first, keep(tmp_path, "small", "a-2")), "small", option="--recommend")
+
+
+def test_a_price_is_of_one_run_or_of_all(tmp_path: Path) -> None:
+    runs = (keep(tmp_path, "small", "a-1"), keep(tmp_path, "large", "b-1"))
+    assert read_prices(["2.5", "large=4"], runs) == {"a-1": 2.5, "b-1": 4.0}
+    for wrong, said in (
+        ("x", "expected AMOUNT"),
+        ("0", "above zero"),
+        ("inf", "above zero"),
+        ("c=1", "was not measured"),
+    ):
+        with pytest.raises(UsageError, match=f"--hourly-cost {wrong.split('=')[0]}.*{said}"):
+            read_prices([wrong], runs)
