@@ -7,12 +7,12 @@ gs, az, ...), whose driver is a package of its own. It knows nothing of engines.
 from __future__ import annotations
 
 import http.client
+import shutil
 import urllib.error
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.system.opener import RedirectRefused, open_url
@@ -33,8 +33,8 @@ class Remote(Protocol):
     def read(self, name: str, *, start: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `start` on; from the beginning when `start` cannot be had is refused."""
 
-    def write(self, name: str, source: Path) -> None:
-        """Put a local file there, whole."""
+    def write(self, name: str, source: IO[bytes], *, size: int) -> None:
+        """Put what `source` yields there, `size` bytes."""
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Put a small file there."""
@@ -92,9 +92,14 @@ class FsspecRemote:
             while chunk := file.read(CHUNK):
                 yield chunk
 
-    def write(self, name: str, source: Path) -> None:
-        """Put a local file there; a file system with renames shows it only when it is whole."""
-        self._put(name, lambda path: self._files.put_file(str(source), path))
+    def write(self, name: str, source: IO[bytes], *, size: int) -> None:
+        """Put what `source` yields there; a file system with renames shows it only when it is whole."""
+
+        def copy(path: str) -> None:
+            with self._files.open(path, "wb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
+
+        self._put(name, copy)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Put a small file there."""
@@ -155,12 +160,10 @@ class HttpRemote:
             if left > 0:  # http.client takes a connection that ended early for the end of the file.
                 raise http.client.IncompleteRead(b"", left)
 
-    def write(self, name: str, source: Path) -> None:
-        """Put a local file there."""
-        with source.open("rb") as file:
-            length = str(source.stat().st_size)
-            with self._ask(name, method="PUT", body=file, headers={"Content-Length": length}):
-                pass
+    def write(self, name: str, source: IO[bytes], *, size: int) -> None:
+        """Put what `source` yields there."""
+        with self._ask(name, method="PUT", body=source, headers={"Content-Length": str(size)}):
+            pass
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Put a small file there."""

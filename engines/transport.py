@@ -12,20 +12,21 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import IO, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
+from engines.hashing_reader import HashingReader
 from engines.remote import Remote
-from engines.store import MANIFEST_NAME, check_files, read_manifest
+from engines.store import MANIFEST_NAME, read_manifest
 from tpforge.atomic import atomic_folder, hash_file, os_errors, refuse_existing
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
-from tpforge.manifest import FileRecord
+from tpforge.manifest import FileRecord, Manifest
 from tpforge.records import Record
 from tpforge.units import format_bytes
 from tpforge.written import is_beside
@@ -33,7 +34,10 @@ from tpforge.written import is_beside
 INDEX_NAME = "transfer.json"
 NUM_PARALLEL = 4
 NUM_TRIES = 3
+_NOT_BUILT = "the files are not those that were built"
 Progress = Callable[[str], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Index(Record):
@@ -68,43 +72,45 @@ def push(
 ) -> Transfer:
     """Put an engine at a URL; what an earlier push put there with equal hashes is not sent again.
 
+    A file is proven against engine.json while it is sent, from one reading. An altered one may therefore
+    reach the URL; the index there does not name it and stays unfinished, so that no pull takes it.
+
     Raises:
         InputRefused: it is no engine.
         VerificationFailed: its files are not those that were built.
         EnvironmentUnusable: the URL cannot be reached or written.
     """
     manifest = read_manifest(engine_dir)
-    if problems := check_files(engine_dir, manifest):
-        raise VerificationFailed(
-            "\n  ".join([f"{engine_dir}: the files are not those that were built:", *problems])
-        )
-    records = [hash_file(engine_dir / name, relative_to=engine_dir) for name in _names(engine_dir)]
-    index = Index(complete=True, files=tuple(records))
-    there = {record.path: record for record in _index_there(remote)}
-    done = [
-        record
-        for record in records
-        if there.get(record.path) == record and remote.size(record.path) == record.size
-    ]
-    left = [record for record in records if record not in done]
+    built = {record.path: record for record in manifest.files}
+    names = _names(engine_dir)
+    sizes = {name: (engine_dir / name).stat().st_size for name in names}
+    if problems := _wrong_sizes(built.values(), sizes):
+        raise _failed(engine_dir, _NOT_BUILT, problems)
+    done = {record.path: record for record in _unchanged(engine_dir, remote, built, sizes)}
+    left = [name for name in names if name not in done]
     lock = threading.Lock()
 
-    def send(record: FileRecord) -> None:
-        _retry(lambda: remote.write(record.path, engine_dir / record.path))
-        if (size := remote.size(record.path)) != record.size:
-            raise EnvironmentUnusable(f"{remote.url}/{record.path}: {size} bytes arrived of {record.size}")
-        with lock:
-            done.append(record)
-            remote.write_bytes(INDEX_NAME, Index(complete=False, files=_sorted(done)).to_bytes())
-            progress(
-                f"pushed {record.path} ({format_bytes(record.size)}), {len(done)} of {len(records)} files"
+    def send(name: str) -> None:
+        record = _send(remote, engine_dir, name, sizes[name])
+        if built.get(name, record) != record:
+            raise VerificationFailed(
+                f"{name}: SHA-256 {record.sha256}, engine.json says {built[name].sha256}"
             )
+        if (size := remote.size(name)) != record.size:
+            raise EnvironmentUnusable(f"{remote.url}/{name}: {size} bytes arrived of {record.size}")
+        with lock:
+            done[name] = record
+            remote.write_bytes(INDEX_NAME, _index(done.values(), complete=False).to_bytes())
+            progress(f"pushed {name} ({format_bytes(record.size)}), {len(done)} of {len(names)} files")
 
     if left:
-        remote.write_bytes(INDEX_NAME, Index(complete=False, files=_sorted(done)).to_bytes())
-    _each(send, left, num_parallel=num_parallel)
+        remote.write_bytes(INDEX_NAME, _index(done.values(), complete=False).to_bytes())
+    large_first = sorted(left, key=lambda name: sizes[name], reverse=True)
+    if problems := _each(send, large_first, num_parallel=num_parallel):
+        raise _failed(engine_dir, _NOT_BUILT, problems)
+    index = _index(done.values(), complete=True)
     remote.write_bytes(INDEX_NAME, index.to_bytes())
-    return _transfer(index, moved=left)
+    return _transfer(index, moved=[done[name] for name in left])
 
 
 def pull(
@@ -140,15 +146,11 @@ def pull(
                 moved.append(record)
                 progress(f"pulled {record.path} ({format_bytes(record.size)})")
 
-        problems = _each(fetch, index.files, num_parallel=num_parallel)
-        if problems:
-            raise VerificationFailed(
-                "\n  ".join([f"{remote.url}: the engine is not what was pushed:", *problems])
-            )
-        if problems := check_files(staging, read_manifest(staging)):
-            raise VerificationFailed(
-                "\n  ".join([f"{remote.url}: the files are not those that were built:", *problems])
-            )
+        ordered = sorted(index.files, key=lambda record: record.size, reverse=True)
+        if problems := _each(fetch, ordered, num_parallel=num_parallel):
+            raise _failed(remote.url, "the engine is not what was pushed", problems)
+        if problems := _not_as_built(read_manifest(staging), index):
+            raise _failed(remote.url, _NOT_BUILT, problems)
         with atomic_folder(out, force=force) as folder:
             for record in index.files:
                 target = folder / record.path
@@ -192,65 +194,110 @@ def staging_folder(out: Path) -> Path:
     return out.absolute().parent / f".{out.name}.pull"
 
 
+def _unchanged(
+    engine_dir: Path, remote: Remote, built: Mapping[str, FileRecord], sizes: Mapping[str, int]
+) -> Iterator[FileRecord]:
+    """The files that are there already; one that engine.json does not list is read to know its hash."""
+    for there in _index_there(remote):
+        if there.size != sizes.get(there.path) or remote.size(there.path) != there.size:
+            continue
+        here = built.get(there.path) or hash_file(engine_dir / there.path, relative_to=engine_dir)
+        if here == there:
+            yield there
+
+
+def _send(remote: Remote, engine_dir: Path, name: str, size: int) -> FileRecord:
+    """Send a file, and hash the bytes as they go."""
+
+    def send() -> FileRecord:
+        with os_errors(engine_dir / name), (engine_dir / name).open("rb") as file:
+            source = HashingReader(file)
+            remote.write(name, cast(IO[bytes], source), size=size)
+            return FileRecord(path=name, size=source.size, sha256=source.sha256)
+
+    return _retry(send)
+
+
 def _fetch(remote: Remote, record: FileRecord, staging: Path) -> bool:
     """Get one file, from where an earlier pull broke off; whether anything was moved."""
     final = staging / record.path
     if final.is_file():
-        if _is(final, record, staging):
+        if hash_file(final, relative_to=staging) == record:
             return False
         final.unlink()
     final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(f"{final.name}.part")
     went_on = part.exists()
-    _retry(lambda: _append(remote, record, part))
-    if not _is(part, record, staging) and went_on:  # What was there may be of an older engine.
+    found = _append(remote, record, part)
+    if found != record and went_on:  # What was there may be of an older engine.
         part.unlink()
-        _retry(lambda: _append(remote, record, part))
-    if _is(part, record, staging):
+        found = _append(remote, record, part)
+    if found == record:
         part.replace(final)
         return True
-    found = hash_file(part, relative_to=staging)
     part.unlink()  # What is wrong is not gone on with.
     if found.size != record.size:
         raise VerificationFailed(f"{record.path}: {found.size} bytes, expected {record.size}")
     raise VerificationFailed(f"{record.path}: SHA-256 {found.sha256}, expected {record.sha256}")
 
 
-def _append(remote: Remote, record: FileRecord, part: Path) -> None:
-    with os_errors(part), part.open("ab") as file:
+def _append(remote: Remote, record: FileRecord, part: Path) -> FileRecord:
+    """Get what is missing of a file, hashing what is there and what comes; what it is then."""
+    with os_errors(part), part.open("a+b") as file:
         if file.tell() > record.size:
             file.truncate(0)
-        start = file.tell()
-        if start == record.size:
-            return
-        for chunk in remote.read(record.path, start=start):
-            file.write(chunk)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
+
+        def go_on() -> None:
+            for chunk in remote.read(record.path, start=file.tell()):
+                file.write(chunk)
+                digest.update(chunk)
+
+        if file.tell() < record.size:
+            _retry(go_on)
+        return FileRecord(path=record.path, size=file.tell(), sha256=digest.hexdigest())
 
 
-def _is(path: Path, record: FileRecord, folder: Path) -> bool:
-    found = hash_file(path, relative_to=folder)
-    return (found.size, found.sha256) == (record.size, record.sha256)
+def _wrong_sizes(built: Iterable[FileRecord], sizes: Mapping[str, int]) -> list[str]:
+    """What is missing or has another size, before anything is sent."""
+    return sorted(
+        f"{record.path}: missing"
+        if record.path not in sizes
+        else f"{record.path}: {sizes[record.path]} bytes, engine.json says {record.size}"
+        for record in built
+        if sizes.get(record.path) != record.size
+    )
 
 
-def _retry(action: Callable[[], None]) -> None:
+def _not_as_built(manifest: Manifest, index: Index) -> list[str]:
+    """Where the index, which the files were proven against, is not what engine.json says."""
+    pushed = {record.path: record for record in index.files}
+    problems = []
+    for record in manifest.files:
+        if (found := pushed.get(record.path)) != record:
+            said = f"SHA-256 {found.sha256}" if found else "missing"
+            problems.append(f"{record.path}: {said}, engine.json says {record.sha256}")
+    return sorted(problems)
+
+
+def _failed(where: object, headline: str, problems: Iterable[str]) -> VerificationFailed:
+    return VerificationFailed("\n  ".join([f"{where}: {headline}:", *problems]))
+
+
+def _retry(action: Callable[[], Result]) -> Result:
     """Try again what a network broke off."""
-    for left in range(NUM_TRIES - 1, -1, -1):
-        try:
+    for _ in range(NUM_TRIES - 1):
+        with suppress(EnvironmentUnusable):
             return action()
-        except EnvironmentUnusable:
-            if not left:
-                raise
-    return None
+    return action()
 
 
-def _each(
-    action: Callable[[FileRecord], None], records: Iterable[FileRecord], *, num_parallel: int
-) -> list[str]:
-    """Do all, large files first; the verifications that failed. Another error calls off the rest."""
-    ordered = sorted(records, key=lambda record: record.size, reverse=True)
+def _each(action: Callable[[Item], None], items: Iterable[Item], *, num_parallel: int) -> list[str]:
+    """Do all, in their order; the verifications that failed. Another error calls off the rest."""
     problems = []
     with ThreadPoolExecutor(num_parallel) as pool:
-        pending = [pool.submit(action, record) for record in ordered]
+        pending = [pool.submit(action, item) for item in items]
         try:
             for future in pending:
                 try:
@@ -310,8 +357,8 @@ def _is_inside(name: str) -> bool:
     return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
-def _sorted(records: Iterable[FileRecord]) -> tuple[FileRecord, ...]:
-    return tuple(sorted(records, key=lambda record: record.path))
+def _index(records: Iterable[FileRecord], *, complete: bool) -> Index:
+    return Index(complete=complete, files=tuple(sorted(records, key=lambda record: record.path)))
 
 
 def _transfer(index: Index, *, moved: list[FileRecord]) -> Transfer:

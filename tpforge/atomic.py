@@ -33,7 +33,6 @@ from tpforge.written import (
 )
 
 _log = logging.getLogger(__name__)
-_HASH_CHUNK = 1 << 20
 # linux/fs.h and fcntl.h
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -204,15 +203,10 @@ def write_texts(folder: Path, texts: Mapping[str, str], *, force: bool) -> None:
 
 def hash_file(path: Path, *, relative_to: Path) -> FileRecord:
     """Size and SHA-256 of a file, under its path relative to a folder."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return FileRecord(
-        path=path.relative_to(relative_to).as_posix(),
-        size=path.stat().st_size,
-        sha256=digest.hexdigest(),
-    )
+        digest = hashlib.file_digest(file, "sha256")
+        size = file.tell()
+    return FileRecord(path=path.relative_to(relative_to).as_posix(), size=size, sha256=digest.hexdigest())
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,14 @@ from typing import ClassVar
 import pytest
 
 from engines.remote import open_remote
+from engines.store import write_manifest
 from engines.transport import Index, pull, push, staging_folder
 from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of
+from tests.support.records import manifest_of
 from tests.support.stores import BIG, contents, write_engine
+from tpforge.atomic import hash_file
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
 from triton_repo.deploy.files import prepare
 
@@ -250,11 +254,53 @@ def test_an_index_that_names_a_file_outside_is_refused(engine: Path, tmp_path: P
             pull(open_remote(f"file://{store}"), tmp_path / "pulled", progress=quiet)
 
 
-def test_an_engine_whose_files_changed_after_it_was_built_is_not_pushed(engine: Path, tmp_path: Path) -> None:
-    (engine / "checkpoint" / "rank0.safetensors").write_bytes(b"\0" * 256)
-    with pytest.raises(VerificationFailed, match="not those that were built"):
+def test_an_engine_whose_files_have_other_sizes_is_not_pushed(engine: Path, tmp_path: Path) -> None:
+    (engine / "checkpoint" / "rank0.safetensors").write_bytes(b"\0" * 255)
+    (engine / "checkpoint" / "config.json").unlink()
+    with pytest.raises(VerificationFailed) as caught:
         push(engine, open_remote(f"file://{tmp_path}/store"), progress=quiet)
+    assert str(caught.value).splitlines()[1:] == [
+        "  checkpoint/config.json: missing",
+        "  checkpoint/rank0.safetensors: 255 bytes, engine.json says 256",
+    ]
     assert not (tmp_path / "store").exists()
+
+
+def test_an_altered_file_ends_the_push_and_what_is_there_is_no_engine(engine: Path, tmp_path: Path) -> None:
+    (engine / "checkpoint" / "rank0.safetensors").write_bytes(b"\0" * 256)
+    with pytest.raises(VerificationFailed, match=r"were built:\n  checkpoint/rank0\.safetensors: SHA"):
+        push(engine, open_remote(f"file://{tmp_path}/store"), progress=quiet)
+    index = Index.model_validate_json((tmp_path / "store" / "transfer.json").read_bytes())
+    assert not index.complete
+    assert "checkpoint/rank0.safetensors" not in {record.path for record in index.files}
+    with pytest.raises(InputRefused, match="push was not finished"):
+        pull(open_remote(f"file://{tmp_path}/store"), tmp_path / "pulled", progress=quiet)
+
+
+def bytes_read() -> int:
+    """What this process has read from files so far, as the kernel counts."""
+    return int(re.search(r"^rchar: (\d+)$", Path("/proc/self/io").read_text(), re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_push_and_pull_read_every_byte_once(tmp_path: Path) -> None:
+    engine = tmp_path / "engine"
+    (engine / "checkpoint").mkdir(parents=True)
+    for rank in range(2):
+        (engine / "checkpoint" / f"rank{rank}.safetensors").write_bytes(BIG * 5)
+    files = tuple(hash_file(path, relative_to=engine) for path in sorted((engine / "checkpoint").iterdir()))
+    write_manifest(engine, manifest_of(files=files))
+    total = 2 * 5 * len(BIG)
+    remote = open_remote(f"file://{tmp_path}/store/tiny")
+    before = bytes_read()
+    push(engine, remote, progress=quiet)
+    pushed = bytes_read()
+    pull(remote, tmp_path / "pulled", progress=quiet)
+    pulled = bytes_read()
+    push(engine, remote, progress=quiet)
+    assert total <= pushed - before < 1.2 * total
+    assert total <= pulled - pushed < 1.2 * total
+    assert bytes_read() - pulled < 0.2 * total, "what is there already is not read again"
+    assert contents(tmp_path / "pulled") == contents(engine)
 
 
 @pytest.mark.parametrize(
