@@ -19,13 +19,14 @@ from builders.input_hashes import InputHashes
 from builders.journal import JOURNAL_NAME, Journal
 from builders.planning import plan_rank_files, plan_shards
 from builders.quantize.writing.cuts import refuse_cuts
-from builders.rank_writing import Meter, Progress, write_rank_files
+from builders.rank_writing import Meter, write_rank_files
 from builders.sources.base import Source
 from builders.writer import RankFilePlan, config_bytes, write_config
 from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.manifest import FileRecord
 from tpforge.mapping import Mapping
+from tpforge.progress import BytesProgress
 from tpforge.quantization import Quantization
 from tpforge.sharding import ShardPlan
 from tpforge.units import format_bytes
@@ -55,7 +56,7 @@ def convert(
     parallel_embedding_dim: int | None,
     quantization: Quantization | None = None,
     out: Path,
-    progress: Progress | None = None,
+    progress: BytesProgress | None = None,
 ) -> Conversion:
     """Write config.json and rank{N}.safetensors into the folder `out`; `dtype` None keeps the model's.
 

@@ -25,10 +25,9 @@ from builders.transforms import transformed
 from builders.writer import HashingWriter, RankFilePlan
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord
+from tpforge.progress import BytesProgress
 from tpforge.sharding import RankTensor, Slice
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes written so far, and all of them."""
 _Key = tuple[str, str | None]
 _T = TypeVar("_T")
 _Make = Callable[[RankTensor, tuple[Slice, ...]], tuple[torch.Tensor, ...]]
@@ -40,7 +39,7 @@ class Meter:
     """Bytes of rank files that are done, of `total`; `kept` of them come from an interrupted run."""
 
     total: int
-    progress: Progress | None = None
+    progress: BytesProgress | None = None
     done: int = 0
     kept: int = 0
 

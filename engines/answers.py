@@ -12,8 +12,7 @@ from pathlib import Path
 
 from engines.reference import Event, RequestError, Sampling, Scheduler
 from tpforge.errors import VerificationFailed
-
-Progress = Callable[[str], None]
+from tpforge.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ fetch their data sets from the hub; a folder of the user's own tasks needs no ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.likelihood import LikelihoodModel
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.measure.run import QualityScore
+from tpforge.progress import Progress
 
-Progress = Callable[[str], None]
 _Z = 1.959963984540054
 _DEFAULT_TOKENS = 128
 

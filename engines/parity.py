@@ -25,10 +25,10 @@ from engines.transformers_model import load_transformers
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
+from tpforge.progress import Progress
 
 LOGIT_TOLERANCE = 2e-3
 NUM_GREEDY_TOKENS = 64
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ It makes no verdict; `tpforge.measure.quality` turns losses into a perplexity an
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from engines.reference.batches import Logits, Prefill
 from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused
 from tpforge.measure.quality import Passage
+from tpforge.progress import Progress
 
-Progress = Callable[[str], None]
 MIN_TOKENS = 2
 
 

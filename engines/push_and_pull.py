@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from engines.remote import open_remote
 from engines.transport import Transfer, pull, push
 from tpforge.errors import UsageError
 from tpforge.places import OUT, Places, find_engine, places_of
-
-Progress = Callable[[str], None]
+from tpforge.progress import Progress
 
 
 def push_engine(

@@ -30,10 +30,10 @@ from engines.reference.scheduler import greedy
 from engines.transformers_model import load_transformers
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest, Quality
+from tpforge.progress import Progress
 
 WINDOW = 512
 """Tokens that are scored together; each but the first, from those before it."""
-Progress = Callable[[str], None]
 Scorer = Callable[[tuple[int, ...]], Tensor]
 
 

@@ -27,6 +27,7 @@ from engines.store import MANIFEST_NAME, read_manifest
 from tpforge.atomic import atomic_folder, hash_file, os_errors, refuse_existing
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.manifest import FileRecord, Manifest
+from tpforge.progress import Progress
 from tpforge.records import Record
 from tpforge.units import format_bytes
 from tpforge.written import is_beside
@@ -35,7 +36,6 @@ INDEX_NAME = "transfer.json"
 NUM_PARALLEL = 4
 NUM_TRIES = 3
 _NOT_BUILT = "the files are not those that were built"
-Progress = Callable[[str], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -6,7 +6,6 @@ It reads configs and headers; weights only when it is asked for NaN and infinite
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -25,11 +24,10 @@ from builders.sources.huggingface import declared_license, snapshot_commit
 from builders.sources.quantization import FoundQuantization
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
+from tpforge.progress import BytesProgress
 
 if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -73,7 +71,7 @@ class Survey:
         return sum(prod(shape) for shape in self.family.expected_shapes(self.spec).values())
 
 
-def survey(located: Located, *, deep: bool = False, progress: Progress | None = None) -> Survey:
+def survey(located: Located, *, deep: bool = False, progress: BytesProgress | None = None) -> Survey:
     """Look at the checkpoint; with `deep` at every weight of it too.
 
     Raises:
@@ -88,7 +86,9 @@ def survey(located: Located, *, deep: bool = False, progress: Progress | None = 
         found.weights.close()
 
 
-def _survey_directory(found: Directory, located: Located, *, deep: bool, progress: Progress | None) -> Survey:
+def _survey_directory(
+    found: Directory, located: Located, *, deep: bool, progress: BytesProgress | None
+) -> Survey:
     path = located.path
     tensors = found.check_tensors()
     tokenizer = find_tokenizer(path)
@@ -121,7 +121,7 @@ def _survey_directory(found: Directory, located: Located, *, deep: bool, progres
     return result
 
 
-def _survey_gguf(located: Located, *, deep: bool, progress: Progress | None) -> Survey:
+def _survey_gguf(located: Located, *, deep: bool, progress: BytesProgress | None) -> Survey:
     from builders.sources.gguf import open_gguf
 
     path = located.path
@@ -151,7 +151,7 @@ def _look_at_weights(
     reader: WeightReader | None,
     *,
     deep: bool,
-    progress: Progress | None,
+    progress: BytesProgress | None,
 ) -> None:
     """Compare tied heads, look for values that are not finite, and leave out what is dropped."""
     result.dropped = dict(sorted({**tensors.dropped, **tied_reasons(tensors.ties)}.items()))

@@ -5,10 +5,10 @@ Types other than float32, float16 and bfloat16 are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from builders.sources.base import WeightReader
+from tpforge.progress import BytesProgress
 
 if TYPE_CHECKING:
     import torch
@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 22
 """Elements looked at together, so that what is held beside the mapped file stays small."""
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes looked at so far, and all of them."""
 
-
-def non_finite(source: WeightReader, *, progress: Progress | None = None) -> list[str]:
+def non_finite(source: WeightReader, *, progress: BytesProgress | None = None) -> list[str]:
     """A line for each tensor that holds NaN or infinite values, with the first place of one."""
     names = [name for name in source.shapes if name in source.dtypes]
     sizes = {name: _num_bytes(source, name) for name in names}

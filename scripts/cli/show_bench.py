@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tpforge.measure.run import Level
     from tpforge.measure.samples import MetricSummary
     from tpforge.sweep import Sweep
-    from triton_repo.load.measuring import Progress
+    from triton_repo.load.measuring import RunPosition
 
 _BAR_WIDTH = 20
 _LINE_PERIOD_S = 5.0
@@ -37,14 +37,14 @@ class BenchMeter:
         self._on_terminal = sys.stderr.isatty()
         self._shown = 0.0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RunPosition) -> None:
         """Show it, when it is time to."""
         now = time.monotonic()
         if self._on_terminal or now - self._shown >= _LINE_PERIOD_S:
             self._shown = now
             self._output.progress(self._text(progress, now))
 
-    def _text(self, progress: Progress, now: float) -> str:
+    def _text(self, progress: RunPosition, now: float) -> str:
         repetition = progress.repetition
         # The newest only: this runs between two tokens, and a long run has many requests.
         newest = [item for item in islice(reversed(repetition.exchanges), _NEWEST) if item.arrivals]
@@ -66,7 +66,7 @@ class BenchMeter:
         bar = self._bar(progress, now) if self._on_terminal else ""
         return bar + "  ".join(parts)
 
-    def _bar(self, progress: Progress, now: float) -> str:
+    def _bar(self, progress: RunPosition, now: float) -> str:
         """How much of all levels and repeats is done, as far as it can be told."""
         from scripts.flows.bench import duration
 

@@ -6,7 +6,7 @@ It prints nothing; what runs is told to `on_progress`. `sweep` repeats it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +24,7 @@ from tpforge.measure.joining import join_runs, refuse_different
 from tpforge.measure.prompts import Prompt, hash_prompts
 from tpforge.measure.run import Fact, Run, Slo, Workload, read_run, read_samples, write_run
 from tpforge.places import OUT, Places, find_engine
+from tpforge.progress import Progress
 from triton_repo.load.run_prompts import BenchTokenizer, PromptChoice, choose_prompts, trace_prompts
 from triton_repo.load.server_facts import openai_facts, triton_facts
 
@@ -101,7 +102,7 @@ def bench(
     *,
     command: tuple[str, ...],
     on_progress: OnProgress | None = None,
-    note: Callable[[str], None],
+    note: Progress,
 ) -> Bench | None:
     """Measure the server at `url`, else the one that runs here, and write the run; None when nothing was.
 

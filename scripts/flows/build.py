@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from tpforge.manifest import Limits, Manifest
 from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
 from tpforge.places import Places, engine_name, places_of
+from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.sharding import ShardPlan
 from tpforge.written import note_files
@@ -32,9 +33,6 @@ from tpforge.written import note_files
 if TYPE_CHECKING:
     from builders.convert import Conversion
     from builders.sources.base import Source
-
-Progress = Callable[[str], None]
-BytesProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

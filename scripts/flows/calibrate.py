@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from scripts.flows.models import open_model
 from tpforge import __version__
 from tpforge.atomic import atomic_folder
 from tpforge.places import cache_dir
+from tpforge.progress import Progress
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import refuse_two
 
-Progress = Callable[[str], None]
 RECORD_NAME = "tpforge_quantization.json"
 
 

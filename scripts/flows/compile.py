@@ -18,6 +18,7 @@ from tpforge.atomic import atomic_folder, hash_file, refuse_existing
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
 from tpforge.manifest import EngineBuild, Limits, Manifest
 from tpforge.places import Places
+from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.system.linking import link_tree
 from tpforge.versions import release_for
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from builders.tensorrt.log import BuildLog
     from builders.tensorrt.plan import BuildPlan
     from engines.host import Host
-    from scripts.flows.build import BytesProgress, Planned, Progress
+    from scripts.flows.build import Planned
 
 SCRIPT, LOG = "build.sh", "build.log"
 

@@ -5,17 +5,14 @@ Composes pipeline, compiling and llm_engines; it prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from scripts.flows import compile, llm_engine, models
 from scripts.flows.build import Built, build_engine
 from tpforge import __version__
 from tpforge.atomic import hash_file
 from tpforge.manifest import FileRecord, Manifest
 from tpforge.places import Places
+from tpforge.progress import Progress
 from tpforge.recipe import EngineRecipe
-
-Progress = Callable[[str], None]
 
 
 def fresh_engine(recipe: EngineRecipe, *, progress: Progress) -> Built:

@@ -6,7 +6,7 @@ kept `tpforge.measure.evaluation`. It prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,9 @@ from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
 from tpforge.measure.quality import Evaluation, Passage, expected_text, perplexity, structured_validity
 from tpforge.measure.run import QualityScore
 from tpforge.places import Places, find_engine
+from tpforge.progress import Progress
 from triton_repo.load.prompt_sets import load_prompts
 
-Progress = Callable[[str], None]
 DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
 
 

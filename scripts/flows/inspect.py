@@ -5,13 +5,12 @@ It prints nothing; what is found is `builders.inspection`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from builders.audit.survey import survey
 from builders.inspection import Inspection, inspect_survey
 from builders.sources import locate
 from scripts.flows.models import model_location
 from tpforge.mapping import Mapping
+from tpforge.progress import BytesProgress
 
 
 def inspect_model(
@@ -19,7 +18,7 @@ def inspect_model(
     *,
     mapping: Mapping,
     deep: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: BytesProgress | None = None,
 ) -> Inspection:
     """Look at a checkpoint, and see how it divides; `deep` looks at every weight.
 

@@ -16,6 +16,7 @@ from scripts.flows.render import fresh_repository, kept_options
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.places import Places
+from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import PytorchOptions, RepositoryOptions, TensorrtOptions
 from tpforge.versions import Release, find_release
@@ -140,7 +141,7 @@ def serve_launch(
     recipe: ServeRecipe,
     *,
     detach: bool,
-    progress: Callable[[str], None],
+    progress: Progress,
     on_ready: Callable[[Server], None] | None = None,
 ) -> Server:
     """Run the command under a supervisor until it is stopped; detached, until the server has answered.

@@ -20,6 +20,7 @@ from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
 from tpforge.mapping import Mapping
 from tpforge.padding import Padding, plan_padding
 from tpforge.places import Places, engine_name, places_of
+from tpforge.progress import Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.system.linking import link_or_copy
 from tpforge.versions import Release, release_for
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from builders.llm_formats import LoadedFormat
     from builders.llm_model import LlmModel
     from builders.llmapi import LlmPlan
-    from scripts.flows.build import Progress
 
 YAML = "llm.yaml"
 MODEL = "model"

@@ -5,7 +5,6 @@ It prints nothing; the pages are `scripts.reports.plan`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
+from tpforge.progress import Progress
 from tpforge.quantization import find_format
 
 Goal = Literal["throughput", "latency", "cost"]
@@ -72,7 +72,7 @@ class PlanWishes:
     calibrate: str | None = None
 
 
-def plan(wishes: PlanWishes, *, note: Callable[[str], None]) -> Plan:
+def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
     """The deployment of a model that suits best, with all that was weighed; `note` is told of the scale.
 
     Raises:

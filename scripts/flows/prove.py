@@ -5,7 +5,6 @@ It prints nothing; what is compared is `builders.verify` and `engines.parity`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
 from tpforge.places import Places
+from tpforge.progress import Progress
 from tpforge.sharding import ShardPlan
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from builders.sources.base import Source
 
-Progress = Callable[[str], None]
 _PROOF = "verify"
 
 

@@ -5,12 +5,12 @@ It prints nothing and quantizes nothing itself: `builders.quantize` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpforge.errors import RegressionFound, UsageError, VerificationFailed
 from tpforge.manifest import Manifest, Quality, WeightError
+from tpforge.progress import Progress
 from tpforge.quantization import Quantization, find_format
 from tpforge.quantization_gate import Linear, Question, refuse_kv, refuse_two, require
 from tpforge.sharding import ShardPlan
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights
     from tpforge.recipe import EngineRecipe
 
-Progress = Callable[[str], None]
 PORTABLE = ("int8_wo", "int4_wo")
 """Formats that trtllm-build makes of float weights itself."""
 

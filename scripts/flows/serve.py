@@ -13,6 +13,7 @@ from engines.chat import chat_prompt
 from scripts.flows.render import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.places import OUT, Places, find_engine
+from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import RepositoryOptions
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from triton_repo.serve.local import Server, Status
     from triton_repo.serve.security import Security
 
-Progress = Callable[[str], None]
 DEFAULT_URL = "localhost:8001"
 _LOAD_TIMEOUT_S = 300.0
 

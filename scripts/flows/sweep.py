@@ -20,6 +20,7 @@ from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import InputRefused, TpforgeError
 from tpforge.measure.run import RUN_NAME, read_run
 from tpforge.places import OUT
+from tpforge.progress import Progress
 from tpforge.sweep import Point, Sweep
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Measured:
 class Telling:
     """Who is told what is done, what to look at, how a point ended, and how far a measurement is."""
 
-    progress: Callable[[str], None]
-    note: Callable[[str], None]
+    progress: Progress
+    note: Progress
     on_point: Callable[[Measured], None]
     on_progress: OnProgress | None = None
 

@@ -21,6 +21,7 @@ from scripts.flows.smoke import smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.manifest import Manifest, Parity
 from tpforge.places import Places
+from tpforge.progress import Progress
 from tpforge.recipe import Recipe
 from tpforge.repository_options import PytorchOptions
 from tpforge.units import format_bytes, format_seconds
@@ -28,7 +29,6 @@ from tpforge.units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server
 
-Progress = Callable[[str], None]
 Outcome = Literal["done", "unchanged", "skipped", "failed", "interrupted"]
 
 

@@ -5,17 +5,18 @@ It measures no time and scores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
+from tpforge.progress import Progress
 from triton_repo.client.client import Client, RequestRefused
 
 _AT_ONCE = 4
 
 
 def ask_greedily(
-    url: str, prompts: Sequence[Prompt], *, deadline_s: float, progress: Callable[[str], None]
+    url: str, prompts: Sequence[Prompt], *, deadline_s: float, progress: Progress
 ) -> tuple[dict[str, str], dict[str, str]]:
     """The answers by prompt, and why a prompt was refused; a dead server raises."""
     answers: dict[str, str] = {}

@@ -49,7 +49,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunPosition:
     """Where a run is: level and repeat count from 0; `repetition` is the one under way."""
 
     level: str
@@ -60,7 +60,7 @@ class Progress:
     repetition: Repetition
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[RunPosition], None]
 
 
 def measure(
@@ -145,7 +145,7 @@ class _Measuring:
         def tell() -> None:
             if self._on_progress is not None and watch:
                 place = (load.name, len(plan.loads), level, repeat, plan.num_repeats)
-                self._on_progress(Progress(*place, watch[0]))
+                self._on_progress(RunPosition(*place, watch[0]))
 
         async with _ticking(tell):
             repetition = await run_repetition(

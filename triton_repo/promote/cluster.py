@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
-from triton_repo.promote.promotion import Backend, Progress, PromoteOptions, Promotion, promote
+from tpforge.progress import Progress
+from triton_repo.promote.promotion import Backend, PromoteOptions, Promotion, promote
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from tpforge.errors import RegressionFound, TpforgeError, VerificationFailed
 from tpforge.places import OUT
+from tpforge.progress import Progress
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
     from triton_repo.client.channel import Tls
     from triton_repo.promote.router import Router
 
-Progress = Callable[[str], None]
 ROUTER_FOLDER = OUT / "router"
 _PROMPT = "The capital of France is"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
+from tpforge.progress import Progress
 from triton_repo.serve import processes, state, triton_log
 from triton_repo.serve.guard import module_command, module_environment
 from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.ports import Ports
-from triton_repo.serve.readiness import Progress
 from triton_repo.serve.security import Security
 from triton_repo.serve.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
 

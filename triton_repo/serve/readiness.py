@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
+from tpforge.progress import Progress
 from tpforge.units import format_seconds
 from triton_repo.serve import processes, triton_log
 from triton_repo.serve.launched import generate_one
@@ -32,8 +33,6 @@ LLMAPI_MODEL = "tensorrt_llm"
 _POLL_S = 0.1
 _ASK_DEADLINE_S = 5.0
 _PROGRESS_S = 5.0
-
-Progress = Callable[[str], None]
 
 
 class Stopped(Exception):

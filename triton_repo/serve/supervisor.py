@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, TpforgeError
+from tpforge.progress import Progress
 from tpforge.records import Record
 from tpforge.units import format_seconds
 from triton_repo.serve import processes, state
@@ -31,7 +32,6 @@ from triton_repo.serve.interpreter import check_interpreter
 from triton_repo.serve.launched import ContainerName, LaunchedProgram, remove_container
 from triton_repo.serve.ports import Ports, refuse_used
 from triton_repo.serve.readiness import (
-    Progress,
     Start,
     Stopped,
     describe_end,

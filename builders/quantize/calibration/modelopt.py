@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from builders.sources.json_files import read_json_object
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
 from tpforge.errors import EnvironmentUnusable, VerificationFailed
+from tpforge.progress import Progress
 from tpforge.system.programs import run_lines
 
 VERSION = "0.47.0"
@@ -32,7 +32,6 @@ CONFIGS = {
 NOT_RUN = {
     "w4a8_awq": "nothing here reads what it exports",
 }
-Progress = Callable[[str], None]
 _KEPT = (
     "vocab_size",
     "hidden_size",
