@@ -15,7 +15,7 @@ class HashingReader:
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._digest, self.size = file, hashlib.sha256(), 0
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         """The next bytes, at most `size`; empty at the end."""
         data = self._file.read(size)
         self._digest.update(data)

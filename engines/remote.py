@@ -12,10 +12,10 @@ import urllib.error
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from tpforge.errors import EnvironmentUnusable, UsageError
-from tpforge.system.opener import RedirectRefused, open_url
+from tpforge.system.opener import Readable, RedirectRefused, open_url
 
 CHUNK = 1 << 20
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
@@ -33,7 +33,7 @@ class Remote(Protocol):
     def read(self, name: str, *, start: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `start` on; from the beginning when `start` cannot be had is refused."""
 
-    def write(self, name: str, source: IO[bytes], *, size: int) -> None:
+    def write(self, name: str, source: Readable, *, size: int) -> None:
         """Put what `source` yields there, `size` bytes."""
 
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -92,7 +92,7 @@ class FsspecRemote:
             while chunk := file.read(CHUNK):
                 yield chunk
 
-    def write(self, name: str, source: IO[bytes], *, size: int) -> None:
+    def write(self, name: str, source: Readable, *, size: int) -> None:
         """Put what `source` yields there; a file system with renames shows it only when it is whole."""
 
         def copy(path: str) -> None:
@@ -160,7 +160,7 @@ class HttpRemote:
             if left > 0:  # http.client takes a connection that ended early for the end of the file.
                 raise http.client.IncompleteRead(b"", left)
 
-    def write(self, name: str, source: IO[bytes], *, size: int) -> None:
+    def write(self, name: str, source: Readable, *, size: int) -> None:
         """Put what `source` yields there."""
         with self._ask(name, method="PUT", body=source, headers={"Content-Length": str(size)}):
             pass

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -212,7 +212,7 @@ def _send(remote: Remote, engine_dir: Path, name: str, size: int) -> FileRecord:
     def send() -> FileRecord:
         with os_errors(engine_dir / name), (engine_dir / name).open("rb") as file:
             source = HashingReader(file)
-            remote.write(name, cast(IO[bytes], source), size=size)
+            remote.write(name, source, size=size)
             return FileRecord(path=name, size=source.size, sha256=source.sha256)
 
     return _retry(send)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 # Another file system, one without hard links, too many of them, or a kernel that protects others' files.
 _CANNOT_LINK = frozenset(
-    {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+    {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS}
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import urllib.request
 from collections.abc import Mapping
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
 from tpforge.errors import UsageError
@@ -18,6 +18,13 @@ Proxies = Literal["none", "environment"]
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
 _FOLLOWED = (301, 302, 303, 307, 308)
+
+
+class Readable(Protocol):
+    """What a body is read from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, at most `size`; empty at the end."""
 
 
 class RedirectRefused(OSError):
@@ -34,9 +41,9 @@ class _Request(urllib.request.Request):
         method: str,
         headers: Mapping[str, str],
         credentials: Mapping[str, str],
-        body: bytes | IO[bytes] | None = None,
+        body: bytes | Readable | None = None,
     ) -> None:
-        super().__init__(url, data=body, method=method, headers={**headers, **credentials})
+        super().__init__(url, data=cast(Any, body), method=method, headers={**headers, **credentials})
         self.plain, self.credentials = dict(headers), dict(credentials)
 
 
@@ -45,7 +52,7 @@ def open_url(
     *,
     timeout_s: float,
     method: str = "GET",
-    body: bytes | IO[bytes] | None = None,
+    body: bytes | Readable | None = None,
     headers: Mapping[str, str] | None = None,
     credentials: Mapping[str, str] | None = None,
     proxies: Proxies = "none",

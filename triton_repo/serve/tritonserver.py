@@ -57,7 +57,7 @@ def find_tritonserver(given: Path | None = None) -> TritonServer:
         return _describe(wheel, origin="nvidia-pytriton")
     raise EnvironmentUnusable(
         "no tritonserver: not on PATH, and nvidia-pytriton is not installed beside "
-        f"{sys.executable}; run `make setup`, or give --tritonserver FILE"
+        f"{sys.executable}; run `make setup`, or pip install 'tpforge[server]', or give --tritonserver FILE"
     )
 
 
