@@ -155,7 +155,8 @@ HEADERS = click.option(
     "headers",
     multiple=True,
     metavar="NAME=VALUE",
-    help="http(s): a header of every request; NAME=@FILE reads the value from a file.",
+    help="http(s): a header of every request to the URL's own server; NAME=@FILE reads the value "
+    "from a file.",
 )
 PARALLEL = click.option(
     "--parallel",
