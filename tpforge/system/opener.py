@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import urllib.request
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -15,7 +16,6 @@ from tpforge.errors import UsageError
 
 Proxies = Literal["none", "environment"]
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
 _FOLLOWED = (301, 302, 303, 307, 308)
 
@@ -103,7 +103,7 @@ class _Proxies(urllib.request.ProxyHandler):
     """Proxies for other machines; this one is never asked for by way of another."""
 
     def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:
-        if urlsplit(req.full_url).hostname in _LOOPBACK:
+        if is_this_machine(urlsplit(req.full_url).hostname or ""):
             return None
         return super().proxy_open(req, proxy, type)
 
@@ -144,6 +144,17 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             raise
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host's name or address is of this machine by itself, without asking a name server."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import urllib.error
 from collections.abc import Iterator
@@ -174,3 +175,30 @@ def test_this_machine_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyP
             open_url("http://elsewhere.invalid/z", timeout_s=5)
     assert [path for _, path, _ in one.seen] == ["/x"]
     assert [path for _, path, _ in proxy.seen] == ["http://elsewhere.invalid/y"]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("localhost", True), ("a.localhost", True), ("127.0.0.1", True), ("127.0.0.2", True), ("::1", True),
+        ("0.0.0.0", True), ("localhost.example.com", False), ("10.0.0.1", False), ("", False),
+    ],
+)  # fmt: skip
+def test_this_machine_is_known_by_its_addresses(host: str, is_ours: bool) -> None:
+    assert opener.is_this_machine(host) is is_ours
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-none\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
+def test_a_port_that_speaks_no_http_or_breaks_off_is_an_error_of_the_network(said: bytes) -> None:
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        with pytest.raises(OSError, match="no whole answer of HTTP"):
+            opener.read_url(f"http://127.0.0.1:{listening.getsockname()[1]}/x", timeout_s=5)
+        thread.join()
