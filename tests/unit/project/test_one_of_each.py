@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,23 @@ TEMPLATES = "triton_repo/templates/"
 """These run beside a model, without tpforge."""
 
 
-def names_in(path: Path) -> Iterator[str]:
+@cache
+def sources() -> dict[str, ast.Module]:
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+@cache
+def names_in(file: str) -> frozenset[str]:
+    return frozenset(_names(sources()[file]))
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
     """Every dotted name that a file imports or reads: `os.link`, `yaml`, `urllib.request`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -29,10 +44,9 @@ def names_in(path: Path) -> Iterator[str]:
 def files_with(*wanted: str) -> set[str]:
     """The files of the packages that use one of these names or what is below it."""
     return {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if any(name == one or name.startswith(f"{one}.") for name in names_in(path) for one in wanted)
+        file
+        for file in sources()
+        if any(name == one or name.startswith(f"{one}.") for name in names_in(file) for one in wanted)
     }
 
 
@@ -65,10 +79,9 @@ def test_toml_is_written_by_tomli_w_alone() -> None:
 
 def test_progress_is_defined_once() -> None:
     defined = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        file
+        for file, tree in sources().items()
+        for node in ast.walk(tree)
         if (isinstance(node, ast.ClassDef) and node.name == "Progress")
         or (
             isinstance(node, ast.Assign)
