@@ -123,7 +123,10 @@ class MultiplierSpec(Record):
 
 
 class ModelSpec(Record):
-    """A model as its config declares it: unpadded, unsharded. `rope` is None for other positions."""
+    """A model as its config declares it: unpadded, unsharded. `rope` is None for other positions.
+
+    `unit_lm_head`: the rows of the LM head are scaled to a length of one before they are used (Baichuan 2).
+    """
 
     architecture: str
     vocab_size: int
@@ -140,6 +143,7 @@ class ModelSpec(Record):
     position: PositionKind = "rope_gpt_neox"
     parallel_residual: bool = False
     lm_head_bias: bool = False
+    unit_lm_head: bool = False
     logit_softcap: float | None = None
     multipliers: MultiplierSpec = MultiplierSpec()
     special_tokens: SpecialTokens = SpecialTokens()

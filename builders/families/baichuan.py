@@ -9,12 +9,14 @@ from dataclasses import replace
 
 from builders.families.base import ConfigField, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS
+from builders.families.keys import ConfigKeys
 from builders.families.llama import (
     FIRST_ROWS,
     LLAMA,
     MLP_ROWS,
     MLP_TENSORS,
     OUTER_TENSORS,
+    llama_reads,
     read_llama_like,
 )
 from builders.families.reading import ConfigReader
@@ -26,7 +28,10 @@ from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
 
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
-_VOCAB_SIZE_OF_1 = 64000
+_VOCAB_SIZE_OF_1, _VOCAB_SIZE_OF_2 = 64000, 125696
+_FIRST_7B = "BaiChuanForCausalLM"
+_HEADS = "Baichuan has as many as num_attention_heads"
+_READS = llama_reads("model_max_length", "z_loss_weight")
 
 
 def _read(config: ConfigReader) -> ModelSpec:
@@ -36,17 +41,36 @@ def _read(config: ConfigReader) -> ModelSpec:
     length = {} if rotary else {"max_position_embeddings": config.integer("model_max_length")}
     # TensorRT-LLM's Baichuan has no place for another base or a scaling of the rope.
     config.require("rope_theta", expected=(10000, 10000.0), why="expected 10000")
-    model = read_llama_like(config.replaced(**length), rope_types=())
-    if model.attention.num_kv_heads != model.attention.num_heads:
-        config.problem("num_key_value_heads: Baichuan has as many as num_attention_heads")
+    config.require("num_key_value_heads", expected=(config.value("num_attention_heads"),), why=_HEADS)
+    base = {"rope_theta": 10000.0, "num_key_value_heads": None}
+    model = read_llama_like(config.replaced(**length, **base), rope_types=())
     if not rotary:
         model = model.model_copy(update={"rope": None, "position": "alibi"})
-    return config.checked(model)
+    return config.checked(model.model_copy(update={"unit_lm_head": _reads_second(config, model.vocab_size)}))
+
+
+def _reads_second(config: ConfigReader, vocab_size: int) -> bool:
+    """Whether it is Baichuan 2, whose code normalizes each row of the LM head.
+
+    Its configs alone have z_loss_weight; the 7B of the first version is spelled with a capital C.
+    Vocabularies tell the versions apart only as they were published: tokens are added to both.
+    """
+    if config.architecture == _FIRST_7B:
+        config.require("z_loss_weight", expected=(), why=f"Baichuan 2 has it, and {_FIRST_7B} is the first")
+        return False
+    if config.has("z_loss_weight") or vocab_size == _VOCAB_SIZE_OF_2:
+        return True
+    if vocab_size != _VOCAB_SIZE_OF_1:
+        config.problem(
+            f"vocab_size: found {vocab_size}, neither {_VOCAB_SIZE_OF_1} (Baichuan) nor {_VOCAB_SIZE_OF_2} "
+            "(Baichuan 2), and no z_loss_weight, which Baichuan 2 has: the two compute their logits "
+            f'differently; add "z_loss_weight": 0 for Baichuan 2, or name the architecture {_FIRST_7B}'
+        )
+    return False
 
 
 def _is_second(plan: ShardPlan) -> bool:
-    """Baichuan 2; TensorRT-LLM tells them by the size of the vocabulary too."""
-    return plan.model.vocab_size != _VOCAB_SIZE_OF_1
+    return plan.model.unit_lm_head
 
 
 def _version(plan: ShardPlan, dtype: DType) -> str:
@@ -61,7 +85,8 @@ BAICHUAN = replace(
     LLAMA,
     name="baichuan",
     architectures=("BaichuanForCausalLM", "BaiChuanForCausalLM"),
-    read_model=_read,
+    keys=ConfigKeys("baichuan", _READS),
+    read_spec=_read,
     source_tensors=(
         *OUTER_TENSORS,
         SourceTensor(_LAYER + "input_layernorm.weight", ("hidden",)),

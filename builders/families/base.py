@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from builders.families.keys import ConfigKeys
 from builders.families.reading import ConfigReader
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
@@ -79,6 +80,7 @@ class ConfigField:
 class Family:
     """One model family; variants are made by `dataclasses.replace`.
 
+    `keys` declare what of a config.json `read_spec` reads; `read_model` holds the config to them.
     `refusal` says why no checkpoint is written for it, and what to use: TensorRT-LLM's format does not know
     the architecture. Such a family can still be inspected and planned. `optional_prefix` begins the names of
     most tensors, but not in the checkpoints that were saved without the head around the model. A plan that
@@ -87,7 +89,8 @@ class Family:
 
     name: str
     architectures: tuple[str, ...]
-    read_model: Callable[[ConfigReader], ModelSpec]
+    keys: ConfigKeys
+    read_spec: Callable[[ConfigReader], ModelSpec]
     sizes: Callable[[ModelSpec], dict[str, int]]
     source_tensors: tuple[SourceTensor, ...]
     rows: tuple[Row, ...]
@@ -96,6 +99,14 @@ class Family:
     refusal: str | None = None
     optional_prefix: str = ""
     restrictions: tuple[Restriction, ...] = ()
+
+    def read_model(self, config: ConfigReader) -> ModelSpec:
+        """The model that a config.json declares.
+
+        Raises:
+            InputRefused: it is not one that can be built, or says something that is not read; all is listed.
+        """
+        return self.read_spec(config.declaring(self.keys))
 
     def canonical(self, names: Iterable[str]) -> dict[str, str]:
         """The names of the tables, each with the name in the file."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from builders.families.base import Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS
+from builders.families.keys import ConfigKeys
 from builders.families.llama import llama_sizes
 from builders.families.plain import Keys, read_plain
 from builders.families.reading import ConfigReader
@@ -27,12 +28,12 @@ _LAYER = "transformer.h.{layer}."
 _QKV = _LAYER + "self_attention.query_key_value"
 _EMBEDDING = "transformer.word_embeddings.weight"
 _KEYS = Keys(
-    hidden=("hidden_size", "n_embed"),
-    heads=("n_head", "num_attention_heads"),
-    layers=("n_layer", "num_hidden_layers"),
+    heads="n_head",
+    layers="n_layer",
     # ALiBi has no last position; this is the length of training.
     length="seq_length",
     width=None,
+    activation=None,
 )
 _NORMS = (
     "transformer.word_embeddings_layernorm",
@@ -48,16 +49,21 @@ def _read(config: ConfigReader) -> ModelSpec:
     config.require(
         "apply_residual_connection_post_layernorm", expected=(False,), why="this variant is not supported"
     )
-    model = read_plain(
-        config, _KEYS, activations=("gelu",), default_length=2048, default_width=4, default_tied=True
-    )
+    length = config.integer("seq_length", default=2048)
+    model = read_plain(config.replaced(seq_length=length), _KEYS, activations=("gelu",), default_width=4)
     return config.checked(model.model_copy(update={"position": "alibi"}))
 
 
 BLOOM = Family(
     name="bloom",
     architectures=("BloomForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys(
+        "bloom",
+        (*_KEYS.reads, "apply_residual_connection_post_layernorm"),
+        inert=("slow_but_exact",),
+        renamed={"n_embed": "hidden_size"},
+    ),
+    read_spec=_read,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, SWIGLU, constant, rope, with_fields
+from builders.families.keys import ConfigKeys
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are
@@ -34,28 +35,31 @@ _GATE_UP = _LAYER + "mlp.dense_h_to_4h.weight"
 _EMBEDDING = "transformer.embedding.word_embeddings.weight"
 _VOCAB_SIZE_OF_2_AND_3 = 65024
 _BASE = 10000.0
+_EXPECTED = {
+    "add_bias_linear": False,
+    "apply_residual_connection_post_layernorm": False,
+    "original_rope": True,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "tie_word_embeddings": False,
+}
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     config.refuse_quantized()
-    for key, expected in (
-        ("add_bias_linear", False),
-        ("apply_residual_connection_post_layernorm", False),
-        ("post_layer_norm", True),
-        ("rmsnorm", True),
-        ("original_rope", True),
-        ("tie_word_embeddings", False),
-    ):
+    for key, expected in _EXPECTED.items():
         config.require(key, expected=(expected,), why="no published ChatGLM is so, and none was tried")
+    config.require("quantization_bit", expected=(0,), why="give the unquantized checkpoint")
+    config.require("pre_seq_len", expected=(), why="the prefixes of P-tuning are not built")
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
-    grouped = config.flag("multi_query_attention", default=False)
+    grouped = config.flag("multi_query_attention")
     num_kv_heads = config.integer("multi_query_group_num") if grouped else num_heads
     if num_heads % num_kv_heads:
         config.problem(
             f"num_attention_heads {num_heads} is not a multiple of multi_query_group_num {num_kv_heads}"
         )
-    head_size = config.integer("kv_channels", default=max(1, hidden_size // num_heads))
+    head_size = config.integer("kv_channels")
     if head_size * num_heads != hidden_size or head_size % 4:
         config.problem(
             f"kv_channels {head_size} x num_attention_heads {num_heads}: expected hidden_size {hidden_size} "
@@ -75,12 +79,12 @@ def _read(config: ConfigReader) -> ModelSpec:
                 num_heads=num_heads,
                 num_kv_heads=num_kv_heads,
                 head_size=head_size,
-                bias=config.flag("add_qkv_bias", default=False),
+                bias=config.flag("add_qkv_bias"),
             ),
             mlp=MlpSpec(intermediate_size=config.integer("ffn_hidden_size"), activation="silu"),
             rope=_rope(config, vocab_size=vocab_size),
             position="rope_gptj",
-            norm=NormSpec(epsilon=config.number("layernorm_epsilon", default=1e-5)),
+            norm=NormSpec(epsilon=config.number("layernorm_epsilon")),
             special_tokens=config.special_tokens(vocab_size=vocab_size),
         )
     )
@@ -88,8 +92,8 @@ def _read(config: ConfigReader) -> ModelSpec:
 
 def _rope(config: ConfigReader, *, vocab_size: int) -> RopeSpec:
     """`rope_ratio` stretches the positions of ChatGLM 2, but multiplies the base from ChatGLM 3 on."""
-    ratio = config.number("rope_ratio", default=1.0)
-    name = str(config.values.get("_name_or_path", ""))
+    ratio = config.number("rope_ratio")
+    name = str(config.value("_name_or_path") or "")
     if ratio == 1.0 or vocab_size != _VOCAB_SIZE_OF_2_AND_3 or "chatglm3" in name:
         return RopeSpec(base=_BASE * ratio, partial_factor=0.5)
     if "chatglm2" in name:
@@ -107,10 +111,38 @@ def _version(plan: ShardPlan, dtype: object) -> str:
     return "chatglm2" if rope(plan.model).scaling else "chatglm3"
 
 
+_READS = (
+    *_EXPECTED,
+    "_name_or_path",
+    "add_qkv_bias",
+    "ffn_hidden_size",
+    "hidden_size",
+    "kv_channels",
+    "layernorm_epsilon",
+    "multi_query_attention",
+    "multi_query_group_num",
+    "num_attention_heads",
+    "num_layers",
+    "padded_vocab_size",
+    "pre_seq_len",
+    "quantization_bit",
+    "rope_ratio",
+    "seq_length",
+)
+# How exactly the same is computed: factors that are taken out again, and the types between.
+_INERT = (
+    "apply_query_key_layer_scaling",
+    "attention_softmax_in_fp32",
+    "bias_dropout_fusion",
+    "fp32_residual_connection",
+    "prefix_projection",
+)
+
 CHATGLM = Family(
     name="chatglm",
     architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration", "ChatGLMForCausalLM"),
-    read_model=_read,
+    keys=ConfigKeys("chatglm", _READS, inert=_INERT),
+    read_spec=_read,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

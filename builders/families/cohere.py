@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from builders.families.base import ConfigField, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, QK_NORM, constant, rope, with_fields
+from builders.families.keys import ConfigKeys
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -19,6 +20,7 @@ from builders.families.llama import (
     MLP_ROWS,
     MLP_TENSORS,
     OUTER_TENSORS,
+    llama_reads,
     llama_sizes,
     read_llama_like,
 )
@@ -34,22 +36,20 @@ _SECOND_NORM = "post_attention_layernorm"
 
 
 def _read(config: ConfigReader) -> ModelSpec:
-    if not config.has("rope_theta") and not config.within("rope_parameters").has("rope_theta"):
-        config.problem("rope_theta: missing, and transformers 4 and 5 disagree on what stands for it")
-    bias = config.flag("attention_bias", default=False)
+    bias = config.flag("attention_bias")
     model = read_llama_like(
         config,
         bias=bias,
         output_bias=bias,
-        qk_norm=config.flag("use_qk_norm", default=False),
-        default_tied=True,
+        qk_norm=config.flag("use_qk_norm"),
+        epsilon_key="layer_norm_eps",
         rope_types=(),
     )
     changes = {
         "position": "rope_gptj",
         "parallel_residual": True,
-        "norm": NormSpec(epsilon=config.number("layer_norm_eps", default=1e-5), kind="layernorm", count=1),
-        "multipliers": MultiplierSpec(logits=config.number("logit_scale", default=0.0625)),
+        "norm": NormSpec(epsilon=model.norm.epsilon, kind="layernorm", count=1),
+        "multipliers": MultiplierSpec(logits=config.number("logit_scale")),
     }
     return config.checked(model.model_copy(update=changes))
 
@@ -71,7 +71,11 @@ COHERE = replace(
     LLAMA,
     name="cohere",
     architectures=("CohereForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys(
+        "cohere",
+        llama_reads("attention_bias", "logit_scale", "use_qk_norm", epsilon_key="layer_norm_eps"),
+    ),
+    read_spec=_read,
     sizes=_sizes,
     source_tensors=(
         *OUTER_TENSORS,

@@ -16,9 +16,11 @@ from builders.families.fields import (
     moe_field,
     with_fields,
 )
+from builders.families.keys import ROPE_READS, ConfigKeys
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are
+from builders.families.rope import read_whole_rope
 from builders.families.rows import (
     STACKED,
     TARGET,
@@ -48,7 +50,8 @@ def _read(config: ConfigReader) -> ModelSpec:
     hidden_size, num_heads = config.integer("d_model"), config.integer("n_heads")
     if hidden_size % num_heads:
         config.problem(f"d_model {hidden_size} is not a multiple of n_heads {num_heads}")
-    num_kv_heads = attention.integer("kv_n_heads", default=1)
+    config.require("head_dim", expected=(hidden_size // num_heads,), why="expected d_model / n_heads")
+    num_kv_heads = attention.integer("kv_n_heads")
     if num_heads % num_kv_heads:
         config.problem(f"n_heads {num_heads} is not a multiple of attn_config.kv_n_heads {num_kv_heads}")
     config.require("tie_word_embeddings", expected=(False,), why="DBRX's LM head has weights of its own")
@@ -72,7 +75,7 @@ def _read(config: ConfigReader) -> ModelSpec:
             ),
             mlp=MlpSpec(intermediate_size=experts.intermediate_size, activation="silu"),
             moe=experts,
-            rope=base.rope(default_base=10000.0, types=()),
+            rope=read_whole_rope(base, types=()),
             norm=NormSpec(epsilon=_EPSILON, kind="layernorm"),
             special_tokens=config.special_tokens(vocab_size=vocab_size),
         )
@@ -85,11 +88,11 @@ def _with_base(config: ConfigReader, attention: ConfigReader) -> ConfigReader:
     Transformers 5 executes rope_parameters alone, and where there are none fills in its own default, so that
     a config it has saved may state two.
     """
-    found = attention.values.get("rope_theta")
+    found = attention.value("rope_theta")
     if found is None:
         return config
-    other = config.within("rope_parameters").values.get("rope_theta", found)
-    if other != found:
+    other = config.within("rope_parameters").value("rope_theta")
+    if other is not None and other != found:
         config.problem(
             f"attn_config.rope_theta {found} and rope_parameters.rope_theta {other} differ: transformers 5 "
             "executes the second, but DBRX was trained with the first; delete the wrong one"
@@ -107,10 +110,10 @@ def _read_experts(block: ConfigReader) -> MoeSpec:
     num_experts = block.integer("moe_num_experts")
     return MoeSpec(
         num_experts=num_experts,
-        top_k=block.integer("moe_top_k", default=1, maximum=num_experts),
+        top_k=block.integer("moe_top_k", maximum=num_experts),
         intermediate_size=block.integer("ffn_hidden_size"),
         # null is "not at all"; an absent key is 1.
-        normalize=block.values.get("moe_normalize_expert_weights", 1) is not None,
+        normalize=block.value("moe_normalize_expert_weights") is not None,
     )
 
 
@@ -131,7 +134,36 @@ _DOWN = (Part(_EXPERTS + "w2", Cut.EXPERT_COLUMNS, "transpose", Section.EXPERT),
 DBRX = Family(
     name="dbrx",
     architectures=("DbrxForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys(
+        "dbrx",
+        (
+            *ROPE_READS,
+            "attn_config",
+            "attn_config.clip_qkv",
+            "attn_config.kv_n_heads",
+            "attn_config.rope_theta",
+            "d_model",
+            "ffn_config",
+            "ffn_config.ffn_act_fn",
+            "ffn_config.ffn_act_fn.name",
+            "ffn_config.ffn_hidden_size",
+            "ffn_config.moe_normalize_expert_weights",
+            "ffn_config.moe_num_experts",
+            "ffn_config.moe_top_k",
+            "head_dim",
+            "max_seq_len",
+            "n_heads",
+            "n_layers",
+            "rope_parameters.rope_theta",
+            "vocab_size",
+        ),
+        inert=(
+            "ffn_config.hidden_size",
+            "ffn_config.moe_jitter_eps",
+            "ffn_config.moe_loss_weight",
+        ),
+    ),
+    read_spec=_read,
     sizes=_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

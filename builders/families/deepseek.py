@@ -18,6 +18,7 @@ from builders.families.fields import (
     constant,
     with_fields,
 )
+from builders.families.keys import ROPE_READS, ConfigKeys
 from builders.families.llama import (
     FIRST_ROWS,
     LAST_ROWS,
@@ -28,6 +29,7 @@ from builders.families.llama import (
     llama_sizes,
 )
 from builders.families.reading import ConfigReader
+from builders.families.rope import read_whole_rope
 from builders.families.rows import TARGET, copy, cut, expert_rows
 from tpforge.dtypes import DType
 from tpforge.model import AttentionSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, RopeSpec
@@ -55,11 +57,14 @@ def _read(config: ConfigReader) -> ModelSpec:
     for key in ("attention_bias", "mlp_bias", "tie_word_embeddings"):
         config.require(key, expected=(False,), why=_NO_PLACE)
     config.require("hidden_act", expected=("silu",), why=_NO_PLACE)
+    # The norms of the latent vectors have it, whatever config.json says, here and in transformers.
+    config.require("rms_norm_eps", expected=(1e-6,), why="some norms of DeepSeek V2 always have 1e-6")
     latent = _read_latent(config)
     num_heads, num_layers = (
         config.integer("num_attention_heads"),
         config.integer("num_hidden_layers", maximum=MAX_LAYERS),
     )
+    config.require("num_key_value_heads", expected=(num_heads,), why="each head has keys of its own")
     vocab_size = config.integer("vocab_size")
     return config.checked(
         ModelSpec(
@@ -79,8 +84,8 @@ def _read(config: ConfigReader) -> ModelSpec:
             ),
             mlp=MlpSpec(intermediate_size=config.integer("intermediate_size"), activation="silu"),
             moe=_read_experts(config, num_layers=num_layers),
-            rope=_read_rope(config),
-            norm=NormSpec(epsilon=config.number("rms_norm_eps", default=1e-6)),
+            rope=_read_whole_rope(config),
+            norm=NormSpec(epsilon=config.number("rms_norm_eps")),
             special_tokens=config.special_tokens(vocab_size=vocab_size),
         )
     )
@@ -109,14 +114,14 @@ def _read_latent(config: ConfigReader) -> LatentSpec:
 def _read_experts(config: ConfigReader, *, num_layers: int) -> MoeSpec:
     # TensorRT-LLM's model definition has experts from the second layer on, whatever config.json says.
     config.require("first_k_dense_replace", expected=(1,), why=_NO_PLACE)
-    if not config.has("first_k_dense_replace"):
-        config.problem("first_k_dense_replace: missing, expected 1")
     config.require("moe_layer_freq", expected=(1,), why=_NO_PLACE)
+    # DeepSeek's own code does as it is told, so that the two would be different models.
+    config.require("norm_topk_prob", expected=(False,), why="transformers computes as if it were false")
     config.require("scoring_func", expected=("softmax",), why=_NO_PLACE)
-    method = config.choice("topk_method", known=("greedy", "group_limited_greedy"), default="greedy")
+    method = config.choice("topk_method", known=("greedy", "group_limited_greedy"))
     num_experts = config.integer("n_routed_experts")
     limited = method == "group_limited_greedy"
-    scaling = config.number("routed_scaling_factor", default=1.0)
+    scaling = config.number("routed_scaling_factor")
     if scaling != 1.0 and not limited:
         config.problem(f"routed_scaling_factor: found {scaling}, expected 1.0 with topk_method greedy")
     num_groups = config.integer("n_group") if limited else 1
@@ -128,7 +133,7 @@ def _read_experts(config: ConfigReader, *, num_layers: int) -> MoeSpec:
         top_k=config.integer("num_experts_per_tok", maximum=num_experts),
         intermediate_size=width,
         shared_intermediate_size=width * config.integer("n_shared_experts"),
-        normalize=config.flag("norm_topk_prob", default=False),
+        normalize=False,
         num_groups=num_groups,
         top_groups=config.integer("topk_group", maximum=num_groups) if limited else 1,
         routed_scaling=scaling,
@@ -136,18 +141,17 @@ def _read_experts(config: ConfigReader, *, num_layers: int) -> MoeSpec:
     )
 
 
-def _read_rope(config: ConfigReader) -> RopeSpec:
+def _read_whole_rope(config: ConfigReader) -> RopeSpec:
     """The base, and yarn's numbers in the spelling and order of the format."""
-    rope = config.rope(default_base=10000.0, types=("yarn",))
+    rope = read_whole_rope(config, types=("yarn",))
     if rope.scaling is None:
         config.problem("rope_scaling: missing, expected one of type yarn: TensorRT-LLM knows no other here")
         return rope
-    reader = config.replaced(**rope.scaling)
     for key in sorted(set(rope.scaling) - {*_YARN_KEYS, "type", "rope_type"}):
         config.problem(f"rope_scaling: {key}: {_NO_PLACE}")
     numbers: dict[str, Any] = {key: rope.scaling.get(key) for key in _YARN_KEYS}
     for key in _YARN_KEYS:
-        reader.number(key)
+        config.checked_number(f"rope_scaling: {key}", numbers[key])
     return rope.model_copy(update={"scaling": numbers | {"type": "yarn"}})
 
 
@@ -278,17 +282,15 @@ def _is_limited(moe: MoeSpec) -> bool:
 
 
 def _moe(plan: ShardPlan, dtype: DType) -> dict[str, Any]:
-    """`moe`; normalization_mode is 0 or 1 as elsewhere, 3 and 4 where groups of experts are limited."""
+    """`moe`; normalization_mode is 0 as elsewhere, 3 where groups of experts are limited."""
     moe = plan.model.moe
     assert moe is not None, "DeepSeek V2 has experts"
     limited = _is_limited(moe)
-    # One expert a token is never renormalized.
-    normalize = moe.normalize and moe.top_k > 1
     return DENSE_MOE | {
         "num_experts": moe.num_experts,
         "shared_expert_intermediate_size": plan.padding.shared_size,
         "top_k": moe.top_k,
-        "normalization_mode": (3 if limited else 0) + int(normalize),
+        "normalization_mode": 3 if limited else 0,
         "device_limited_n_group": moe.num_groups,
         "device_limited_topk_group": moe.top_groups,
         "device_limited_routed_scaling_factor": moe.routed_scaling,
@@ -330,11 +332,43 @@ _FIELDS = (
     constant("moe_layer_freq", 1),
     constant("scoring_func", "softmax"),
 )
+_READS = (
+    *ROPE_READS,
+    "attention_bias",
+    "first_k_dense_replace",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "kv_lora_rank",
+    "max_position_embeddings",
+    "mlp_bias",
+    "moe_intermediate_size",
+    "moe_layer_freq",
+    "n_group",
+    "n_routed_experts",
+    "n_shared_experts",
+    "norm_topk_prob",
+    "num_attention_heads",
+    "num_experts_per_tok",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "rms_norm_eps",
+    "routed_scaling_factor",
+    "scoring_func",
+    "topk_group",
+    "topk_method",
+    "v_head_dim",
+    "vocab_size",
+)
 
 DEEPSEEK_V2 = Family(
     name="deepseek_v2",
     architectures=("DeepseekV2ForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys("deepseek_v2", _READS, inert=("head_dim", "qk_head_dim", "seq_aux")),
+    read_spec=_read,
     sizes=_sizes,
     source_tensors=_SOURCE_TENSORS,
     rows=(*FIRST_ROWS, *_ATTENTION_ROWS, *MLP_ROWS, *_EXPERT_ROWS, *LAST_ROWS),

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, constant, with_fields
+from builders.families.keys import ROPE_READS, ConfigKeys
 from builders.families.llama import llama_sizes
 from builders.families.plain import Keys, read_plain, with_attention
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are
+from builders.families.rope import read_whole_rope
 from builders.families.rows import (
     GROUPED,
     TARGET,
@@ -28,12 +30,7 @@ from tpforge.sharding import Cut, ShardPlan, Stage
 _LAYER = "transformer.h.{layer}."
 _QKV = _LAYER + "self_attention.query_key_value"
 _EMBEDDING = "transformer.word_embeddings.weight"
-_KEYS = Keys(
-    heads=("num_attention_heads", "n_head"),
-    layers=("num_hidden_layers", "n_layer"),
-    width="ffn_hidden_size",
-    activation="activation",
-)
+_KEYS = Keys(width="ffn_hidden_size", activation="activation")
 
 
 def _read(config: ConfigReader) -> ModelSpec:
@@ -43,19 +40,17 @@ def _read(config: ConfigReader) -> ModelSpec:
         config,
         _KEYS,
         activations=("gelu",),
-        default_length=2048,
         default_width=4,
-        default_tied=True,
-        bias=config.flag("bias", default=False),
+        bias=config.flag("bias"),
     )
-    new = config.flag("new_decoder_architecture", default=False)
-    parallel = new or config.flag("parallel_attn", default=True)
+    new = config.flag("new_decoder_architecture")
+    parallel = config.flag("parallel_attn") or new
     num_norms = config.integer("num_ln_in_parallel_attn", default=2 if new else 1, maximum=2)
     if num_norms == 2 and not new:
         config.problem("num_ln_in_parallel_attn: found 2 without new_decoder_architecture")
-    alibi = config.flag("alibi", default=False)
+    alibi, rope = config.flag("alibi"), read_whole_rope(config, types=())
     changes = {
-        "rope": None if alibi else config.rope(default_base=10000.0, types=()),
+        "rope": None if alibi else rope,
         "position": "alibi_with_scale" if alibi else "rope_gpt_neox",
         "norm": model.norm.model_copy(update={"count": num_norms if parallel else 2}),
         "parallel_residual": parallel,
@@ -66,9 +61,10 @@ def _read(config: ConfigReader) -> ModelSpec:
 
 def _num_kv_heads(config: ConfigReader, model: ModelSpec, *, new: bool) -> int:
     num_heads = model.attention.num_heads
+    given = config.integer("num_kv_heads", default=num_heads)
     if new:
-        return config.integer("num_kv_heads", default=num_heads)
-    return 1 if config.flag("multi_query", default=True) else num_heads
+        return given
+    return 1 if config.flag("multi_query") else num_heads
 
 
 def _side_by_side(model: ModelSpec) -> bool:
@@ -93,7 +89,22 @@ _NORMS = (
 FALCON = Family(
     name="falcon",
     architectures=("FalconForCausalLM", "RWForCausalLM"),
-    read_model=_read,
+    keys=ConfigKeys(
+        "falcon",
+        (
+            *_KEYS.reads,
+            *ROPE_READS,
+            "alibi",
+            "bias",
+            "multi_query",
+            "new_decoder_architecture",
+            "num_kv_heads",
+            "num_ln_in_parallel_attn",
+            "parallel_attn",
+        ),
+        renamed={"n_embed": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"},
+    ),
+    read_spec=_read,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

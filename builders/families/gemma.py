@@ -7,10 +7,12 @@ Source: TensorRT-LLM 1.2, models/gemma/{config,convert,model}.py; transformers 5
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from builders.families.base import ConfigField, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, QK_NORM, ROTARY_FIELDS, constant, rope, with_fields
-from builders.families.llama import LLAMA, MLP_ROWS, read_llama_like
+from builders.families.keys import ConfigKeys
+from builders.families.llama import LLAMA, MLP_ROWS, llama_reads, read_llama_like
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import embedding_by_rows
 from builders.families.rows import (
@@ -23,6 +25,7 @@ from builders.families.rows import (
     output_biased,
     separate_qkv,
 )
+from builders.families.windows import with_windows
 from tpforge.model import ModelSpec, RopeSpec
 from tpforge.sharding import Cut, Rule, Stage
 
@@ -32,88 +35,76 @@ _EMBEDDING = "model.embed_tokens.weight"
 _ACTIVATION = "gelu_pytorch_tanh"
 
 
-def _read_any(config: ConfigReader, *, head_size: int, qk_norm: bool = False) -> ModelSpec:
-    bias = config.flag("attention_bias", default=False)
-    model = read_llama_like(
+def _read_any(config: ConfigReader, *, activation_key: str, qk_norm: bool = False) -> ModelSpec:
+    config.require("use_bidirectional_attention", expected=(False,), why="only causal models are converted")
+    bias = config.flag("attention_bias")
+    return read_llama_like(
         config,
         bias=bias,
         output_bias=bias,
         qk_norm=qk_norm,
-        activations=(_ACTIVATION, "gelu"),
-        default_tied=True,
-        default_head_size=head_size,
+        activations=(_ACTIVATION,),
+        activation_key=activation_key,
     )
-    # "gelu" in hidden_act is a mistake of the first checkpoints: the model has always used the other one.
-    config.require("hidden_activation", expected=(_ACTIVATION,), why=f"expected {_ACTIVATION}")
-    return model.model_copy(update={"mlp": model.mlp.model_copy(update={"activation": _ACTIVATION})})
 
 
 def _read_gemma(config: ConfigReader) -> ModelSpec:
-    return config.checked(_read_any(config, head_size=256))
+    config.require("hidden_activation", expected=(_ACTIVATION,), why=f"expected {_ACTIVATION}")
+    # "gelu" is a mistake of the first checkpoints: the model has always used the other one.
+    is_mistake = config.value("hidden_act") == "gelu"
+    given = config.replaced(hidden_act=_ACTIVATION) if is_mistake else config
+    return config.checked(_read_any(given, activation_key="hidden_act"))
 
 
 def _read_gemma2(config: ConfigReader) -> ModelSpec:
-    return config.checked(_softened(config, _read_any(config, head_size=256), full_every=2))
+    model = _read_any(config, activation_key="hidden_activation")
+    return config.checked(_softened(config, model, full_every=2))
 
 
 def _read_gemma3(config: ConfigReader) -> ModelSpec:
     full, local_base = _two_ropes(config)
-    model = _softened(config.replaced(rope_parameters=full), _gemma3_base(config, full), full_every=6)
+    inner = config.replaced(rope_parameters=full, rope_theta=None, rope_scaling=None)
+    model = _read_any(inner, activation_key="hidden_activation", qk_norm=True)
+    every = config.integer("sliding_window_pattern", default=6)
+    model = _softened(config, model, full_every=every)
     assert model.rope is not None
     rope = model.rope.model_copy(update={"local_base": local_base})
     return config.checked(model.model_copy(update={"rope": rope}))
 
 
-def _gemma3_base(config: ConfigReader, full: dict[str, object] | None) -> ModelSpec:
-    config.require("use_bidirectional_attention", expected=(False,), why="only causal models are converted")
-    return _read_any(config.replaced(rope_parameters=full), head_size=256, qk_norm=True)
-
-
-def _two_ropes(config: ConfigReader) -> tuple[dict[str, object] | None, float]:
+def _two_ropes(config: ConfigReader) -> tuple[dict[str, Any], float]:
     """The rope of the full layers, and the base of those with a window.
 
     Transformers 5 has a dictionary for each kind of layer, older configs rope_local_base_freq.
     """
     ropes = config.within("rope_parameters")
-    if not ropes.has("full_attention"):
-        base = config.number("rope_theta", default=1e6)
-        old = dict(config.values.get("rope_scaling") or {"rope_type": "default"})
-        return old | {"rope_theta": base}, config.number("rope_local_base_freq", default=10000.0)
-    local = ropes.within("sliding_attention")
+    full, local = ropes.within("full_attention"), ropes.within("sliding_attention")
+    unknown = sorted(set(ropes.values) - {"full_attention", "sliding_attention"})
+    if unknown:
+        config.problem(f"rope_parameters: found {unknown[0]!r}, expected a rope for each kind of layer")
+    older = config.within("rope_scaling")
     local.require("rope_type", expected=("default",), why="the layers with a window have an unscaled rope")
-    return dict(ropes.within("full_attention").values), local.number("rope_theta", default=10000.0)
+    found = {"rope_type": "default"} | older.values | full.values
+    base = config.number("rope_theta", default=config.default_of("rope_theta"))
+    local_base = config.number("rope_local_base_freq", default=config.default_of("rope_local_base_freq"))
+    return {"rope_theta": base} | found, local.number("rope_theta", default=local_base)
 
 
 def _softened(config: ConfigReader, model: ModelSpec, *, full_every: int) -> ModelSpec:
     """With soft caps, the scale of the scores, and windows on all layers but every `full_every`-th."""
-    scale = config.number("query_pre_attn_scalar", default=256.0) ** -0.5
-    sliding = _sliding_layers(config, model.num_layers, full_every=full_every)
-    attention = model.attention.model_copy(
-        update={
-            "scale": scale,
-            "logit_softcap": _cap(config, "attn_logit_softcapping"),
-            "sliding_window": config.integer("sliding_window", default=4096),
-            "sliding_layers": sliding,
-        }
-    )
+    change = {
+        "scale": config.number("query_pre_attn_scalar") ** -0.5,
+        "logit_softcap": _cap(config, "attn_logit_softcapping"),
+    }
+    model = model.model_copy(update={"attention": model.attention.model_copy(update=change)})
+    alternate = tuple((layer + 1) % full_every != 0 for layer in range(model.num_layers))
+    model = with_windows(config, model, otherwise=alternate)
     cap = _cap(config, "final_logit_softcapping")
-    return model.model_copy(update={"attention": attention, "logit_softcap": cap})
+    return model.model_copy(update={"logit_softcap": cap})
 
 
 def _cap(config: ConfigReader, key: str) -> float | None:
     return config.number(key) if config.has(key) else None
-
-
-def _sliding_layers(config: ConfigReader, num_layers: int, *, full_every: int) -> tuple[bool, ...]:
-    kinds = config.values.get("layer_types")
-    if kinds is None:
-        every = config.integer("sliding_window_pattern", default=full_every)
-        return tuple((layer + 1) % every != 0 for layer in range(num_layers))
-    known = ("sliding_attention", "full_attention")
-    if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in known for kind in kinds):
-        config.problem(f"layer_types: expected {num_layers} of {' or '.join(known)}")
-        return (False,) * num_layers
-    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def _norm(target: str, source: str, stage: Stage = Stage.LAYER) -> Row:
@@ -165,11 +156,24 @@ def _local_base(model: ModelSpec) -> float:
     return found.base if found.local_base is None else found.local_base
 
 
+_GEMMA_READS = llama_reads("attention_bias", "hidden_activation", "use_bidirectional_attention")
+_GEMMA2_READS = llama_reads(
+    "attention_bias",
+    "use_bidirectional_attention",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "sliding_window",
+    activation_key="hidden_activation",
+)
+
 GEMMA = replace(
     LLAMA,
     name="gemma",
     architectures=("GemmaForCausalLM",),
-    read_model=_read_gemma,
+    keys=ConfigKeys("gemma", _GEMMA_READS),
+    read_spec=_read_gemma,
     rows=_ROWS,
     config_fields=_GEMMA_FIELDS,
     restrictions=(embedding_by_rows,),
@@ -178,7 +182,8 @@ GEMMA2 = replace(
     GEMMA,
     name="gemma2",
     architectures=("Gemma2ForCausalLM",),
-    read_model=_read_gemma2,
+    keys=ConfigKeys("gemma2", _GEMMA2_READS, inert=("hidden_act",)),
+    read_spec=_read_gemma2,
     source_tensors=(
         *LLAMA.source_tensors,
         *(SourceTensor(f"{_LAYER}{name}.weight", ("hidden",)) for name in _FEEDFORWARD),
@@ -190,7 +195,12 @@ GEMMA3 = replace(
     GEMMA2,
     name="gemma3",
     architectures=("Gemma3ForCausalLM",),
-    read_model=_read_gemma3,
+    keys=ConfigKeys(
+        "gemma3_text",
+        (*_GEMMA2_READS, "rope_local_base_freq", "sliding_window_pattern"),
+        inert=("hidden_act",),
+    ),
+    read_spec=_read_gemma3,
     source_tensors=(
         *GEMMA2.source_tensors,
         SourceTensor(_ATTENTION + "q_norm.weight", ("head",)),

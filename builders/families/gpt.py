@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import GPT_FIELDS, constant, with_fields
-from builders.families.llama import llama_sizes, read_llama_like
+from builders.families.keys import ConfigKeys
+from builders.families.llama import llama_reads, llama_sizes, read_llama_like
 from builders.families.plain import GPT_KEYS, read_plain, with_attention
 from builders.families.reading import ConfigReader
 from builders.families.rows import (
@@ -29,6 +30,7 @@ from builders.families.rows import (
     separate_qkv,
 )
 from builders.families.tensors import if_biased, if_mlp_biased, if_untied
+from builders.families.windows import read_window
 from tpforge.model import ModelSpec, NormSpec
 from tpforge.sharding import Cut, ShardPlan, Stage
 
@@ -42,21 +44,14 @@ def _read_gpt2(config: ConfigReader) -> ModelSpec:
 
 
 def _read_bigcode(config: ConfigReader) -> ModelSpec:
-    multi_query = config.flag("multi_query", default=True)
+    multi_query = config.flag("multi_query")
     return _read_absolute(config, num_kv_heads=1 if multi_query else None)
 
 
 def _read_absolute(config: ConfigReader, *, num_kv_heads: int | None) -> ModelSpec:
     config.require("scale_attn_weights", expected=(True,), why="the format cannot hold unscaled scores")
     config.require("add_cross_attention", expected=(False,), why="only decoders are converted")
-    model = read_plain(
-        config,
-        GPT_KEYS,
-        activations=_GPT2_ACTIVATIONS,
-        default_length=1024,
-        default_width=4,
-        default_tied=True,
-    )
+    model = read_plain(config, GPT_KEYS, activations=_GPT2_ACTIVATIONS, default_width=4)
     if num_kv_heads is not None:
         model = with_attention(model, num_kv_heads=num_kv_heads)
     return config.checked(model)
@@ -99,12 +94,24 @@ _LAST_ROWS = (
     *norm_rows("transformer.ln_f", "transformer.ln_f", stage=Stage.LAST),
     *lm_head_rows("lm_head.weight", embedding="transformer.wte.weight"),
 )
+_GPT_READS = (*GPT_KEYS.reads, "add_cross_attention", "scale_attn_weights")
+# Of a head for classes, and of how exactly scores are computed.
+_GPT2_INERT = (
+    "reorder_and_upcast_attn",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+)
+_BIGCODE_INERT = ("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32")
 _MASKS = Dropped(r"transformer\.h\.\d+\.attn\.(masked_)?bias", "the causal mask, not a weight")
 
 GPT2 = Family(
     name="gpt2",
     architectures=("GPT2LMHeadModel",),
-    read_model=_read_gpt2,
+    keys=ConfigKeys("gpt2", (*_GPT_READS, "scale_attn_by_inverse_layer_idx"), inert=_GPT2_INERT),
+    read_spec=_read_gpt2,
     sizes=_sizes,
     source_tensors=(
         *_OUTER_TENSORS,
@@ -137,7 +144,8 @@ BIGCODE = replace(
     GPT2,
     name="gpt_bigcode",
     architectures=("GPTBigCodeForCausalLM",),
-    read_model=_read_bigcode,
+    keys=ConfigKeys("gpt_bigcode", (*_GPT_READS, "multi_query"), inert=_BIGCODE_INERT),
+    read_spec=_read_bigcode,
     source_tensors=(
         *_OUTER_TENSORS,
         SourceTensor(_H + "attn.c_attn.weight", ("qkv", "hidden")),
@@ -166,28 +174,32 @@ _EMBEDDING = "model.embed_tokens.weight"
 
 
 def _read_starcoder2(config: ConfigReader) -> ModelSpec:
-    bias = config.flag("use_bias", default=True)
-    window = config.integer("sliding_window") if config.has("sliding_window") else None
+    bias = config.flag("use_bias")
     model = read_llama_like(
         config,
         bias=bias,
         output_bias=bias,
-        sliding_window=window,
+        sliding_window=read_window(config),
         activations=("gelu_pytorch_tanh", "gelu", "gelu_new"),
-        default_tied=True,
+        epsilon_key="norm_epsilon",
     )
-    norm = NormSpec(epsilon=config.number("norm_epsilon", default=1e-5), kind="layernorm", bias=True)
+    norm = NormSpec(epsilon=model.norm.epsilon, kind="layernorm", bias=True)
     mlp = model.mlp.model_copy(update={"gated": False, "bias": bias})
     return config.checked(model.model_copy(update={"norm": norm, "mlp": mlp}))
 
 
 def _read_nemotron(config: ConfigReader) -> ModelSpec:
     config.require("mlp_bias", expected=(False,), why="biases of the MLP are not supported")
-    bias = config.flag("attention_bias", default=False)
+    bias = config.flag("attention_bias")
     model = read_llama_like(
-        config, bias=bias, output_bias=bias, activations=("relu2",), partial_rotary=True, default_share=0.5
+        config,
+        bias=bias,
+        output_bias=bias,
+        activations=("relu2",),
+        epsilon_key="norm_eps",
+        partial_rotary=True,
     )
-    norm = NormSpec(epsilon=config.number("norm_eps", default=1e-5), kind="layernorm", bias=True)
+    norm = NormSpec(epsilon=model.norm.epsilon, kind="layernorm", bias=True)
     mlp = model.mlp.model_copy(update={"gated": False, "activation": "squared-relu"})
     return config.checked(model.model_copy(update={"norm": norm, "mlp": mlp}))
 
@@ -236,7 +248,8 @@ _ROTARY_BUFFERS = Dropped(
 STARCODER2 = Family(
     name="starcoder2",
     architectures=("Starcoder2ForCausalLM",),
-    read_model=_read_starcoder2,
+    keys=ConfigKeys("starcoder2", llama_reads("sliding_window", "use_bias", epsilon_key="norm_epsilon")),
+    read_spec=_read_starcoder2,
     sizes=llama_sizes,
     source_tensors=_modern_tensors("c_fc", "c_proj"),
     rows=_modern_rows("c_fc", "c_proj", norm=None),
@@ -248,7 +261,8 @@ NEMOTRON = replace(
     STARCODER2,
     name="nemotron",
     architectures=("NemotronForCausalLM",),
-    read_model=_read_nemotron,
+    keys=ConfigKeys("nemotron", llama_reads("attention_bias", "mlp_bias", epsilon_key="norm_eps")),
+    read_spec=_read_nemotron,
     source_tensors=_modern_tensors("up_proj", "down_proj"),
     rows=_modern_rows("up_proj", "down_proj", norm="plus one"),
     config_fields=with_fields(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, ROTARY_FIELDS, rope
+from builders.families.keys import ROPE_READS, ConfigKeys
 from builders.families.llama import llama_sizes
 from builders.families.plain import GPT_KEYS, Keys, read_plain, with_attention
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are, mlp_as_it_is
+from builders.families.rope import read_rope
 from builders.families.rows import (
     GROUPED,
     TARGET,
@@ -31,6 +33,9 @@ _NEOX_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu
 _J_ACTIVATIONS = ("gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu")
 
 
+_NEOX_KEYS = Keys(epsilon="layer_norm_eps")
+
+
 def _read_neox(config: ConfigReader) -> ModelSpec:
     config.require(
         "use_parallel_residual", expected=(True,), why="TensorRT-LLM builds NeoX with parallel residuals only"
@@ -38,14 +43,8 @@ def _read_neox(config: ConfigReader) -> ModelSpec:
     # TensorRT-LLM makes all norms with this epsilon, whatever config.json says.
     config.require("layer_norm_eps", expected=(1e-5,), why="TensorRT-LLM's NeoX has 1e-5")
     config.require("attention_bias", expected=(True,), why="TensorRT-LLM's NeoX has biases in its attention")
-    model = read_plain(config, Keys(epsilon="layer_norm_eps"), activations=_NEOX_ACTIVATIONS)
-    rope = config.rope(
-        default_base=10000.0,
-        types=(),
-        base_key="rotary_emb_base",
-        share_key="rotary_pct",
-        default_share=0.25,
-    )
+    model = read_plain(config, _NEOX_KEYS, activations=_NEOX_ACTIVATIONS)
+    rope = read_rope(config, types=(), base_key="rotary_emb_base", share_key="rotary_pct")
     changes = {"rope": rope, "position": "rope_gpt_neox", "parallel_residual": True}
     return config.checked(model.model_copy(update=changes))
 
@@ -56,7 +55,19 @@ _NEOX_NORMS = (_NEOX + "input_layernorm", _NEOX + "post_attention_layernorm", "g
 GPT_NEOX = Family(
     name="gpt_neox",
     architectures=("GPTNeoXForCausalLM",),
-    read_model=_read_neox,
+    keys=ConfigKeys(
+        "gpt_neox",
+        (
+            *_NEOX_KEYS.reads,
+            *ROPE_READS,
+            "attention_bias",
+            "rotary_emb_base",
+            "rotary_pct",
+            "use_parallel_residual",
+        ),
+        inert=("is_decoder",),
+    ),
+    read_spec=_read_neox,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor("gpt_neox.embed_in.weight", ("vocab", "hidden")),
@@ -99,9 +110,9 @@ GPT_NEOX = Family(
 def _read_gptj(config: ConfigReader) -> ModelSpec:
     # TensorRT-LLM makes the last norm with this epsilon, whatever config.json says.
     config.require("layer_norm_epsilon", expected=(1e-5,), why="TensorRT-LLM's GPT-J has 1e-5")
-    model = read_plain(config, GPT_KEYS, activations=_J_ACTIVATIONS, default_length=2048, default_width=4)
+    model = read_plain(config, GPT_KEYS, activations=_J_ACTIVATIONS, default_width=4)
     head_size = model.attention.head_size
-    rotary_dim = config.integer("rotary_dim", default=min(64, head_size), maximum=head_size)
+    rotary_dim = config.integer("rotary_dim", maximum=head_size)
     changes = {
         "rope": RopeSpec(base=10000.0, partial_factor=rotary_dim / head_size),
         "position": "rope_gptj",
@@ -121,7 +132,8 @@ _J_ATTENTION = {
 GPTJ = Family(
     name="gptj",
     architectures=("GPTJForCausalLM",),
-    read_model=_read_gptj,
+    keys=ConfigKeys("gptj", (*GPT_KEYS.reads, "rotary_dim")),
+    read_spec=_read_gptj,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor("transformer.wte.weight", ("vocab", "hidden")),

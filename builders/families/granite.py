@@ -8,24 +8,40 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.llama import LLAMA, read_llama_like
+from builders.families.keys import ConfigKeys
+from builders.families.llama import LLAMA, llama_reads, read_llama_like
 from builders.families.reading import ConfigReader
 from tpforge.model import ModelSpec, MultiplierSpec
 
 
 def _read(config: ConfigReader) -> ModelSpec:
     config.require("mlp_bias", expected=(False,), why="biases of the MLP are not supported")
-    bias = config.flag("attention_bias", default=False)
+    bias = config.flag("attention_bias")
     model = read_llama_like(config, bias=bias, output_bias=bias)
     # Transformers' own default is 1, not 1 / sqrt(head_size).
-    scale = config.number("attention_multiplier", default=1.0)
+    scale = config.number("attention_multiplier")
     multipliers = MultiplierSpec(
-        embedding=config.number("embedding_multiplier", default=1.0),
-        residual=config.number("residual_multiplier", default=1.0),
-        logits=1.0 / config.number("logits_scaling", default=1.0),
+        embedding=config.number("embedding_multiplier"),
+        residual=config.number("residual_multiplier"),
+        logits=1.0 / config.number("logits_scaling"),
     )
     attention = model.attention.model_copy(update={"scale": scale})
     return config.checked(model.model_copy(update={"attention": attention, "multipliers": multipliers}))
 
 
-GRANITE = replace(LLAMA, name="granite", architectures=("GraniteForCausalLM",), read_model=_read)
+_READS = llama_reads(
+    "attention_bias",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "logits_scaling",
+    "mlp_bias",
+    "residual_multiplier",
+)
+
+GRANITE = replace(
+    LLAMA,
+    name="granite",
+    architectures=("GraniteForCausalLM",),
+    keys=ConfigKeys("granite", _READS),
+    read_spec=_read,
+)

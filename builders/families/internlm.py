@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from builders.families.base import Dropped, Row, SourceTensor
-from builders.families.llama import LLAMA, read_llama_like
+from builders.families.keys import ConfigKeys
+from builders.families.llama import LLAMA, llama_reads, read_llama_like
 from builders.families.reading import ConfigReader
 from builders.families.rows import (
     GROUPED,
@@ -33,7 +34,7 @@ _MLP = _LAYER + "feed_forward."
 
 
 def _read(config: ConfigReader) -> ModelSpec:
-    bias = config.flag("bias", default=False)
+    bias = config.flag("bias")
     return config.checked(read_llama_like(config, bias=bias, output_bias=bias))
 
 
@@ -41,7 +42,8 @@ INTERNLM2 = replace(
     LLAMA,
     name="internlm2",
     architectures=("InternLM2ForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys("internlm2", llama_reads("bias"), inert=("attn_implementation",)),
+    read_spec=_read,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
         SourceTensor(_LAYER + "attention_norm.weight", ("hidden",)),

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from builders.families.base import Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, LLAMA_FIELDS
+from builders.families.keys import ROPE_READS, ConfigKeys
 from builders.families.reading import ConfigReader
+from builders.families.rope import read_rope
 from builders.families.rows import (
     TARGET,
     biased,
@@ -24,6 +26,7 @@ from builders.families.rows import (
     separate_qkv,
 )
 from builders.families.tensors import if_biased, if_mlp_biased, if_output_biased, if_untied
+from builders.families.windows import read_window
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
 from tpforge.sharding import Cut, LayerKind, Rule, Stage
 
@@ -35,16 +38,35 @@ MAX_LAYERS = 10_000
 ROPE_TYPES = ("linear", "dynamic", "yarn", "llama3")
 
 
+def llama_reads(
+    *more: str, activation_key: str = "hidden_act", epsilon_key: str = "rms_norm_eps"
+) -> tuple[str, ...]:
+    """The keys of `read_llama_like`, and `more` of a family's own."""
+    return (
+        *ROPE_READS,
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "vocab_size",
+        activation_key,
+        epsilon_key,
+        *more,
+    )
+
+
 def _read_llama(config: ConfigReader) -> ModelSpec:
-    bias = config.flag("attention_bias", default=False)
+    bias = config.flag("attention_bias")
     model = read_llama_like(config, bias=bias, output_bias=bias)
-    mlp = model.mlp.model_copy(update={"bias": config.flag("mlp_bias", default=False)})
+    mlp = model.mlp.model_copy(update={"bias": config.flag("mlp_bias")})
     return config.checked(model.model_copy(update={"mlp": mlp}))
 
 
 def _read_mistral(config: ConfigReader) -> ModelSpec:
-    window = config.integer("sliding_window") if config.has("sliding_window") else None
-    return config.checked(read_llama_like(config, sliding_window=window))
+    return config.checked(read_llama_like(config, sliding_window=read_window(config)))
 
 
 def read_llama_like(
@@ -55,15 +77,16 @@ def read_llama_like(
     qk_norm: bool = False,
     sliding_window: int | None = None,
     activations: tuple[str, ...] = ("silu",),
-    default_tied: bool = False,
-    default_head_size: int | None = None,
+    activation_key: str = "hidden_act",
+    epsilon_key: str = "rms_norm_eps",
     rope_types: tuple[str, ...] = ROPE_TYPES,
     partial_rotary: bool = False,
-    default_share: float = 1.0,
+    also_scaled_by: tuple[str, ...] = (),
 ) -> ModelSpec:
     """The fields that every descendant of Llama spells alike; the caller checks `config` when it is done.
 
-    `partial_rotary` allows that only a part of each head is rotated, `default_share` when nothing is said.
+    `partial_rotary` allows that only a part of each head is rotated; `also_scaled_by` are numbers of a rope
+    scaling that the family alone has.
     """
     config.refuse_quantized()
     hidden_size = config.integer("hidden_size")
@@ -75,10 +98,10 @@ def read_llama_like(
         )
     if hidden_size % num_heads and not config.has("head_dim"):
         config.problem(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
-    head_size = config.integer("head_dim", default=default_head_size or max(1, hidden_size // num_heads))
+    head_size = config.integer("head_dim", default=max(1, hidden_size // num_heads))
     if head_size % 2:
         config.problem(f"head_dim {head_size} is odd; rotary embeddings need an even one")
-    rope = config.rope(default_base=10000.0, types=rope_types, default_share=default_share)
+    rope = read_rope(config, types=rope_types, also=also_scaled_by)
     if rope.partial_factor != 1.0 and not partial_rotary:
         config.problem(f"partial_rotary_factor: found {rope.partial_factor}, expected 1.0")
     vocab_size = config.integer("vocab_size")
@@ -89,7 +112,7 @@ def read_llama_like(
         num_layers=config.integer("num_hidden_layers", maximum=MAX_LAYERS),
         max_position_embeddings=config.integer("max_position_embeddings"),
         dtype=config.dtype(),
-        tie_word_embeddings=config.flag("tie_word_embeddings", default=default_tied),
+        tie_word_embeddings=config.flag("tie_word_embeddings"),
         attention=AttentionSpec(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
@@ -101,10 +124,10 @@ def read_llama_like(
         ),
         mlp=MlpSpec(
             intermediate_size=config.integer("intermediate_size"),
-            activation=config.choice("hidden_act", known=activations, default=activations[0]),
+            activation=config.choice(activation_key, known=activations),
         ),
         rope=rope,
-        norm=NormSpec(epsilon=config.number("rms_norm_eps", default=1e-6)),
+        norm=NormSpec(epsilon=config.number(epsilon_key)),
         special_tokens=config.special_tokens(vocab_size=vocab_size),
     )
 
@@ -191,7 +214,8 @@ LAST_ROWS = (
 LLAMA = Family(
     name="llama",
     architectures=("LlamaForCausalLM",),
-    read_model=_read_llama,
+    keys=ConfigKeys("llama", llama_reads("attention_bias", "mlp_bias")),
+    read_spec=_read_llama,
     sizes=llama_sizes,
     source_tensors=(*OUTER_TENSORS, *ATTENTION_TENSORS, *MLP_TENSORS, *_MLP_BIAS_TENSORS),
     rows=(*FIRST_ROWS, *ATTENTION_ROWS, *MLP_ROWS, *_MLP_BIAS_ROWS, *LAST_ROWS),
@@ -204,4 +228,10 @@ LLAMA = Family(
     ),
 )
 
-MISTRAL = replace(LLAMA, name="mistral", architectures=("MistralForCausalLM",), read_model=_read_mistral)
+MISTRAL = replace(
+    LLAMA,
+    name="mistral",
+    architectures=("MistralForCausalLM",),
+    keys=ConfigKeys("mistral", llama_reads("sliding_window")),
+    read_spec=_read_mistral,
+)

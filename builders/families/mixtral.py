@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from builders.families.base import SourceTensor
 from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, LLAMA_FIELDS, SWIGLU, moe_field, with_fields
+from builders.families.keys import ConfigKeys
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -16,10 +17,12 @@ from builders.families.llama import (
     LAST_ROWS,
     MISTRAL,
     OUTER_TENSORS,
+    llama_reads,
     read_llama_like,
 )
 from builders.families.reading import ConfigReader
 from builders.families.rows import expert_rows
+from builders.families.windows import read_window
 from tpforge.model import ModelSpec, MoeSpec
 
 _MOE = "model.layers.{layer}.block_sparse_moe."
@@ -27,8 +30,7 @@ _EXPERT = _MOE + "experts.{expert}."
 
 
 def _read(config: ConfigReader) -> ModelSpec:
-    window = config.integer("sliding_window") if config.has("sliding_window") else None
-    model = read_llama_like(config, sliding_window=window)
+    model = read_llama_like(config, sliding_window=read_window(config))
     num_experts = config.integer("num_local_experts")
     moe = MoeSpec(
         num_experts=num_experts,
@@ -42,7 +44,12 @@ MIXTRAL = replace(
     MISTRAL,
     name="mixtral",
     architectures=("MixtralForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys(
+        "mixtral",
+        llama_reads("num_experts_per_tok", "num_local_experts", "sliding_window"),
+        inert=("router_jitter_noise",),
+    ),
+    read_spec=_read,
     source_tensors=(
         *OUTER_TENSORS,
         *ATTENTION_TENSORS,

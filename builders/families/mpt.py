@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from builders.families.base import ConfigField, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, constant, with_fields
+from builders.families.keys import ConfigKeys
 from builders.families.llama import MAX_LAYERS, llama_sizes
 from builders.families.reading import ConfigReader
 from builders.families.rows import (
@@ -27,6 +28,16 @@ _LAYER = "transformer.blocks.{layer}."
 _EMBEDDING = "transformer.wte.weight"
 _FIXED_BY_TRANSFORMERS = "transformers computes the model as if this were not so"
 _FIXED_BY_TENSORRT_LLM = "TensorRT-LLM's MPT has no place for it"
+_ATTENTION_READS = (
+    "alibi",
+    "alibi_bias_max",
+    "attn_type",
+    "clip_qkv",
+    "kv_n_heads",
+    "prefix_lm",
+    "qk_ln",
+    "softmax_scale",
+)
 
 
 def _read(config: ConfigReader) -> ModelSpec:
@@ -48,6 +59,8 @@ def _read(config: ConfigReader) -> ModelSpec:
     attention.require("qk_ln", expected=(False,), why=_FIXED_BY_TRANSFORMERS)
     attention.require("prefix_lm", expected=(False,), why=_FIXED_BY_TRANSFORMERS)
     attention.require("softmax_scale", expected=(), why=_FIXED_BY_TENSORRT_LLM)
+    # MPT's own code does as it is told, so that the two would be different models.
+    attention.require("alibi_bias_max", expected=(8,), why=_FIXED_BY_TRANSFORMERS)
     vocab_size = config.integer("vocab_size")
     return config.checked(
         ModelSpec(
@@ -57,13 +70,12 @@ def _read(config: ConfigReader) -> ModelSpec:
             num_layers=config.integer("n_layers", maximum=MAX_LAYERS),
             max_position_embeddings=config.integer("max_seq_len"),
             dtype=config.dtype(),
-            tie_word_embeddings=config.flag("tie_word_embeddings", default=True),
+            tie_word_embeddings=config.flag("tie_word_embeddings"),
             attention=AttentionSpec(
                 num_heads=num_heads,
                 num_kv_heads=num_heads,
                 head_size=max(1, hidden_size // num_heads),
                 clip_qkv=attention.number("clip_qkv") if attention.has("clip_qkv") else None,
-                alibi_bias_max=attention.integer("alibi_bias_max", default=8),
             ),
             mlp=MlpSpec(intermediate_size=4 * hidden_size, activation="gelu", gated=False),
             rope=None,
@@ -77,7 +89,32 @@ def _read(config: ConfigReader) -> ModelSpec:
 MPT = Family(
     name="mpt",
     architectures=("MptForCausalLM", "MPTForCausalLM"),
-    read_model=_read,
+    keys=ConfigKeys(
+        "mpt",
+        (
+            *(f"attn_config.{key}" for key in _ATTENTION_READS),
+            "attn_config",
+            "d_model",
+            "expansion_ratio",
+            "layer_norm_epsilon",
+            "logit_scale",
+            "max_seq_len",
+            "n_heads",
+            "n_layers",
+            "no_bias",
+            "norm_type",
+            "vocab_size",
+        ),
+        inert=(
+            "attn_config.attn_impl",
+            "attn_config.attn_uses_sequence_id",
+            "embedding_fraction",
+            "init_device",
+            "learned_pos_emb",
+            "verbose",
+        ),
+    ),
+    read_spec=_read,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from builders.families.base import Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, constant
+from builders.families.keys import ConfigKeys
 from builders.families.llama import llama_sizes
 from builders.families.plain import Keys, read_plain
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import TARGET, embedding_rows, linear_rows, lm_head_rows, norm_rows, separate_qkv
 from builders.families.tensors import linear_tensors, lm_head_tensor, norm_tensors
-from tpforge.model import ModelSpec, NormSpec
+from tpforge.model import ModelSpec
 from tpforge.sections import Section
 from tpforge.sharding import Cut, Part, Rule, Stage
 
@@ -22,21 +23,20 @@ _LAYER = "model.decoder.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 _EMBEDDING = "model.decoder.embed_tokens.weight"
 _POSITIONS = "model.decoder.embed_positions.weight"
-_KEYS = Keys(width="ffn_dim", activation="activation_function")
+_KEYS = Keys(width="ffn_dim", activation="activation_function", epsilon=None)
+_VARIANTS = ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine")
 _NAMES = {"query": _ATTENTION + "q_proj", "key": _ATTENTION + "k_proj", "value": _ATTENTION + "v_proj"}
 
 
 def _read(config: ConfigReader) -> ModelSpec:
-    model = read_plain(config, _KEYS, activations=("relu", "gelu"), default_tied=True)
-    for key in ("do_layer_norm_before", "enable_bias", "layer_norm_elementwise_affine"):
+    model = read_plain(config, _KEYS, activations=("relu", "gelu"))
+    for key in _VARIANTS:
         config.require(key, expected=(True,), why="this variant of OPT is not supported")
     config.require(
         "word_embed_proj_dim", expected=(model.hidden_size,), why="projected embeddings are not in the format"
     )
     config.require("_remove_final_layer_norm", expected=(False,), why="the format has a final norm")
-    # Its config.json has no epsilon.
-    norm = NormSpec(epsilon=1e-5, kind="layernorm", bias=True)
-    return config.checked(model.model_copy(update={"norm": norm}))
+    return config.checked(model)
 
 
 def _sizes(model: ModelSpec) -> dict[str, int]:
@@ -47,7 +47,12 @@ def _sizes(model: ModelSpec) -> dict[str, int]:
 OPT = Family(
     name="opt",
     architectures=("OPTForCausalLM",),
-    read_model=_read,
+    keys=ConfigKeys(
+        "opt",
+        (*_KEYS.reads, *_VARIANTS, "_remove_final_layer_norm", "word_embed_proj_dim"),
+        inert=("dropout", "init_std", "layerdrop"),
+    ),
+    read_spec=_read,
     sizes=_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

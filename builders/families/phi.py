@@ -11,7 +11,8 @@ from typing import Any
 
 from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
 from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, SWIGLU, constant, moe_field, rope, with_fields
-from builders.families.llama import llama_sizes, read_llama_like
+from builders.families.keys import ConfigKeys
+from builders.families.llama import llama_reads, llama_sizes, read_llama_like
 from builders.families.reading import ConfigReader
 from builders.families.restrictions import heads_as_they_are
 from builders.families.rows import (
@@ -30,6 +31,7 @@ from builders.families.rows import (
     separate_qkv,
 )
 from builders.families.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.windows import read_window
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec, MoeSpec, NormSpec
 from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
@@ -56,15 +58,13 @@ def _read_phi2(config: ConfigReader) -> ModelSpec:
         bias=True,
         output_bias=True,
         activations=("gelu_new", "gelu", "gelu_pytorch_tanh"),
+        epsilon_key="layer_norm_eps",
         rope_types=(),
         partial_rotary=True,
-        default_share=0.5,
     )
     changes = {
         "mlp": model.mlp.model_copy(update={"gated": False, "bias": True}),
-        "norm": NormSpec(
-            epsilon=config.number("layer_norm_eps", default=1e-5), kind="layernorm", bias=True, count=1
-        ),
+        "norm": NormSpec(epsilon=model.norm.epsilon, kind="layernorm", bias=True, count=1),
         "parallel_residual": True,
         "lm_head_bias": True,
     }
@@ -74,7 +74,8 @@ def _read_phi2(config: ConfigReader) -> ModelSpec:
 PHI2 = Family(
     name="phi2",
     architectures=("PhiForCausalLM",),
-    read_model=_read_phi2,
+    keys=ConfigKeys("phi", llama_reads("qk_layernorm", epsilon_key="layer_norm_eps")),
+    read_spec=_read_phi2,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
@@ -156,9 +157,11 @@ _LONG_SCALES = (
 
 
 def _read_phi3_like(config: ConfigReader, **options: Any) -> ModelSpec:
-    window = config.integer("sliding_window") if config.has("sliding_window") else None
     model = read_llama_like(
-        config, sliding_window=window, partial_rotary=True, rope_types=("longrope", "su"), **options
+        config,
+        sliding_window=read_window(config),
+        rope_types=("longrope", "su"),
+        **options,
     )
     assert model.rope is not None
     if model.rope.scaling is None:
@@ -180,26 +183,30 @@ def _factors(config: ConfigReader, model: ModelSpec) -> dict[str, Any]:
         )
         if not numbers or len(values or ()) != pairs:
             config.problem(f"rope_scaling: {key}: expected {pairs} numbers above 0, one for each pair")
-    length = scaling.get("original_max_position_embeddings")
-    scaling["original_max_position_embeddings"] = (
-        length
-        if isinstance(length, int) and not isinstance(length, bool)
-        else config.integer("original_max_position_embeddings", default=model.max_position_embeddings)
-    )
-    return scaling
+    # What stands beside rope_scaling, if only as the class's default, is what transformers takes.
+    within = scaling.get("original_max_position_embeddings", model.max_position_embeddings)
+    length = config.integer("original_max_position_embeddings", default=within)
+    if scaling.get("original_max_position_embeddings", length) != length:
+        config.problem(
+            f"original_max_position_embeddings: found {within} in rope_scaling, but {length} beside it, "
+            "where transformers looks; state it there"
+        )
+    return scaling | {"original_max_position_embeddings": length}
 
 
 def _read_phi3(config: ConfigReader) -> ModelSpec:
     config.require("attention_bias", expected=(False,), why="TensorRT-LLM's Phi-3 has no biases")
-    return config.checked(_read_phi3_like(config))
+    return config.checked(_read_phi3_like(config, partial_rotary=True))
 
 
+_PHI3_READS = llama_reads("original_max_position_embeddings", "sliding_window")
 _GATE_UP = _LAYER + "mlp.gate_up_proj.weight"
 
 PHI3 = Family(
     name="phi3",
     architectures=("Phi3ForCausalLM",),
-    read_model=_read_phi3,
+    keys=ConfigKeys("phi3", (*_PHI3_READS, "attention_bias")),
+    read_spec=_read_phi3,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),
@@ -234,12 +241,14 @@ _EXPERT = _MOE + "experts.{expert}."
 
 def _read_phimoe(config: ConfigReader) -> ModelSpec:
     for key in ("attention_bias", "lm_head_bias"):
-        if not config.flag(key, default=False):
+        if not config.flag(key):
             config.problem(f"{key}: expected true: TensorRT-LLM's Phi-3.5-MoE has these biases")
     config.require(
         "router_jitter_noise", expected=(0.01,), why="only 0.01, that of the published model, is proven"
     )
-    model = _read_phi3_like(config, bias=True, output_bias=True)
+    model = _read_phi3_like(
+        config, bias=True, output_bias=True, also_scaled_by=("long_mscale", "short_mscale")
+    )
     num_experts = config.integer("num_local_experts")
     config.require("num_experts_per_tok", expected=(2,), why="sparse mixer chooses two experts")
     changes = {
@@ -260,7 +269,19 @@ PHIMOE = replace(
     PHI3,
     name="phimoe",
     architectures=("PhiMoEForCausalLM", "PhimoeForCausalLM"),
-    read_model=_read_phimoe,
+    keys=ConfigKeys(
+        "phimoe",
+        (
+            *_PHI3_READS,
+            "attention_bias",
+            "lm_head_bias",
+            "num_experts_per_tok",
+            "num_local_experts",
+            "router_jitter_noise",
+        ),
+        inert=("input_jitter_noise",),
+    ),
+    read_spec=_read_phimoe,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_EMBEDDING, ("vocab", "hidden")),

@@ -14,24 +14,30 @@ from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of config.json that hold a size; of several the first that is there.
+    """The keys of config.json that hold a size.
 
     Without `width` the MLP is as wide as the default says, whatever config.json holds.
     """
 
-    hidden: tuple[str, ...] = ("hidden_size",)
-    heads: tuple[str, ...] = ("num_attention_heads",)
-    layers: tuple[str, ...] = ("num_hidden_layers",)
+    hidden: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    layers: str = "num_hidden_layers"
     length: str = "max_position_embeddings"
     width: str | None = "intermediate_size"
-    activation: str = "hidden_act"
-    epsilon: str = "layer_norm_epsilon"
+    activation: str | None = "hidden_act"
+    epsilon: str | None = "layer_norm_epsilon"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All of them, for the family's `ConfigKeys`."""
+        held = (self.hidden, self.heads, self.layers, self.length, self.width, self.activation, self.epsilon)
+        return ("head_dim", "vocab_size", *(key for key in held if key is not None))
 
 
 GPT_KEYS = Keys(
-    hidden=("n_embd",),
-    heads=("n_head",),
-    layers=("n_layer",),
+    hidden="n_embd",
+    heads="n_head",
+    layers="n_layer",
     length="n_positions",
     width="n_inner",
     activation="activation_function",
@@ -43,29 +49,28 @@ def read_plain(
     keys: Keys,
     *,
     activations: tuple[str, ...],
-    default_length: int | None = None,
     default_width: int | None = None,
-    default_tied: bool = False,
     bias: bool = True,
 ) -> ModelSpec:
     """A model with learned positions; the caller changes what is otherwise and checks `config` when done.
 
-    `default_width` is in multiples of hidden_size; the first of `activations` is the default.
+    `default_width` is in multiples of hidden_size.
     """
     config.refuse_quantized()
-    hidden_key, heads_key = config.first(keys.hidden), config.first(keys.heads)
-    hidden_size, num_heads = config.integer(hidden_key), config.integer(heads_key)
+    hidden_size, num_heads = config.integer(keys.hidden), config.integer(keys.heads)
     if hidden_size % num_heads:
-        config.problem(f"{hidden_key} {hidden_size} is not a multiple of {heads_key} {num_heads}")
+        config.problem(f"{keys.hidden} {hidden_size} is not a multiple of {keys.heads} {num_heads}")
+    derived = f"expected {keys.hidden} / {keys.heads}"
+    config.require("head_dim", expected=(hidden_size // num_heads,), why=derived)
     vocab_size = config.integer("vocab_size")
     return ModelSpec(
         architecture=config.architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        num_layers=config.integer(config.first(keys.layers), maximum=MAX_LAYERS),
-        max_position_embeddings=config.integer(keys.length, default=default_length),
+        num_layers=config.integer(keys.layers, maximum=MAX_LAYERS),
+        max_position_embeddings=config.integer(keys.length),
         dtype=config.dtype(),
-        tie_word_embeddings=config.flag("tie_word_embeddings", default=default_tied),
+        tie_word_embeddings=config.flag("tie_word_embeddings"),
         attention=AttentionSpec(
             num_heads=num_heads,
             num_kv_heads=num_heads,
@@ -77,15 +82,24 @@ def read_plain(
             intermediate_size=_width(
                 config, keys.width, default=default_width and default_width * hidden_size
             ),
-            activation=config.choice(keys.activation, known=activations, default=activations[0]),
+            activation=_activation(config, keys.activation, known=activations),
             bias=bias,
             gated=False,
         ),
         rope=None,
         position="learned_absolute",
-        norm=NormSpec(epsilon=config.number(keys.epsilon, default=1e-5), kind="layernorm", bias=True),
+        norm=NormSpec(epsilon=_epsilon(config, keys.epsilon), kind="layernorm", bias=True),
         special_tokens=config.special_tokens(vocab_size=vocab_size),
     )
+
+
+def _activation(config: ConfigReader, key: str | None, *, known: tuple[str, ...]) -> str:
+    return known[0] if key is None else config.choice(key, known=known)
+
+
+def _epsilon(config: ConfigReader, key: str | None) -> float:
+    """That of torch.nn.LayerNorm, where config.json has no key for it."""
+    return 1e-5 if key is None else config.number(key)
 
 
 def _width(config: ConfigReader, key: str | None, *, default: int | None) -> int:

@@ -20,6 +20,7 @@ from builders.families.fields import (
     rope,
     with_fields,
 )
+from builders.families.keys import ConfigKeys
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -28,6 +29,7 @@ from builders.families.llama import (
     LLAMA,
     MAX_LAYERS,
     OUTER_TENSORS,
+    llama_reads,
     llama_sizes,
     read_llama_like,
 )
@@ -43,6 +45,7 @@ from builders.families.rows import (
     gated_mlp_rows,
     lm_head_rows,
 )
+from builders.families.windows import read_window, with_windows
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, RopeSpec
 from tpforge.sharding import Cut, Part, Rule, Stage
 
@@ -70,16 +73,34 @@ def _fields(qwen_type: str, *changes: ConfigField) -> tuple[ConfigField, ...]:
     return with_fields(_QWEN_FIELDS, constant("qwen_type", qwen_type), *changes)
 
 
+_WINDOW_READS = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")
+
+
 def _windowed(config: ConfigReader, model: ModelSpec) -> ModelSpec:
-    """With the sliding window of the upper layers, which most checkpoints declare and switch off."""
-    if not config.flag("use_sliding_window", default=False) or not config.has("sliding_window"):
-        return model
-    first = config.integer("max_window_layers", default=28, minimum=0)
-    sliding = tuple(layer >= first for layer in range(model.num_layers))
-    if not any(sliding):
-        return model
-    change = {"sliding_window": config.integer("sliding_window"), "sliding_layers": sliding}
-    return model.model_copy(update={"attention": model.attention.model_copy(update=change)})
+    """With the sliding windows of layer_types or of the upper layers; most checkpoints switch them off."""
+    is_used = config.flag("use_sliding_window") and config.has("sliding_window")
+    first = config.integer("max_window_layers", minimum=0)
+    upper = tuple(is_used and layer >= first for layer in range(model.num_layers))
+    found = with_windows(config, model, otherwise=upper)
+    if found.attention.sliding_layers is not None and not is_used:
+        config.problem(
+            "layer_types: has sliding_attention, but use_sliding_window or sliding_window says that there is "
+            "no window; one is wrong"
+        )
+    return found
+
+
+def _windowed_everywhere(config: ConfigReader) -> int | None:
+    """The window of all layers of Qwen 3's mixtures, whose class knows no other division."""
+    if not config.flag("use_sliding_window"):
+        return None
+    config.require(
+        "max_window_layers",
+        expected=(0,),
+        why="transformers' Qwen3MoeConfig has no such key, and a window on every layer; delete one of "
+        "max_window_layers and use_sliding_window",
+    )
+    return read_window(config)
 
 
 def _read_qwen2(config: ConfigReader) -> ModelSpec:
@@ -98,32 +119,39 @@ def _refuse_bias(config: ConfigReader) -> None:
 
 
 def _read_qwen2_moe(config: ConfigReader) -> ModelSpec:
-    model = _windowed(config, read_llama_like(config, bias=config.flag("qkv_bias", default=True)))
+    model = _windowed(config, read_llama_like(config, bias=config.flag("qkv_bias")))
     shared = config.integer("shared_expert_intermediate_size")
-    return config.checked(_with_experts(config, model, shared=shared))
+    return config.checked(_with_experts(config, model, shared=shared, count="num_experts"))
 
 
 def _read_qwen3_moe(config: ConfigReader) -> ModelSpec:
     _refuse_bias(config)
-    model = _windowed(config, read_llama_like(config, qk_norm=True))
-    return config.checked(_with_experts(config, model, shared=0))
+    model = read_llama_like(config, qk_norm=True, sliding_window=_windowed_everywhere(config))
+    return config.checked(_with_experts(config, model, shared=0, count="num_local_experts"))
 
 
-def _with_experts(config: ConfigReader, model: ModelSpec, *, shared: int) -> ModelSpec:
+_MOE_READS = (
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "num_experts_per_tok",
+)
+
+
+def _with_experts(config: ConfigReader, model: ModelSpec, *, shared: int, count: str) -> ModelSpec:
     for key, every_layer in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
         config.require(
             key, expected=(every_layer,), why="layers without experts among those with them are not supported"
         )
-    # Transformers 5 saves Qwen 3's under another name.
-    key = "num_experts" if config.has("num_experts") else "num_local_experts"
-    num_experts = config.integer(key)
+    num_experts = config.integer(count)
     moe = MoeSpec(
         num_experts=num_experts,
         top_k=config.integer("num_experts_per_tok", maximum=num_experts),
         intermediate_size=config.integer("moe_intermediate_size"),
         shared_intermediate_size=shared,
         shared_gate=shared > 0,
-        normalize=config.flag("norm_topk_prob", default=False),
+        normalize=config.flag("norm_topk_prob"),
     )
     return model.model_copy(update={"moe": moe})
 
@@ -182,14 +210,16 @@ QWEN2 = replace(
     LLAMA,
     name="qwen2",
     architectures=("Qwen2ForCausalLM",),
-    read_model=_read_qwen2,
+    keys=ConfigKeys("qwen2", llama_reads(*_WINDOW_READS)),
+    read_spec=_read_qwen2,
     config_fields=_fields("qwen2"),
 )
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
     architectures=("Qwen3ForCausalLM",),
-    read_model=_read_qwen3,
+    keys=ConfigKeys("qwen3", llama_reads(*_WINDOW_READS, "attention_bias")),
+    read_spec=_read_qwen3,
     source_tensors=(*LLAMA.source_tensors, *_NORM_TENSORS),
     rows=(*LLAMA.rows, *_NORM_ROWS),
     config_fields=_fields("qwen3", QK_NORM),
@@ -198,7 +228,17 @@ QWEN2_MOE = replace(
     QWEN2,
     name="qwen2_moe",
     architectures=("Qwen2MoeForCausalLM",),
-    read_model=_read_qwen2_moe,
+    keys=ConfigKeys(
+        "qwen2_moe",
+        llama_reads(
+            *_WINDOW_READS,
+            *_MOE_READS,
+            "num_experts",
+            "qkv_bias",
+            "shared_expert_intermediate_size",
+        ),
+    ),
+    read_spec=_read_qwen2_moe,
     source_tensors=(*OUTER_TENSORS, *ATTENTION_TENSORS, *_EXPERT_TENSORS, *_SHARED_TENSORS),
     rows=(*FIRST_ROWS, *ATTENTION_ROWS, *_EXPERT_ROWS, *_SHARED_ROWS, *LAST_ROWS),
     config_fields=_fields("qwen2_moe", *_MOE_CHANGES),
@@ -207,7 +247,18 @@ QWEN3_MOE = replace(
     QWEN2,
     name="qwen3_moe",
     architectures=("Qwen3MoeForCausalLM",),
-    read_model=_read_qwen3_moe,
+    keys=ConfigKeys(
+        "qwen3_moe",
+        llama_reads(
+            *_MOE_READS,
+            "attention_bias",
+            "max_window_layers",
+            "num_local_experts",
+            "sliding_window",
+            "use_sliding_window",
+        ),
+    ),
+    read_spec=_read_qwen3_moe,
     source_tensors=(*OUTER_TENSORS, *ATTENTION_TENSORS, *_NORM_TENSORS, *_EXPERT_TENSORS),
     rows=(*FIRST_ROWS, *ATTENTION_ROWS, *_NORM_ROWS, *_EXPERT_ROWS, *LAST_ROWS),
     config_fields=_fields("qwen3_moe", QK_NORM, *_MOE_CHANGES),
@@ -219,13 +270,14 @@ def _read_qwen(config: ConfigReader) -> ModelSpec:
     hidden_size = config.integer("hidden_size")
     num_heads = config.integer("num_attention_heads")
     vocab_size = config.integer("vocab_size")
-    positions = config.integer("seq_length", default=config.integer("max_position_embeddings", default=8192))
+    positions = config.integer("seq_length", default=config.integer("max_position_embeddings"))
     both = config.integer("intermediate_size", minimum=2)
     if both % 2:
         config.problem(f"intermediate_size: found {both}, expected an even one (Qwen 1 counts both halves)")
     config.require("no_bias", expected=(True,), why="biases beside those of q, k, v are not supported")
-    head_size = config.integer("kv_channels", default=max(1, hidden_size // num_heads))
-    rotary_share = config.number("rotary_pct", default=1.0)
+    config.require("scale_attn_weights", expected=(True,), why="the format cannot hold unscaled scores")
+    head_size = config.integer("kv_channels")
+    rotary_share = config.number("rotary_pct")
     if rotary_share != 1.0:
         config.problem(f"rotary_pct: found {rotary_share}, expected 1.0")
     return config.checked(
@@ -237,13 +289,13 @@ def _read_qwen(config: ConfigReader) -> ModelSpec:
             # Beyond seq_length Qwen 1 changes its rope and its scores (use_dynamic_ntk, use_logn_attn).
             max_position_embeddings=positions,
             dtype=config.dtype(),
-            tie_word_embeddings=config.flag("tie_word_embeddings", default=False),
+            tie_word_embeddings=config.flag("tie_word_embeddings"),
             attention=AttentionSpec(
                 num_heads=num_heads, num_kv_heads=num_heads, head_size=head_size, bias=True
             ),
             mlp=MlpSpec(intermediate_size=both // 2, activation="silu"),
-            rope=RopeSpec(base=config.number("rotary_emb_base", default=10000.0)),
-            norm=NormSpec(epsilon=config.number("layer_norm_epsilon", default=1e-6)),
+            rope=RopeSpec(base=config.number("rotary_emb_base")),
+            norm=NormSpec(epsilon=config.number("layer_norm_epsilon")),
             special_tokens=config.special_tokens(vocab_size=vocab_size),
         )
     )
@@ -255,7 +307,27 @@ _WTE = "transformer.wte.weight"
 QWEN = Family(
     name="qwen",
     architectures=("QWenLMHeadModel",),
-    read_model=_read_qwen,
+    keys=ConfigKeys(
+        "qwen",
+        (
+            "hidden_size",
+            "intermediate_size",
+            "kv_channels",
+            "layer_norm_epsilon",
+            "max_position_embeddings",
+            "no_bias",
+            "num_attention_heads",
+            "num_hidden_layers",
+            "rotary_emb_base",
+            "rotary_pct",
+            "scale_attn_weights",
+            "seq_length",
+            "vocab_size",
+        ),
+        # The first two act beyond seq_length alone, the others say how the same is computed.
+        inert=("use_dynamic_ntk", "use_logn_attn", "softmax_in_fp32", "use_cache_kernel", "use_flash_attn"),
+    ),
+    read_spec=_read_qwen,
     sizes=llama_sizes,
     source_tensors=(
         SourceTensor(_WTE, ("vocab", "hidden")),

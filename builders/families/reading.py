@@ -8,12 +8,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from builders.families.keys import ConfigKeys
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
-from tpforge.model import ModelSpec, RopeSpec, SpecialTokens
+from tpforge.model import ModelSpec, SpecialTokens
 
-# "type" is the older spelling of "rope_type".
-_PLAIN_ROPE = (None, "default")
 _MOST_HEADS, _MOST_EXPERTS = 1 << 14, 1 << 17
 # JSON has integers beyond it, which no float can hold.
 _LARGEST = sys.float_info.max
@@ -32,12 +31,37 @@ class ConfigReader:
         where: str,
         weight_dtype: DType,
         generation: dict[str, Any] | None = None,
+        keys: ConfigKeys | None = None,
+        path: str = "",
     ) -> None:
         self.values = values
         self.where = where
+        self.asked: set[str] = set()
         self._weight_dtype = weight_dtype
         self._generation = generation or {}
+        self._keys = keys
+        self._path = path
         self._problems: list[str] = []
+
+    def declaring(self, keys: ConfigKeys) -> ConfigReader:
+        """A reader of the same config, of which `keys` say what is read and what an absent key means."""
+        reader = self.replaced()
+        reader.values, reader._keys = keys.filled(self.values), keys
+        reader._problems += keys.problems(self.values)
+        return reader
+
+    def value(self, key: str) -> Any:
+        """What the config holds under `key`, or what stands for it; None when there is nothing."""
+        self.asked.add(self._path + key)
+        return self.values.get(key)
+
+    def default_of(self, *keys: str) -> Any:
+        """What the model's class takes for the first of the keys that it has."""
+        return None if self._keys is None else self._keys.default(*keys)
+
+    def older_default(self, key: str) -> Any:
+        """What transformers 4 takes for an absent key, where that differs."""
+        return None if self._keys is None else self._keys.of.older.get(key)
 
     def problem(self, text: str) -> None:
         """Note something that is wrong."""
@@ -67,11 +91,7 @@ class ConfigReader:
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
-        return self.values.get(key) is not None
-
-    def first(self, keys: tuple[str, ...]) -> str:
-        """The first of the keys that is there, else the first of all."""
-        return next((key for key in keys if self.has(key)), keys[0])
+        return self.value(key) is not None
 
     @property
     def architecture(self) -> str:
@@ -83,7 +103,7 @@ class ConfigReader:
         self, key: str, *, default: int | None = None, minimum: int = 1, maximum: int = 1 << 31
     ) -> int:
         """An integer of at least `minimum` and at most `maximum`."""
-        value = self.values.get(key)
+        value = self.value(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
@@ -99,11 +119,12 @@ class ConfigReader:
 
     def number(self, key: str, *, default: float | None = None) -> float:
         """A number above zero."""
-        return self._number(key, self.values.get(key), default=default)
+        value = self.value(key)
+        return default if value is None and default is not None else self.checked_number(key, value)
 
-    def flag(self, key: str, *, default: bool) -> bool:
-        """true or false."""
-        value = self.values.get(key)
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """true or false; null is as good as false, as it is in Python."""
+        value = self.value(key)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -113,7 +134,8 @@ class ConfigReader:
 
     def choice(self, key: str, *, known: tuple[str, ...], default: str | None = None) -> str:
         """One of the `known` texts."""
-        value = self.values.get(key, default)
+        found = self.value(key)
+        value = default if found is None else found
         if value not in known:
             self.problem(f"{key}: found {value!r}, expected {' or '.join(known)}")
             return known[0]
@@ -121,7 +143,7 @@ class ConfigReader:
 
     def require(self, key: str, *, expected: tuple[object, ...], why: str) -> None:
         """Note a problem unless the key is absent, null, or one of the expected values."""
-        value = self.values.get(key)
+        value = self.value(key)
         if value is not None and value not in expected:
             self.problem(f"{key}: found {_short(value)}; {why}")
 
@@ -135,7 +157,7 @@ class ConfigReader:
 
     def dtype(self) -> DType:
         """The declared type (``dtype``, or ``torch_dtype`` before transformers 5), else the weights'."""
-        declared = self.values.get("dtype") or self.values.get("torch_dtype")
+        declared = self.value("dtype") or self.value("torch_dtype")
         if declared is None or declared == "auto":
             return self._weight_dtype
         try:
@@ -151,58 +173,27 @@ class ConfigReader:
             where=self.where,
             weight_dtype=self._weight_dtype,
             generation=self._generation,
+            keys=self._keys,
+            path=self._path,
         )
-        reader._problems = self._problems
+        reader._problems, reader.asked = self._problems, self.asked
         return reader
 
     def within(self, key: str) -> ConfigReader:
         """The object under `key` as a reader of its own, whose problems are noted here; empty when absent."""
-        value = self.values.get(key)
+        value = self.value(key)
         if value is not None and not isinstance(value, dict):
             self.problem(f"{key}: found {_short(value)}, expected an object")
         held = value if isinstance(value, dict) else {}
-        reader = ConfigReader(held, where=self.where, weight_dtype=self._weight_dtype)
-        reader._problems = self._problems
+        reader = ConfigReader(
+            held, where=self.where, weight_dtype=self._weight_dtype, path=f"{self._path}{key}."
+        )
+        reader._problems, reader.asked = self._problems, self.asked
         return reader
-
-    def rope(
-        self,
-        *,
-        default_base: float,
-        types: tuple[str, ...],
-        base_key: str = "rope_theta",
-        share_key: str = "partial_rotary_factor",
-        default_share: float = 1.0,
-    ) -> RopeSpec:
-        """``rope_parameters`` of transformers 5, or the older ``rope_theta`` and ``rope_scaling``.
-
-        `base_key` and `share_key` are what older configs of a family call the base and the rotary share.
-        """
-        parameters = self.values.get("rope_parameters")
-        scaling = parameters if parameters is not None else self.values.get("rope_scaling")
-        if scaling is not None and not isinstance(scaling, dict):
-            self.problem(f"rope_scaling: found {scaling!r}, expected an object or null")
-            scaling = None
-        scaling = dict(scaling or {})
-        found = scaling.pop("rope_theta", self.values.get("rope_theta", self.values.get(base_key)))
-        base = self._number(base_key, found, default=default_base)
-        outer = self.values.get("partial_rotary_factor", self.values.get(share_key))
-        partial = scaling.pop("partial_rotary_factor", outer)
-        factor = self._number(share_key, partial, default=default_share)
-        if factor > 1:
-            self.problem(f"{share_key}: found {factor}, expected 1 or less")
-        kind = scaling.get("rope_type", scaling.get("type"))
-        if kind in _PLAIN_ROPE:
-            unknown = sorted(set(scaling) - {"rope_type", "type"})
-            if unknown:
-                self.problem(f"rope_scaling: holds {', '.join(unknown)}, but no rope_type to use them")
-            return RopeSpec(base=base, scaling=None, partial_factor=factor)
-        if kind not in types:
-            self.problem(f"rope_scaling: found rope_type {kind!r}, expected one of {', '.join(types)}")
-        return RopeSpec(base=base, scaling=scaling, partial_factor=factor)
 
     def special_tokens(self, *, vocab_size: int) -> SpecialTokens:
         """Begin, end and pad ids; end ids of the generation config come first, then config.json's."""
+        self.asked.update(("bos_token_id", "eos_token_id", "pad_token_id"))
         end_ids: list[int] = []
         for values in (self._generation, self.values):
             end_ids += [one for one in self._ids(values, "eos_token_id") if one not in end_ids]
@@ -226,9 +217,8 @@ class ConfigReader:
             return []
         return ids
 
-    def _number(self, key: str, value: object, *, default: float | None) -> float:
-        if value is None and default is not None:
-            return default
+    def checked_number(self, key: str, value: object) -> float:
+        """`value`, which is what was found under `key`, as a number above zero."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
             self.problem(f"{key}: found {_short(value)}, expected a number above 0")
             return 1.0

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from builders.families.base import Family
+from builders.families.keys import INERT, SHARED_READS
 from builders.families.registry import FAMILIES
 
 _HEAD = """# Model families
@@ -34,6 +35,17 @@ from the number of heads).
 has not read these checkpoints: it cannot be installed where the proofs were made.
 """
 
+_KEYS = """
+## Keys of config.json
+
+A key that is absent means what the named class says (transformers 5; where 4.57 says otherwise, the key must be
+given). Sizes must be given. A key that the class has and that stands in none of these lists is refused by name,
+unless it says what the class takes anyway. Tests leave out and change every key of every class, and compare
+what is read, and the logits, with transformers.
+
+Read for every family: {shared}. Without effect in every family: {inert}.
+"""
+
 
 def families_page(record: dict[str, Any]) -> str:
     """The page, in Markdown; `record` is docs/families.json."""
@@ -51,7 +63,20 @@ def families_page(record: dict[str, Any]) -> str:
     if refused:
         lines += ["", "## Not converted", "", "| family | architectures | why |", "|---|---|---|"]
         lines += [f"| {one.name} | {_code(one.architectures)} | {one.refusal} |" for one in refused]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_keys()]) + "\n"
+
+
+def _keys() -> Iterable[str]:
+    """Which keys of config.json decide what is built, family by family."""
+    yield from (
+        _KEYS.format(shared=_code(sorted(SHARED_READS)), inert=_code(sorted(INERT))),
+        "| family | class | keys that are read | and without effect |",
+        "|---|---|---|---|",
+    )
+    for family in FAMILIES:
+        keys = family.keys
+        read = _code(sorted(set(keys.reads) - set(SHARED_READS)))
+        yield f"| {family.name} | `{keys.of.name}` | {read} | {_code(sorted(keys.inert))} |"
 
 
 def _rows(family: Family, entries: list[dict[str, Any]]) -> Iterable[str]:

@@ -79,10 +79,13 @@ def tiny_config(case: FamilyCase) -> PretrainedConfig:
     return AutoConfig.for_model(case.model_type, **{**SIZES, **case.settings})
 
 
-def tiny_model(case: FamilyCase, *, seed: int = 0) -> PreTrainedModel:
-    """The model in float32, with weights large enough that every part of it shows in the logits."""
+def tiny_model(case: FamilyCase, *, seed: int = 0, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The model in float32, with weights large enough that every part of it shows in the logits.
+
+    `config` is that of the case, unless another one is given.
+    """
     torch.manual_seed(seed)
-    config = tiny_config(case)
+    config = config or tiny_config(case)
     # sdpa, the default of transformers 5.17, leaves out the cap of the scores.
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
     model = AutoModelForCausalLM.from_config(

@@ -140,7 +140,7 @@ def export_baichuan(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, 
         "eos_token_id",
         "dtype",
     )
-    changes = {"architectures": ["BaichuanForCausalLM"], "model_type": "baichuan"}
+    changes = {"architectures": ["BaichuanForCausalLM"], "model_type": "baichuan", "z_loss_weight": 0}
     return tensors, {key: config[key] for key in kept} | changes
 
 

@@ -132,6 +132,8 @@ DEEPSEEK = "deepseek-ai/DeepSeek-V2"
         (DEEPSEEK, {"rope_scaling": None}, "rope_scaling: missing, expected one of type yarn"),
         (DEEPSEEK, {"v_head_dim": 64}, "v_head_dim: found 64, expected qk_nope_head_dim 128"),
         (DEEPSEEK, {"attention_bias": True}, "attention_bias: found True"),
+        (DEEPSEEK, {"norm_topk_prob": True}, "norm_topk_prob: found True; transformers computes as if"),
+        (DEEPSEEK, {"rms_norm_eps": 1e-5}, "rms_norm_eps: found 1e-05; some norms of DeepSeek V2 always"),
         (DEEPSEEK, {"n_group": 7}, "n_routed_experts 160 is not a multiple of n_group 7"),
         ("CohereForAI/c4ai-command-r-v01", {"rope_theta": None}, "rope_theta: missing, and transformers"),
         ("CohereForAI/c4ai-command-r-v01", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type"),
@@ -180,11 +182,7 @@ def test_null_weights_of_dbrx_are_not_normalized() -> None:
     ("changes", "mode"),
     [
         ({}, 3),
-        ({"norm_topk_prob": True}, 4),
         ({"topk_method": "greedy", "routed_scaling_factor": 1.0}, 0),
-        ({"topk_method": "greedy", "routed_scaling_factor": 1.0, "norm_topk_prob": True}, 1),
-        ({"topk_method": "greedy", "routed_scaling_factor": 1.0, "num_experts_per_tok": 1,
-          "norm_topk_prob": True}, 0),
         # One group of all experts, but their weights are scaled.
         ({"n_group": 1, "topk_group": 1}, 3),
     ],

@@ -165,9 +165,10 @@ def test_a_config_that_contradicts_itself_is_refused(changes: dict[str, Any], wo
 
 
 def test_mistral_keeps_its_sliding_window_and_llama_has_none() -> None:
-    mistral = read(architectures=["MistralForCausalLM"], sliding_window=4096)
-    assert mistral.attention.sliding_window == 4096
-    assert read(architectures=["MistralForCausalLM"], sliding_window=None).attention.sliding_window is None
+    mistral = {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2}
+    assert read(**mistral, sliding_window=512).attention.sliding_window == 512
+    assert read(**mistral).attention.sliding_window == 4096
+    assert read(**mistral, sliding_window=None).attention.sliding_window is None
     assert read(sliding_window=4096).attention.sliding_window is None
     assert MISTRAL.rows == LLAMA.rows
 

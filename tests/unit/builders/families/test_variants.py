@@ -42,7 +42,7 @@ MPT = {
     "n_layers": 2,
     "max_seq_len": 128,
     "vocab_size": 100,
-    "attn_config": {"alibi": True, "alibi_bias_max": 6, "clip_qkv": 4.0},
+    "attn_config": {"alibi": True, "alibi_bias_max": 8, "clip_qkv": 4.0},
 }
 
 
@@ -117,7 +117,7 @@ def test_baichuans_positions_and_head_follow_from_its_lengths_and_vocabulary(
 def test_mpts_clip_and_slopes_stand_in_its_config_under_upstreams_one_name() -> None:
     config = target(MPT | {"architectures": ["MptForCausalLM"]})
     assert config["architecture"] == "MPTForCausalLM"
-    assert (config["clip_qkv"], config["alibi_bias_max"], config["bias"]) == (4.0, 6, False)
+    assert (config["clip_qkv"], config["alibi_bias_max"], config["bias"]) == (4.0, 8, False)
     assert (config["intermediate_size"], config["position_embedding_type"]) == (256, "alibi")
 
 
