@@ -152,6 +152,6 @@ def test_an_engine_and_a_server_in_folders_of_any_name(
     shutil.copytree(tiny_engine.folder, folder / "the engine")
     monkeypatch.chdir(folder)
     here = Engine(Path("the engine").absolute(), tiny_engine.manifest)
-    options = RepositoryOptions(executor="processes", num_threads=1)
+    options = ReferenceOptions(executor="processes", num_threads=1)
     with served(here, Path("the server").absolute(), options) as serving:
         assert not_passed(smoke(serving)) == []
