@@ -7,7 +7,6 @@ It does not make the output folder atomic (the caller does) and does not check t
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,6 +25,7 @@ from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.manifest import FileRecord
 from tpforge.mapping import Mapping
+from tpforge.processors import usable_processors
 from tpforge.progress import BytesProgress
 from tpforge.quantization import Quantization
 from tpforge.sharding import ShardPlan
@@ -91,7 +91,7 @@ def convert(
     with (
         closing(Journal(out, fingerprint=fingerprint)) as journal,
         InputHashes(source.input_files, relative_to=_root(source), pace=lambda: meter.fraction) as hashes,
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(usable_processors()) as pool,
     ):
         config_record = write_config(out / _CONFIG_NAME, config)
         written = write_rank_files(

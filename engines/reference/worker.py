@@ -6,7 +6,6 @@ It joins the other ranks by torch.distributed and obeys its parent until that go
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from .config import EngineConfig, load_config
 from .exchanges import AllGather, AllReduce, Exchange, Receive
 from .model import RankModel
 from .process import attend_without_cudnn
+from .processors import usable_processors
 from .ranks import START_TIMEOUT_S
 
 _PR_SET_PDEATHSIG = 1
@@ -84,7 +84,7 @@ def _serve_rank(arguments: list[str]) -> None:
         attend_without_cudnn()
     else:
         device = torch.device("cpu")
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.world_size))
+        torch.set_num_threads(max(1, usable_processors() // config.world_size))
     dtype: torch.dtype = getattr(torch, compute_dtype)
     dist.init_process_group(
         "nccl" if device_type == "cuda" else "gloo",

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tpforge.atomic import write_atomic
+from tpforge.atomic import exclusive, write_atomic
 from tpforge.manifest import Manifest
 from tpforge.places import Places
 
@@ -51,5 +51,6 @@ def read_stages(places: Places) -> dict[str, dict[str, object]]:
 
 def keep_stage(places: Places, step: str, fields: Mapping[str, object]) -> None:
     """Keep what a step was made of."""
-    stages = {**read_stages(places), step: dict(fields)}
-    write_atomic(places.stages, json.dumps(stages, indent=2, sort_keys=True) + "\n")
+    with exclusive(places.stages):
+        stages = {**read_stages(places), step: dict(fields)}
+        write_atomic(places.stages, json.dumps(stages, indent=2, sort_keys=True) + "\n")

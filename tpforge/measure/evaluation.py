@@ -5,6 +5,7 @@ It asks and scores nothing; what scores mean is `quality`.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +66,8 @@ def read_baseline(given: str) -> Baseline:
     found = find_run(given)
     file = found.folder / QUALITY_NAME
     if not file.is_file():
-        raise InputRefused(
-            f"{found.folder}: its quality was not measured; run tpforge evaluate ENGINE --run {given} first"
-        )
+        evaluate = f"tpforge evaluate ENGINE --run {shlex.quote(given)}"
+        raise InputRefused(f"{found.folder}: its quality was not measured; run {evaluate} first")
     return Baseline(found.run.id, _read(file))
 
 

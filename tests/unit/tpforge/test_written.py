@@ -328,3 +328,21 @@ def test_a_write_syncs_the_file_before_its_rename_and_the_folder_after(
     monkeypatch.setattr(Path, "replace", renamed)
     write_atomic(tmp_path / "a", "text")
     assert events == ["file", "rename", "folder"]
+
+
+def test_those_who_read_change_and_write_one_file_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "stages.json"
+    path.write_text("{}")
+
+    def add(letter: str) -> None:
+        for number in range(25):
+            with atomic.exclusive(path):
+                found = json.loads(path.read_text())
+                write_atomic(path, json.dumps({**found, f"{letter}{number}": 1}))
+
+    threads = [threading.Thread(target=add, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert json.loads(path.read_text()).keys() == {f"{letter}{n}" for letter in "abcd" for n in range(25)}
