@@ -1,7 +1,7 @@
 """A stand-in for Triton's Python backend: models run in this process, with numpy tensors.
 
 It has the parts of triton_python_backend_utils that the repository's models use, and records what they
-send. It does not check shapes; the real server does.
+send. Inputs are held to config.pbtxt and reshaped by it, outputs are not; the real server does both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import queue
 import threading
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,7 @@ class Server:
 
     def __init__(self) -> None:
         self.models: dict[str, Any] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
         self.module = types.ModuleType("triton_python_backend_utils")
         server = self
 
@@ -199,9 +200,22 @@ class Server:
 
     def start(self, model: str, request: Request) -> None:
         """Give a request to a model, and do not wait."""
-        responses = self.models[model].execute([request])
+        tensors = {name: self._reshaped(model, name, values) for name, values in request.tensors.items()}
+        responses = self.models[model].execute([replace(request, tensors=tensors)])
         for response in responses or []:
             request.sender.send(response, flags=FINAL)
+
+    def _reshaped(self, model: str, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """An input as the model sees it: with `reshape` of config.pbtxt in place of `dims`."""
+        config = next(one for one in self.configs[model]["input"] if one["name"] == name)
+        dims = [int(size) for size in config["dims"]]
+        found = list(values.shape[1:])
+        assert len(found) == len(dims) and all(
+            want in (-1, have) for want, have in zip(dims, found, strict=True)
+        ), f"{model}: unexpected shape for input {name}: expected [-1, {dims}], got {list(values.shape)}"
+        if "reshape" not in config:
+            return values
+        return values.reshape(values.shape[0], *map(int, config["reshape"].get("shape", [])))
 
     def finalize(self) -> None:
         """Unload the models."""

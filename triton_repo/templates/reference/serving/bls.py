@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 from .detokenize import TextStream, decode_text
 from .fields import Inputs
 from .relay import failure_of
-from .tensors import response, text_tensor
+from .tensors import on_wire, response, text_tensor
 from .tokenizer import Tokenizer
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -184,7 +184,7 @@ class Texts:
 
 
 def _renamed(inputs: Inputs, names: Mapping[str, str]) -> list[Any]:
-    return [pb_utils.Tensor(names[name], values) for name, values in inputs.items() if name in names]
+    return [pb_utils.Tensor(names[name], on_wire(values)) for name, values in inputs.items() if name in names]
 
 
 def _outputs(reply: Any) -> Tensors:

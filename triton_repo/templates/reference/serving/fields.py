@@ -121,6 +121,7 @@ _UNSUPPORTED = {
     "mrope_position_deltas": _IMAGES,
     "IMAGE_BYTES": _IMAGES,
     "IMAGE_URL": _IMAGES,
+    "IMAGES": _IMAGES,
     "VIDEO_BYTES": _IMAGES,
     "image_input": _IMAGES,
     "image_bytes_input": _IMAGES,
