@@ -177,7 +177,7 @@ class Texts:
 
     def _response(self, passed_on: Tensors, text: str) -> Any:
         own = {
-            "text_output": text_tensor([text])[None],
+            "text_output": text_tensor([text]),
             "batch_index": np.array([[self._batch_index]], dtype=np.int32),
         }
         return response({**passed_on, **own})
