@@ -166,9 +166,10 @@ class Server:
             ) -> None:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in inputs}
                 self._model, self._request = model_name, Request(tensors, request_id)
+                self._wanted = requested_output_names
 
             def exec(self, decoupled: bool = False) -> Any:
-                responses = server.responses(self._model, self._request)
+                responses = server.responses(self._model, self._request, wanted=self._wanted)
                 return responses if decoupled else next(responses)
 
         members = {
@@ -185,13 +186,16 @@ class Server:
         for name, value in members.items():
             setattr(self.module, name, value)
 
-    def responses(self, model: str, request: Request) -> Iterator[InferenceResponse]:
-        """Run a request on a model; its responses as a BLS caller sees them."""
+    def responses(
+        self, model: str, request: Request, *, wanted: Sequence[str]
+    ) -> Iterator[InferenceResponse]:
+        """Run a request on a model; its responses as a BLS caller sees them, with the outputs it wants."""
         for sent in self.run(model, request):
             if sent.empty:
                 continue
             error = None if sent.error is None else TritonError(sent.error)
-            yield InferenceResponse([Tensor(name, values) for name, values in sent.tensors.items()], error)
+            outputs = [Tensor(name, values) for name, values in sent.tensors.items() if name in wanted]
+            yield InferenceResponse(outputs, error)
 
     def run(self, model: str, request: Request) -> Iterator[Sent]:
         """Run a request on a model; its responses as a client sees them."""

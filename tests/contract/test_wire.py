@@ -126,3 +126,43 @@ def test_a_batch_of_four_with_parameters_of_their_own_is_answered_as_each_alone(
         expected = alone[int(sent.tensors["batch_index"][0][0])]
         assert sent.tensors["text_output"].tolist() == expected["text_output"].tolist()
         assert ("output_log_probs" in sent.tensors) is ("output_log_probs" in expected)
+
+
+@pytest.mark.parametrize("pad_id", [None, 7])
+def test_preprocessing_gives_the_start_of_a_decoder_and_tensorrt_llm_takes_it(
+    server: Server, pad_id: int | None
+) -> None:
+    """As upstream's end_to_end_test.py goes on: every output of the first is an input of the second."""
+    asked = {"QUERY": [[b"the"], [b"of France"]], "REQUEST_OUTPUT_LEN": [[3], [3]]}
+    asked |= {} if pad_id is None else {"PAD_ID": [[pad_id]] * 2}
+    found = next(server.run("preprocessing", Request(tensors("preprocessing", **asked)))).tensors
+
+    assert found["DECODER_INPUT_ID"].tolist() == found["OUT_PAD_ID"].tolist()
+    assert (
+        found["REQUEST_DECODER_INPUT_LEN"].tolist() == [[WIRE["preprocessing"]["decoder_input_length"]]] * 2
+    )
+    answers = list(
+        server.run(
+            "tensorrt_llm",
+            Request(
+                {
+                    "input_ids": found["INPUT_ID"],
+                    "input_lengths": found["REQUEST_INPUT_LEN"],
+                    "request_output_len": found["REQUEST_OUTPUT_LEN"],
+                    "decoder_input_ids": found["DECODER_INPUT_ID"],
+                    "decoder_input_lengths": found["REQUEST_DECODER_INPUT_LEN"],
+                }
+            ),
+        )
+    )
+    assert [sent.error for sent in answers] == [None, None]
+
+
+def test_more_of_a_decoder_than_its_start_is_refused(server: Server) -> None:
+    asked = prompt(PROMPT, request_output_len=3, decoder_input_ids=[0, 5], decoder_input_lengths=2)
+
+    [sent] = list(server.run("tensorrt_llm", asked))
+
+    assert "decoder_text_input (decoder_input_ids): encoder-decoder models is not supported" in (
+        sent.error or ""
+    )
