@@ -106,6 +106,7 @@ class Request:
 
     tensors: dict[str, npt.NDArray[Any]]
     id: str = ""
+    timeout_us: int = 0
     sender: Sender = field(default_factory=Sender)
 
     def inputs(self) -> list[Tensor]:
@@ -113,6 +114,9 @@ class Request:
 
     def request_id(self) -> str:
         return self.id
+
+    def timeout(self) -> int:
+        return self.timeout_us
 
     def get_response_sender(self) -> Sender:
         return self.sender

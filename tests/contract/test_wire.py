@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.utils import np_to_triton_dtype
 
-from tests.contract.asking import ask_bls, ask_members, prompt, tensors, tokens
+from tests.contract.asking import alone, ask_bls, ask_members, prompt, tensors, tokens
 from tests.contract.fake_triton import Request, Sent, Server
 from tpforge.recipe import RepositoryOptions
+from triton_repo.render.contract import expected_tensors
 from triton_repo.render.parameters import parameter_tables
 
 WIRE = tomllib.loads((Path(__file__).parent / "upstream" / "wire.toml").read_text())
@@ -166,3 +168,54 @@ def test_more_of_a_decoder_than_its_start_is_refused(server: Server) -> None:
     assert "decoder_text_input (decoder_input_ids): encoder-decoder models is not supported" in (
         sent.error or ""
     )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_response_has_all_of_the_performance_metrics_that_were_asked_for(
+    ask: Any, stream: bool
+) -> None:
+    answers = ask(text_input=b"the", max_tokens=6, end_id=-1, stream=stream, return_perf_metrics=True)
+    contract = {tensor.name: tensor.datatype for tensor in expected_tensors("tensorrt_llm").outputs}
+
+    for sent in with_text(answers):
+        found = {name: sent.tensors[name] for name in WIRE["perf_metrics"]["outputs"]}
+        for name, values in found.items():
+            assert values[0][0] >= 0
+            assert np_to_triton_dtype(values.dtype) == contract[name], name
+        times = [
+            int(found[f"{name}_time_ns"][0][0])
+            for name in ("arrival", "first_scheduled", "first_token", "last_token")
+        ]
+        assert times == sorted(times)
+        assert min(times) > 0
+    assert set(WIRE["perf_metrics"]["outputs"]).isdisjoint(
+        with_text(ask(text_input=b"the", max_tokens=2))[0].tensors
+    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("model", ["tensorrt_llm", "tensorrt_llm_bls"])
+def test_a_request_ends_with_an_error_when_its_timeout_is_over(
+    server: Server, model: str, streaming: bool
+) -> None:
+    """Triton leaves it to the model to end what cannot be completed within `timeout` microseconds."""
+    if model == "tensorrt_llm":
+        request = prompt(PROMPT, request_output_len=300, end_id=-1, streaming=streaming)
+    else:
+        values = alone({"text_input": b"the", "max_tokens": 300, "end_id": -1, "stream": streaming})
+        request = Request(tensors(model, **values))
+    request.timeout_us = 1000
+
+    *_, last = server.run(model, request)
+
+    assert last.error == "timeout: no complete answer within 1000 microseconds"
+    assert [sent.error for sent in ask_bls(server, text_input=b"the", max_tokens=3)] == [None]
+
+
+def test_a_request_within_its_timeout_is_answered(server: Server) -> None:
+    request = prompt(PROMPT, request_output_len=3, end_id=-1)
+    request.timeout_us = 60_000_000
+
+    [sent] = server.run("tensorrt_llm", request)
+
+    assert (sent.error, sent.final) == (None, True)
