@@ -25,6 +25,24 @@ in the bytes of a 16-bit float matrix [in, out / 4]. modelopt: two in a byte, [o
 nvidia-modelopt writes it for trtllm-build."""
 
 
+EXCLUDED_MODULES = (
+    "*lm_head",
+    "*router",
+    "*vocab_embedding",
+    "*position_embedding",
+    "*block_embedding",
+    "*shared_expert_gate",
+    "*fused_a",
+)
+"""The modules that stay as they are, as patterns of their full dotted names.
+
+A list of ours replaces that of TensorRT-LLM, so it names all of them.
+Source: TensorRT-LLM 1.2, quantization/quantize.py, quantize_layers.
+"""
+EXCLUDED_MODULES_ROWWISE = ("*ln_f", "*ln_embed")
+"""As above for FP8 by rows, which replaces norms, attention and MLPs whole; fp8_rowwise_quantize."""
+
+
 class Support(Record):
     """Where a runtime loads a format: compute capabilities that are listed, and those left open.
 
@@ -92,7 +110,6 @@ class Quantization(Record):
     order: Order = "plain"
     kv_cache: str | None = None
     kv_scales: tuple[float, ...] = ()
-    exclude: tuple[str, ...] = ("lm_head", "router", "vocab_embedding", "position_embedding")
 
     @property
     def weights(self) -> Format | None:
@@ -148,9 +165,13 @@ def config_field(quantization: Quantization | None) -> dict[str, Any]:
             "use_meta_recipe": False,
             "has_zero_point": quantization.format in ("gptq", "awq"),
             "pre_quant_scale": quantization.format in ("int4_awq", "w4a8_awq"),
-            "exclude_modules": list(quantization.exclude) if weights else None,
+            "exclude_modules": list(_excluded_modules(weights)) if weights else None,
         }
     }
+
+
+def _excluded_modules(weights: Format) -> tuple[str, ...]:
+    return EXCLUDED_MODULES_ROWWISE if weights.name == "fp8_rowwise" else EXCLUDED_MODULES
 
 
 _Row = TypeVar("_Row", bound=Loadable)

@@ -31,7 +31,7 @@ class CommonOptions(Record):
     preprocessing_instances: Size = 1
     add_special_tokens: Switch = True
     skip_special_tokens: Switch = True
-    exclude_input_in_output: Switch = True
+    exclude_input_in_output: Switch = False
     accumulate_tokens: Switch = False
     cancellation_check_period_ms: Size = 100
     stats_check_period_ms: Size = 100

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +49,7 @@ class StoredTensors(Protocol):
 class Quantized:
     """What config.json says of the weights: the algorithm, its group size, modules left as they are.
 
+    `exclude` are patterns of full dotted names, of modules or of what they are part of.
     `order` is that of the integers of INT4 in groups, which engine.json alone says.
     """
 
@@ -62,8 +64,16 @@ class Quantized:
         return (
             name.endswith(".weight")
             and module.endswith(tuple(f".{one}" for one in LINEARS))
-            and not any(one.strip("*") in module for one in self.exclude)
+            and not any(
+                fnmatchcase(one, pattern) for one in _with_parents(module) for pattern in self.exclude
+            )
         )
+
+
+def _with_parents(module: str) -> list[str]:
+    """``a.b.c``, ``a.b`` and ``a``."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
 
 def read_quantized(checkpoint: dict[str, Any], manifest: dict[str, Any]) -> Quantized | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -38,13 +39,17 @@ RESTART_PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class Event:
-    """New tokens of a request; the last event of a request is `finished`."""
+    """New tokens of a request; the last event of a request is `finished`.
+
+    `scheduled_ns` is when the first of its prompt was computed, by the monotonic clock; 0 before that.
+    """
 
     token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     finished: bool = False
     finish_reason: str | None = None
     error: str | None = None
+    scheduled_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Request:
     cancelled: bool = False
     ended: bool = False
     num_prefilled: int = 0
+    scheduled_ns: int = 0
     next_token: int = field(default=-1)
 
     def tell(self, event: Event) -> None:
@@ -261,6 +267,7 @@ class Scheduler:
     def _prefill(self, executor: Executor, request: Request) -> None:
         """Compute one chunk of the prompt; after the last, the request joins the decoding ones."""
         start = request.num_prefilled
+        request.scheduled_ns = request.scheduled_ns or time.monotonic_ns()
         chunk = tuple(request.input_ids[start : start + PREFILL_CHUNK])
         is_last = start + len(chunk) == len(request.input_ids)
         batch = Prefill(
@@ -316,7 +323,7 @@ class Scheduler:
         """Give a request its next token and tell its listener; whether it has ended."""
         sampler = request.sampler
         if token in sampler.end_ids:
-            request.tell(Event(finished=True, finish_reason="end_id"))
+            request.tell(Event(finished=True, finish_reason="end_id", scheduled_ns=request.scheduled_ns))
             return True
         sampler.accept(token)
         request.next_token = token
@@ -325,7 +332,9 @@ class Scheduler:
             reason = "stop_words"
         elif len(sampler.output) >= sampler.sampling.max_tokens:
             reason = "length"
-        request.tell(Event((token,), (log_prob,), finished=reason is not None, finish_reason=reason))
+        request.tell(
+            Event((token,), (log_prob,), reason is not None, reason, scheduled_ns=request.scheduled_ns)
+        )
         return reason is not None
 
     def _leave(self, executor: Executor, slot: int) -> None:

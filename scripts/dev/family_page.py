@@ -38,9 +38,9 @@ has not read these checkpoints: it cannot be installed where the proofs were mad
 _KEYS = """
 ## Keys of config.json
 
-A key that is absent means what the named class says (transformers 5; where 4.57 says otherwise, the key must be
-given). Sizes must be given. A key that the class has and that stands in none of these lists is refused by name,
-unless it says what the class takes anyway. Tests leave out and change every key of every class, and compare
+A key that is absent means what the named class says (transformers 5; where 4.57 says otherwise, the key must
+be given). Sizes must be given. A key that the class has and that stands in none of these lists is refused by
+name, unless it says what the class takes anyway. Tests leave out and change every key of every class, and compare
 what is read, and the logits, with transformers.
 
 Read for every family: {shared}. Without effect in every family: {inert}.

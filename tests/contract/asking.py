@@ -23,6 +23,13 @@ _NUMPY = {
 }
 
 
+def alone(values: dict[str, Any], *, of: str = "text_input") -> dict[str, Any]:
+    """What is asked, with `exclude_input_in_output` for every item unless the test says itself."""
+    shape = np.array(values[of], dtype=object).shape
+    size = shape[0] if len(shape) > 1 else 1
+    return {"exclude_input_in_output": [[True]] * size, **values}
+
+
 def tensors(model: str, **values: Any) -> dict[str, npt.NDArray[Any]]:
     """Inputs of a model with the contract's types; a plain value becomes one item of a batch."""
     contract = {tensor.name: tensor for tensor in expected_tensors(model).inputs}
@@ -36,20 +43,20 @@ def tensors(model: str, **values: Any) -> dict[str, npt.NDArray[Any]]:
 
 def prompt(ids: Sequence[int], **values: Any) -> Request:
     """A request to tensorrt_llm for one prompt."""
-    inputs = tensors("tensorrt_llm", input_ids=list(ids), input_lengths=len(ids), **values)
-    return Request(inputs)
+    values = alone({"input_ids": list(ids), "input_lengths": len(ids), **values}, of="input_lengths")
+    return Request(tensors("tensorrt_llm", **values))
 
 
 def ask_bls(server: Server, **values: Any) -> list[Sent]:
     """All responses of tensorrt_llm_bls."""
-    return list(server.run("tensorrt_llm_bls", Request(tensors("tensorrt_llm_bls", **values))))
+    return list(server.run("tensorrt_llm_bls", Request(tensors("tensorrt_llm_bls", **alone(values)))))
 
 
 def ask_members(server: Server, **values: Any) -> list[Sent]:
     """All responses of preprocessing, tensorrt_llm and postprocessing, joined as the ensemble joins them."""
     from triton_repo.render.contract import ensemble_steps
 
-    pool: dict[str, npt.NDArray[Any]] = tensors("ensemble", **values)
+    pool: dict[str, npt.NDArray[Any]] = tensors("ensemble", **alone(values))
     first, generate, last = ensemble_steps()
     prepared = next(server.run(first.model, Request(_mapped(pool, first.inputs))))
     if prepared.error is not None:
@@ -69,7 +76,7 @@ def ask_members(server: Server, **values: Any) -> list[Sent]:
 
 def texts(answers: list[Sent]) -> list[str]:
     """The text of each response that has one."""
-    return [sent.tensors["text_output"].flat[0].decode() for sent in answers if "text_output" in sent.tensors]
+    return [sent.tensors["text_output"][0].decode() for sent in answers if "text_output" in sent.tensors]
 
 
 def tokens(answers: list[Sent]) -> list[list[int]]:

@@ -55,6 +55,8 @@ def loaded(repository: Path, *, models: tuple[str, ...] = MODELS) -> Iterator[Se
     sys.path.insert(0, path)
     try:
         for model in models:
+            text = (repository / model / "config.pbtxt").read_text(encoding="utf-8")
+            server.configs[model] = model_config(text)
             server.models[model] = load(repository, model)
         yield server
     finally:

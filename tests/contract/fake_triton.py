@@ -1,7 +1,7 @@
 """A stand-in for Triton's Python backend: models run in this process, with numpy tensors.
 
 It has the parts of triton_python_backend_utils that the repository's models use, and records what they
-send. It does not check shapes; the real server does.
+send. Inputs are held to config.pbtxt and reshaped by it, outputs are not; the real server does both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import queue
 import threading
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,7 @@ class Request:
 
     tensors: dict[str, npt.NDArray[Any]]
     id: str = ""
+    timeout_us: int = 0
     sender: Sender = field(default_factory=Sender)
 
     def inputs(self) -> list[Tensor]:
@@ -113,6 +114,9 @@ class Request:
 
     def request_id(self) -> str:
         return self.id
+
+    def timeout(self) -> int:
+        return self.timeout_us
 
     def get_response_sender(self) -> Sender:
         return self.sender
@@ -152,6 +156,7 @@ class Server:
 
     def __init__(self) -> None:
         self.models: dict[str, Any] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
         self.module = types.ModuleType("triton_python_backend_utils")
         server = self
 
@@ -165,9 +170,10 @@ class Server:
             ) -> None:
                 tensors = {tensor.name(): tensor.as_numpy() for tensor in inputs}
                 self._model, self._request = model_name, Request(tensors, request_id)
+                self._wanted = requested_output_names
 
             def exec(self, decoupled: bool = False) -> Any:
-                responses = server.responses(self._model, self._request)
+                responses = server.responses(self._model, self._request, wanted=self._wanted)
                 return responses if decoupled else next(responses)
 
         members = {
@@ -184,13 +190,16 @@ class Server:
         for name, value in members.items():
             setattr(self.module, name, value)
 
-    def responses(self, model: str, request: Request) -> Iterator[InferenceResponse]:
-        """Run a request on a model; its responses as a BLS caller sees them."""
+    def responses(
+        self, model: str, request: Request, *, wanted: Sequence[str]
+    ) -> Iterator[InferenceResponse]:
+        """Run a request on a model; its responses as a BLS caller sees them, with the outputs it wants."""
         for sent in self.run(model, request):
             if sent.empty:
                 continue
             error = None if sent.error is None else TritonError(sent.error)
-            yield InferenceResponse([Tensor(name, values) for name, values in sent.tensors.items()], error)
+            outputs = [Tensor(name, values) for name, values in sent.tensors.items() if name in wanted]
+            yield InferenceResponse(outputs, error)
 
     def run(self, model: str, request: Request) -> Iterator[Sent]:
         """Run a request on a model; its responses as a client sees them."""
@@ -199,9 +208,22 @@ class Server:
 
     def start(self, model: str, request: Request) -> None:
         """Give a request to a model, and do not wait."""
-        responses = self.models[model].execute([request])
+        tensors = {name: self._reshaped(model, name, values) for name, values in request.tensors.items()}
+        responses = self.models[model].execute([replace(request, tensors=tensors)])
         for response in responses or []:
             request.sender.send(response, flags=FINAL)
+
+    def _reshaped(self, model: str, name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """An input as the model sees it: with `reshape` of config.pbtxt in place of `dims`."""
+        config = next(one for one in self.configs[model]["input"] if one["name"] == name)
+        dims = [int(size) for size in config["dims"]]
+        found = list(values.shape[1:])
+        assert len(found) == len(dims) and all(
+            want in (-1, have) for want, have in zip(dims, found, strict=True)
+        ), f"{model}: unexpected shape for input {name}: expected [-1, {dims}], got {list(values.shape)}"
+        if "reshape" not in config:
+            return values
+        return values.reshape(values.shape[0], *map(int, config["reshape"].get("shape", [])))
 
     def finalize(self) -> None:
         """Unload the models."""

@@ -103,6 +103,7 @@ def test_a_batch_gives_one_response_an_item_with_its_index(server: Server, greed
         input_lengths=[[4], [5]],
         request_output_len=[[12], [3]],
         end_id=[[-1], [-1]],
+        exclude_input_in_output=[[True], [True]],
     )
     answers = {int(s.tensors["batch_index"][0, 0]): s for s in server.run("tensorrt_llm", Request(inputs))}
 
@@ -118,6 +119,7 @@ def test_in_a_batch_only_the_bad_item_is_refused(server: Server, greedy: list[in
         input_lengths=[[4], [4]],
         request_output_len=[[0], [12]],
         end_id=[[-1], [-1]],
+        exclude_input_in_output=[[True], [True]],
     )
     answers = list(server.run("tensorrt_llm", Request(inputs)))
 

@@ -237,6 +237,7 @@ def test_an_answer_ends_before_any_of_the_models_end_tokens(
     ("fields", "said"),
     [
         ({"return_log_probs": True}, "return_log_probs: is not offered over the LLM API"),
+        ({"return_perf_metrics": True}, "return_perf_metrics: is not offered over the LLM API"),
         ({"runtime_top_k": -1}, "(runtime_top_k): found -1, expected 0 or more"),
         ({"runtime_top_p": 1.5}, "(runtime_top_p): found 1.5, expected 0 to 1"),
         ({"temperature": math.inf}, "temperature: found inf, expected 0 or more, and finite"),

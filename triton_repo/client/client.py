@@ -253,6 +253,7 @@ class Client:
         """Ask one prompt and wait for all of the answer.
 
         `sampling` names the model's other inputs: temperature, top_k, top_p, seed, stop_words, end_id, ...
+        The answer is without the prompt, unless ``exclude_input_in_output=False`` is among them.
 
         Raises:
             RequestRefused: the server refused it.
@@ -346,11 +347,13 @@ def prompt_tensors(
 ) -> list[Tensor]:
     """The inputs of `ensemble` or `tensorrt_llm_bls` for a batch of prompts, all with the same sampling.
 
+    Answers are asked for without their prompts, which a server gives unless it is told otherwise.
+
     Raises:
         UsageError: the model has no such input.
     """
     datatypes = {item.name: item.datatype for item in expected_tensors(model).inputs}
-    values: dict[str, Sampling] = {"max_tokens": max_tokens, **sampling}
+    values: dict[str, Sampling] = {"max_tokens": max_tokens, "exclude_input_in_output": True, **sampling}
     if stream:
         values["stream"] = True
     tensors = [tensor("text_input", "BYTES", [[prompt] for prompt in prompts])]

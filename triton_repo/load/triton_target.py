@@ -242,6 +242,8 @@ class TritonTarget:
         else:
             values |= {"text_input": prompt.text, "max_tokens": max_tokens}
             values |= {"stream": True} if self.options.streaming else {}
+        if self.model.form != "llmapi":
+            values.setdefault("exclude_input_in_output", True)
         if prompt.min_tokens and "min_tokens" in self.model.inputs:
             values["min_tokens"] = prompt.min_tokens
         known = self.model.inputs

@@ -218,6 +218,10 @@ def _check_tensors(
             yield f"{direction} {want.name}: dims are {list(have.dims)}, expected {list(want.dims)}"
         if direction == "output":
             continue
+        is_scalar = have.HasField("reshape") and not have.reshape.shape
+        if have.HasField("reshape") is not want.scalar or is_scalar is not want.scalar:
+            shape = list(have.reshape.shape) if have.HasField("reshape") else None
+            yield f"input {want.name}: reshape is {shape}, expected {[] if want.scalar else None}"
         for key, expected_flag in (("optional", want.optional), ("allow_ragged_batch", want.ragged)):
             if getattr(have, key) != expected_flag:
                 yield f"input {want.name}: {key} is {getattr(have, key)}, expected {expected_flag}"

@@ -14,14 +14,15 @@ from typing import Any
 from tpforge.errors import UsageError
 
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls")
-_FLAGS = ("optional", "ragged")
+_FLAGS = ("optional", "ragged", "scalar")
 
 
 @dataclass(frozen=True)
 class TensorContract:
     """One tensor; `dims` are without the batch dimension, -1 is any size.
 
-    `datatype` is spelled as on the wire (``INT32``, ``BYTES``), `config_datatype` as in config.pbtxt.
+    `datatype` is spelled as on the wire (``INT32``, ``BYTES``), `config_datatype` as in config.pbtxt. The
+    model sees a `scalar` without its one dimension, so that a batch of them is [batch].
     """
 
     name: str
@@ -29,6 +30,7 @@ class TensorContract:
     dims: tuple[int, ...]
     optional: bool = False
     ragged: bool = False
+    scalar: bool = False
 
     @property
     def config_datatype(self) -> str:
@@ -119,6 +121,7 @@ def _tensors(rows: list[list[Any]], *, place: str) -> tuple[TensorContract, ...]
                 dims=tuple(dims),
                 optional="optional" in flags,
                 ragged="ragged" in flags,
+                scalar="scalar" in flags,
             )
         )
     names = [tensor.name for tensor in tensors]

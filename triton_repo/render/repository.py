@@ -115,6 +115,8 @@ class Values:
             "end_ids": self._end_ids,
             "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
             "tensorrt_llm_model_name": "tensorrt_llm",
+            "tensorrt_llm_draft_model_name": "",
+            "multimodal_encoders_name": "",
         }
         parameters = {}
         for key in expected_tensors(model).parameters:

@@ -41,7 +41,7 @@ def repository_options() -> Decorator:
         ),
         _switch("add-special-tokens", True, "Add the tokenizer's special tokens to prompts."),
         _switch("skip-special-tokens", True, "Leave special tokens out of answers."),
-        _switch("exclude-input-in-output", True, "Leave the prompt out of the answer."),
+        _switch("exclude-input-in-output", False, "Leave the prompt out of answers unless asked."),
         _switch("accumulate-tokens", False, "Make tensorrt_llm_bls stream the text so far."),
         click.option(
             "--cancellation-check-period-ms",

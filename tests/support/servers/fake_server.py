@@ -273,7 +273,7 @@ def _response(**tensors: tuple[str, Any]) -> Response:
 
 def _text(text: str, *, index: int, final: bool) -> Response:
     outputs = {
-        "text_output": tensor("text_output", "BYTES", [[text]]).values,
+        "text_output": tensor("text_output", "BYTES", [text]).values,
         "batch_index": tensor("batch_index", "INT32", [[index]]).values,
     }
     return Response(outputs=outputs, final=final)

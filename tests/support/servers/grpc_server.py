@@ -25,7 +25,7 @@ Answers = Callable[[Any, Any], Iterator[Any]]
 def text_response(text: str | bytes, *, final: bool = False, batch_index: int | None = None) -> Any:
     message = service_pb2.ModelStreamInferResponse()
     answer = message.infer_response
-    answer.outputs.add(name="text_output", datatype="BYTES", shape=[1, 1])
+    answer.outputs.add(name="text_output", datatype="BYTES", shape=[1])
     encoded = text.encode() if isinstance(text, str) else text
     answer.raw_output_contents.append(serialize_byte_tensor(np.array([encoded], dtype=object)).item())
     if batch_index is not None:

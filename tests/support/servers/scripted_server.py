@@ -131,7 +131,7 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 def _response(text: str, *, final: bool) -> Any:
     message = service_pb2.ModelStreamInferResponse()
     answer = message.infer_response
-    answer.outputs.add(name="text_output", datatype="BYTES", shape=[1, 1])
+    answer.outputs.add(name="text_output", datatype="BYTES", shape=[1])
     answer.raw_output_contents.append(len(text).to_bytes(4, "little") + text.encode())
     answer.parameters["triton_final_response"].bool_param = final
     return message

@@ -82,6 +82,7 @@ def test_prompt_and_sampling_travel_as_tensors_of_the_contract() -> None:
         "seed": ("UINT64", [1, 1], np.uint64(7).tobytes()),
         "stop_words": ("BYTES", [1, 2], b"\x01\x00\x00\x00a\x02\x00\x00\x00bc"),
         "stream": ("BOOL", [1, 1], b"\x01"),
+        "exclude_input_in_output": ("BOOL", [1, 1], b"\x01"),
     }
 
 
@@ -117,7 +118,7 @@ def test_answers_of_a_batch_are_put_in_the_order_of_the_prompts() -> None:
     )
     with serving(answers) as (servicer, url), Client(url) as client:
         assert client.generate_batch(["a", "b", "c"], max_tokens=1) == ("first", "second", "third")
-    assert [list(item.shape) for item in servicer.requests[0].inputs] == [[3, 1], [3, 1]]
+    assert [list(item.shape) for item in servicer.requests[0].inputs] == [[3, 1], [3, 1], [3, 1]]
 
 
 def test_refused_request_keeps_the_message_of_the_server_verbatim() -> None:

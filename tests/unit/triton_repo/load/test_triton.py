@@ -116,7 +116,7 @@ def read(asked: TritonTarget, *pieces: bytes) -> Reading:
 
 
 def text(piece: str, *, final: bool = False, **more: tuple[str, Any]) -> bytes:
-    return message(final=final, text_output=("BYTES", [[piece]]), **more)
+    return message(final=final, text_output=("BYTES", [piece]), **more)
 
 
 def test_responses_without_text_are_no_tokens_and_an_empty_final_one_ends() -> None:

@@ -15,7 +15,7 @@ def test_the_ensemble_takes_text_and_a_token_count_and_everything_else_is_option
 @pytest.mark.parametrize(
     ("model", "num_inputs", "num_outputs"),
     [
-        ("preprocessing", 13, 20),
+        ("preprocessing", 14, 20),
         ("tensorrt_llm", 62, 21),
         ("postprocessing", 2, 1),
         ("ensemble", 36, 19),
@@ -34,7 +34,7 @@ def test_a_tensor_has_upstreams_type_dims_and_flags() -> None:
     assert tensors["stop_words_list"] == TensorContract(
         "stop_words_list", "INT32", (2, -1), optional=True, ragged=True
     )
-    assert tensors["request_output_len"] == TensorContract("request_output_len", "INT32", (1,))
+    assert tensors["request_output_len"] == TensorContract("request_output_len", "INT32", (1,), scalar=True)
 
 
 def test_text_is_bytes_on_the_wire_and_a_string_in_the_config() -> None:

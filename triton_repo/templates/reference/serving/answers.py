@@ -44,6 +44,10 @@ class Event(Protocol):
     def error(self) -> str | None:
         """Why there is no answer."""
 
+    @property
+    def scheduled_ns(self) -> int:
+        """When its prompt was begun, by the monotonic clock; 0 where that is not known."""
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -55,6 +59,7 @@ class Sequence:
     sequence_index: int
     aligner: Aligner
     arrival_ns: int
+    scheduled_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -64,6 +69,7 @@ class Sequence:
 
     def add(self, event: Event, *, now_ns: int) -> list[int]:
         """Take an event; the tokens to be sent now, when the answer is streamed."""
+        self.scheduled_ns = event.scheduled_ns or self.scheduled_ns
         if event.token_ids:
             self.first_token_ns = self.first_token_ns or now_ns
             self.last_token_ns = now_ns
@@ -79,7 +85,7 @@ class Sequence:
             ready.extend(self.aligner.flush())
         return ready
 
-    def tensors(self, token_ids: list[int], *, finished: bool) -> dict[str, npt.NDArray[Any]]:
+    def tensors(self, token_ids: list[int]) -> dict[str, npt.NDArray[Any]]:
         """The tensors of the next response, which holds `token_ids` (new ones when streaming, else all)."""
         item = self.item
         shown = token_ids
@@ -101,12 +107,34 @@ class Sequence:
             tensors["num_input_tokens"] = np.array([[len(item.input_ids)]], dtype=np.int32)
         if item.return_num_output_tokens:
             tensors["num_output_tokens"] = np.array([[sent]], dtype=np.int32)
-        if item.return_perf_metrics and finished:
-            tensors["arrival_time_ns"] = np.array([[self.arrival_ns]], dtype=np.int64)
-            tensors["first_token_time_ns"] = np.array([[self.first_token_ns]], dtype=np.int64)
-            tensors["last_token_time_ns"] = np.array([[self.last_token_ns]], dtype=np.int64)
+        if item.return_perf_metrics:
+            tensors |= self._perf_metrics()
         self.num_sent = sent
         return tensors
+
+    def _perf_metrics(self) -> dict[str, npt.NDArray[Any]]:
+        """Upstream's ten values, in every response: its clients read them there.
+
+        The KV cache of a slot is one block, new for every sequence; nothing is drafted.
+        """
+        times = {
+            "arrival_time_ns": self.arrival_ns,
+            "first_scheduled_time_ns": self.scheduled_ns,
+            "first_token_time_ns": self.first_token_ns,
+            "last_token_time_ns": self.last_token_ns,
+        }
+        counts = {
+            "kv_cache_alloc_new_blocks": 1,
+            "kv_cache_reused_blocks": 0,
+            "kv_cache_alloc_total_blocks": 1,
+            "total_accepted_draft_tokens": 0,
+            "total_draft_tokens": 0,
+        }
+        return {
+            **{name: np.array([[value]], dtype=np.int64) for name, value in times.items()},
+            **{name: np.array([[value]], dtype=np.int32) for name, value in counts.items()},
+            "acceptance_rate": np.zeros((1, 1), dtype=np.float32),
+        }
 
 
 class Outbox:
@@ -149,11 +177,11 @@ class Outbox:
         tokens = ready if sequence.item.streaming else sequence.token_ids
         if event.finished:
             self._metrics.closed()
-            sequence.exchange.end(response(sequence.tensors(tokens, finished=True)))
+            sequence.exchange.end(response(sequence.tensors(tokens)))
             return
         self._metrics.tick()
         if ready:
-            sequence.exchange.send(response(sequence.tensors(ready, finished=False)))
+            sequence.exchange.send(response(sequence.tensors(ready)))
 
     def _fail(self, exchange: Exchange, message: str) -> None:
         self._metrics.closed()

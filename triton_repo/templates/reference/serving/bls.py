@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 from .detokenize import TextStream, decode_text
 from .fields import Inputs
 from .relay import failure_of
-from .tensors import response, text_tensor
+from .tensors import on_wire, response, text_tensor
 from .tokenizer import Tokenizer
 
 Tensors = dict[str, npt.NDArray[Any]]
@@ -31,6 +31,7 @@ _TO_PREPROCESSING = {
 _FROM_PREPROCESSING = {
     "INPUT_ID": "input_ids",
     "REQUEST_INPUT_LEN": "input_lengths",
+    "DECODER_INPUT_ID": "decoder_input_ids",
     "REQUEST_OUTPUT_LEN": "request_output_len",
     "BAD_WORDS_IDS": "bad_words_list",
     "STOP_WORDS_IDS": "stop_words_list",
@@ -59,9 +60,16 @@ _PASSED_ON = (
     "cum_log_probs",
     "output_log_probs",
     "sequence_index",
+    "kv_cache_alloc_new_blocks",
+    "kv_cache_reused_blocks",
+    "kv_cache_alloc_total_blocks",
     "arrival_time_ns",
+    "first_scheduled_time_ns",
     "first_token_time_ns",
     "last_token_time_ns",
+    "acceptance_rate",
+    "total_accepted_draft_tokens",
+    "total_draft_tokens",
     "num_input_tokens",
     "num_output_tokens",
 )
@@ -177,14 +185,14 @@ class Texts:
 
     def _response(self, passed_on: Tensors, text: str) -> Any:
         own = {
-            "text_output": text_tensor([text])[None],
+            "text_output": text_tensor([text]),
             "batch_index": np.array([[self._batch_index]], dtype=np.int32),
         }
         return response({**passed_on, **own})
 
 
 def _renamed(inputs: Inputs, names: Mapping[str, str]) -> list[Any]:
-    return [pb_utils.Tensor(names[name], values) for name, values in inputs.items() if name in names]
+    return [pb_utils.Tensor(names[name], on_wire(values)) for name, values in inputs.items() if name in names]
 
 
 def _outputs(reply: Any) -> Tensors:

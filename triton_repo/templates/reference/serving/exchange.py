@@ -16,10 +16,16 @@ ERROR_DELAY_S = 0.2
 
 
 class Exchange:
-    """A request that `num_open` sequences (or prompts) answer; the end of the last one is final."""
+    """A request that `num_open` sequences (or prompts) answer; the end of the last one is final.
 
-    def __init__(self, sender: Any, request_id: str, *, num_open: int) -> None:
+    `timeout_us` is what the client's `timeout` says, 0 without one: microseconds from now.
+    """
+
+    def __init__(self, sender: Any, request_id: str, *, num_open: int, timeout_us: int = 0) -> None:
         self.request_id = request_id
+        self._timeout_us = timeout_us
+        self._deadline_s = time.monotonic() + timeout_us / 1e6 if timeout_us else None
+        self._expired = False
         self._sender = sender
         self._num_open = num_open
         self._failures: list[str] = []
@@ -44,11 +50,13 @@ class Exchange:
     def send(self, answer: Any) -> None:
         """Send a response that ends nothing."""
         with self._lock:
-            self._send(answer, flags=0)
+            if not self._expired:
+                self._send(answer, flags=0)
 
     def end(self, answer: Any | None) -> None:
         """End one sequence, with its last response unless that has been sent before."""
         with self._lock:
+            answer = None if self._expired else answer
             self._num_open -= 1
             is_last = self._num_open == 0 and not self._failures
             if answer is not None or is_last:
@@ -64,6 +72,21 @@ class Exchange:
                 self._failures.append(message)
             if self._num_open == 0:
                 self._tell_failures()
+
+    def expires(self, now_s: float) -> bool:
+        """Whether it has timed out; then no answer is sent any more, and the end of the last is an error.
+
+        False while a response is being sent.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._deadline_s is not None and now_s >= self._deadline_s and not self._done:
+                self._expired, self._deadline_s = True, None
+                self._failures.append(f"timeout: no complete answer within {self._timeout_us} microseconds")
+            return self._expired
+        finally:
+            self._lock.release()
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone before the end; False while a response is being sent."""

@@ -60,10 +60,11 @@ def describe(field: str, message: str) -> str:
 
 @dataclass(frozen=True)
 class _Unsupported:
-    """What a field asks for, and the values that ask for nothing."""
+    """What a field asks for, and the values that ask for nothing, as do `harmless_size` values or fewer."""
 
     feature: str
     harmless: tuple[Any, ...] = ()
+    harmless_size: int = 0
 
     @property
     def refusal(self) -> str:
@@ -78,6 +79,8 @@ _BEAM = _Unsupported("beam search", (1,))
 _LOGITS = _Unsupported("returning logits", (False,))
 _DRAFT = _Unsupported("speculative decoding", (0,))
 _ENCODER = _Unsupported("encoder-decoder models", (0, b""))
+# Upstream's preprocessing sends the pad token, and 1 for its length, to models without an encoder too.
+_DECODER_START = _Unsupported("encoder-decoder models", (0, 1), harmless_size=1)
 _BIAS = _Unsupported("embedding bias", (0, b""))
 _PROMPT_TABLE = _Unsupported("prompt tuning", ())
 _IMAGES = _Unsupported("image and video input", (b"",))
@@ -99,8 +102,8 @@ _UNSUPPORTED = {
     "use_draft_logits": _DRAFT,
     "encoder_input_features": _ENCODER,
     "encoder_output_lengths": _ENCODER,
-    "decoder_input_ids": _ENCODER,
-    "decoder_input_lengths": _ENCODER,
+    "decoder_input_ids": _DECODER_START,
+    "decoder_input_lengths": _DECODER_START,
     "DECODER_QUERY": _ENCODER,
     "decoder_text_input": _ENCODER,
     "cross_attention_mask": _ENCODER,
@@ -121,6 +124,7 @@ _UNSUPPORTED = {
     "mrope_position_deltas": _IMAGES,
     "IMAGE_BYTES": _IMAGES,
     "IMAGE_URL": _IMAGES,
+    "IMAGES": _IMAGES,
     "VIDEO_BYTES": _IMAGES,
     "image_input": _IMAGES,
     "image_bytes_input": _IMAGES,
@@ -160,6 +164,8 @@ def refuse_unsupported(inputs: Inputs) -> None:
 
 
 def _is_harmless(unsupported: _Unsupported, values: npt.NDArray[Any]) -> bool:
+    if values.size <= unsupported.harmless_size:
+        return True
     return all(any(_same(value, harmless) for harmless in unsupported.harmless) for value in values.flat)
 
 

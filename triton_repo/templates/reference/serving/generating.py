@@ -66,6 +66,7 @@ class GeneratingModel:
 
     request_error: type[Exception]
     engine_error: type[Exception]
+    offers_perf_metrics = True
 
     def open_runtime(self, parameters: Parameters, *, max_batch_size: int) -> Runtime:
         """The runtime as config.pbtxt asks for it."""
@@ -95,6 +96,7 @@ class GeneratingModel:
             vocab_size=self._scheduler.vocab_size,
             default_end_id=self._scheduler.end_id,
             max_sequences=config["max_batch_size"],
+            offers_perf_metrics=self.offers_perf_metrics,
         )
         log_error = pb_utils.Logger.log_error
         self._metrics = RequestMetrics(
@@ -153,7 +155,7 @@ class GeneratingModel:
             raise field_error("input_ids", f"holds {size} prompts; a batch needs the decoupled mode")
         items = [self._parse(inputs, index, size) for index in range(size)]
         counts = [1 if isinstance(item, FieldError) else item.num_return_sequences for item in items]
-        exchange = Exchange(sender, request.request_id(), num_open=sum(counts))
+        exchange = Exchange(sender, request.request_id(), num_open=sum(counts), timeout_us=request.timeout())
         self._metrics.opened(sum(counts))
         self._in_flight.add(exchange)
         for index, item in enumerate(items):

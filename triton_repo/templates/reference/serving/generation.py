@@ -45,6 +45,7 @@ class Defaults:
     vocab_size: int
     default_end_id: int | None
     max_sequences: int
+    offers_perf_metrics: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def parse_item(inputs: Inputs, *, defaults: Defaults) -> Item:
         raise field_error(
             "streaming", "Streaming is only supported if model is deployed using decoupled mode."
         )
+    if scalars.get("return_perf_metrics") and not defaults.offers_perf_metrics:
+        raise field_error("return_perf_metrics", "is not offered over the LLM API; leave it out")
     return Item(
         input_ids=_input_ids(inputs),
         sampling=_sampling(inputs, scalars, defaults),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,9 +52,10 @@ class InFlight:
                 self._cancel(exchange)
 
     def cancel_abandoned(self) -> None:
-        """Cancel the requests whose clients are gone, and once more those that have not ended yet."""
+        """Cancel the requests whose time or clients are gone, and once more those that have not ended yet."""
+        now_s = time.monotonic()
         for exchange in self._open():
-            if exchange in self._cancelled or exchange.is_cancelled():
+            if exchange in self._cancelled or exchange.expires(now_s) or exchange.is_cancelled():
                 self._cancel(exchange)
 
     def exit_when_lost(self, parent: int) -> None:

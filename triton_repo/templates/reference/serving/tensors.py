@@ -22,6 +22,11 @@ def read_item(inputs: Mapping[str, npt.NDArray[Any]], index: int) -> dict[str, n
     return {name: values[index : index + 1].copy() for name, values in inputs.items()}
 
 
+def on_wire(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An input as another model takes it: a scalar, which config.pbtxt reshapes to [batch], is [batch, 1]."""
+    return values[:, None] if values.ndim == 1 else values
+
+
 def response(tensors: Mapping[str, npt.NDArray[Any]]) -> Any:
     """A response with these tensors."""
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in tensors.items()])

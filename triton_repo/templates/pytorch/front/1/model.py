@@ -20,6 +20,7 @@ class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
 
     request_error = RequestError
     engine_error = EngineError
+    offers_perf_metrics = False
 
     def open_runtime(self, parameters: Parameters, *, max_batch_size: int) -> Runtime:
         config = yaml.safe_load((Path(__file__).parent / "model.yaml").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from serving.detokenize import decode_text
 from serving.fields import FieldError, Inputs, field_error
 from serving.parameters import Parameters
-from serving.tensors import error_response, read_inputs, response
+from serving.tensors import error_response, read_inputs, response, text_tensor
 from serving.tokenizer import Tokenizer
 
 
@@ -40,7 +40,7 @@ class TritonPythonModel:
         return responses
 
     def _texts(self, inputs: Inputs) -> Any:
-        """The text of each sequence, [batch, sequences]."""
+        """The text of each sequence, one after the other: upstream's tensor has no batch dimension."""
         tokens, lengths = inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"]
         if lengths.shape != tokens.shape[:2]:
             raise field_error(
@@ -48,8 +48,5 @@ class TritonPythonModel:
             )
         if (tokens < 0).any():
             raise field_error("TOKENS_BATCH", "holds negative token ids, expected 0 or more")
-        texts = np.empty(lengths.shape, dtype=np.object_)
-        for place in np.ndindex(*lengths.shape):
-            run = tokens[place][: max(0, int(lengths[place]))].tolist()
-            texts[place] = decode_text(run, self._tokenizer.decode).encode()
-        return texts
+        runs = (tokens[place][: max(0, int(lengths[place]))].tolist() for place in np.ndindex(*lengths.shape))
+        return text_tensor([decode_text(run, self._tokenizer.decode) for run in runs])

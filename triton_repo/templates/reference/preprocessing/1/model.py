@@ -62,14 +62,18 @@ class TritonPythonModel:
         ]
         width = max(len(prompt) for prompt in prompts)
         padded = [prompt + [self._pad_id] * (width - len(prompt)) for prompt in prompts]
+        pad_ids = np.array(inputs.get("PAD_ID", [[self._pad_id]] * size), dtype=np.int32)
         return {
             "INPUT_ID": np.array(padded, dtype=np.int32),
             "REQUEST_INPUT_LEN": np.array([[len(prompt)] for prompt in prompts], dtype=np.int32),
+            # Upstream's always gives the start of a decoder, though only encoder-decoder models read it.
+            "DECODER_INPUT_ID": pad_ids,
+            "REQUEST_DECODER_INPUT_LEN": np.ones((size, 1), dtype=np.int32),
             "BAD_WORDS_IDS": pack_words(self._words(inputs, "BAD_WORDS_DICT", size)),
             "STOP_WORDS_IDS": pack_words(self._stop_words(inputs, size)),
             "REQUEST_OUTPUT_LEN": np.array(output_lens, dtype=np.int32),
             "OUT_END_ID": np.array(inputs.get("END_ID", [[self._end_id]] * size), dtype=np.int32),
-            "OUT_PAD_ID": np.array(inputs.get("PAD_ID", [[self._pad_id]] * size), dtype=np.int32),
+            "OUT_PAD_ID": pad_ids,
         }
 
     def _prompt(self, query: bytes, output_len: int) -> list[int]:

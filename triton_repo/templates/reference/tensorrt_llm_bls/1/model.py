@@ -84,7 +84,7 @@ class TritonPythonModel:
         size = int(inputs["text_input"].shape[0])
         if size > 1 and not self._decoupled:
             raise field_error("text_input", f"holds {size} prompts; a batch needs the decoupled mode")
-        exchange = Exchange(sender, request.request_id(), num_open=size)
+        exchange = Exchange(sender, request.request_id(), num_open=size, timeout_us=request.timeout())
         self._in_flight.add(exchange)
         for index in range(size):
             prompt = Prompt(index, read_item(inputs, index), f"batch item {index}: " if size > 1 else "")

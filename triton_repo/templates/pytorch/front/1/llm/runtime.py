@@ -21,13 +21,17 @@ _JOIN_TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Event:
-    """New tokens of a request; the last event of a request is `finished`."""
+    """New tokens of a request; the last event of a request is `finished`.
+
+    `scheduled_ns` stays 0, since the LLM API does not tell.
+    """
 
     token_ids: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     finished: bool = False
     finish_reason: str | None = None
     error: str | None = None
+    scheduled_ns: int = 0
 
 
 @dataclass(frozen=True)
