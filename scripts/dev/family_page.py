@@ -40,8 +40,8 @@ _KEYS = """
 
 A key that is absent means what the named class says (transformers 5; where 4.57 says otherwise, the key must
 be given). Sizes must be given. A key that the class has and that stands in none of these lists is refused by
-name, unless it says what the class takes anyway. Tests leave out and change every key of every class, and compare
-what is read, and the logits, with transformers.
+name, unless it says what the class takes anyway. Tests leave out and change every key of every class, and
+compare what is read, and the logits, with transformers.
 
 Read for every family: {shared}. Without effect in every family: {inert}.
 """

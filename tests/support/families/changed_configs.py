@@ -154,7 +154,7 @@ def transformers_logits(case: FamilyCase, config: Config, folder: Path | None = 
         found = AutoConfig.for_model(config["model_type"], **_arguments(config))
         model = tiny_model(case, config=found)
         with torch.inference_mode():
-            logits = model(torch.tensor([TOKENS])).logits[0].float()
+            logits: torch.Tensor = model(torch.tensor([TOKENS])).logits[0].float()
     # Whatever transformers and torch raise for a config that makes no model.
     except Exception:
         return None
