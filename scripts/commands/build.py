@@ -18,7 +18,7 @@ from scripts.cli.show_plan import print_plan
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
-    from scripts.flows.build import Built
+    from scripts.flows.planned_folder import Built
     from tpforge.recipe import EngineRecipe
 
 

@@ -10,26 +10,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scripts.flows import build, models
-from scripts.flows.provenance_kept_checkpoints import checkpoint_beside, discard, holds, keep, made_of
+from builders.kept_checkpoint import checkpoint_beside, discard_checkpoint, holds, keep_checkpoint
+from builders.sources import models
+from scripts.flows.convert import resumable_folder
+from scripts.flows.kept_engine import find_kept, kept_differences
+from scripts.flows.planned_folder import (
+    Built,
+    PlannedFolder,
+    plan_engine_folder,
+)
 from tpforge import __version__
 from tpforge.arguments import write_value
 from tpforge.atomic import atomic_folder, hash_file, refuse_existing
+from tpforge.build_command import command_words
+from tpforge.deciding_code import code_key
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
-from tpforge.manifest import EngineBuild, Limits, Manifest
+from tpforge.manifest import EngineBuild, FileRecord, Limits, Manifest
 from tpforge.places import Places
 from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.system.linking import link_tree
 from tpforge.versions import release_for
 from tpforge.weight_order import order_for
+from tpforge.written import note_files
 
 if TYPE_CHECKING:
+    from builders.sources.base import Source
     from builders.tensorrt.command import BuildCommand
     from builders.tensorrt.log import BuildLog
     from builders.tensorrt.plan import BuildPlan
     from engines.host import Host
-    from scripts.flows.build import Planned
 
 SCRIPT, LOG = "build.sh", "build.log"
 
@@ -39,7 +49,7 @@ class Compilation:
     """What a build would do; `planned` is None when MODEL is a TensorRT-LLM checkpoint already."""
 
     out: Path
-    planned: Planned | None
+    planned: PlannedFolder | None
     limits: Limits
     plan: BuildPlan
     command: BuildCommand
@@ -58,9 +68,9 @@ def plan_compilation(recipe: EngineRecipe, *, out: Path | None) -> Compilation:
     if is_checkpoint(recipe.model):
         return _plan_of_checkpoint(recipe, host, out=out)
     with models.open_model(recipe.model) as source:
-        planned = build.plan_source(recipe, source, out=out)
+        planned = plan_engine_folder(recipe, source, out=out)
         limits = recipe.limits.resolve(source.spec)
-        config = source.family.target_config(planned.plan, dtype=planned.dtype)
+    config = planned.conversion.config
     return _compilation(recipe, host, out=planned.out, planned=planned, limits=limits, config=config)
 
 
@@ -83,7 +93,7 @@ def compile_engine(
     existing: Literal["refuse", "replace"],
     progress: Progress,
     meter: BytesProgress | None = None,
-) -> build.Built:
+) -> Built:
     """Convert, run trtllm-build, check what it made, and write engine.json.
 
     The converted checkpoint stays beside the engine until the build has ended well.
@@ -118,8 +128,27 @@ def compile_engine(
         log, command = _run(recipe, compilation, folder, progress=progress)
         manifest = _manifest(recipe, compilation, folder, host=find_host(), log=log, command=command)
         write_manifest(folder, manifest)
-    discard(checkpoint)
-    return build.Built(Places(final), manifest, reused=False, notes=notes)
+    discard_checkpoint(checkpoint)
+    return Built(Places(final), manifest, reused=False, notes=notes)
+
+
+def fresh_compilation(recipe: EngineRecipe, *, progress: Progress) -> Built:
+    """The engine of a recipe under out/: kept when it is there already, made of the same, else compiled.
+
+    Raises:
+        TpforgeError: as `compile_engine` does.
+    """
+    if is_checkpoint(recipe.model):  # Refused there, with what to do.
+        return compile_engine(recipe, out=None, existing="replace", progress=progress)
+    compilation = plan_compilation(recipe, out=None)
+    places = Places(compilation.out)
+    if (kept := find_kept(places)) is not None:
+        progress(f"comparing {compilation.out} with its model")
+        with models.open_model(recipe.model) as source:
+            asked = plan_manifest(recipe, compilation, source, inputs=models.input_files(source))
+        if not kept_differences(places, kept, asked=asked):
+            return Built(places, kept, reused=True, notes=())
+    return compile_engine(recipe, out=compilation.out, existing="replace", progress=progress)
 
 
 def _refuse_host(recipe: EngineRecipe, compilation: Compilation) -> None:
@@ -168,7 +197,7 @@ def _compilation(
     host: Host,
     *,
     out: Path,
-    planned: Planned | None,
+    planned: PlannedFolder | None,
     limits: Limits,
     config: dict[str, Any],
 ) -> Compilation:
@@ -193,9 +222,9 @@ def _where(recipe: EngineRecipe) -> Literal["host", "docker", "podman", "slurm"]
     return "host" if container == "none" else container
 
 
-def _refuse_other_gpu(recipe: EngineRecipe, planned: Planned, host: Host) -> None:
+def _refuse_other_gpu(recipe: EngineRecipe, planned: PlannedFolder, host: Host) -> None:
     """trtllm-build compiles for the GPUs that it sees, whatever the integers are laid out for."""
-    found = planned.plan.quantization
+    found = planned.conversion.plan.quantization
     if found is None or found.format is None or found.order not in ("sm80", "sm90"):
         return
     if host.sm is None or _where(recipe) == "slurm":
@@ -215,17 +244,31 @@ def _converted(
     planned = compilation.planned
     assert planned is not None
     with models.open_model(recipe.model) as source:
-        key = made_of(source, planned)
+        return _converted_source(recipe, planned, source, checkpoint, progress=progress, meter=meter)
+
+
+def _converted_source(
+    recipe: EngineRecipe,
+    planned: PlannedFolder,
+    source: Source,
+    checkpoint: Path,
+    *,
+    progress: Progress,
+    meter: BytesProgress | None,
+) -> tuple[Path, tuple[str, ...]]:
+    from builders.convert import conversion_provenance, convert
+
+    asked = conversion_provenance(source, planned.conversion)
     if checkpoint.is_dir():
         progress(f"checking {checkpoint}")
-    if holds(checkpoint, key=key):
+    if holds(checkpoint, asked=asked):
         progress(f"keeping {checkpoint} of an earlier run")
-        return checkpoint, planned.notes
+        return checkpoint, planned.conversion.notes
     progress(f"converting {recipe.model} to {checkpoint}")
-    _, conversion = build.convert_checkpoint(
-        recipe, out=checkpoint, force=True, progress=progress, meter=meter
-    )
-    keep(checkpoint, key=key, files=conversion.files)
+    with resumable_folder(checkpoint, force=True, resume=False, progress=progress) as folder:
+        conversion = convert(source, planned.conversion, out=folder, progress=meter)
+        note_files(folder, conversion.files)
+    keep_checkpoint(checkpoint, provenance=asked, files=conversion.files)
     return checkpoint, conversion.notes
 
 
@@ -258,42 +301,57 @@ def _manifest(
     log: BuildLog,
     command: tuple[str, ...],
 ) -> Manifest:
+    """engine.json of what was built, on what, and the numbers of its log."""
+    with models.open_model(recipe.model) as source:
+        manifest = plan_manifest(recipe, compilation, source, inputs=models.input_files(source))
+    kept = [path for name in ("checkpoint", "engine", "tokenizer") for path in (folder / name).rglob("*")]
+    numbers = log.model_dump(exclude={"warnings"})
+    assert manifest.engine_build is not None
+    built = manifest.engine_build.model_copy(
+        update={
+            "command": command,
+            "sm": host.sm or recipe.sm,
+            "gpu": host.gpus[0].name if host.gpus else None,
+            "driver": host.driver,
+            "topology": host.topology,
+            "log": {key: value for key, value in numbers.items() if value is not None},
+            "warnings": log.warnings,
+        }
+    )
+    files = tuple(hash_file(path, relative_to=folder) for path in sorted(kept) if path.is_file())
+    return manifest.model_copy(update={"files": files, "engine_build": built})
+
+
+def plan_manifest(
+    recipe: EngineRecipe, compilation: Compilation, source: Source, *, inputs: tuple[FileRecord, ...]
+) -> Manifest:
+    """engine.json as far as it is known before anything is built; `inputs` are the files of the source."""
     planned, release = compilation.planned, compilation.plan.target.release
     assert planned is not None
-    with models.open_model(recipe.model) as source:
-        record = models.source_record(recipe, source, files=models.input_files(source))
-        spec = source.spec
-    kept = [path for name in ("checkpoint", "engine", "tokenizer") for path in (folder / name).rglob("*")]
+    conversion = planned.conversion
     return Manifest(
         name=planned.name,
         tpforge_version=__version__,
+        code=code_key(__name__, type(source).__module__),
         runtime="tensorrt",
-        source=record,
-        model=spec,
-        mapping=planned.plan.mapping,
-        padding=planned.plan.padding,
+        source=models.source_record(source, given=recipe.model, files=inputs),
+        model=source.spec,
+        mapping=conversion.plan.mapping,
+        padding=conversion.plan.padding,
         parallel_embedding_dim=recipe.parallel_embedding,
-        dtype=planned.dtype,
-        quantization=planned.plan.quantization,
+        dtype=conversion.dtype,
+        quantization=conversion.plan.quantization,
         limits=compilation.limits,
-        files=tuple(hash_file(path, relative_to=folder) for path in sorted(kept) if path.is_file()),
+        files=(),
         command=command_of(recipe, compilation),
         engine_build=EngineBuild(
             trtllm=release.trtllm,
             tensorrt=release.tensorrt,
             cuda=release.cuda,
             arguments=compilation.plan.arguments,
-            command=command,
-            sm=host.sm or recipe.sm,
-            gpu=host.gpus[0].name if host.gpus else None,
-            driver=host.driver,
-            topology=host.topology,
-            log={
-                key: value for key, value in log.model_dump(exclude={"warnings"}).items() if value is not None
-            },
-            warnings=log.warnings,
+            command=(),
         ),
-        dropped_tensors=planned.dropped,
+        dropped_tensors=conversion.dropped,
     )
 
 
@@ -301,8 +359,8 @@ def command_of(recipe: EngineRecipe, compilation: Compilation) -> tuple[str, ...
     """The command line that makes the same engine, with every default spelled out."""
     planned = compilation.planned
     assert planned is not None
-    words = build.command_words(recipe, limits=compilation.limits, dtype=planned.dtype)
-    found, sm = planned.plan.quantization, recipe.sm
+    words = command_words(recipe, limits=compilation.limits, dtype=planned.conversion.dtype)
+    found, sm = planned.conversion.plan.quantization, recipe.sm
     if found is not None and found.order in ("sm80", "sm90"):
         sm = compilation.plan.target.sm  # Decides the bytes, though it was not given.
     return (*words, *_own_words(recipe, sm=sm))
