@@ -14,22 +14,24 @@ from pathlib import Path
 
 PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
 """Ours: what other packages compute is no part of what an output is made of."""
-_HOME = Path(__file__).resolve().parent.parent
+HOME = Path(__file__).resolve().parent.parent
+"""The folder that they lie in."""
 
 
-def code_key(*modules: str, home: Path = _HOME) -> str:
+def code_key(*modules: str, home: Path | None = None) -> str:
     """SHA-256 over the files that decide what the functions of these modules make.
 
     Raises:
         ModuleNotFoundError: there is no such module of ours.
     """
+    home = home or HOME
     digest = hashlib.sha256()
     for path in deciding_files(*modules, home=home):
         digest.update(f"{path.relative_to(home).as_posix()} {_read(path).sha256}\n".encode())
     return digest.hexdigest()
 
 
-def deciding_files(*modules: str, home: Path = _HOME) -> tuple[Path, ...]:
+def deciding_files(*modules: str, home: Path | None = None) -> tuple[Path, ...]:
     """The files that decide what the functions of these modules make; `home` holds our packages.
 
     They are the modules, every module of ours that these import, inside functions too, and so on; and the
@@ -39,6 +41,7 @@ def deciding_files(*modules: str, home: Path = _HOME) -> tuple[Path, ...]:
     Raises:
         ModuleNotFoundError: there is no such module of ours.
     """
+    home = home or HOME
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:

@@ -87,6 +87,8 @@ def _planned(recipe: EngineRecipe, source: Source, *, out: Path | None) -> tuple
     """The folder and the limits, of a model that the reference runtime executes."""
     limits = recipe.limits.resolve(source.spec)
     planned = plan_engine_folder(recipe, source, out=out)
+    if recipe.kv_cache is not None:
+        planned = replace(planned, measured_by=("engines.kv_scales",))
     _refuse_unexecutable(planned, limits=limits)
     return planned, limits
 

@@ -50,8 +50,7 @@ def plan_engine_folder(recipe: EngineRecipe, source: Source, *, out: Path | None
     """
     name = _name(recipe, source)
     places = Places(out) if out is not None else places_of(name)
-    measured_by = ("engines.kv_scales",) if recipe.kv_cache is not None else ()
-    return PlannedFolder(name, places.engine, plan_recipe(recipe, source), measured_by)
+    return PlannedFolder(name, places.engine, plan_recipe(recipe, source))
 
 
 def plan_checkpoint_folder(recipe: EngineRecipe, source: Source, *, out: Path | None) -> PlannedFolder:
