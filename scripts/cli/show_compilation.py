@@ -11,7 +11,7 @@ from tpforge.arguments import build_arguments, write_value
 
 if TYPE_CHECKING:
     from builders.llm_engine import LlmEngine
-    from scripts.flows.compile import Compilation
+    from scripts.flows.compilation import Compilation
 
 UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU"
 

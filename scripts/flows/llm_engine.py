@@ -18,6 +18,8 @@ from tpforge.recipe import EngineRecipe
 if TYPE_CHECKING:
     from builders.llm_engine import LlmEngine
 
+Existing = Literal["refuse", "replace"]
+
 
 def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     """What `build_llm_engine` would write for `recipe`.
@@ -31,17 +33,20 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
 
 
 def build_llm_engine(
-    recipe: EngineRecipe, *, out: Path | None, existing: Literal["refuse", "replace"], progress: Progress
+    recipe: EngineRecipe, *, out: Path | None, existing: Existing, progress: Progress
 ) -> Built:
     """Write the engine folder: the model linked, copied or padded, llm.yaml, the tokenizer, engine.json.
 
     Raises:
         InputRefused: the model is refused, or the folder exists and may not be replaced.
     """
+    return _build(recipe, plan_llm_engine(recipe, out=out), existing=existing, progress=progress)
+
+
+def _build(recipe: EngineRecipe, engine: LlmEngine, *, existing: Existing, progress: Progress) -> Built:
     from builders.llm_engine import write_llm_engine
     from engines.store import write_manifest
 
-    engine = plan_llm_engine(recipe, out=out)
     with atomic_folder(engine.out, force=existing == "replace") as folder:
         progress(f"putting {recipe.model} into {engine.out}")
         manifest = write_llm_engine(recipe, engine, folder=folder, progress=progress)
@@ -63,4 +68,4 @@ def fresh_llm_engine(recipe: EngineRecipe, *, progress: Progress) -> Built:
         progress(f"comparing {engine.out} with its model")
         if not kept_differences(places, kept, asked=plan_manifest(recipe, engine)):
             return Built(places, kept, reused=True, notes=engine.quantization.notes)
-    return build_llm_engine(recipe, out=engine.out, existing="replace", progress=progress)
+    return _build(recipe, engine, existing="replace", progress=progress)

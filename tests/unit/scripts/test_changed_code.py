@@ -15,6 +15,7 @@ from builders.kept_checkpoint import holds, keep_checkpoint
 from builders.planned import plan_conversion
 from builders.sources.models import input_files, open_model
 from scripts.flows import build, compile, llm_engine, prove, render, up
+from scripts.flows.compilation import plan_compilation
 from scripts.main import main
 from tests.support.changed_code import Changed, copied_code
 from tests.support.tiny import write_tiny_llama
@@ -139,7 +140,7 @@ def test_an_interrupted_conversion_and_a_kept_checkpoint(
 
 def test_an_engine_of_trtllm_build(model: Path, changed: Changed) -> None:
     recipe = EngineRecipe(model=str(model), tp=2, runtime="tensorrt", sm=90)
-    compilation = compile.plan_compilation(recipe, out=None)
+    compilation = plan_compilation(recipe, out=None)
 
     def manifest() -> Manifest:
         with open_model(str(model)) as source:
@@ -159,7 +160,7 @@ def test_an_engine_of_trtllm_build(model: Path, changed: Changed) -> None:
 def test_an_engine_of_the_llm_api(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90)
     built = llm_engine.build_llm_engine(recipe, out=None, existing="refuse", progress=print)
-    monkeypatch.setattr(llm_engine, "build_llm_engine", lambda *_, **__: SimpleNamespace(reused=False))
+    monkeypatch.setattr(llm_engine, "_build", lambda *_, **__: SimpleNamespace(reused=False))
     deciding = ("builders/llmapi.py", "builders/padded_model.py", "builders/llm_engine.py")
     deciding += ("tpforge/llm_args.toml", "tpforge/padding.py", "tpforge/yaml_text.py")
     assert built.places.engine == ENGINE
