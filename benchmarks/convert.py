@@ -152,6 +152,7 @@ def import_modules(way: str) -> None:
 
 def convert_ours(source: Path, out: Path, *, tp: int, dtype: str | None) -> None:
     from builders.convert import convert
+    from builders.planned import plan_conversion
     from builders.sources import open_source
     from tpforge.atomic import atomic_folder
     from tpforge.dtypes import parse_dtype
@@ -160,10 +161,11 @@ def convert_ours(source: Path, out: Path, *, tp: int, dtype: str | None) -> None
     with open_source(str(source)) as opened, atomic_folder(out) as folder:
         convert(
             opened,
-            mapping=Mapping(tp_size=tp),
-            dtype=parse_dtype(dtype) if dtype else None,
-            pad=True,
-            parallel_embedding_dim=None,
+            plan_conversion(
+                opened,
+                mapping=Mapping(tp_size=tp),
+                dtype=parse_dtype(dtype) if dtype else None,
+            ),
             out=folder,
         )
 

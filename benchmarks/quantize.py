@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from builders.export import write_huggingface
+from builders.planned import plan_of
+from builders.sources.models import open_model
 from builders.verify import verify_shards
 from engines.quality import Baseline, compare_with, measure_baseline
 from engines.store import read_manifest
 from scripts.flows.build import build_engine
-from scripts.flows.models import open_model
-from scripts.flows.quantize import plan_of
 from tests.support.quantized_checkpoints import write_quantized
 from tpforge.errors import TpforgeError
 from tpforge.quantization import formats

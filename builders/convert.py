@@ -1,6 +1,6 @@
 """Has the planned rank files of a source written, with its config.json and the hashes of everything.
 
-What goes where is decided before the first byte is written (`planning`); `rank_writing` then streams.
+What goes where was decided before the first byte is written (`planned`); `rank_writing` streams.
 It does not make the output folder atomic (the caller does) and does not check the result (`verify` does).
 """
 
@@ -13,21 +13,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders.audit import audit
 from builders.input_hashes import InputHashes
 from builders.journal import JOURNAL_NAME, Journal
-from builders.planning import plan_rank_files, plan_shards
-from builders.quantize.writing.cuts import refuse_cuts
+from builders.planned import Planned
 from builders.rank_writing import Meter, write_rank_files
 from builders.sources.base import Source
-from builders.writer import RankFilePlan, config_bytes, write_config
+from builders.writer import config_bytes, write_config
+from tpforge.deciding_code import code_key
 from tpforge.dtypes import DType
-from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.errors import EnvironmentUnusable
 from tpforge.manifest import FileRecord
-from tpforge.mapping import Mapping
 from tpforge.processors import usable_processors
 from tpforge.progress import BytesProgress
-from tpforge.quantization import Quantization
+from tpforge.provenance import Input, Provenance, made_of
 from tpforge.sharding import ShardPlan
 from tpforge.units import format_bytes
 
@@ -48,57 +46,34 @@ class Conversion:
 
 
 def convert(
-    source: Source,
-    *,
-    mapping: Mapping,
-    dtype: DType | None,
-    pad: bool,
-    parallel_embedding_dim: int | None,
-    quantization: Quantization | None = None,
-    out: Path,
-    progress: BytesProgress | None = None,
+    source: Source, planned: Planned, *, out: Path, progress: BytesProgress | None = None
 ) -> Conversion:
-    """Write config.json and rank{N}.safetensors into the folder `out`; `dtype` None keeps the model's.
+    """Write config.json and rank{N}.safetensors of a planned conversion of `source` into the folder `out`.
 
     The folder is empty, or holds what an interrupted run of the same conversion left there: that is hashed
     again, and kept as far as it holds.
 
     Raises:
-        InputRefused: the checkpoint is not sound, or cannot be sharded as asked.
         EnvironmentUnusable: the disk is too full.
     """
-    if source.family.refusal is not None:
-        raise InputRefused(f"{source.location}: {source.family.refusal}")
-    dropped = audit(source)
-    plan = plan_shards(
-        source,
-        mapping=mapping,
-        pad=pad,
-        parallel_embedding_dim=parallel_embedding_dim,
-        quantization=quantization,
-    )
-    target = dtype or source.spec.dtype
-    rank_files = plan_rank_files(source, plan=plan, dtype=target)
-    if source.quantized is not None:
-        tensors = (tensor for file in rank_files for tensor in file.tensors)
-        refuse_cuts(source.quantized, tensors, where=source.location)
+    rank_files = planned.rank_files
+    size = sum(file.size for file in rank_files)
     there = sum(path.stat().st_size for path in out.iterdir())
-    _refuse_full_disk(out, sum(file.size for file in rank_files) + _CONFIG_BYTES - there)
-    config = source.family.target_config(plan, dtype=target)
-    fingerprint = conversion_key(source, rank_files, plan=plan, config=config)
+    _refuse_full_disk(out, size + _CONFIG_BYTES - there)
+    fingerprint = conversion_provenance(source, planned).identity
     _remove_strays(out, names={JOURNAL_NAME, *(file.name for file in rank_files)})
-    meter = Meter(total=sum(file.size for file in rank_files), progress=progress)
+    meter = Meter(total=size, progress=progress)
     with (
         closing(Journal(out, fingerprint=fingerprint)) as journal,
         InputHashes(source.input_files, relative_to=_root(source), pace=lambda: meter.fraction) as hashes,
         ThreadPoolExecutor(usable_processors()) as pool,
     ):
-        config_record = write_config(out / _CONFIG_NAME, config)
+        config_record = write_config(out / _CONFIG_NAME, planned.config)
         written = write_rank_files(
             source,
             rank_files,
-            tp_size=mapping.tp_size,
-            dtype=target,
+            tp_size=planned.plan.mapping.tp_size,
+            dtype=planned.dtype,
             out=out,
             journal=journal,
             meter=meter,
@@ -106,32 +81,41 @@ def convert(
         )
         input_files = hashes.result()
         journal.finish()
+    notes = (*source.notes, *_cast_notes(source, planned.dtype), *planned.plan.padding.notes)
     return Conversion(
-        plan=plan,
-        dtype=target,
+        plan=planned.plan,
+        dtype=planned.dtype,
         files=(config_record, *written),
         input_files=input_files,
-        dropped=dropped,
-        notes=(*source.notes, *_cast_notes(source, target), *plan.padding.notes, *_kept_notes(meter)),
+        dropped=planned.dropped,
+        notes=(*notes, *_kept_notes(meter)),
     )
 
 
-def conversion_key(
-    source: Source, rank_files: tuple[RankFilePlan, ...], *, plan: ShardPlan, config: dict[str, object]
-) -> str:
-    """What must be equal for bytes of an earlier run to be of use: input files, layout, quantization, config.
+def conversion_provenance(source: Source, planned: Planned) -> Provenance:
+    """What must be equal for bytes of an earlier run to be those that would be written now.
 
-    Rank files whose integers lie in another order have the same sizes, headers and config.json.
+    Rank files whose integers lie in another order have the same sizes, headers and config.json; quantization
+    and code tell them apart.
     """
-    digest = hashlib.sha256(config_bytes(config))
-    if plan.quantization is not None:
-        digest.update(plan.quantization.model_dump_json().encode())
-    for path in source.input_files:
-        status = path.stat()
-        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
-    for file in rank_files:
-        digest.update(file.header)
-    return digest.hexdigest()
+    quantization = planned.plan.quantization
+    return made_of(
+        inputs={path.relative_to(_root(source)).as_posix(): _input(path) for path in source.input_files},
+        options={
+            "dtype": planned.dtype.value,
+            "quantization": None if quantization is None else quantization.model_dump(mode="json"),
+            "config.json": hashlib.sha256(config_bytes(planned.config)).hexdigest(),
+            **{file.name: hashlib.sha256(file.header).hexdigest() for file in planned.rank_files},
+        },
+        code=code_key(__name__, type(source).__module__),
+    )
+
+
+def _input(path: Path) -> Input:
+    """A file of the model, by size and time: hashing it would take as long as the conversion."""
+    status = path.stat()
+    place = path.resolve()
+    return Input(location=str(place), identity=f"{place} {status.st_size} {status.st_mtime_ns}")
 
 
 def _remove_strays(out: Path, *, names: set[str]) -> None:

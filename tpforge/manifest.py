@@ -146,11 +146,16 @@ class LlmApi(Record):
 
 
 class Manifest(Record):
-    """The content of engine.json."""
+    """The content of engine.json.
+
+    `code` is the key of the code of ours that decided the engine (`tpforge.deciding_code`); engines that were
+    built before it was kept have none.
+    """
 
     schema_version: Literal[1] = 1
     name: str
     tpforge_version: str
+    code: str | None = None
     runtime: Runtime
     source: SourceRecord
     model: ModelSpec

@@ -90,11 +90,6 @@ def newest_engine(root: Path = OUT) -> Places | None:
     return Places(manifests[-1].parent) if manifests else None
 
 
-def running_places(root: Path = OUT) -> list[Places]:
-    """The engines under out/ that have a server folder, by name."""
-    return [Places(folder.parent / "engine") for folder in sorted(root.glob("*/server"))]
-
-
 def cache_dir() -> Path:
     """Where the demo model is kept between runs."""
     return Path.home() / ".cache" / "tpforge"

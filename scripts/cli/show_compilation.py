@@ -10,15 +10,16 @@ from scripts.reports.columns import table
 from tpforge.arguments import build_arguments, write_value
 
 if TYPE_CHECKING:
-    from scripts.flows.compile import Compilation
-    from scripts.flows.llm_engine import LlmEngine
+    from builders.llm_engine import LlmEngine
+    from scripts.flows.compilation import Compilation
 
 UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU"
 
 
 def print_compilation(output: Output, compilation: Compilation) -> None:
     """The plan for people, or as one object."""
-    plan, planned = compilation.plan, compilation.planned
+    plan = compilation.plan
+    planned = compilation.planned.conversion if compilation.planned else None
     target = plan.target
     release, checkpoint = target.release, target.checkpoint
     for note in planned.notes if planned else ():

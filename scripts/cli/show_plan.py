@@ -9,11 +9,12 @@ from scripts.reports.columns import table
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
-    from scripts.flows.build import Planned
+    from scripts.flows.planned_folder import PlannedFolder
 
 
-def print_plan(output: Output, planned: Planned) -> None:
+def print_plan(output: Output, folder: PlannedFolder) -> None:
     """The files that would be written, with their sizes."""
+    planned = folder.conversion
     total = sum(planned.file_sizes.values())
     for note in planned.notes:
         output.note(f"note: {note}")
@@ -21,7 +22,7 @@ def print_plan(output: Output, planned: Planned) -> None:
         output.note(f"left out: {name}: {reason}")
     mapping = planned.plan.mapping
     output.result(
-        f"would write {planned.out}: tp={mapping.tp_size} pp={mapping.pp_size} {planned.dtype}, "
+        f"would write {folder.out}: tp={mapping.tp_size} pp={mapping.pp_size} {planned.dtype}, "
         f"{mapping.world_size} ranks, {format_bytes(total)}"
     )
     rows = [(name, format_bytes(size)) for name, size in planned.file_sizes.items()]
@@ -29,8 +30,8 @@ def print_plan(output: Output, planned: Planned) -> None:
     output.record(
         "plan",
         {
-            "name": planned.name,
-            "out": str(planned.out),
+            "name": folder.name,
+            "out": str(folder.out),
             "dtype": planned.dtype.value,
             "mapping": mapping.model_dump(),
             "padding": planned.plan.padding.model_dump(),

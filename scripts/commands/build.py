@@ -18,7 +18,7 @@ from scripts.cli.show_plan import print_plan
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
-    from scripts.flows.build import Built
+    from scripts.flows.planned_folder import Built
     from tpforge.recipe import EngineRecipe
 
 
@@ -80,10 +80,10 @@ def command(
 
 def _tensorrt(output: Output, recipe: EngineRecipe, *, out: Path | None, force: bool, dry_run: bool) -> None:
     from scripts.cli.show_compilation import print_compilation
-    from scripts.flows import compile
+    from scripts.flows import compilation, compile
 
     if dry_run:
-        print_compilation(output, compile.plan_compilation(recipe, out=out))
+        print_compilation(output, compilation.plan_compilation(recipe, out=out))
         return
     built = compile.compile_engine(
         recipe,

@@ -44,15 +44,15 @@ def command(
 
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`.
     """
-    from scripts.flows import build
+    from scripts.flows import convert
 
     output = Output(as_json=as_json)
     recipe = engine_recipe(model, values)
     if dry_run:
-        print_plan(output, build.plan_checkpoint(recipe, out=out))
+        print_plan(output, convert.plan_checkpoint(recipe, out=out))
         return
     output.progress(f"converting {model}")
-    folder, conversion = build.convert_checkpoint(
+    folder, conversion = convert.convert_checkpoint(
         recipe,
         out=out,
         force=force,

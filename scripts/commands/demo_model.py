@@ -25,7 +25,7 @@ def command(cache: Path | None, as_json: bool) -> None:
     It is SmolLM2-135M-Instruct as GGUF, out of a Python package; its SHA-256 is checked. Everywhere else
     the word `demo` stands for it.
     """
-    from scripts.flows import models
+    from builders.sources import models
 
     output = Output(as_json=as_json)
     output.progress("looking for the demo model")

@@ -136,7 +136,8 @@ def verify(engine: str | None, as_json: bool) -> None:
 def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove engines, with the repository and the logs that were derived from them."""
     from engines.store import read_manifest
-    from scripts.flows import build, serve
+    from scripts.flows import serve
+    from scripts.flows.remove import remove
     from tpforge.places import find_engine
 
     output = Output(as_json=as_json)
@@ -146,7 +147,7 @@ def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
         if serve.is_running(places):
             stop = f"tpforge stop {shlex.quote(str(places.engine))}"
             raise UsageError(f"{places.engine}: its server runs; stop it first: {stop}")
-    removed = [] if dry_run else [path for places in found for path in build.remove(places)]
+    removed = [] if dry_run else [path for places in found for path in remove(places)]
     for path in [places.engine for places in found] if dry_run else removed:
         output.result(f"{'would remove' if dry_run else 'removed'} {path}")
     output.record("removal", {"dry_run": dry_run, "removed": [str(path) for path in removed]})

@@ -1,65 +1,40 @@
-"""From a model to an engine: composes builders and engines.
+"""From a model to an engine folder: an engine of runtime reference, and of any runtime for a recipe.
 
-It prints nothing and parses no arguments. `prove` goes on to the proof, `render` to the model
-repository, `serve` to the server, and `up` strings the steps together.
+It prints nothing and parses no arguments. `compile` and `llm_engine` make the engines of the other runtimes.
 """
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scripts.flows.models import open_model, source_record
-from scripts.flows.provenance_sameness import engine_differences
-from scripts.flows.quantize import measure_drop, quantization_of
-from tpforge import __version__
-from tpforge.atomic import atomic_folder, hash_file, partial_folder, remove_output
-from tpforge.dtypes import DType
+from builders.sources.models import input_files, open_model
+from scripts.flows import compile, llm_engine
+from scripts.flows.convert import resumable_folder
+from scripts.flows.engine_folder import plan_manifest, write_engine
+from scripts.flows.kept_engine import find_kept, kept_differences
+from scripts.flows.planned_folder import (
+    Built,
+    PlannedFolder,
+    plan_engine_folder,
+    plan_recipe,
+)
+from scripts.flows.quantize import measure_drop
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits, Manifest
-from tpforge.mapping import Mapping
-from tpforge.model import ModelSpec
-from tpforge.places import Places, engine_name, places_of
+from tpforge.places import Places
 from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
-from tpforge.sharding import ShardPlan
-from tpforge.written import note_files
 
 if TYPE_CHECKING:
-    from builders.convert import Conversion
     from builders.sources.base import Source
 
-
-@dataclass(frozen=True)
-class Planned:
-    """What a build or a conversion would write: nothing has been written."""
-
-    name: str
-    out: Path
-    model: ModelSpec
-    plan: ShardPlan
-    dtype: DType
-    file_sizes: dict[str, int]
-    dropped: dict[str, str]
-    notes: tuple[str, ...]
+Existing = Literal["refuse", "update", "replace"]
 
 
-@dataclass(frozen=True)
-class Built:
-    """An engine folder; `reused` when it was there already, made of the same input by the same options."""
-
-    places: Places
-    manifest: Manifest
-    reused: bool
-    notes: tuple[str, ...]
-
-
-def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> Planned:
+def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> PlannedFolder:
     """What `build_engine` would write for `recipe`.
 
     Raises:
@@ -67,120 +42,14 @@ def plan_engine(recipe: EngineRecipe, *, out: Path | None = None) -> Planned:
     """
     _refuse_runtime(recipe)
     with open_model(recipe.model) as source:
-        limits = recipe.limits.resolve(source.spec)
-        planned = _plan(recipe, source, out=_engine_places(recipe, source, out).engine)
-        _refuse_unexecutable(source, planned, limits=limits)
-        return planned
-
-
-def plan_source(recipe: EngineRecipe, source: Source, *, out: Path | None) -> Planned:
-    """The plan of a source that is open, for an engine in `out` or under out/; for any runtime.
-
-    Raises:
-        TpforgeError: whatever would keep it from being converted.
-    """
-    return _plan(recipe, source, out=_engine_places(recipe, source, out).engine)
-
-
-def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> Planned:
-    """What `convert_checkpoint` would write for `recipe`.
-
-    Raises:
-        TpforgeError: whatever would keep it from being written.
-    """
-    with open_model(recipe.model) as source:
-        return _plan(recipe, source, out=_checkpoint_folder(recipe, source, out))
-
-
-def _plan(recipe: EngineRecipe, source: Source, *, out: Path) -> Planned:
-    from builders.audit import audit
-    from builders.planning import plan_rank_files, plan_shards
-    from builders.quantize.writing.cuts import refuse_cuts
-
-    if source.family.refusal is not None:
-        raise InputRefused(f"{source.location}: {source.family.refusal}")
-    dropped = audit(source)
-    plan = plan_shards(
-        source,
-        mapping=_mapping(recipe),
-        pad=recipe.pad,
-        parallel_embedding_dim=recipe.parallel_embedding,
-        quantization=quantization_of(recipe, source),
-    )
-    dtype = recipe.dtype or source.spec.dtype
-    files = plan_rank_files(source, plan=plan, dtype=dtype)
-    if source.quantized is not None:
-        tensors = (tensor for file in files for tensor in file.tensors)
-        refuse_cuts(source.quantized, tensors, where=source.location)
-    return Planned(
-        name=_name(recipe, source),
-        out=out,
-        model=source.spec,
-        plan=plan,
-        dtype=dtype,
-        file_sizes={file.name: file.size for file in files},
-        dropped=dropped,
-        notes=(*source.notes, *plan.padding.notes),
-    )
-
-
-def convert_checkpoint(
-    recipe: EngineRecipe,
-    *,
-    out: Path | None,
-    force: bool,
-    resume: bool = False,
-    progress: Progress,
-    meter: BytesProgress | None = None,
-) -> tuple[Path, Conversion]:
-    """Write the TensorRT-LLM checkpoint alone, by default to out/NAME/checkpoint; where it is, and what.
-
-    Raises:
-        InputRefused: `out` exists and `force` is not given, or the model is refused.
-    """
-    with open_model(recipe.model) as source:
-        final = _checkpoint_folder(recipe, source, out)
-        # Refused before a folder is made, and before torch is imported, which takes longer than to refuse.
-        _plan(recipe, source, out=final)
-        from builders.convert import convert
-
-        with _resumable_folder(final, force=force, resume=resume, progress=progress) as folder:
-            conversion = convert(
-                source,
-                mapping=_mapping(recipe),
-                dtype=recipe.dtype,
-                pad=recipe.pad,
-                parallel_embedding_dim=recipe.parallel_embedding,
-                quantization=quantization_of(recipe, source),
-                out=folder,
-                progress=meter,
-            )
-            note_files(folder, conversion.files)
-    return final, conversion
-
-
-@contextmanager
-def _resumable_folder(final: Path, *, force: bool, resume: bool, progress: Progress) -> Iterator[Path]:
-    """As `atomic_folder`; after an interrupt, what a conversion wrote stays for `--resume`."""
-    from builders.journal import is_resumable
-
-    partial = partial_folder(final)
-    if is_resumable(partial) and not resume:
-        progress(f"starting over: {partial} of an interrupted run is removed (--resume would go on with it)")
-    try:
-        with atomic_folder(final, force=force, resume=resume, keep=is_resumable) as folder:
-            yield folder
-    except BaseException:
-        if is_resumable(partial):
-            progress(f"{partial} is kept: --resume goes on with it, a plain run starts over")
-        raise
+        return _planned(recipe, source, out=out)[0]
 
 
 def build_engine(
     recipe: EngineRecipe,
     *,
     out: Path | None = None,
-    existing: Literal["refuse", "update", "replace"] = "refuse",
+    existing: Existing = "refuse",
     resume: bool = False,
     progress: Progress,
     meter: BytesProgress | None = None,
@@ -194,153 +63,128 @@ def build_engine(
         UsageError: the runtime or the limits are impossible.
         InputRefused: the model is refused, or another engine is there and may not be replaced.
     """
-    from engines.store import MANIFEST_NAME, read_manifest, write_manifest
-
     _refuse_runtime(recipe)
     progress(f"opening {recipe.model}")
     with open_model(recipe.model) as source:
-        limits = recipe.limits.resolve(source.spec)
-        places = _engine_places(recipe, source, out)
-        planned = _plan(recipe, source, out=places.engine)
-        _refuse_unexecutable(source, planned, limits=limits)
-        if (places.engine / MANIFEST_NAME).is_file() and existing != "replace":
-            progress(f"comparing {places.engine} with its model")
-            kept = read_manifest(places.engine)
-            differences = engine_differences(kept, planned, source, limits=limits)
-            if not differences:
-                return Built(places, kept, reused=True, notes=planned.notes)
-            if existing == "refuse":
-                raise InputRefused.listing(
-                    f"{places.engine}: exists already and is another engine; "
-                    "give another --out, or --force to replace it:",
-                    differences,
-                )
+        planned, limits = _planned(recipe, source, out=out)
+        kept = find_kept(Places(planned.out)) if existing != "replace" else None
+        if kept is not None:
+            if _is_kept(kept, recipe, planned, source, limits=limits, existing=existing, progress=progress):
+                return Built(Places(planned.out), kept, reused=True, notes=planned.conversion.notes)
             existing = "replace"
         if recipe.kv_cache is not None:
             planned = _with_kv_scales(recipe, planned, source, limits=limits, progress=progress)
-        progress(f"converting {recipe.model} to {places.engine}")
+        progress(f"converting {recipe.model} to {planned.out}")
         force = existing == "replace"
-        with _resumable_folder(places.engine, force=force, resume=resume, progress=progress) as folder:
-            manifest, notes = _write_engine(
-                recipe, planned, source, limits=limits, folder=folder, meter=meter
-            )
+        with resumable_folder(planned.out, force=force, resume=resume, progress=progress) as folder:
+            manifest, notes = write_engine(recipe, planned, source, limits=limits, folder=folder, meter=meter)
             if recipe.max_drop is not None:
-                manifest = measure_drop(
-                    folder,
-                    manifest,
-                    source,
-                    limit=recipe.max_drop,
-                    where=places.engine,
-                    progress=progress,
-                )
-                write_manifest(folder, manifest)
-    return Built(places, manifest, reused=False, notes=notes)
+                manifest = _within_drop(recipe.max_drop, planned, source, manifest, folder, progress=progress)
+    return Built(Places(planned.out), manifest, reused=False, notes=notes)
+
+
+def _planned(recipe: EngineRecipe, source: Source, *, out: Path | None) -> tuple[PlannedFolder, Limits]:
+    """The folder and the limits, of a model that the reference runtime executes."""
+    limits = recipe.limits.resolve(source.spec)
+    planned = plan_engine_folder(recipe, source, out=out)
+    if recipe.kv_cache is not None:
+        planned = replace(planned, measured_by=("engines.kv_scales",))
+    _refuse_unexecutable(planned, limits=limits)
+    return planned, limits
+
+
+def _is_kept(
+    kept: Manifest,
+    recipe: EngineRecipe,
+    planned: PlannedFolder,
+    source: Source,
+    *,
+    limits: Limits,
+    existing: Existing,
+    progress: Progress,
+) -> bool:
+    """Whether the engine that is there is the one that is asked for.
+
+    Raises:
+        InputRefused: it is another one, and may not be replaced.
+    """
+    progress(f"comparing {planned.out} with its model")
+    asked = plan_manifest(recipe, planned, source, limits=limits, inputs=input_files(source))
+    found = kept_differences(Places(planned.out), kept, asked=asked)
+    if found and existing == "refuse":
+        raise InputRefused.listing(
+            f"{planned.out}: exists already and is another engine; "
+            "give another --out, or --force to replace it:",
+            found,
+        )
+    return not found
 
 
 def _with_kv_scales(
-    recipe: EngineRecipe, planned: Planned, source: Source, *, limits: Limits, progress: Progress
-) -> Planned:
+    recipe: EngineRecipe, planned: PlannedFolder, source: Source, *, limits: Limits, progress: Progress
+) -> PlannedFolder:
     """The plan with the steps of its KV cache, measured on an engine of one rank without it."""
+    from builders.planned import with_kv_scales
     from engines.kv_scales import measure_kv_scales
 
-    assert recipe.kv_cache is not None and planned.plan.quantization is not None
+    assert recipe.kv_cache is not None
     progress(f"measuring the steps of the {recipe.kv_cache} KV cache")
-    single = recipe.model_copy(
-        update={"tp": 1, "pp": 1, "moe_ep": 1, "quantize": None, "portable": False, "kv_cache": None}
-    )
+    plain = {"quantize": None, "portable": False, "kv_cache": None, "max_drop": None}
+    single = recipe.model_copy(update={"tp": 1, "pp": 1, "moe_ep": 1, **plain})
     with tempfile.TemporaryDirectory(prefix="tpforge-kv-") as scratch:
         folder = Path(scratch)
-        _write_engine(
-            single,
-            _plan(single.model_copy(update={"max_drop": None}), source, out=folder),
-            source,
-            limits=limits,
-            folder=folder,
-            meter=None,
-        )
+        whole = PlannedFolder(planned.name, folder, plan_recipe(single, source))
+        write_engine(single, whole, source, limits=limits, folder=folder)
         scales = measure_kv_scales(folder, recipe.kv_cache)
-    quantization = planned.plan.quantization.model_copy(update={"kv_scales": scales})
-    return replace(planned, plan=replace(planned.plan, quantization=quantization))
+    return replace(planned, conversion=with_kv_scales(planned.conversion, source, scales=scales))
 
 
-def _refuse_unexecutable(source: Source, planned: Planned, *, limits: Limits) -> None:
+def _within_drop(
+    limit: float,
+    planned: PlannedFolder,
+    source: Source,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    progress: Progress,
+) -> Manifest:
+    """The manifest with what quantization cost, kept in a folder that is not published yet.
+
+    Raises:
+        RegressionFound: it cost more than `limit`.
+    """
+    from engines.store import write_manifest
+
+    manifest = measure_drop(folder, manifest, source, limit=limit, where=planned.out, progress=progress)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def fresh_engine(recipe: EngineRecipe, *, progress: Progress) -> Built:
+    """The engine of a recipe of any runtime, under out/: kept when it is there already, made of the same.
+
+    Another one of its name is replaced once the new one is complete.
+
+    Raises:
+        TpforgeError: as the build of its runtime does.
+    """
+    if recipe.runtime == "reference":
+        return build_engine(recipe, existing="update", progress=progress)
+    if recipe.runtime == "tensorrt":
+        return compile.fresh_compilation(recipe, progress=progress)
+    return llm_engine.fresh_llm_engine(recipe, progress=progress)
+
+
+def _refuse_unexecutable(planned: PlannedFolder, *, limits: Limits) -> None:
     """Refuse before anything is written what converts, but would not run in the reference runtime."""
     from engines.reference.refusing import refusals
 
-    config = source.family.target_config(planned.plan, dtype=planned.dtype)
-    model = planned.model.model_dump(mode="json")
-    if problems := refusals(config, model, max_seq_len=limits.max_seq_len):
+    model = planned.conversion.plan.model.model_dump(mode="json")
+    if problems := refusals(planned.conversion.config, model, max_seq_len=limits.max_seq_len):
         raise InputRefused.listing(
             "not executed by the reference runtime (`tpforge convert` writes the checkpoint alone):",
             problems,
         )
-
-
-def _write_engine(
-    recipe: EngineRecipe,
-    planned: Planned,
-    source: Source,
-    *,
-    limits: Limits,
-    folder: Path,
-    meter: BytesProgress | None,
-) -> tuple[Manifest, tuple[str, ...]]:
-    from builders.convert import convert
-    from engines.store import write_manifest
-
-    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
-    (folder / "checkpoint").mkdir(exist_ok=True)
-    (folder / "tokenizer").mkdir()
-    conversion = convert(
-        source,
-        mapping=planned.plan.mapping,
-        dtype=planned.dtype,
-        pad=recipe.pad,
-        parallel_embedding_dim=recipe.parallel_embedding,
-        quantization=planned.plan.quantization,
-        out=folder / "checkpoint",
-        progress=meter,
-    )
-    source.write_tokenizer(folder / "tokenizer")
-    tokenizer_files = sorted(path for path in (folder / "tokenizer").iterdir() if path.is_file())
-    manifest = Manifest(
-        name=planned.name,
-        tpforge_version=__version__,
-        runtime=recipe.runtime,
-        source=source_record(recipe, source, files=conversion.input_files),
-        model=source.spec,
-        mapping=planned.plan.mapping,
-        padding=planned.plan.padding,
-        parallel_embedding_dim=recipe.parallel_embedding,
-        dtype=conversion.dtype,
-        quantization=planned.plan.quantization,
-        limits=limits,
-        files=(
-            *(file.model_copy(update={"path": f"checkpoint/{file.path}"}) for file in conversion.files),
-            *(hash_file(path, relative_to=folder) for path in tokenizer_files),
-        ),
-        command=command_words(recipe, limits=limits, dtype=conversion.dtype),
-        dropped_tensors=conversion.dropped,
-    )
-    write_manifest(folder, manifest)
-    return manifest, conversion.notes
-
-
-def remove(places: Places) -> tuple[Path, ...]:
-    """Remove an engine and what was derived from it; the folders that are gone."""
-    from engines.store import remove_engine
-
-    gone = [places.engine] if remove_engine(places.engine) else []
-    if places.repository.is_dir() and remove_output(places.repository):
-        gone.append(places.repository)
-    if places.server.is_dir():
-        shutil.rmtree(places.server)
-        gone.append(places.server)
-    places.stages.unlink(missing_ok=True)
-    folder = places.engine.parent
-    if places.engine.name == "engine" and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    return tuple(gone)
 
 
 def _refuse_runtime(recipe: EngineRecipe) -> None:
@@ -349,40 +193,3 @@ def _refuse_runtime(recipe: EngineRecipe) -> None:
             f"runtime {recipe.runtime}: is built by `tpforge build --runtime {recipe.runtime}` and "
             "`tpforge up`, not by this command"
         )
-
-
-def _mapping(recipe: EngineRecipe) -> Mapping:
-    return Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
-
-
-def _name(recipe: EngineRecipe, source: Source) -> str:
-    given = recipe.model if source.kind == "hub" else str(source.path)
-    if recipe.name is not None:
-        return recipe.name
-    name = engine_name(given, mapping=_mapping(recipe))
-    parts = [name, recipe.quantize, f"kv-{recipe.kv_cache}" if recipe.kv_cache else None]
-    return "-".join(part for part in parts if part)
-
-
-def _engine_places(recipe: EngineRecipe, source: Source, out: Path | None) -> Places:
-    return Places(out) if out is not None else places_of(_name(recipe, source))
-
-
-def _checkpoint_folder(recipe: EngineRecipe, source: Source, out: Path | None) -> Path:
-    return out if out is not None else places_of(_name(recipe, source)).engine.parent / "checkpoint"
-
-
-def command_words(recipe: EngineRecipe, *, limits: Limits, dtype: DType) -> tuple[str, ...]:
-    """The command line that makes the same engine, with every default spelled out."""
-    words = ["tpforge", "build", recipe.model, "--tp", recipe.tp, "--pp", recipe.pp, "--dtype", dtype.value]
-    words += ["--moe-ep", recipe.moe_ep] if recipe.moe_ep > 1 else []
-    words.append("--pad" if recipe.pad else "--no-pad")
-    if recipe.parallel_embedding is not None:
-        words += ["--parallel-embedding", recipe.parallel_embedding]
-    words += ["--quantize", recipe.quantize] if recipe.quantize else []
-    words += ["--kv-cache", recipe.kv_cache] if recipe.kv_cache else []
-    words += ["--portable"] if recipe.portable else []
-    words += ["--max-drop", recipe.max_drop] if recipe.max_drop is not None else []
-    for name, value in limits.model_dump().items():
-        words += [f"--{name.replace('_', '-')}", value]
-    return tuple(str(word) for word in [*words, "--runtime", recipe.runtime])

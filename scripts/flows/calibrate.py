@@ -15,7 +15,7 @@ from typing import Any
 from builders.quantize.calibration import modelopt
 from builders.quantize.calibration.formats import refuse_format
 from builders.sources.base import Source
-from scripts.flows.models import open_model
+from builders.sources.models import open_model
 from tpforge import __version__
 from tpforge.atomic import atomic_folder
 from tpforge.places import cache_dir

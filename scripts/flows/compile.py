@@ -1,89 +1,57 @@
-"""From a model to compiled TensorRT-LLM engines: composes the conversion, the plan of the build, and its run.
+"""From a model to compiled TensorRT-LLM engines: composes the conversion and the run of trtllm-build.
 
-It prints nothing; `build` makes the engines of the reference runtime.
+It prints nothing; `compilation` has what would be done, `build` makes the engines of the reference runtime.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from scripts.flows import build, models
-from scripts.flows.provenance_kept_checkpoints import checkpoint_beside, discard, holds, keep, made_of
+from builders.kept_checkpoint import checkpoint_beside, discard_checkpoint, holds, keep_checkpoint
+from builders.sources import models
+from scripts.flows.compilation import (
+    Compilation,
+    command_of,
+    is_checkpoint,
+    plan_compilation,
+    where_to_run,
+)
+from scripts.flows.convert import resumable_folder
+from scripts.flows.kept_engine import find_kept, kept_differences
+from scripts.flows.planned_folder import (
+    Built,
+    PlannedFolder,
+)
 from tpforge import __version__
-from tpforge.arguments import write_value
 from tpforge.atomic import atomic_folder, hash_file, refuse_existing
+from tpforge.deciding_code import code_key
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
-from tpforge.manifest import EngineBuild, Limits, Manifest
+from tpforge.manifest import EngineBuild, FileRecord, Manifest
 from tpforge.places import Places
 from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.system.linking import link_tree
-from tpforge.versions import release_for
 from tpforge.weight_order import order_for
+from tpforge.written import note_files
 
 if TYPE_CHECKING:
-    from builders.tensorrt.command import BuildCommand
+    from builders.sources.base import Source
     from builders.tensorrt.log import BuildLog
-    from builders.tensorrt.plan import BuildPlan
     from engines.host import Host
-    from scripts.flows.build import Planned
 
 SCRIPT, LOG = "build.sh", "build.log"
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """What a build would do; `planned` is None when MODEL is a TensorRT-LLM checkpoint already."""
-
-    out: Path
-    planned: Planned | None
-    limits: Limits
-    plan: BuildPlan
-    command: BuildCommand
-    script: str
-
-
-def plan_compilation(recipe: EngineRecipe, *, out: Path | None) -> Compilation:
-    """What `compile_engine` would do for `recipe`; nothing is written.
-
-    Raises:
-        TpforgeError: whatever would keep it from being built, as far as it can be known without a GPU.
-    """
-    from engines.host import find_host
-
-    host = find_host()
-    if is_checkpoint(recipe.model):
-        return _plan_of_checkpoint(recipe, host, out=out)
-    with models.open_model(recipe.model) as source:
-        planned = build.plan_source(recipe, source, out=out)
-        limits = recipe.limits.resolve(source.spec)
-        config = source.family.target_config(planned.plan, dtype=planned.dtype)
-    return _compilation(recipe, host, out=planned.out, planned=planned, limits=limits, config=config)
-
-
-def is_checkpoint(model: str) -> bool:
-    """Whether MODEL is a folder with the config.json of a TensorRT-LLM checkpoint."""
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return False
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return isinstance(config, dict) and "architecture" in config and "mapping" in config
+Existing = Literal["refuse", "replace"]
 
 
 def compile_engine(
     recipe: EngineRecipe,
     *,
     out: Path | None,
-    existing: Literal["refuse", "replace"],
+    existing: Existing,
     progress: Progress,
     meter: BytesProgress | None = None,
-) -> build.Built:
+) -> Built:
     """Convert, run trtllm-build, check what it made, and write engine.json.
 
     The converted checkpoint stays beside the engine until the build has ended well.
@@ -93,17 +61,25 @@ def compile_engine(
         InputRefused: the model or the arguments are refused, or the build failed.
         VerificationFailed: what was built is not what was asked.
     """
+    _refuse_checkpoint(recipe)
+    compilation = plan_compilation(recipe, out=out)
+    return _compile(recipe, compilation, existing=existing, progress=progress, meter=meter)
+
+
+def _compile(
+    recipe: EngineRecipe,
+    compilation: Compilation,
+    *,
+    existing: Existing,
+    progress: Progress,
+    meter: BytesProgress | None = None,
+) -> Built:
+    """Do what is planned; everything that can be refused is refused before the conversion."""
     from builders.tensorrt.run import require_program
     from engines.host import find_host
     from engines.store import write_manifest
 
-    if is_checkpoint(recipe.model):
-        raise UsageError(
-            f"{recipe.model}: is a TensorRT-LLM checkpoint already; --dry-run prints the command and the "
-            "script for it (engine.json is made from a Hugging Face checkpoint or a .gguf file)"
-        )
-    compilation = plan_compilation(recipe, out=out)
-    require_program(_where(recipe))
+    require_program(where_to_run(recipe))
     _refuse_host(recipe, compilation)
     assert compilation.planned is not None
     _refuse_other_gpu(recipe, compilation.planned, find_host())
@@ -118,8 +94,34 @@ def compile_engine(
         log, command = _run(recipe, compilation, folder, progress=progress)
         manifest = _manifest(recipe, compilation, folder, host=find_host(), log=log, command=command)
         write_manifest(folder, manifest)
-    discard(checkpoint)
-    return build.Built(Places(final), manifest, reused=False, notes=notes)
+    discard_checkpoint(checkpoint)
+    return Built(Places(final), manifest, reused=False, notes=notes)
+
+
+def fresh_compilation(recipe: EngineRecipe, *, progress: Progress) -> Built:
+    """The engine of a recipe under out/: kept when it is there already, made of the same, else compiled.
+
+    Raises:
+        TpforgeError: as `compile_engine` does.
+    """
+    _refuse_checkpoint(recipe)
+    compilation = plan_compilation(recipe, out=None)
+    places = Places(compilation.out)
+    if (kept := find_kept(places)) is not None:
+        progress(f"comparing {compilation.out} with its model")
+        with models.open_model(recipe.model) as source:
+            asked = plan_manifest(recipe, compilation, source, inputs=models.input_files(source))
+        if not kept_differences(places, kept, asked=asked):
+            return Built(places, kept, reused=True, notes=())
+    return _compile(recipe, compilation, existing="replace", progress=progress)
+
+
+def _refuse_checkpoint(recipe: EngineRecipe) -> None:
+    if is_checkpoint(recipe.model):
+        raise UsageError(
+            f"{recipe.model}: is a TensorRT-LLM checkpoint already; --dry-run prints the command and the "
+            "script for it (engine.json is made from a Hugging Face checkpoint or a .gguf file)"
+        )
 
 
 def _refuse_host(recipe: EngineRecipe, compilation: Compilation) -> None:
@@ -131,7 +133,7 @@ def _refuse_host(recipe: EngineRecipe, compilation: Compilation) -> None:
     from engines.host import container_problem, find_host
     from engines.runtime import find_build_misfits
 
-    where = _where(recipe)
+    where = where_to_run(recipe)
     if where == "slurm":
         return
     release = compilation.plan.target.release
@@ -145,60 +147,12 @@ def _refuse_host(recipe: EngineRecipe, compilation: Compilation) -> None:
         )
 
 
-def _plan_of_checkpoint(recipe: EngineRecipe, host: Host, *, out: Path | None) -> Compilation:
-    from builders.tensorrt.rank_order import order_problems
-
-    folder = Path(recipe.model)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if problems := order_problems(folder, (config.get("quantization") or {}).get("quant_algo")):
-        raise InputRefused.listing(f"{folder}: trtllm-build would misread it:", problems)
-    positions = int(config.get("max_position_embeddings") or 0)
-    asked = recipe.limits
-    max_seq_len = asked.max_seq_len or min(2048, positions or 2048)
-    limits = Limits(
-        max_batch_size=asked.max_batch_size,
-        max_input_len=asked.max_input_len or max(1, max_seq_len // 2),
-        max_seq_len=max_seq_len,
-    )
-    return _compilation(recipe, host, out=out or folder.parent, planned=None, limits=limits, config=config)
-
-
-def _compilation(
-    recipe: EngineRecipe,
-    host: Host,
-    *,
-    out: Path,
-    planned: Planned | None,
-    limits: Limits,
-    config: dict[str, Any],
-) -> Compilation:
-    from builders.tensorrt.command import build_command, build_script
-    from builders.tensorrt.plan import plan_build
-    from builders.tensorrt.target import BuildTarget, read_facts
-
-    target = BuildTarget(
-        release=release_for(recipe.trtllm, runtime="tensorrt"),
-        checkpoint=read_facts(config, where=recipe.model),
-        sm=recipe.sm or host.sm,
-        num_gpus=len(host.gpus) or None,
-    )
-    settings = recipe.tensorrt
-    plan = plan_build(target, limits=limits, given=settings.build_args, goal=settings.optimize_for)
-    command = build_command(plan, where=_where(recipe), folder=out.absolute(), image=settings.image)
-    return Compilation(out, planned, limits, plan, command, build_script(command, plan))
-
-
-def _where(recipe: EngineRecipe) -> Literal["host", "docker", "podman", "slurm"]:
-    container = recipe.tensorrt.container
-    return "host" if container == "none" else container
-
-
-def _refuse_other_gpu(recipe: EngineRecipe, planned: Planned, host: Host) -> None:
+def _refuse_other_gpu(recipe: EngineRecipe, planned: PlannedFolder, host: Host) -> None:
     """trtllm-build compiles for the GPUs that it sees, whatever the integers are laid out for."""
-    found = planned.plan.quantization
+    found = planned.conversion.plan.quantization
     if found is None or found.format is None or found.order not in ("sm80", "sm90"):
         return
-    if host.sm is None or _where(recipe) == "slurm":
+    if host.sm is None or where_to_run(recipe) == "slurm":
         return
     if host.sm > 90 or order_for(found.format, runtime="tensorrt", sm=host.sm) != found.order:
         raise InputRefused(
@@ -215,17 +169,31 @@ def _converted(
     planned = compilation.planned
     assert planned is not None
     with models.open_model(recipe.model) as source:
-        key = made_of(source, planned)
+        return _converted_source(recipe, planned, source, checkpoint, progress=progress, meter=meter)
+
+
+def _converted_source(
+    recipe: EngineRecipe,
+    planned: PlannedFolder,
+    source: Source,
+    checkpoint: Path,
+    *,
+    progress: Progress,
+    meter: BytesProgress | None,
+) -> tuple[Path, tuple[str, ...]]:
+    from builders.convert import conversion_provenance, convert
+
+    asked = conversion_provenance(source, planned.conversion)
     if checkpoint.is_dir():
         progress(f"checking {checkpoint}")
-    if holds(checkpoint, key=key):
+    if holds(checkpoint, asked=asked):
         progress(f"keeping {checkpoint} of an earlier run")
-        return checkpoint, planned.notes
+        return checkpoint, planned.conversion.notes
     progress(f"converting {recipe.model} to {checkpoint}")
-    _, conversion = build.convert_checkpoint(
-        recipe, out=checkpoint, force=True, progress=progress, meter=meter
-    )
-    keep(checkpoint, key=key, files=conversion.files)
+    with resumable_folder(checkpoint, force=True, resume=False, progress=progress) as folder:
+        conversion = convert(source, planned.conversion, out=folder, progress=meter)
+        note_files(folder, conversion.files)
+    keep_checkpoint(checkpoint, provenance=asked, files=conversion.files)
     return checkpoint, conversion.notes
 
 
@@ -241,7 +209,9 @@ def _run(
     script = folder / SCRIPT
     script.write_text(compilation.script, encoding="utf-8")
     script.chmod(0o755)
-    command = build_command(plan, where=_where(recipe), folder=folder.absolute(), image=recipe.tensorrt.image)
+    command = build_command(
+        plan, where=where_to_run(recipe), folder=folder.absolute(), image=recipe.tensorrt.image
+    )
     log = run_build(command, log=folder / LOG, on_line=progress)
     if problems := check_outcome(folder / ENGINE, plan):
         listed = "\n  ".join(["trtllm-build ended well, but not with what was asked:", *problems])
@@ -258,64 +228,55 @@ def _manifest(
     log: BuildLog,
     command: tuple[str, ...],
 ) -> Manifest:
+    """engine.json of what was built, on what, and the numbers of its log."""
+    with models.open_model(recipe.model) as source:
+        manifest = plan_manifest(recipe, compilation, source, inputs=models.input_files(source))
+    kept = [path for name in ("checkpoint", "engine", "tokenizer") for path in (folder / name).rglob("*")]
+    numbers = log.model_dump(exclude={"warnings"})
+    assert manifest.engine_build is not None
+    built = manifest.engine_build.model_copy(
+        update={
+            "command": command,
+            "sm": host.sm or recipe.sm,
+            "gpu": host.gpus[0].name if host.gpus else None,
+            "driver": host.driver,
+            "topology": host.topology,
+            "log": {key: value for key, value in numbers.items() if value is not None},
+            "warnings": log.warnings,
+        }
+    )
+    files = tuple(hash_file(path, relative_to=folder) for path in sorted(kept) if path.is_file())
+    return manifest.model_copy(update={"files": files, "engine_build": built})
+
+
+def plan_manifest(
+    recipe: EngineRecipe, compilation: Compilation, source: Source, *, inputs: tuple[FileRecord, ...]
+) -> Manifest:
+    """engine.json as far as it is known before anything is built; `inputs` are the files of the source."""
     planned, release = compilation.planned, compilation.plan.target.release
     assert planned is not None
-    with models.open_model(recipe.model) as source:
-        record = models.source_record(recipe, source, files=models.input_files(source))
-        spec = source.spec
-    kept = [path for name in ("checkpoint", "engine", "tokenizer") for path in (folder / name).rglob("*")]
+    conversion = planned.conversion
     return Manifest(
         name=planned.name,
         tpforge_version=__version__,
+        code=code_key(__name__, type(source).__module__),
         runtime="tensorrt",
-        source=record,
-        model=spec,
-        mapping=planned.plan.mapping,
-        padding=planned.plan.padding,
+        source=models.source_record(source, given=recipe.model, files=inputs),
+        model=source.spec,
+        mapping=conversion.plan.mapping,
+        padding=conversion.plan.padding,
         parallel_embedding_dim=recipe.parallel_embedding,
-        dtype=planned.dtype,
-        quantization=planned.plan.quantization,
+        dtype=conversion.dtype,
+        quantization=conversion.plan.quantization,
         limits=compilation.limits,
-        files=tuple(hash_file(path, relative_to=folder) for path in sorted(kept) if path.is_file()),
+        files=(),
         command=command_of(recipe, compilation),
         engine_build=EngineBuild(
             trtllm=release.trtllm,
             tensorrt=release.tensorrt,
             cuda=release.cuda,
             arguments=compilation.plan.arguments,
-            command=command,
-            sm=host.sm or recipe.sm,
-            gpu=host.gpus[0].name if host.gpus else None,
-            driver=host.driver,
-            topology=host.topology,
-            log={
-                key: value for key, value in log.model_dump(exclude={"warnings"}).items() if value is not None
-            },
-            warnings=log.warnings,
+            command=(),
         ),
-        dropped_tensors=planned.dropped,
+        dropped_tensors=conversion.dropped,
     )
-
-
-def command_of(recipe: EngineRecipe, compilation: Compilation) -> tuple[str, ...]:
-    """The command line that makes the same engine, with every default spelled out."""
-    planned = compilation.planned
-    assert planned is not None
-    words = build.command_words(recipe, limits=compilation.limits, dtype=planned.dtype)
-    found, sm = planned.plan.quantization, recipe.sm
-    if found is not None and found.order in ("sm80", "sm90"):
-        sm = compilation.plan.target.sm  # Decides the bytes, though it was not given.
-    return (*words, *_own_words(recipe, sm=sm))
-
-
-def _own_words(recipe: EngineRecipe, *, sm: int | None) -> tuple[str, ...]:
-    """The options of `tpforge build` that only this runtime has, as they were given."""
-    settings = recipe.tensorrt
-    words = ["--trtllm", recipe.trtllm]
-    words += ["--sm", str(sm)] if sm else []
-    words += ["--optimize-for", settings.optimize_for] if settings.optimize_for else []
-    words += ["--container", settings.container] if settings.container != "none" else []
-    words += ["--image", settings.image] if settings.image else []
-    for name, value in settings.build_args.items():
-        words += ["--build-arg", f"{name}={write_value(value).replace(' ', ',')}"]
-    return tuple(words)

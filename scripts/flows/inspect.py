@@ -8,7 +8,7 @@ from __future__ import annotations
 from builders.audit.survey import survey
 from builders.inspection import Inspection, inspect_survey
 from builders.sources import locate
-from scripts.flows.models import model_location
+from builders.sources.models import model_location
 from tpforge.mapping import Mapping
 from tpforge.progress import BytesProgress
 

@@ -1,61 +1,24 @@
-"""From a model to an engine folder of runtime pytorch: the model as it is, llm.yaml, the tokenizer.
+"""From a model to an engine folder of runtime pytorch, planned for this host's GPUs, and written.
 
-It prints nothing. TensorRT-LLM's LLM API loads the Hugging Face checkpoint itself, so nothing is converted; a
-checkpoint whose heads or MLP tp_size does not divide is written anew, padded with zeros.
+It prints nothing; `builders.llm_engine` says what the folder holds.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scripts.flows import build, models
-from scripts.flows.quantize import serving_sm
-from tpforge import __version__
-from tpforge.atomic import atomic_folder, hash_file
-from tpforge.errors import InputRefused, PlanError
-from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
-from tpforge.mapping import Mapping
-from tpforge.padding import Padding, plan_padding
-from tpforge.places import Places, engine_name, places_of
+from scripts.flows.kept_engine import find_kept, kept_differences
+from scripts.flows.planned_folder import Built, serving_sm
+from tpforge.atomic import atomic_folder
+from tpforge.places import Places
 from tpforge.progress import Progress
 from tpforge.recipe import EngineRecipe
-from tpforge.system.linking import link_or_copy
-from tpforge.versions import Release, release_for
 
 if TYPE_CHECKING:
-    from builders.llm_formats import LoadedFormat
-    from builders.llm_model import LlmModel
-    from builders.llmapi import LlmPlan
+    from builders.llm_engine import LlmEngine
 
-YAML = "llm.yaml"
-MODEL = "model"
-
-
-@dataclass(frozen=True)
-class LlmEngine:
-    """What an engine folder of runtime pytorch would hold; `model.files` are those that go in as they are."""
-
-    name: str
-    out: Path
-    release: Release
-    model: LlmModel
-    mapping: Mapping
-    padding: Padding
-    limits: Limits
-    sm: int | None
-    plan: LlmPlan
-    quantization: LoadedFormat
-
-    @property
-    def yaml(self) -> str:
-        """The text of llm.yaml."""
-        from tpforge.yaml_text import to_yaml
-
-        comment = f"The LLM API of TensorRT-LLM {self.release.trtllm}; {self.name} is in {MODEL}/."
-        return to_yaml(self.plan.nested, comment=comment)
+Existing = Literal["refuse", "replace"]
 
 
 def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
@@ -64,189 +27,45 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None) -> LlmEngine:
     Raises:
         TpforgeError: whatever the LLM API would refuse, as far as it can be known without a GPU.
     """
-    from builders.llm_formats import require_loadable
-    from builders.llm_model import open_llm_model
-    from builders.llmapi import LlmTarget, plan_llm
-    from builders.padded_model import kept_files, padding_notes
+    from builders import llm_engine
 
-    release = release_for(recipe.trtllm, runtime="pytorch")
-    location = str(models.demo_model()) if recipe.model == "demo" else recipe.model
-    model = open_llm_model(location, release=release)
-    sm = serving_sm(recipe)
-    quantization = require_loadable(
-        model.quantization,
-        where=recipe.model,
-        trtllm=release.trtllm,
-        sm=sm,
-        architecture=model.spec.architecture,
-    )
-    mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
-    limits = recipe.limits.resolve(model.spec)
-    plan = plan_llm(LlmTarget(release, mapping, limits, sm=sm), given=recipe.pytorch.llm_args)
-    padding = _padding(recipe, model, mapping, has_attention_dp=plan.has_attention_dp)
-    if padding.notes:
-        model = replace(model, files=kept_files(model))
-    plan = replace(
-        plan, warnings=(*_declared_notes(model), *padding_notes(model.spec, padding), *plan.warnings)
-    )
-    located = model.located
-    name = recipe.name or engine_name(
-        located.location if located.kind == "hub" else str(located.path), mapping=mapping
-    )
-    return LlmEngine(
-        name=name,
-        out=out or places_of(name).engine,
-        release=release,
-        model=model,
-        mapping=mapping,
-        padding=padding,
-        limits=limits,
-        sm=sm,
-        plan=plan,
-        quantization=quantization,
-    )
+    return llm_engine.plan_llm_engine(recipe, out=out, sm=serving_sm(recipe))
 
 
 def build_llm_engine(
-    recipe: EngineRecipe, *, out: Path | None, existing: Literal["refuse", "replace"], progress: Progress
-) -> build.Built:
+    recipe: EngineRecipe, *, out: Path | None, existing: Existing, progress: Progress
+) -> Built:
     """Write the engine folder: the model linked, copied or padded, llm.yaml, the tokenizer, engine.json.
 
     Raises:
         InputRefused: the model is refused, or the folder exists and may not be replaced.
     """
-    from builders.padded_model import padding_notes, write_padded
-    from builders.sources.tokenizer_files import copy_tokenizer
+    return _build(recipe, plan_llm_engine(recipe, out=out), existing=existing, progress=progress)
+
+
+def _build(recipe: EngineRecipe, engine: LlmEngine, *, existing: Existing, progress: Progress) -> Built:
+    from builders.llm_engine import write_llm_engine
     from engines.store import write_manifest
 
-    engine = plan_llm_engine(recipe, out=out)
-    place = link_or_copy if recipe.pytorch.link_model else shutil.copyfile
-    root = engine.model.located.path
     with atomic_folder(engine.out, force=existing == "replace") as folder:
         progress(f"putting {recipe.model} into {engine.out}")
-        (folder / MODEL).mkdir()
-        for path in engine.model.files:
-            target = folder / MODEL / path.relative_to(root)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            place(path.resolve(), target)
-        if engine.padding.notes:
-            progress("padding the weights")
-            write_padded(root, folder / MODEL, padding=engine.padding)
-        (folder / "tokenizer").mkdir()
-        copy_tokenizer(root, folder / "tokenizer")
-        (folder / YAML).write_text(engine.yaml, encoding="utf-8")
-        progress("hashing")
-        manifest = _manifest(recipe, engine, folder)
+        manifest = write_llm_engine(recipe, engine, folder=folder, progress=progress)
         write_manifest(folder, manifest)
-    notes = (*engine.quantization.notes, *_declared_notes(engine.model))
-    notes += padding_notes(engine.model.spec, engine.padding)
-    return build.Built(Places(engine.out), manifest, reused=False, notes=notes)
+    return Built(Places(engine.out), manifest, reused=False, notes=engine.notes)
 
 
-def _declared_notes(model: LlmModel) -> tuple[str, ...]:
-    if not model.is_declared:
-        return ()
-    return (
-        f"{model.spec.architecture}: no family of ours reads it; its sizes are those that config.json "
-        "declares, its tensors were not looked at, and the repository takes text alone",
-    )
-
-
-def _padding(recipe: EngineRecipe, model: LlmModel, mapping: Mapping, *, has_attention_dp: bool) -> Padding:
-    """How the checkpoint is padded.
+def fresh_llm_engine(recipe: EngineRecipe, *, progress: Progress) -> Built:
+    """The engine of a recipe under out/: kept when it is there already, made of the same, else built.
 
     Raises:
-        InputRefused: another checkpoint would be needed than the one that is there, or that one padded.
+        TpforgeError: as `build_llm_engine` does.
     """
-    spec = model.spec
-    problems = []
-    if recipe.quantize is not None:
-        problems.append(
-            f"--quantize {recipe.quantize}: the LLM API loads a quantized Hugging Face checkpoint; make one "
-            "with `tpforge quantize`, and build that"
-        )
-    if recipe.dtype is not None and recipe.dtype != spec.dtype:
-        problems.append(f"--dtype {recipe.dtype}: nothing is converted; give --llm-arg dtype={recipe.dtype}")
-    padding, problem = _planned_padding(recipe, model, mapping, has_attention_dp=has_attention_dp)
-    problems += [problem] if problem else []
-    if recipe.kv_cache is not None:
-        problems.append(
-            f"--kv-cache {recipe.kv_cache}: the LLM API quantizes its cache itself; give --llm-arg "
-            "kv_cache_config.dtype=fp8 (it has no INT8 cache)"
-        )
-    if problems or padding is None:
-        raise InputRefused.listing(f"{recipe.model}: not for runtime pytorch:", problems)
-    return padding
+    from builders.llm_engine import plan_manifest
 
-
-def _planned_padding(
-    recipe: EngineRecipe, model: LlmModel, mapping: Mapping, *, has_attention_dp: bool
-) -> tuple[Padding | None, str | None]:
-    """The padding, and what is wrong with it."""
-    from builders.padded_model import DIVIDED_MLP, refuse_padding
-
-    spec = model.spec
-    if has_attention_dp and mapping.tp_size > 1 and spec.architecture in DIVIDED_MLP:
-        return None, (
-            f"enable_attention_dp: TensorRT-LLM {recipe.trtllm} divides the MLP of {spec.architecture} over "
-            "the ranks all the same, though each has tokens of its own, a wrong answer; leave it out"
-        )
-    try:
-        padding = plan_padding(
-            spec,
-            tp_size=mapping.tp_size,
-            moe_ep_size=mapping.moe_ep_size,
-            dense_tp_size=1 if has_attention_dp else None,
-            allow=recipe.pad,
-        )
-    except PlanError as error:
-        return None, str(error)
-    return padding, refuse_padding(model, mapping, padding)
-
-
-def _manifest(recipe: EngineRecipe, engine: LlmEngine, folder: Path) -> Manifest:
-    model, spec = engine.model, engine.model.spec
-    root = model.located.path
-    kept = sorted(path for path in folder.rglob("*") if path.is_file())
-    return Manifest(
-        name=engine.name,
-        tpforge_version=__version__,
-        runtime="pytorch",
-        source=SourceRecord(
-            kind=model.located.kind,
-            location=recipe.model if model.located.kind == "hub" else str(root.resolve()),
-            revision=model.revision,
-            license=model.license,
-            files=tuple(hash_file(path, relative_to=root) for path in model.inputs),
-        ),
-        model=spec,
-        mapping=engine.mapping,
-        padding=engine.padding,
-        dtype=spec.dtype,
-        limits=engine.limits,
-        files=tuple(hash_file(path, relative_to=folder) for path in kept),
-        command=command_of(recipe, engine),
-        llm_api=LlmApi(
-            trtllm=engine.release.trtllm,
-            arguments=engine.plan.arguments,
-            quant_algo=engine.quantization.algo,
-            sm=engine.sm,
-        ),
-    )
-
-
-def command_of(recipe: EngineRecipe, engine: LlmEngine) -> tuple[str, ...]:
-    """The command line that makes the same engine, with every default spelled out."""
-    words = build.command_words(recipe, limits=engine.limits, dtype=engine.model.spec.dtype)
-    return (*words, *_own_words(recipe))
-
-
-def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:
-    from builders.llmapi import flatten
-    from tpforge.arguments import write_value
-
-    words = ["--trtllm", recipe.trtllm]
-    words += ["--sm", str(recipe.sm)] if recipe.sm else []
-    for name, value in flatten(recipe.pytorch.llm_args, known=set()).items():
-        words += ["--llm-arg", f"{name}={write_value(value).replace(' ', ',')}"]
-    return tuple(words)
+    engine = plan_llm_engine(recipe, out=None)
+    places = Places(engine.out)
+    if (kept := find_kept(places)) is not None:
+        progress(f"comparing {engine.out} with its model")
+        if not kept_differences(places, kept, asked=plan_manifest(recipe, engine)):
+            return Built(places, kept, reused=True, notes=engine.quantization.notes)
+    return _build(recipe, engine, existing="replace", progress=progress)

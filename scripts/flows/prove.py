@@ -10,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.models import input_files, open_model
-from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
-from scripts.flows.quantize import plan_of, quality_of
+from builders.planned import plan_of
+from builders.sources.models import input_files, open_model
+from scripts.flows.quantize import quality_of
 from tpforge.atomic import write_into
+from tpforge.deciding_code import code_key
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
 from tpforge.places import Places
 from tpforge.progress import Progress
+from tpforge.provenance import Provenance, engine_input, made_of
 from tpforge.sharding import ShardPlan
+from tpforge.stages import is_unchanged, keep_stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from builders.sources.base import Source
-
-_PROOF = "verify"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def verify_engine(
     manifest = manifest.model_copy(update=kept)
     write_into(places.engine, "parity.json", _parity_json(manifest, parity, golden))
     write_manifest(places.engine, manifest)
-    keep_stage(places, _PROOF, {"key": _proof_key(manifest)})
+    keep_stage(places, "verify", _provenance(places, manifest))
     return Verified(places, manifest, parity)
 
 
@@ -146,18 +147,17 @@ def fresh_proof(places: Places, *, progress: Progress) -> tuple[Parity, bool]:
     from engines.store import read_manifest
 
     manifest = read_manifest(places.engine)
-    kept = read_stages(places).get(_PROOF, {}).get("key")
-    if manifest.parity is not None and manifest.parity.passed and kept == _proof_key(manifest):
-        return manifest.parity, True
+    kept = manifest.parity
+    asked = _provenance(places, manifest)
+    if kept is not None and kept.passed and is_unchanged(places, "verify", asked=asked):
+        return kept, True
     return verify_engine(places, progress=progress).parity, False
 
 
-def _proof_key(manifest: Manifest) -> str:
+def _provenance(places: Places, manifest: Manifest) -> Provenance:
     """What decides the outcome of a proof: the engine, and the code that runs and judges it."""
-    import engines
-
-    assert engines.__file__ is not None
-    return text_key([engine_key(manifest), source_key([Path(engines.__file__).parent])])
+    engine = engine_input(manifest, location=str(places.engine.resolve()))
+    return made_of(inputs={"engine": engine}, options={}, code=code_key(__name__))
 
 
 def _parity_json(manifest: Manifest, parity: Parity, golden: tuple[GoldenAnswer, ...]) -> str:

@@ -10,31 +10,25 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from scripts.flows.provenance_freshness import engine_key, keep_stage, read_stages, source_key, text_key
 from tpforge.atomic import refuse_existing
+from tpforge.deciding_code import code_key
 from tpforge.errors import UsageError
 from tpforge.places import Places
+from tpforge.provenance import Provenance, engine_input, made_of
 from tpforge.repository_options import (
     PytorchOptions,
     RepositoryOptions,
     TensorrtOptions,
     repository_options,
 )
+from tpforge.stages import is_unchanged, keep_stage, kept_stage
+from tpforge.stages import kept_options as kept_step_options
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
     from triton_repo.render.repository import RenderedRepository
 
-STEP = "render"
-_DECIDING = (
-    "repository.py",
-    "tensorrt.py",
-    "llmapi.py",
-    "front.py",
-    "contract.toml",
-    "llm_contract.toml",
-    "parameters.toml",
-)
+_FOLDER = "engine folder"
 
 
 def render_repository(
@@ -53,8 +47,7 @@ def render_repository(
     refuse_existing(final, force=force)
     rendered = _render(places, manifest, options, out=final, force=force)
     if final == places.repository:
-        key = _key(places, manifest, options)
-        keep_stage(places, STEP, {"key": key, "options": options.model_dump(mode="json")})
+        keep_stage(places, "render", _provenance(places, manifest, options))
     return rendered
 
 
@@ -96,10 +89,9 @@ def fresh_repository(places: Places, options: RepositoryOptions | None = None) -
     from engines.store import read_manifest
 
     manifest = read_manifest(places.engine)
-    if options is None:
-        options = kept_options(places, manifest)
-    key = _key(places, manifest, options)
-    if places.repository.is_dir() and repository_key(places) == key:
+    options = options if options is not None else kept_options(places, manifest)
+    asked = _provenance(places, manifest, options)
+    if places.repository.is_dir() and is_unchanged(places, "render", asked=asked):
         return places.repository, False
     render_repository(places, options, force=True)
     return places.repository, True
@@ -110,34 +102,23 @@ def kept_options(places: Places, manifest: Manifest) -> RepositoryOptions:
 
     The defaults, when it was not rendered here, or of another runtime or by another version of tpforge.
     """
-    kept = read_stages(places).get(STEP, {}).get("options", {})
-    if not isinstance(kept, dict):
-        kept = {}
+    kept = {name: value for name, value in kept_step_options(places, "render").items() if name != _FOLDER}
     try:
         return repository_options(kept, runtime=manifest.runtime)
     except (UsageError, ValidationError):
         return repository_options({}, runtime=manifest.runtime)
 
 
-def repository_key(places: Places) -> str | None:
-    """The key that the repository beside an engine was rendered with, if it was rendered there."""
-    key = read_stages(places).get(STEP, {}).get("key")
-    return key if isinstance(key, str) else None
+def rendered_of(places: Places) -> Provenance | None:
+    """What the repository beside an engine was rendered of, if it was rendered there."""
+    return kept_stage(places, "render")
 
 
-def _key(places: Places, manifest: Manifest, options: RepositoryOptions) -> str:
-    """Everything that decides the content of the repository."""
-    import triton_repo
-    from engines import reference
-
-    package = Path(triton_repo.__file__).parent
-    ours = source_key([Path(reference.__file__).parent, package / "templates"])
-    return text_key(
-        [
-            str(places.engine.resolve()),
-            engine_key(manifest),
-            options.model_dump_json(),
-            ours,
-            *((package / "render" / name).read_text(encoding="utf-8") for name in _DECIDING),
-        ]
+def _provenance(places: Places, manifest: Manifest, options: RepositoryOptions) -> Provenance:
+    """Everything that decides the content of the repository, which names the engine by its folder."""
+    folder = str(places.engine.resolve())
+    return made_of(
+        inputs={"engine": engine_input(manifest, location=folder)},
+        options={_FOLDER: folder, **options.model_dump(mode="json")},
+        code=code_key(__name__),
     )

@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scripts.flows import engine_build, models, prove
+from builders.sources import models
+from scripts.flows import build, prove
 from scripts.flows.launch import is_launched, plan_launch, serve_launch
-from scripts.flows.provenance_freshness import keep_stage, read_stages, text_key
-from scripts.flows.render import fresh_repository, repository_key
+from scripts.flows.render import fresh_repository, rendered_of
 from scripts.flows.serve import ask, serve_engine, servers, stop_servers
 from scripts.flows.smoke import smoke_server
+from tpforge.deciding_code import code_key
 from tpforge.errors import VerificationFailed
 from tpforge.manifest import Manifest, Parity
 from tpforge.places import Places
 from tpforge.progress import Progress
+from tpforge.provenance import Input, Provenance, made_of
 from tpforge.recipe import Recipe
 from tpforge.repository_options import PytorchOptions
+from tpforge.stages import is_unchanged, keep_stage
 from tpforge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -79,7 +82,7 @@ class Run:
             TpforgeError: a stage failed; VerificationFailed when the engine is not what its source computes.
         """
         with self.stage("build") as stage:
-            built = engine_build.fresh_engine(self.recipe, progress=self._progress)
+            built = build.fresh_engine(self.recipe, progress=self._progress)
             stage.unchanged = built.reused
             stage.result = _engine_text(built.places, built.manifest)
         with self.stage("verify") as stage:
@@ -114,7 +117,8 @@ class Run:
                 stop_servers(str(places.engine), every=False)
                 self._started = places
                 url = self._start(places).grpc_url
-                keep_stage(places, "serve", {"key": self._serve_key(places)})
+                if (provenance := self._provenance(places)) is not None:
+                    keep_stage(places, "serve", provenance)
             stage.result = f"gRPC {url}"
         return url
 
@@ -185,18 +189,25 @@ class Run:
             self.stages.append(timer.ended(name, seconds=time.monotonic() - begun, error=error))
             self._on_stage(self.stages[-1])
 
-    def _serve_key(self, places: Places) -> str | None:
+    def _provenance(self, places: Places) -> Provenance | None:
         """What a server is made of: the repository and, for TensorRT-LLM's, how it is launched."""
-        key = repository_key(places)
-        if key is None or not is_launched(places, self.recipe.repository):
-            return key
-        return text_key([key, self.recipe.serve.model_dump_json()])
+        rendered = rendered_of(places)
+        if rendered is None:
+            return None
+        launched = is_launched(places, self.recipe.repository)
+        deciding = serve_launch if launched else serve_engine
+        return made_of(
+            inputs={"repository": Input(location=str(places.repository), identity=rendered.identity)},
+            options=self.recipe.serve.model_dump(mode="json") if launched else {},
+            code=code_key(deciding.__module__),
+        )
 
     def _kept_server(self, places: Places) -> str | None:
         """The URL of a server that already serves this repository at the recipe's port."""
         for status in servers(str(places.engine)):
             if status.phase == "ready" and status.server is not None:
-                same = read_stages(places).get("serve", {}).get("key") == self._serve_key(places)
+                asked = self._provenance(places)
+                same = asked is not None and is_unchanged(places, "serve", asked=asked)
                 if same and status.server.ports.http == self.recipe.serve.port_base:
                     return status.server.grpc_url
         return None

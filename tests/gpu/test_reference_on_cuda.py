@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders.asked_quantization import PORTABLE
 from engines.reference import EngineError, Event, Sampling, Scheduler, load_config, open_executor
 from engines.reference.batches import Decode, Logits, Prefill
-from scripts.flows.quantize import PORTABLE
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase
 from tests.support.families.proving import prove

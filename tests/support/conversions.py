@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from builders.convert import Conversion, convert
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from tpforge.dtypes import DType
 from tpforge.mapping import Mapping
@@ -33,10 +34,13 @@ def convert_to(
     with open_source(str(location)) as source:
         return convert(
             source,
-            mapping=Mapping(tp_size=tp_size, pp_size=pp_size),
-            dtype=dtype,
-            pad=pad,
-            parallel_embedding_dim=parallel_embedding_dim,
+            plan_conversion(
+                source,
+                mapping=Mapping(tp_size=tp_size, pp_size=pp_size),
+                dtype=dtype,
+                pad=pad,
+                parallel_embedding_dim=parallel_embedding_dim,
+            ),
             out=out,
         )
 

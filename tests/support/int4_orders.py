@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from builders.convert import Conversion, convert
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from tests.support.quantized_checkpoints import write_quantized
 from tests.support.tiny import write_tiny_llama
@@ -62,11 +63,11 @@ def laid_out_ranks(
         layout = source.quantized.layout
         conversion = convert(
             source,
-            mapping=Mapping(tp_size=tp_size),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
-            quantization=Quantization(format=layout.format, group_size=layout.group, order=order),
+            plan_conversion(
+                source,
+                mapping=Mapping(tp_size=tp_size),
+                quantization=Quantization(format=layout.format, group_size=layout.group, order=order),
+            ),
             out=out,
         )
     return conversion, [load_file(out / f"rank{rank}.safetensors") for rank in range(tp_size)]

@@ -6,6 +6,7 @@ What the rank files must hold is not here.
 from pathlib import Path
 
 from builders.convert import Conversion, convert
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization, find_format
@@ -19,10 +20,10 @@ def make(
     with open_source(str(location)) as source:
         return convert(
             source,
-            mapping=Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
-            quantization=quantization,
+            plan_conversion(
+                source,
+                mapping=Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size),
+                quantization=quantization,
+            ),
             out=out,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.convert import convert
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from engines.store import write_manifest
 from tests.support.tiny import write_tiny_llama
@@ -55,11 +56,13 @@ def write_engine_of(
     with open_source(str(source_dir)) as source:
         conversion = convert(
             source,
-            mapping=mapping,
-            dtype=dtype,
-            pad=True,
-            parallel_embedding_dim=parallel_embedding_dim,
-            quantization=quantization,
+            plan_conversion(
+                source,
+                mapping=mapping,
+                dtype=dtype,
+                parallel_embedding_dim=parallel_embedding_dim,
+                quantization=quantization,
+            ),
             out=engine / "checkpoint",
         )
         if (source_dir / "tokenizer.json").exists():

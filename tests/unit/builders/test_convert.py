@@ -275,6 +275,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import builders.convert, builders.rank_writing as module
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from tpforge.atomic import atomic_folder
 from tpforge.mapping import Mapping
@@ -287,9 +288,8 @@ def counted(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     write(*arguments)
 module._write_slice = counted
-options = dict(mapping=Mapping(tp_size=2), dtype=None, pad=True, parallel_embedding_dim=None)
 with open_source(sys.argv[1]) as source, atomic_folder(Path(sys.argv[2])) as out:
-    builders.convert.convert(source, out=out, **options)
+    builders.convert.convert(source, plan_conversion(source, mapping=Mapping(tp_size=2)), out=out)
 """
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from builders.convert import plan_shards
 from builders.families.llama import LLAMA, MISTRAL
 from builders.families.reading import ConfigReader
 from builders.families.registry import FAMILIES, find_family
+from builders.planning import plan_shards
 from builders.sources import open_source
 from tests.support.tiny import write_tiny_llama
 from tpforge.dtypes import DType

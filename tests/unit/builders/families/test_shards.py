@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.convert import plan_shards
+from builders.planning import plan_shards
 from builders.sources import open_source
 from builders.verify import verify_shards
 from tests.support.families.cases import CASES

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from builders.convert import Conversion, convert
+from builders.planned import plan_conversion
 from builders.quantize.proof.verification import dequantized_weights
 from builders.sources import open_source
 from builders.sources.safetensors_reader import SafetensorsFile
@@ -53,11 +54,11 @@ def shard(location: Path, out: Path, *, tp_size: int) -> Conversion:
         layout = source.quantized.layout
         return convert(
             source,
-            mapping=Mapping(tp_size=tp_size),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
-            quantization=Quantization(format=layout.format, group_size=layout.group),
+            plan_conversion(
+                source,
+                mapping=Mapping(tp_size=tp_size),
+                quantization=Quantization(format=layout.format, group_size=layout.group),
+            ),
             out=out,
         )
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from builders.convert import convert
+from builders.planned import plan_conversion
 from builders.quantize.formats.mxfp4 import pack_mxfp4
 from builders.quantize.formats.nvfp4 import pack_nvfp4
 from builders.sources import open_source
@@ -161,10 +162,10 @@ def test_joined_matrices_of_a_checkpoint_that_have_scales_of_their_own_are_refus
     ):
         convert(
             source,
-            mapping=Mapping(),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
-            quantization=Quantization(format="nvfp4", group_size=16),
+            plan_conversion(
+                source,
+                mapping=Mapping(),
+                quantization=Quantization(format="nvfp4", group_size=16),
+            ),
             out=tmp_path / "out",
         )

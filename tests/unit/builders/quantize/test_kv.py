@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from builders.planned import plan_of
 from builders.sources import open_source
 from builders.verify import verify_shards
 from engines.perplexity import load_texts
 from engines.reference.dequantize import kv_rounding
 from engines.store import read_manifest
-from scripts.flows.quantize import plan_of
 from scripts.main import main
 from tests.support.quantized_checkpoints import write_quantized
 from tests.support.tiny import write_tiny_llama

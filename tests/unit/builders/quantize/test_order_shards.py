@@ -11,13 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.convert import Conversion, conversion_key
-from builders.planning import plan_rank_files
+from builders.convert import Conversion, conversion_provenance
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from builders.verify import ShardReport, verify_shards
 from tests.support.int4_orders import LAYER, SMS, checkpoint, laid_out_ranks
 from tests.support.interleaved import laid_out
 from tpforge.errors import InputRefused
+from tpforge.mapping import Mapping
+from tpforge.provenance import differences
+from tpforge.quantization import Quantization
 
 
 def prove(model: Path, out: Path, conversion: Conversion, **changes: Any) -> ShardReport:
@@ -151,16 +154,20 @@ def test_an_order_that_is_not_the_recorded_one_does_not_pass(tmp_path: Path) -> 
     assert len(prove(model, tmp_path / "out", conversion, order="plain").problems) == 2 * 5
 
 
-def test_orders_of_the_same_sizes_have_conversion_keys_of_their_own(tmp_path: Path) -> None:
+def test_orders_of_the_same_sizes_are_conversions_of_their_own(tmp_path: Path) -> None:
     model = checkpoint(tmp_path, "gptq")
-    keys, headers = set(), set()
-    for order in SMS:
-        conversion, _ = laid_out_ranks(model, tmp_path / order, order=order, tp_size=2)
-        with open_source(str(model)) as source:
-            files = plan_rank_files(source, plan=conversion.plan, dtype=conversion.dtype)
-            headers.add(files[0].header)
-            keys.add(conversion_key(source, files, plan=conversion.plan, config={}))
-    assert (len(keys), len(headers)) == (2, 1)
+    made, headers = [], set()
+    with open_source(str(model)) as source:
+        assert source.quantized is not None
+        layout = source.quantized.layout
+        for order in SMS:
+            quantization = Quantization(format=layout.format, group_size=layout.group, order=order)  # type: ignore[arg-type]
+            planned = plan_conversion(source, mapping=Mapping(tp_size=2), quantization=quantization)
+            headers.add(planned.rank_files[0].header)
+            made.append(conversion_provenance(source, planned))
+    assert len(headers) == 1
+    assert differences(*made) == ["its quantization is another one"]
+    assert len({one.identity for one in made}) == 2
 
 
 def test_a_plan_in_an_order_that_does_not_fit_writes_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from builders.convert import convert
+from builders.planned import plan_conversion
 from builders.quantize.formats.weight_only import quantize_rows
 from builders.sources import open_source
 from tests.support.conversions import Tensors, load_ranks
@@ -61,15 +62,9 @@ def test_halves_are_rounded_away_from_zero_and_the_largest_is_clipped() -> None:
 def quantized(out: Path, location: Path, *, tp_size: int, name: str, form: str = "packed") -> list[Tensors]:
     out.mkdir(parents=True)
     with open_source(str(location)) as source:
-        convert(
-            source,
-            mapping=Mapping(tp_size=tp_size),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
-            quantization=Quantization(format=name, form=form),  # type: ignore[arg-type]
-            out=out,
-        )
+        quantization = Quantization(format=name, form=form)  # type: ignore[arg-type]
+        planned = plan_conversion(source, mapping=Mapping(tp_size=tp_size), quantization=quantization)
+        convert(source, planned, out=out)
     return load_ranks(out)
 
 
@@ -78,10 +73,10 @@ def plain(out: Path, location: Path, *, tp_size: int) -> list[Tensors]:
     with open_source(str(location)) as source:
         convert(
             source,
-            mapping=Mapping(tp_size=tp_size),
-            dtype=None,
-            pad=True,
-            parallel_embedding_dim=None,
+            plan_conversion(
+                source,
+                mapping=Mapping(tp_size=tp_size),
+            ),
             out=out,
         )
     return load_ranks(out)

@@ -1,20 +1,16 @@
 """Models as commands name them: a directory, a hub id with @revision, a .gguf file, or `demo`.
 
-It builds nothing; `build` goes on from an open source to an engine.
+It converts nothing; `builders.convert` goes on from an open source.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from builders.sources import Source, open_source
 from tpforge.atomic import hash_file
 from tpforge.manifest import FileRecord, SourceRecord
 from tpforge.places import DEMO_MODEL, cache_dir
-from tpforge.recipe import EngineRecipe
-
-if TYPE_CHECKING:
-    from builders.sources.base import Source
 
 
 def open_model(location: str) -> Source:
@@ -23,8 +19,6 @@ def open_model(location: str) -> Source:
     Raises:
         InputRefused: it is none of these, or not sound.
     """
-    from builders.sources import open_source
-
     bare, revision = model_location(location)
     return open_source(bare, revision=revision)
 
@@ -52,11 +46,11 @@ def input_files(source: Source) -> tuple[FileRecord, ...]:
     return tuple(hash_file(path, relative_to=root) for path in source.input_files)
 
 
-def source_record(recipe: EngineRecipe, source: Source, *, files: tuple[FileRecord, ...]) -> SourceRecord:
-    """Where a model came from, for engine.json."""
+def source_record(source: Source, *, given: str, files: tuple[FileRecord, ...]) -> SourceRecord:
+    """Where a model came from, for engine.json; `given` is what the user named, a revision with it."""
     return SourceRecord(
         kind=source.kind,
-        location=recipe.model if source.kind == "hub" else str(source.path.resolve()),
+        location=given if source.kind == "hub" else str(source.path.resolve()),
         revision=source.revision,
         license=source.license,
         files=files,
