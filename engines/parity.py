@@ -19,8 +19,8 @@ from torch import Tensor
 from engines.chat import chat_prompt, find_template
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
+from engines.reference.greedy import greedy
 from engines.reference.opening import AUTO_DTYPE
-from engines.reference.scheduler import greedy
 from engines.transformers_model import load_transformers
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused

@@ -26,7 +26,7 @@ from engines.parity import (
 )
 from engines.reference import Executor, load_config
 from engines.reference.batches import Logits, Prefill
-from engines.reference.scheduler import greedy
+from engines.reference.greedy import greedy
 from engines.transformers_model import load_transformers
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest, Quality

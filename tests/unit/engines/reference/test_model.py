@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from engines.reference import EngineError, Executor, load_config, open_executor
 from engines.reference.batches import Decode, Logits, Move, Prefill
-from engines.reference.scheduler import greedy
+from engines.reference.greedy import greedy
 from tests.support.tiny_engine import write_tiny_engine
 
 PROMPT = tuple((7 * i * i + 3 * i + 1) % 256 for i in range(40))
