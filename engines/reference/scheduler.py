@@ -132,6 +132,8 @@ class Scheduler:
         self._wake = threading.Condition()
         self._closed = False
         self._death: str | None = None
+        self.num_steps = 0
+        """Batches that were computed; it stands still without work, and when the model is stuck."""
         # The ranks are children of this thread: they end when it ends, however it ends.
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -278,6 +280,7 @@ class Scheduler:
             prompt_length=len(request.input_ids),
         )
         logits = executor.forward(batch)
+        self.num_steps += 1
         request.num_prefilled += len(chunk)
         if not is_last:
             return
@@ -293,6 +296,7 @@ class Scheduler:
             positions=tuple(request.position for request in self._decoding),
         )
         logits = executor.forward(batch)
+        self.num_steps += 1
         assert logits is not None
         best, tokens = (found.tolist() for found in logits.max(-1))
         ended = []

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from scripts.main import main
-from tests.e2e.conftest import Serving
+from tests.e2e.conftest import Engine, Serving, served
+from tpforge.errors import TpforgeError
+from tpforge.repository_options import ReferenceOptions
 from tpforge.system.opener import read_url
 from tpforge.yaml_text import to_yaml
 from triton_repo.client.client import Client
@@ -22,7 +28,8 @@ from triton_repo.deploy import files
 from triton_repo.monitoring import watch
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import rules_yaml
-from triton_repo.serve.local import status
+from triton_repo.serve.local import Server, status
+from triton_repo.serve.processes import stubs_of
 from triton_repo.serve.state import read_state
 
 pytestmark = pytest.mark.e2e
@@ -139,3 +146,63 @@ def test_logs_shows_the_last_lines_of_a_server(lockstep: Serving, capsys: pytest
     last = (folder / "triton.log").read_text(errors="replace").splitlines()[-2:]
     assert len(capsys.readouterr().out.splitlines()) == len(last) == 2
     assert main(["logs", str(engine.parent / "none"), "--lines", "2"]) == 2
+
+
+def saturated(server: Server, stop: threading.Event) -> list[threading.Thread]:
+    """Three times as many streams as there are slots, each 200 tokens long, begun again until `stop`."""
+
+    def run() -> None:
+        while not stop.is_set():
+            with suppress(TpforgeError), Client(server.grpc_url, deadline_s=120) as client:
+                client.generate("the capital of", max_tokens=200, min_tokens=200)
+            stop.wait(0.2)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(28)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def stub_pid(server: Server) -> int:
+    state = read_state(server.state_dir)
+    assert state is not None and state.server is not None
+    return next(stub.pid for stub, name in stubs_of(state.server.pid).items() if name == "tensorrt_llm")
+
+
+def test_a_saturated_server_is_alive_and_a_stuck_one_is_started_again(
+    tiny_engine: Engine, tmp_path: Path
+) -> None:
+    script = tmp_path / "canary.py"
+    script.write_text(files.canary())
+    options = ReferenceOptions(executor="lockstep", num_threads=1)
+    with served(tiny_engine, tmp_path, options) as serving:
+        server, stop = serving.server, threading.Event()
+        words = [sys.executable, str(script), "--url", server.http_url, "--metrics", server.metrics_url]
+
+        def alive(timeout_s: int) -> subprocess.CompletedProcess[str]:
+            command = [*words, "--alive", "--timeout", str(timeout_s)]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+        assert alive(15).returncode == 0, "without load, the token is what tells"
+        threads = saturated(server, stop)
+        try:
+            for _ in range(4):
+                done = alive(15)
+                assert (done.returncode, done.stderr) == (0, "")
+            found = status(server.state_dir)
+            assert (found.phase, found.restarts) == ("ready", 0)
+            os.kill(stub_pid(server), signal.SIGSTOP)
+            begun = time.monotonic()
+            while status(server.state_dir).restarts == 0:
+                assert time.monotonic() - begun < 180, "a stuck model was not found"
+                time.sleep(0.2)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        begun = time.monotonic()
+        while status(server.state_dir).phase != "ready":
+            assert time.monotonic() - begun < 180
+            time.sleep(0.2)
+        with Client(server.grpc_url) as client:
+            assert client.generate("the capital of", max_tokens=2).chunks[-1].final

@@ -16,6 +16,11 @@ from triton_repo.deploy.deployment import HOME, STORE, Deployment
 
 TEMPLATES = Path(__file__).parent / "templates"
 CANARY_TIMEOUT_S = 30
+ALIVE_TIMEOUT_S = {"ensemble": 15, "tensorrt_llm": 60}
+"""By the model that is asked: the LLM API's has no counter of steps, so that a token has to come."""
+ALIVE_EVERY_S = 10
+ALIVE_FAILURES = 3
+"""Looks that have to fail, one after the other, until a server is restarted."""
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """fsspec's packages by the scheme of a URL; tpforge itself needs none of them."""
 
@@ -26,17 +31,30 @@ def template(path: str, **values: Any) -> str:
 
 
 def canary() -> str:
-    """The script that asks for one token."""
+    """The script that asks whether the server serves, or makes progress."""
     return (TEMPLATES / "common" / "canary.py").read_text(encoding="utf-8")
 
 
 def canary_words(
     deployment: Deployment, *, script: PurePosixPath, timeout_s: int = CANARY_TIMEOUT_S
 ) -> list[str]:
-    """The canary's command in the container."""
+    """The canary's command in the container: would a request be served in time?"""
     return [
         *("python3", str(script), "--url", f"http://127.0.0.1:{deployment.ports.http}"),
         *("--model", deployment.canary_model, "--timeout", str(timeout_s)),
+    ]
+
+
+def alive_timeout_s(deployment: Deployment) -> int:
+    """How long the model may stand still before one look at it fails."""
+    return ALIVE_TIMEOUT_S[deployment.canary_model]
+
+
+def alive_words(deployment: Deployment, *, script: PurePosixPath) -> list[str]:
+    """The command that fails only when the model makes no progress, however many requests wait."""
+    return [
+        *canary_words(deployment, script=script, timeout_s=alive_timeout_s(deployment)),
+        *("--alive", "--metrics", f"http://127.0.0.1:{deployment.ports.metrics}/metrics"),
     ]
 
 

@@ -23,7 +23,8 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
     repository = PurePosixPath(_repository(deployment.engine_dir))
     first, others = rank_commands(deployment, repository)
     mounts = [f"{path}:{path}" for path in (deployment.engine_dir, repository)]
-    canary = shlex.join(files.canary_words(deployment, script=PurePosixPath("canary.py")))
+    script = PurePosixPath("canary.py")
+    canary = shlex.join(files.canary_words(deployment, script=script))
     job = files.template(
         "slurm/job.sh.j2",
         name=deployment.name,
@@ -38,6 +39,9 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
         mounts=_double_quoted(",".join(mounts) + ",") + '"$PWD":"$PWD"',
         start_s=deployment.start_s,
         canary=canary,
+        alive=shlex.join(files.alive_words(deployment, script=script)),
+        alive_every_s=files.ALIVE_EVERY_S,
+        alive_failures=files.ALIVE_FAILURES,
         grpc=deployment.ports.grpc,
         http=deployment.ports.http,
     )

@@ -29,10 +29,12 @@ from tpforge.records import Record
 from tpforge.units import format_seconds
 from triton_repo.serve import processes, state
 from triton_repo.serve.guard import guarded
+from triton_repo.serve.heartbeat import Heartbeat, start_canary
 from triton_repo.serve.interpreter import check_interpreter
 from triton_repo.serve.launched import ContainerName, LaunchedProgram, remove_container
 from triton_repo.serve.ports import Ports, refuse_used
 from triton_repo.serve.readiness import (
+    CANARY_MODELS,
     Start,
     Stopped,
     describe_end,
@@ -205,7 +207,22 @@ class Supervisor:
             self._progress(f"ready again after {format_seconds(seconds)}")
 
     def _watch(self, start: Start) -> str:
-        """Look at the server and its model processes until one ends; which one, and how."""
+        """Look at the server and its model processes until one ends or is stuck; which one, and how."""
+        heartbeat = self._heartbeat()
+        try:
+            return self._watch_with(heartbeat, start)
+        finally:
+            if heartbeat is not None:
+                heartbeat.close()
+
+    def _heartbeat(self) -> Heartbeat | None:
+        """Where the model counts its steps; a program of TensorRT-LLM's own is taken at its word."""
+        if self._plan.launch is not None or CANARY_MODELS[0] not in self._models:
+            return None
+        ports, host = self._plan.ports, self._plan.security.http_host(self._plan.host)
+        return Heartbeat(lambda: start_canary(ports, host=host, model=CANARY_MODELS[0]), now=time.monotonic)
+
+    def _watch_with(self, heartbeat: Heartbeat | None, start: Start) -> str:
         stubs = processes.stubs_of(start.process.pid)
         while True:
             if self._is_stopped():
@@ -216,6 +233,8 @@ class Supervisor:
             for stub, model in stubs.items():
                 if not processes.is_alive(stub):
                     return f"the process of model {model} (pid {stub.pid}) ended"
+            if heartbeat is not None and (problem := heartbeat.problem()):
+                return problem
             time.sleep(WATCH_S)
 
     def _restart_after(self, cause: str) -> None:

@@ -148,9 +148,14 @@ def pod(
 
 
 def probes(deployment: Deployment) -> Object:
-    """Started, ready and alive when it generates: Triton's own word holds though a model process is dead."""
+    """Started and ready when it generates in time, alive while it makes progress.
+
+    Triton's own word holds though a model process is dead. An overloaded server is not ready, and is not
+    restarted.
+    """
     words = files.canary_words(deployment, script=CONFIG / "canary.py")
     ask = {"exec": {"command": words}, "timeoutSeconds": files.CANARY_TIMEOUT_S + 5}
+    alive = files.alive_words(deployment, script=CONFIG / "canary.py")
     return {
         "startupProbe": {
             **ask,
@@ -158,7 +163,12 @@ def probes(deployment: Deployment) -> Object:
             "failureThreshold": -(-deployment.start_s // PROBE_S),
         },
         "readinessProbe": {**ask, "periodSeconds": 2 * PROBE_S, "failureThreshold": 2},
-        "livenessProbe": {**ask, "periodSeconds": 3 * PROBE_S, "failureThreshold": 5},
+        "livenessProbe": {
+            "exec": {"command": alive},
+            "timeoutSeconds": files.alive_timeout_s(deployment) + 5,
+            "periodSeconds": files.ALIVE_EVERY_S,
+            "failureThreshold": files.ALIVE_FAILURES,
+        },
     }
 
 

@@ -24,7 +24,7 @@ from .fields import FieldError, Inputs, describe, field_error
 from .generation import Defaults, Item, batch_size, parse_item
 from .metrics import RequestMetrics
 from .parameters import ParameterError, Parameters
-from .requests import WATCH_PERIOD_MS, InFlight, Periodic
+from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
 from .tensors import FINAL, error_response, read_inputs, read_item, response
 from .tokenizer import Tokenizer
 
@@ -109,6 +109,7 @@ class GeneratingModel:
         self._in_flight = InFlight(cancel=self._scheduler.cancel)
         self._periodic = Periodic(
             {
+                self._show_progress: PROGRESS_PERIOD_MS,
                 self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
                 partial(self._in_flight.exit_when_lost, os.getppid()): WATCH_PERIOD_MS,
             },
@@ -126,6 +127,9 @@ class GeneratingModel:
                 # Triton would drop this request, and those after it, without an answer.
                 pb_utils.Logger.log_error(traceback.format_exc())
                 sender.send(error_response(_unreadable(error)), flags=FINAL)
+
+    def _show_progress(self) -> None:
+        self._metrics.show_progress(getattr(self._scheduler, "num_steps", 0))
 
     def end_process(self, error: BaseException) -> None:
         """End this process, since nothing generates in it any more: its supervisor starts it again.

@@ -1,4 +1,4 @@
-"""How many requests wait and run, as Triton's custom metrics under upstream's names.
+"""How many requests wait and run, as Triton's custom metrics under upstream's names, and progress.
 
 Gauges are only set while a request is in flight: Triton 2.51 answers a stub that sets one while its model
 is unloaded with silence, and the stub then waits for ever, holding Python's lock.
@@ -20,13 +20,20 @@ class RequestMetrics:
     """
 
     def __init__(self, *, model: str, version: str, num_slots: int, period_ms: int) -> None:
+        labels = {"model": model, "version": version}
+        progress = pb_utils.MetricFamily(
+            name="tpforge_model_progress",
+            description="steps of the model and tokens given; it stands still when the model is stuck",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        self._progress_family, self._progress = progress, progress.Metric(labels=labels)
+        self._num_events = 0
         family = pb_utils.MetricFamily(
             name="nv_trt_llm_request_metrics",
             description="TRT LLM request metrics",
             kind=pb_utils.MetricFamily.GAUGE,
         )
         kinds = ("active", "max", "scheduled", "waiting")
-        labels = {"model": model, "version": version}
         self._family = family
         self._gauges = {kind: family.Metric(labels={**labels, "request_type": kind}) for kind in kinds}
         self._shown: dict[str, int] = {}
@@ -51,8 +58,15 @@ class RequestMetrics:
             else:
                 self._show_when_due()
 
+    def show_progress(self, num_steps: int) -> None:
+        """Show that the model has made that many steps, if a sequence is open."""
+        with self._lock:
+            if self._num_open:
+                self._progress.set(float(num_steps + self._num_events))
+
     def tick(self) -> None:
         """Show what has changed, if it is time; called while a sequence is open."""
+        self._num_events += 1
         if time.monotonic() >= self._next_s:
             with self._lock:
                 self._show_when_due()

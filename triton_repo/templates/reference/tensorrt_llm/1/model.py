@@ -25,6 +25,11 @@ class _Reference:
         self._scheduler = scheduler
         self._submit = scheduler.submit
 
+    @property
+    def num_steps(self) -> int:
+        """Batches that the model has computed."""
+        return int(self._scheduler.num_steps)
+
     def submit(
         self, input_ids: list[int], sampling: dict[str, Any], on_event: Callable[[Event], None]
     ) -> Any:

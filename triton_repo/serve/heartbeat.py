@@ -1,0 +1,97 @@
+"""Whether the model of a server that runs makes progress, asked again and again by the canary script.
+
+A process that is alive can be stuck. It restarts nothing: `supervisor` does. The script is that of the
+deployments, so that a server here and one in a cluster are judged alike.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Protocol
+
+from triton_repo.serve.ports import Ports
+
+CANARY = Path(__file__).parents[1] / "deploy" / "templates" / "common" / "canary.py"
+TIMEOUT_S = 15.0
+EVERY_S = 10.0
+NUM_FAILURES = 3
+"""A stuck model is found within 3 x 15 s of asking and 2 x 5 s between."""
+
+_PAUSE_AFTER_FAILURE_S = 1.0
+
+
+class Asking(Protocol):
+    """A run of the script."""
+
+    @property
+    def stderr(self) -> IO[str] | None:
+        """Its reason."""
+
+    def poll(self) -> int | None:
+        """Its exit status, once it has one."""
+
+    def kill(self) -> None:
+        """End it."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+
+
+class Heartbeat:
+    """Asks whenever it is time; `problem` never waits."""
+
+    def __init__(self, start: Callable[[], Asking], *, now: Callable[[], float]) -> None:
+        self._start, self._now = start, now
+        self._asking: Asking | None = None
+        self._next = now()
+        self._was_alive = False
+        self._num_failures = 0
+        self._reason = ""
+
+    def problem(self) -> str | None:
+        """Why the model is stuck, once it was seen to make no progress often enough; else None."""
+        if self._asking is None:
+            if self._now() >= self._next:
+                self._asking = self._start()
+            return None
+        status = self._asking.poll()
+        if status is None:  # The script ends by itself, within its timeout.
+            return None
+        said = self._asking.stderr.read() if self._asking.stderr else ""
+        self._asking.wait()
+        self._asking = None
+        # A script that never got through, such as behind a firewall, is no proof of anything.
+        self._was_alive = self._was_alive or status == 0
+        self._num_failures = self._num_failures + 1 if status and self._was_alive else 0
+        self._reason = said.strip()
+        self._next = self._now() + (_PAUSE_AFTER_FAILURE_S if status else EVERY_S)
+        if self._num_failures < NUM_FAILURES:
+            return None
+        return f"the model makes no progress, asked {NUM_FAILURES} times: {self._reason}"
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self._asking is not None:
+            self._asking.kill()
+            self._asking.wait()
+            self._asking = None
+
+
+def start_canary(ports: Ports, *, host: str, model: str) -> subprocess.Popen[str]:
+    """Ask the server that listens on `host`, on this machine."""
+    place = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-I", "-S", str(CANARY), "--alive", "--model", model),
+            *("--url", f"http://{place}:{ports.http}", "--timeout", str(TIMEOUT_S)),
+            *("--metrics", f"http://{place}:{ports.metrics}/metrics"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
