@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from builders.convert import convert
+from builders.planned import plan_conversion
 from builders.sources import open_source
 from tests.support.conversions import Tensors
 from tests.support.families.cases import CASES
@@ -38,15 +39,15 @@ def rank_files(location: Path, out: Path, quantization: Quantization | None) -> 
     """The tensors of both ranks, and `quantization` of config.json."""
     out.mkdir()
     with open_source(str(location)) as source:
-        convert(
+        planned = plan_conversion(
             source,
             mapping=Mapping(tp_size=2),
             dtype=None,
             pad=True,
             parallel_embedding_dim=None,
             quantization=quantization,
-            out=out,
         )
+        convert(source, planned, out=out)
     config = json.loads((out / "config.json").read_text())
     return [load_file(out / f"rank{rank}.safetensors") for rank in range(2)], config["quantization"]
 
