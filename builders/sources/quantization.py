@@ -104,7 +104,8 @@ def _in_config(config: dict[str, Any]) -> FoundQuantization | None:
         "fp8": ("activation_scheme", "weight_block_size"),
         "bitsandbytes": ("load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type"),
     }.get(method, ("bits", "group_size"))
-    return FoundQuantization(method, "config.json", _picked(values, keys))
+    told = {key: value for key, value in values.items() if key != "desc_act" or value}
+    return FoundQuantization(method, "config.json", _picked(told, keys))
 
 
 def _unnamed_method(values: dict[str, Any]) -> str:

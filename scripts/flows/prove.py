@@ -52,6 +52,7 @@ def verify_engine(
         InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
+    from builders.quantize.proof.own_shapes import differing
     from builders.verify import verify_shards
     from engines.parity import measure_parity
     from engines.store import check_files, read_manifest, write_manifest
@@ -79,6 +80,10 @@ def verify_engine(
         report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
         is_quantized = plan.quantization is not None and not report.problems
         weights = _dequantized(source, places.engine, plan=plan, dtype=manifest.dtype) if is_quantized else {}
+        misread: list[str] = []
+        if is_quantized and source.quantized is not None:
+            progress("comparing the quantized matrices with the source's own tensors")
+            misread = differing(source.path, weights)
         parity, golden = measure_parity(
             places.engine, manifest, source_path=source.path, weights=weights, progress=progress
         )
@@ -96,10 +101,10 @@ def verify_engine(
             progress("what the checkpoint's quantization cost is not measured: give --baseline MODEL")
     parity = parity.model_copy(
         update={
-            "passed": parity.passed and not report.problems,
+            "passed": parity.passed and not report.problems and not misread,
             "num_tensors": report.num_tensors,
-            "num_unequal_tensors": len(report.problems),
-            "problems": (*report.problems, *parity.problems),
+            "num_unequal_tensors": len(report.problems) + len(misread),
+            "problems": (*report.problems, *misread, *parity.problems),
         }
     )
     kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}

@@ -6,11 +6,21 @@ It reads no weights; `gptq`, `awq` and `compressed` do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from builders.sources.quantized import awq, compressed, gptq, nvfp4_reading
+from builders.sources.quantized.companions import (
+    BYTES,
+    E4M3,
+    INT8,
+    ONE,
+    ROWS,
+    WORDS,
+    Companion,
+    companion,
+)
 from builders.sources.quantized.components import Components
 from builders.sources.quantized.gptq import Read
 from tpforge.errors import InputRefused
@@ -24,18 +34,19 @@ _INSTEAD = "give the unquantized checkpoint, with --quantize int8_wo or int4_wo 
 class Layout:
     """How the matrix of a module lies in a checkpoint.
 
-    `format` is a row of quantization.toml. `weight` and `beside` are the suffixes of the tensors of a
-    quantized module, `optional` those that may be there and are not needed. `shape` gives [out, in] from the
-    shape of the weight. `kv_cache` is the format of the KV cache whose scales the checkpoint holds.
+    `format` is a row of quantization.toml. `weight` is the suffix of the packed matrix, `packed` its types;
+    `beside` are the tensors that must lie beside it, `optional` those that may. `shape` gives [out, in] from
+    the shape of the weight. `kv_cache` is the format of the KV cache whose scales the checkpoint holds.
     """
 
     format: str
     group: int
     weight: str
-    beside: tuple[str, ...]
+    packed: tuple[str, ...]
+    beside: dict[str, Companion]
     shape: Callable[[Shape], Shape]
     components: Callable[[Read, str], Components]
-    optional: tuple[str, ...] = ()
+    optional: dict[str, Companion] = field(default_factory=dict)
     kv_cache: str | None = None
 
     @property
@@ -77,6 +88,7 @@ def _gptq(values: dict[str, Any]) -> Layout:
             f"or {_INSTEAD}"
         )
     _expect_bits(values)
+    _refuse_dynamic(values)
     version = values.get("checkpoint_format", "gptq")
     if version not in ("gptq", "gptq_v2"):
         raise InputRefused(f"GPTQ checkpoint_format {version!r} is not read; expected gptq or gptq_v2")
@@ -85,11 +97,36 @@ def _gptq(values: dict[str, Any]) -> Layout:
         format="gptq",
         group=group,
         weight="qweight",
-        beside=("qzeros", "scales"),
-        optional=("g_idx",),
+        packed=WORDS,
+        beside={
+            "qzeros": companion("in/group", "out/8", dtypes=WORDS),
+            "scales": companion("in/group", "out"),
+        },
+        optional={"g_idx": companion("in", dtypes=("I32", "I64"))},
         shape=lambda shape: (shape[1], shape[0] * 8),
         components=partial(gptq.read_gptq, group=group, zero_offset=offset),
     )
+
+
+def _refuse_dynamic(values: dict[str, Any]) -> None:
+    """GPTQModel's rules for single modules: patterns that begin with "-:" leave modules as they are.
+
+    Source: GPTQModel, quantization/config.py (dynamic).
+    """
+    rules = values.get("dynamic") or {}
+    if not isinstance(rules, dict):
+        raise InputRefused(f"dynamic: found {str(rules)[:60]}, expected an object of patterns and settings")
+    for pattern, settings in sorted(rules.items()):
+        if pattern.startswith("-:"):
+            continue
+        held = settings if isinstance(settings, dict) else {}
+        other = {key: value for key, value in held.items() if value != values.get(key)}
+        if other or not isinstance(settings, dict):
+            found = ", ".join(f"{key} {value}" for key, value in other.items()) or str(settings)[:60]
+            raise InputRefused(
+                f"dynamic: the rule {pattern!r} gives some modules {found}, unlike the rest, and the format "
+                f"of TensorRT-LLM has one setting for all; {_INSTEAD}"
+            )
 
 
 def _awq(values: dict[str, Any]) -> Layout:
@@ -102,7 +139,11 @@ def _awq(values: dict[str, Any]) -> Layout:
         format="awq",
         group=group,
         weight="qweight",
-        beside=("qzeros", "scales"),
+        packed=WORDS,
+        beside={
+            "qzeros": companion("in/group", "out/8", dtypes=WORDS),
+            "scales": companion("in/group", "out"),
+        },
         shape=lambda shape: (shape[1] * 8, shape[0]),
         components=partial(awq.read_awq, group=group),
     )
@@ -130,22 +171,32 @@ def _compressed(values: dict[str, Any]) -> Layout:
     match bits, kind, strategy:
         case 4, "int", "group":
             group = _group(weights)
-            zero_points = () if symmetric else ("weight_zero_point",)
+            zero_points = {"weight_zero_point": companion("out/8", "in/group", dtypes=WORDS)}
             return Layout(
                 format="gptq",
                 group=group,
                 weight="weight_packed",
-                beside=("weight_scale", "weight_shape", *zero_points),
+                packed=WORDS,
+                beside={
+                    "weight_scale": companion("out", "in/group"),
+                    "weight_shape": companion("2", dtypes=("I32", "I64")),
+                    **({} if symmetric else zero_points),
+                },
                 shape=lambda shape: (shape[0], shape[1] * 8),
                 components=partial(compressed.read_packed, group=group, symmetric=symmetric),
             )
         case 4, "float", "tensor_group":
-            inputs = ("input_global_scale",) if scheme.get("input_activations") else ()
+            inputs = {"input_global_scale": ONE} if scheme.get("input_activations") else {}
             return Layout(
                 format="nvfp4",
                 group=_group_of_16(weights),
                 weight="weight_packed",
-                beside=("weight_scale", "weight_global_scale", *inputs),
+                packed=BYTES,
+                beside={
+                    "weight_scale": companion("out", "in/16", dtypes=E4M3),
+                    "weight_global_scale": ONE,
+                    **inputs,
+                },
                 shape=lambda shape: (shape[0], shape[1] * 2),
                 components=partial(nvfp4_reading.read_compressed, has_inputs=bool(inputs)),
             )
@@ -188,7 +239,8 @@ def _modelopt_weights(held: dict[str, Any]) -> Layout:
                 format="int8_sq",
                 group=0,
                 weight="weight",
-                beside=("weight_scale", "input_scale", "pre_quant_scale"),
+                packed=INT8,
+                beside={"weight_scale": ROWS, "input_scale": ONE, "pre_quant_scale": companion("in")},
                 shape=lambda shape: shape,
                 components=compressed.read_smooth,
             )
@@ -197,7 +249,12 @@ def _modelopt_weights(held: dict[str, Any]) -> Layout:
                 format="nvfp4",
                 group=_group_of_16(held),
                 weight="weight",
-                beside=("weight_scale", "weight_scale_2", "input_scale"),
+                packed=BYTES,
+                beside={
+                    "weight_scale": companion("out", "in/16", dtypes=E4M3),
+                    "weight_scale_2": ONE,
+                    "input_scale": ONE,
+                },
                 shape=lambda shape: (shape[0], shape[1] * 2),
                 components=nvfp4_reading.read_modelopt,
             )
@@ -207,8 +264,9 @@ def _modelopt_weights(held: dict[str, Any]) -> Layout:
                 format="int4_awq",
                 group=group,
                 weight="weight",
-                beside=("weight_scale",),
-                optional=("pre_quant_scale",),
+                packed=BYTES,
+                beside={"weight_scale": companion("out", "in/group")},
+                optional={"pre_quant_scale": companion("in")},
                 shape=lambda shape: (shape[0] * 2, shape[1]),
                 components=partial(compressed.read_modelopt_awq, group=group),
             )
@@ -220,10 +278,11 @@ def _rows(name: str) -> Layout:
         format=name,
         group=0,
         weight="weight",
-        beside=("weight_scale",),
+        packed=INT8 if name.startswith("int8") else E4M3,
+        beside={"weight_scale": ROWS},
         shape=lambda shape: shape,
         components=compressed.read_rows,
-        optional=("input_scale",),
+        optional={"input_scale": ONE},
     )
 
 
@@ -234,7 +293,8 @@ def _blocks(size: object, *, suffix: str) -> Layout:
         format="fp8_block",
         group=128,
         weight="weight",
-        beside=(suffix,),
+        packed=E4M3,
+        beside={suffix: companion("out/128", "in/128")},
         shape=lambda shape: shape,
         components=partial(compressed.read_blocks, suffix=suffix, block=128),
     )
@@ -245,7 +305,8 @@ def _tensor_fp8() -> Layout:
         format="fp8",
         group=0,
         weight="weight",
-        beside=("weight_scale", "input_scale"),
+        packed=E4M3,
+        beside={"weight_scale": ONE, "input_scale": ONE},
         shape=lambda shape: shape,
         components=compressed.read_tensor_fp8,
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from builders.sources.quantized.companions import companion_problems
 from builders.sources.quantized.layouts import Layout
 from builders.sources.safetensors_reader import TensorEntry
 from tpforge.errors import InputRefused
@@ -94,7 +95,7 @@ def find_quantized(
     problems: list[str] = []
     for name, entry in entries.items():
         module, dot, suffix = name.rpartition(".")
-        marks = layout.beside[0] if layout.weight == "weight" else layout.weight
+        marks = next(iter(layout.beside)) if layout.weight == "weight" else layout.weight
         if suffix != marks or not dot:
             continue
         needed = [f"{module}.{one}" for one in (layout.weight, *layout.beside)]
@@ -106,7 +107,19 @@ def find_quantized(
         if len(entry.shape) != 2:
             problems.append(f"{module}.{layout.weight}: found shape {list(entry.shape)}, expected a matrix")
             continue
-        shapes[f"{module}.weight"] = tuple(layout.shape(entry.shape))
+        shape = tuple(layout.shape(entry.shape))
+        if entry.dtype not in layout.packed:
+            problems.append(
+                f"{module}.{layout.weight}: found type {entry.dtype}, expected {' or '.join(layout.packed)}"
+            )
+        problems += companion_problems(
+            module,
+            entries,
+            {**layout.beside, **layout.optional},
+            shape=(shape[0], shape[1]),
+            group=layout.group,
+        )
+        shapes[f"{module}.weight"] = shape
         belonging.update(needed)
         optional = [f"{module}.{one}" for one in layout.optional]
         belonging.update(one for one in optional if one in entries)
