@@ -113,10 +113,11 @@ def _server() -> Decorator:
     metavar="RUN",
     help="Add the repeats to this run: for engines that are measured in turns.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be asked and what it could see; ask nothing.")
 @connection_options()
 @JSON
 @DEBUG
-def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -> None:
+def command(url: str | None, sweep: Path | None, dry_run: bool, as_json: bool, **values: Any) -> None:
     """Measure a server under load and record it.
 
     URL is HOST:PORT of Triton's gRPC, or http://HOST:PORT with --api openai; without it the server that
@@ -130,6 +131,9 @@ def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -
     options = read_options(values)
     if options.join is not None and (options.out is not None or options.label is not None):
         raise UsageError("--join adds to a run that has its folder and label; leave out --out and --label")
+    if dry_run:
+        _preview(output, url, sweep, options)
+        return
     meter = BenchMeter(output, options)
     if sweep is not None:
         _refuse_with_sweep(url, options)
@@ -143,6 +147,15 @@ def command(url: str | None, sweep: Path | None, as_json: bool, **values: Any) -
     if found.run.interrupted:
         raise KeyboardInterrupt
     bench.refuse_unanswered(found)
+
+
+def _preview(output: Output, url: str | None, sweep: Path | None, options: BenchOptions) -> None:
+    from scripts.cli.show_preview import print_preview
+    from scripts.flows.bench_preview import preview_bench
+
+    if sweep is not None:
+        raise UsageError("--dry-run is of one measurement; leave out --sweep, whose points are all alike")
+    print_preview(output, preview_bench(url, options))
 
 
 def _run_sweep(
