@@ -14,6 +14,7 @@ from tpforge import __version__
 from tpforge.errors import UsageError
 from tpforge.measure.cost import cost_per_million_tokens
 from tpforge.measure.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from tpforge.measure.prompts import is_same_mix
 from tpforge.measure.risks import find_risks
 from tpforge.measure.rows import Measured, Row, Section, Verdict, missing_side
 from tpforge.measure.run import Level, Prediction, Run, SeriesSummary
@@ -176,6 +177,10 @@ def _speed_rows(level: Level, other: Level) -> list[Row]:
             continue
         for statistic in statistics:
             rows.append(_metric_row(level.name, name, statistic, (ours, theirs)))
+    if level.mix and other.mix and not is_same_mix(level.mix, other.mix):
+        # What a server was asked, and not how fast it is, may be all that differs.
+        open_question = {"verdict": "undecided", "reason": "the runs asked the prompts in different mixes"}
+        rows = [row.model_copy(update=open_question) for row in rows]
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import get_args
@@ -82,4 +83,9 @@ def aiperf_json(run: Run, level: Level) -> str:
 def _aiperf_metric(metric: MetricSummary) -> dict[str, object]:
     fields = {"unit": metric.unit, **{name: getattr(metric, name) for name in _STATISTICS}}
     fields |= {"count": metric.count, "sum": metric.sum}
-    return {name: value for name, value in fields.items() if value is not None}
+    # JSON has no infinity, which percentiles of failed requests are.
+    return {name: value for name, value in fields.items() if not _is_missing(value)}
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isinf(value))

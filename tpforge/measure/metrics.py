@@ -173,17 +173,18 @@ def _statistics(values: Sequence[float], *, of: int) -> dict[Statistic, float]:
     return found | {name: value for name, percent, value in named if is_told(percent, of)}
 
 
-def _nearest(values: Sequence[float], *, of: int) -> dict[Statistic, float]:
+def nearest_percentiles(values: Sequence[float], percents: Sequence[float]) -> tuple[float, ...]:
     """Percentiles that are values themselves: between a number and infinity nothing can be interpolated.
 
     Source: AIPerf 0.13, derived_latency.py: numpy.percentile with method="nearest"
     """
     ordered = sorted(values)
-    return {
-        name: ordered[round((len(ordered) - 1) * percent / 100)]
-        for name, percent in zip(_PERCENTILES, _PERCENTS, strict=True)
-        if is_told(percent, of)
-    }
+    return tuple(ordered[round((len(ordered) - 1) * percent / 100)] for percent in percents)
+
+
+def _nearest(values: Sequence[float], *, of: int) -> dict[Statistic, float]:
+    named = zip(_PERCENTILES, _PERCENTS, nearest_percentiles(values, _PERCENTS), strict=True)
+    return {name: value for name, percent, value in named if is_told(percent, of)}
 
 
 class _OverRepeats(TypedDict):

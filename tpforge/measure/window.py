@@ -78,7 +78,7 @@ _PARTS: dict[tuple[str, Part], Callable[[Sample, Repeat], float]] = {
 
 
 def _is_inside(at: float, repeat: Repeat) -> bool:
-    return repeat.warmup_s < at + _ROUNDING_S and at <= repeat.end_s + _ROUNDING_S
+    return repeat.warmup_s + _ROUNDING_S < at and at <= repeat.end_s + _ROUNDING_S
 
 
 def _end(sample: Sample) -> float | None:

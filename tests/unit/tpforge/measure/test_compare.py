@@ -182,6 +182,16 @@ def test_prompts_that_one_run_asked_more_often_are_a_variable(mix: dict[str, int
     assert names == (["prompts measured"] if is_variable else [])
 
 
+def test_other_prompts_are_no_other_speed() -> None:
+    fast, slow = level_of(FAST)[0], level_of(SLOW)[0]
+    first = run_of("a", [slow.model_copy(update={"mix": {"p": 2, "q": 2}})])
+    second = run_of("b", [fast.model_copy(update={"mix": {"p": 3, "q": 1}})])
+    rows = [row for row in pair(first, second).rows if row.section == "speed"]
+    assert {(row.verdict, row.reason) for row in rows} == {
+        ("undecided", "the runs asked the prompts in different mixes")
+    }
+
+
 def test_what_follows_from_a_change_is_not_a_second_one() -> None:
     first = run_of("a", [], engine={"quantization": "none", "weights_sha256": "1", "precision": "bf16"})
     second = run_of("b", [], engine={"quantization": "int8", "weights_sha256": "2", "precision": "int8"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy
 import pytest
 from scipy import stats
@@ -15,9 +17,16 @@ from tpforge.measure.latencies import (
     time_to_first_token,
     time_to_second_token,
 )
-from tpforge.measure.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER, count_errors, summarize
+from tpforge.measure.metrics import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    count_errors,
+    is_told,
+    nearest_percentiles,
+    summarize,
+)
 from tpforge.measure.run import Repeat, Slo
-from tpforge.measure.samples import Sample
+from tpforge.measure.samples import MetricSummary, Sample
 
 
 def one_repeat(duration_s: float = 2.0) -> list[Repeat]:
@@ -154,3 +163,77 @@ def test_no_metric_is_better_in_both_directions() -> None:
     failed = sample(index=9, error="refused")
     known = set(summarize([*SAMPLES, failed], REPEATS, slo=WORKLOAD.slo))
     assert known >= LOWER_IS_BETTER | HIGHER_IS_BETTER
+
+
+def test_failures_are_infinite_beside_the_latencies_of_the_others() -> None:
+    samples = [sample(index=index, error="timeout" if index >= 94 else None) for index in range(100)]
+    found = summarize(samples, one_repeat())
+    adjusted, plain = found["adj_time_to_first_token"], found["time_to_first_token"]
+    # numpy: percentile([100] * 94 + [inf] * 6, [50, 90, 95], method="nearest")
+    assert (adjusted.p50, adjusted.p90, adjusted.p95) == (pytest.approx(100), pytest.approx(100), math.inf)
+    assert (adjusted.count, plain.count, plain.p95) == (100, 94, None), "94 requests have no p95"
+    assert MetricSummary.model_validate_json(adjusted.model_dump_json()) == adjusted
+    assert "adj_time_to_first_token" not in summarize(samples[:94], one_repeat())
+
+
+@pytest.mark.parametrize("values", [[1.0] * 7 + [math.inf] * 3, [3.0, 1.0, 2.0, math.inf] * 5, [5.0]])
+def test_nearest_percentiles_are_numpys(values: list[float]) -> None:
+    wanted = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+    found = nearest_percentiles(values, wanted)
+    assert found == tuple(numpy.percentile(values, wanted, method="nearest"))
+
+
+def test_a_request_counts_by_its_share_of_the_window() -> None:
+    """Of 8 s each and 4 tokens: one begun in the warmup, one within, one in flight at the end."""
+    window = Repeat(started="", warmup_s=4.0, duration_s=16.0, num_requests=2, num_completed=2)
+    samples = [
+        sample(start=start, ttft=2.0, gaps=(2.0, 2.0, 2.0), index=index).model_copy(update={"phase": phase})
+        for index, (start, phase) in enumerate([(0.0, "warmup"), (8.0, "measured"), (16.0, "measured")])
+    ]
+    found = summarize(samples, [window])
+    assert found["output_token_throughput"].avg == pytest.approx((2 + 4 + 2) / 16)
+    assert found["request_throughput"].avg == pytest.approx(2 / 16)
+    assert found["total_token_throughput"].avg == pytest.approx((2 + 4 + 2 + 4 + 8 + 4) / 16)
+    assert (found["request_count"].avg, found["time_to_first_token"].count) == (2, 2)
+    arriving = window.model_copy(update={"counted_by": "arrival"})
+    queued = summarize(samples, [arriving])
+    # Tokens at 2, 4, 6, 8 s after each start; the window is (4, 20].
+    assert queued["output_token_throughput"].avg == pytest.approx((2 + 4 + 2) / 16)
+    assert queued["request_throughput"].avg == pytest.approx(2 / 16)
+
+
+def test_what_this_client_broke_off_gave_what_had_come() -> None:
+    cancelled = sample(error="cancelled", gaps=(0.02,) * 9)
+    found = summarize([cancelled, sample(index=1)], one_repeat())
+    assert found["output_token_throughput"].avg == pytest.approx((10 + 4) / 2)
+    assert found["request_throughput"].avg == pytest.approx(1 / 2)
+    assert "adj_time_to_first_token" not in found
+
+
+@pytest.mark.parametrize(
+    ("percent", "needed"), [(50, 1), (75, 20), (90, 50), (10, 50), (95, 100), (99, 500), (1, 500)]
+)
+def test_a_tail_takes_five_requests_beyond_it(percent: float, needed: int) -> None:
+    assert is_told(percent, needed)
+    assert needed == 1 or not is_told(percent, needed - 1)
+
+
+def test_shares_have_wilsons_interval_over_all_requests() -> None:
+    samples = [
+        sample(repeat=repeat, index=index, error="refused" if index < 2 * repeat else None)
+        for repeat in range(2)
+        for index in range(10)
+    ]
+    found = summarize(samples, one_repeat() * 2)["request_error_rate"]
+    expected = stats.binomtest(2, 20).proportion_ci(0.95, method="wilson")
+    assert (found.avg, found.repeats["avg"]) == (10, (0, 20))
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx(
+        (100 * expected.low, 100 * expected.high)
+    )
+
+
+def test_no_interval_reaches_below_zero() -> None:
+    fast = [sample(ttft=0.001, repeat=0), sample(ttft=0.1, repeat=1)]
+    for metric in summarize(fast, one_repeat() * 2).values():
+        assert all(interval.low >= 0 for interval in metric.intervals.values())
