@@ -17,7 +17,7 @@ import engines.reference
 from engines.store import write_manifest
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import EngineBuild, Manifest
-from tpforge.recipe import RepositoryOptions
+from tpforge.repository_options import ReferenceOptions, TensorrtOptions
 from triton_repo.render.contract import MODELS
 from triton_repo.render.repository import render
 from triton_repo.render.tensorrt import render_tensorrt
@@ -46,10 +46,14 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runtimes reference and tensorrt, of one tiny engine."""
     folder = tmp_path_factory.mktemp("configs")
     engine, manifest, _ = write_tiny_engine(folder, tp_size=2)
-    options = RepositoryOptions(max_batch_size=3, max_queue_size=5, max_queue_delay_microseconds=7)
+    common = {"max_batch_size": 3, "max_queue_size": 5}
     (folder / "rendered").mkdir()
     reference = render(
-        engine, manifest, out=folder / "rendered" / "reference", runtime_source=RUNTIME, options=options
+        engine,
+        manifest,
+        out=folder / "rendered" / "reference",
+        runtime_source=RUNTIME,
+        options=ReferenceOptions(**common),
     )
     (engine / "engine").mkdir()
     for name in ("rank0.engine", "rank1.engine", "config.json"):
@@ -58,7 +62,11 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     compiled: Manifest = manifest.model_copy(update={"runtime": "tensorrt", "engine_build": build})
     write_manifest(engine, compiled)
     tensorrt = render_tensorrt(
-        engine, compiled, out=folder / "rendered" / "tensorrt", runtime_source=RUNTIME, options=options
+        engine,
+        compiled,
+        out=folder / "rendered" / "tensorrt",
+        runtime_source=RUNTIME,
+        options=TensorrtOptions(**common, max_queue_delay_microseconds=7),
     )
     return {"reference": reference.path, "tensorrt": tensorrt.path}
 
