@@ -9,7 +9,7 @@ which nothing that a float32 field can hold makes a logit infinite.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +38,8 @@ class Sampling:
 
     `end_id` None is all of the model's end tokens, -1 is none. top_k 0 and top_p 0 mean greedy, as does
     temperature 0. `stop_words` end the request after they
-    appear (and stay in the output); `bad_words` never appear. Log probabilities are of the distribution
+    appear (and stay in the output); `bad_words` never appear. `banned` gives the tokens that must not follow
+    the output so far, whatever the reason. Log probabilities are of the distribution
     after temperature and penalties, before top_k and top_p.
     """
 
@@ -55,6 +56,7 @@ class Sampling:
     seed: int | None = None
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    banned: Callable[[Sequence[int]], Sequence[int]] | None = None
     return_log_probs: bool = False
 
     @property
@@ -69,6 +71,7 @@ class Sampling:
             self.is_greedy
             and not self.return_log_probs
             and not self.bad_words
+            and self.banned is None
             and self.min_tokens == 0
             and (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) == (1.0, 0.0, 0.0)
         )
@@ -163,6 +166,8 @@ class Sampler:
             prefix = list(word[:-1])
             if not prefix or self._tail[-len(prefix) :] == prefix:
                 processed[word[-1]] = -torch.inf
+        if sampling.banned is not None:
+            processed[list(sampling.banned(self.output))] = -torch.inf
         return processed
 
     def _penalize(self, logits: Tensor) -> None:

@@ -34,7 +34,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed", "repetition_penalty")
 @click.option("--top-p", type=float, help="Choose among tokens of so much probability.")
 @click.option("--seed", type=COUNT, help="Makes a random answer repeatable.")
 @click.option("--repetition-penalty", type=float, help="Above 1 discourages repetition.")
-@click.option("--stop", "stop_words", multiple=True, metavar="TEXT", help="End before this; may be repeated.")
+@click.option("--stop", "stop_words", multiple=True, metavar="TEXT", help="End after this; may be repeated.")
 @connection_options()
 @JSON
 @DEBUG

@@ -179,7 +179,16 @@ def test_a_failure_before_any_answer_is_a_plain_error_for_a_calling_model_too(ex
 def test_the_caller_raises_what_it_was_told(exchange_class: Any) -> None:
     relay, bls = importlib.import_module("serving.relay"), importlib.import_module("serving.bls")
     tensors = importlib.import_module("serving.tensors")
-    texts = bls.Texts(SimpleNamespace(decode=str), batch_index=0, streaming=True, accumulate=False)
+    texts = bls.Texts(
+        SimpleNamespace(decode=str),
+        batch_index=0,
+        streaming=True,
+        accumulate=False,
+        stop_words=(),
+        prompt="",
+        num_sequences=1,
+        stop=list,
+    )
 
     with pytest.raises(TritonModelException, match="rank 1 ended"):
         list(texts.answers([tensors.response(relay.failure_tensors("rank 1 ended"))]))

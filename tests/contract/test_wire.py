@@ -14,7 +14,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from tests.contract.asking import alone, ask_bls, ask_members, prompt, tensors, tokens
 from tests.contract.fake_triton import Request, Sent, Server
-from tpforge.repository_options import option_defaults
+from tpforge.repository_options import PytorchOptions, ReferenceOptions, TensorrtOptions
 from triton_repo.render.contract import expected_tensors
 from triton_repo.render.parameters import parameter_tables
 
@@ -97,7 +97,8 @@ def test_the_prompt_is_in_an_answer_by_the_defaults_of_every_repository() -> Non
         one for one in parameter_tables()["tensorrt_llm"].parameters if one.name == "exclude_input_in_output"
     ]
 
-    assert option_defaults()["exclude_input_in_output"] is WIRE["defaults"]["exclude_input_in_output"]
+    for options in (ReferenceOptions(), TensorrtOptions(), PytorchOptions()):
+        assert options.exclude_input_in_output is WIRE["defaults"]["exclude_input_in_output"]
     assert parameter.default is WIRE["defaults"]["exclude_input_in_output"]
 
 

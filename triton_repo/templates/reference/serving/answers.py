@@ -22,7 +22,9 @@ from .exchange import Exchange
 from .generation import Item
 from .metrics import RequestMetrics
 from .requests import JOIN_TIMEOUT_S
+from .stop_text import StopText
 from .tensors import response
+from .tokenizer import Tokenizer
 
 
 class Event(Protocol):
@@ -57,8 +59,12 @@ class Sequence:
     item: Item
     batch_index: int
     sequence_index: int
-    aligner: Aligner
+    tokenizer: Tokenizer
     arrival_ns: int
+    stop: StopText
+    handle: Any = None
+    stopped: bool = False
+    ended: bool = False
     scheduled_ns: int = 0
     first_token_ns: int = 0
     last_token_ns: int = 0
@@ -67,23 +73,41 @@ class Sequence:
     num_sent: int = 0
     cum_log_prob: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._aligner = Aligner(self.tokenizer.decode)
+
     def add(self, event: Event, *, now_ns: int) -> list[int]:
-        """Take an event; the tokens to be sent now, when the answer is streamed."""
+        """Take an event; the tokens to be sent now, when the answer is streamed.
+
+        `stopped` says afterwards whether a stop word has ended the answer.
+        """
         self.scheduled_ns = event.scheduled_ns or self.scheduled_ns
         if event.token_ids:
             self.first_token_ns = self.first_token_ns or now_ns
             self.last_token_ns = now_ns
-        self.token_ids.extend(event.token_ids)
         if self.item.return_log_probs:
             self.log_probs.extend(event.log_probs)
-        if not self.item.streaming:
-            return []
-        ready: list[int] = []
+        before = len(self.token_ids)
         for token_id in event.token_ids:
-            ready.extend(self.aligner.push(token_id))
-        if event.finished:
-            ready.extend(self.aligner.flush())
-        return ready
+            if not self.stopped:
+                self._accept(self._aligner.push(token_id))
+        if event.finished and not self.stopped:
+            self._accept(self._aligner.flush())
+        return self.token_ids[before:] if self.item.streaming else []
+
+    def _accept(self, chunk: list[int]) -> None:
+        """Add tokens that are whole characters, or what of them is up to the end of a stop word."""
+        text = self.tokenizer.decode(chunk) if self.stop and chunk else ""
+        end = self.stop.push(text)
+        self.stopped = end is not None
+        if end is not None and end < len(text) and (shorter := self.tokenizer.respelled(text[:end])):
+            start = len(self.token_ids)
+            if self.item.return_log_probs:
+                # The first of the tokens in their place has their probability, the others add nothing to it.
+                together = sum(self.log_probs[start : start + len(chunk)])
+                self.log_probs[start:] = [together, *[0.0] * (len(shorter) - 1)]
+            chunk = shorter
+        self.token_ids.extend(chunk)
 
     def tensors(self, token_ids: list[int]) -> dict[str, npt.NDArray[Any]]:
         """The tensors of the next response, which holds `token_ids` (new ones when streaming, else all)."""
@@ -140,8 +164,11 @@ class Sequence:
 class Outbox:
     """Sends the responses of all requests, in the order of their events."""
 
-    def __init__(self, *, metrics: RequestMetrics, log_error: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, metrics: RequestMetrics, cancel: Callable[[Any], None], log_error: Callable[[str], None]
+    ) -> None:
         self._metrics = metrics
+        self._cancel = cancel
         self._log_error = log_error
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -170,12 +197,18 @@ class Outbox:
 
     def _deliver(self, sequence: Sequence, event: Event, *, now_ns: int) -> None:
         """Send what an event completes: a chunk when streaming, everything at the end otherwise."""
+        if sequence.ended:
+            return
         if event.error is not None:
+            sequence.ended = True
             self._fail(sequence.exchange, event.error)
             return
         ready = sequence.add(event, now_ns=now_ns)
         tokens = ready if sequence.item.streaming else sequence.token_ids
-        if event.finished:
+        if event.finished or sequence.stopped:
+            sequence.ended = True
+            if not event.finished and sequence.handle is not None:
+                self._cancel(sequence.handle)
             self._metrics.closed()
             sequence.exchange.end(response(sequence.tensors(tokens)))
             return

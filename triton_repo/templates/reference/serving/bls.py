@@ -5,7 +5,7 @@ It checks nothing that the called models check; their errors are passed on as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb_utils
 from .detokenize import TextStream, decode_text
 from .fields import Inputs
 from .relay import failure_of
+from .stop_text import StopText, answer_end
 from .tensors import on_wire, response, text_tensor
 from .tokenizer import Tokenizer
 
@@ -136,11 +137,28 @@ class Members:
 class Texts:
     """From the tensorrt_llm responses of one prompt to the client's, with the text decoded.
 
-    `accumulate` streams the text so far rather than the new text.
+    `accumulate` streams the text so far rather than the new text. TensorRT-LLM's own backend knows stop
+    words by their tokens alone, so their text is looked for here too: `stop` is called once words have ended
+    all `num_sequences` of a stream. `prompt` is what a whole answer begins with, and not searched.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, batch_index: int, streaming: bool, accumulate: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        batch_index: int,
+        streaming: bool,
+        accumulate: bool,
+        stop_words: Sequence[str],
+        prompt: str,
+        num_sequences: int,
+        stop: Callable[[], None],
+    ) -> None:
         self._decode = tokenizer.decode
+        self._stop_words, self._prompt, self._stop = stop_words, prompt, stop
+        self._num_sequences = num_sequences
+        self._stop_texts: dict[int, StopText] = {}
+        self._stopped: set[int] = set()
         self._batch_index = batch_index
         self._streaming = streaming
         self._accumulate = accumulate
@@ -161,21 +179,38 @@ class Texts:
             failure = failure_of(outputs)
             if failure is not None:
                 raise pb_utils.TritonModelException(failure)
-            yield self._answer(outputs)
+            if (answer := self._answer(outputs)) is not None:
+                yield answer
         for index, stream in self._streams.items():
-            if rest := stream.flush():
+            if index not in self._stopped and (rest := self._until_stop(index, stream.flush())):
                 text = self._grown(index, rest)
                 yield self._response({"sequence_index": np.array([[index]], dtype=np.int32)}, text)
 
-    def _answer(self, outputs: Tensors) -> Any:
+    def _answer(self, outputs: Tensors) -> Any | None:
+        """The client's response; None behind a stop word."""
         length = int(outputs["sequence_length"][0, 0])
         tokens = outputs["output_ids"][0, 0, :length].tolist()
         passed_on = {name: outputs[name] for name in _PASSED_ON if name in outputs}
         if not self._streaming:
-            return self._response(passed_on, decode_text(tokens, self._decode))
+            text = decode_text(tokens, self._decode)
+            end = answer_end(text, self._stop_words, start=len(self._prompt))
+            return self._response(passed_on, text[:end])
         index = int(outputs["sequence_index"].flat[0]) if "sequence_index" in outputs else 0
+        if index in self._stopped:
+            return None
         stream = self._streams.setdefault(index, TextStream(self._decode))
-        return self._response(passed_on, self._grown(index, stream.push(tokens)))
+        text = self._until_stop(index, stream.push(tokens))
+        return self._response(passed_on, self._grown(index, text))
+
+    def _until_stop(self, index: int, text: str) -> str:
+        """New text of a sequence up to the end of a stop word, which ends it."""
+        end = self._stop_texts.setdefault(index, StopText(self._stop_words)).push(text)
+        if end is None:
+            return text
+        self._stopped.add(index)
+        if len(self._stopped) == self._num_sequences:
+            self._stop()
+        return text[:end]
 
     def _grown(self, index: int, text: str) -> str:
         if not self._accumulate:

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import triton_python_backend_utils as pb_utils
 
 from .answers import Event, Outbox, Sequence
-from .detokenize import Aligner
 from .exchange import Exchange
 from .fields import FieldError, Inputs, describe, field_error
 from .generation import Defaults, Item, batch_size, parse_item
 from .metrics import RequestMetrics
 from .parameters import ParameterError, Parameters
 from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
+from .stop_text import StopText
 from .tensors import FINAL, error_response, read_inputs, read_item, response
 from .tokenizer import Tokenizer
 
@@ -105,7 +105,7 @@ class GeneratingModel:
             num_slots=config["max_batch_size"],
             period_ms=parameters.integer("stats_check_period_ms"),
         )
-        self._outbox = Outbox(metrics=self._metrics, log_error=log_error)
+        self._outbox = Outbox(metrics=self._metrics, cancel=self._scheduler.cancel, log_error=log_error)
         self._in_flight = InFlight(cancel=self._scheduler.cancel)
         self._periodic = Periodic(
             {
@@ -167,8 +167,9 @@ class GeneratingModel:
                 self._outbox.refuse(exchange, str(item))
                 continue
             for number in range(item.num_return_sequences):
-                aligner = Aligner(self._tokenizer.decode)
-                sequence = Sequence(exchange, item, index, number, aligner, arrival_ns)
+                words = item.sampling.get("stop_words", ())
+                stop = StopText([self._tokenizer.word_text(word) for word in words])
+                sequence = Sequence(exchange, item, index, number, self._tokenizer, arrival_ns, stop)
                 self._submit(sequence, prefix=f"batch item {index}: " if size > 1 else "")
 
     def _parse(self, inputs: Inputs, index: int, size: int) -> Item | FieldError:
@@ -203,6 +204,10 @@ class GeneratingModel:
             self._outbox.refuse(exchange, prefix + _unreadable(error))
         else:
             self._in_flight.attach(exchange, handle)
+            sequence.handle = handle
+            if sequence.stopped:
+                # A stop word came before the handle was known.
+                self._scheduler.cancel(handle)
 
     def _stop(self, request_id: str, sender: Any) -> None:
         if not request_id:

@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
+from .bad_text import Pieces
+from .detokenize import REPLACEMENT
+
 # Some decoders strip the space before the first word of what they are given (SentencePiece's do). A
 # token of plain text before the run keeps it; its own text is cut off again.
 _PREFIX_CANDIDATES = "aetonis0123"
+
+
+def _gpt2_bytes() -> dict[str, int]:
+    """The byte that each letter of a byte-level vocabulary stands for: itself when it can be printed."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_GPT2_BYTES = _gpt2_bytes()
 
 
 class TokenizerError(ValueError):
@@ -59,6 +73,34 @@ class Tokenizer:
             return self._decode(list(token_ids))
         text = self._decode([self._prefix_id, *token_ids])
         return text.removeprefix(self._prefix_text)
+
+    def word_text(self, token_ids: Sequence[int]) -> str:
+        """The text that a stop or bad word was made of; empty when its tokens are no text."""
+        text = self._decode(list(token_ids))
+        return "" if REPLACEMENT in text else text
+
+    def respelled(self, text: str) -> list[int] | None:
+        """Tokens that decode to this run of text; None when there are none such."""
+        for spelling in (text, text.removeprefix(" ")):
+            tokens = self.encode(spelling, add_special_tokens=False)
+            if self.decode(tokens) == text:
+                return tokens
+        return None
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The bytes of every token; none of special tokens."""
+        return Pieces([self._piece(token_id) for token_id in range(self.model_vocab_size)])
+
+    def _piece(self, token_id: int) -> bytes:
+        text = self.decode([token_id])
+        if REPLACEMENT not in text:
+            return text.encode()
+        # Part of a character: byte fallback's <0xE2>, or GPT-2's letters that stand for bytes.
+        spelled = self._tokenizer.id_to_token(token_id) or ""
+        if spelled.startswith("<0x") and spelled.endswith(">"):
+            return bytes([int(spelled[3:-1], 16)])
+        return bytes(_GPT2_BYTES[letter] for letter in spelled if letter in _GPT2_BYTES)
 
     def _decode(self, token_ids: list[int]) -> str:
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens))

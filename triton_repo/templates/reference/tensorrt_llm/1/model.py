@@ -7,8 +7,10 @@ from typing import Any
 
 from reference.process import spin_briefly
 from serving.answers import Event
+from serving.bad_text import BadText
 from serving.generating import GeneratingModel, Runtime
 from serving.parameters import ParameterError, Parameters
+from serving.tokenizer import Tokenizer
 
 # Triton started this process for this model alone; torch, which reads it once, comes with the runtime.
 spin_briefly()
@@ -17,9 +19,10 @@ from reference import EngineError, RequestError, Sampling, Scheduler  # noqa: E4
 
 
 class _Reference:
-    """The scheduler, with sampling as plain values."""
+    """The scheduler, with sampling as plain values; bad words are meant by their text and by their tokens."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
         self.vocab_size, self.end_id = scheduler.vocab_size, scheduler.end_id
         self.cancel, self.counts, self.close = scheduler.cancel, scheduler.counts, scheduler.close
         self._scheduler = scheduler
@@ -33,7 +36,9 @@ class _Reference:
     def submit(
         self, input_ids: list[int], sampling: dict[str, Any], on_event: Callable[[Event], None]
     ) -> Any:
-        return self._submit(input_ids, Sampling(**sampling), on_event)
+        words = [self._tokenizer.word_text(word) for word in sampling.get("bad_words", ())]
+        banned = BadText(words, self._tokenizer.pieces) if any(words) else None
+        return self._submit(input_ids, Sampling(**sampling, banned=banned), on_event)
 
 
 class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
@@ -54,4 +59,4 @@ class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
             num_threads=parameters.optional_integer("num_threads"),
             on_death=self.end_process,
         )
-        return _Reference(scheduler)
+        return _Reference(scheduler, self._tokenizer)

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 from serving.bls import Members, Texts
 from serving.exchange import Exchange
@@ -132,6 +133,10 @@ class TritonPythonModel:
             batch_index=prompt.index,
             streaming=prompt.streaming,
             accumulate=self._accumulate,
+            stop_words=prompt.stop_words,
+            prompt=prompt.shown,
+            num_sequences=prompt.num_sequences,
+            stop=partial(self._members.stop, request_id),
         )
         responses = self._members.generate(prompt.inputs, prepared, request_id=request_id)
         answers: Iterable[Any] = texts.answers(responses)
@@ -145,6 +150,25 @@ class Prompt:
     index: int
     inputs: Inputs
     prefix: str
+
+    @property
+    def stop_words(self) -> list[str]:
+        """The texts that end an answer; preprocessing has found them to be UTF-8."""
+        return [word.decode() for word in self.inputs.get("stop_words", np.array([])).flat]
+
+    @property
+    def shown(self) -> str:
+        """What a whole answer begins with: the prompt, or nothing where it is excluded."""
+        is_excluded = (
+            "exclude_input_in_output" in self.inputs and self.inputs["exclude_input_in_output"].any()
+        )
+        return "" if is_excluded else str(self.inputs["text_input"].flat[0].decode())
+
+    @property
+    def num_sequences(self) -> int:
+        """How many answers are asked for."""
+        asked = self.inputs.get("num_return_sequences")
+        return 1 if asked is None else int(asked.flat[0])
 
     @property
     def streaming(self) -> bool:
