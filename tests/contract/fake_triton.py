@@ -26,8 +26,13 @@ class TritonModelException(Exception):
 
 
 class TritonError:
-    def __init__(self, message: str) -> None:
-        self._message = message
+    UNAVAILABLE = "UNAVAILABLE"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        self._message, self._code = message, code
+
+    def code(self) -> str | None:
+        return self._code
 
     def message(self) -> str:
         return self._message
@@ -67,6 +72,7 @@ class Sent:
     error: str | None
     final: bool
     empty: bool = False
+    code: str | None = None
 
 
 class Sender:
@@ -85,7 +91,8 @@ class Sender:
             return
         tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
         error = response.error()
-        self.sent.put(Sent(tensors, None if error is None else error.message(), final=self.ended))
+        message, code = (None, None) if error is None else (error.message(), error.code())
+        self.sent.put(Sent(tensors, message, final=self.ended, code=code))
 
     def is_cancelled(self) -> bool:
         assert not self.ended, "Triton would die of a segmentation fault"
@@ -197,7 +204,7 @@ class Server:
         for sent in self.run(model, request):
             if sent.empty:
                 continue
-            error = None if sent.error is None else TritonError(sent.error)
+            error = None if sent.error is None else TritonError(sent.error, sent.code)
             outputs = [Tensor(name, values) for name, values in sent.tensors.items() if name in wanted]
             yield InferenceResponse(outputs, error)
 

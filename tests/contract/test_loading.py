@@ -79,8 +79,27 @@ def test_a_queue_that_is_full_refuses(render_tiny: Render) -> None:
             request.sender.cancelled = True
             list(request.sender.until_final())
 
-    assert refused.error == "the queue is full: 2 requests wait; try again later"
-    assert refused.final
+    assert refused.error == "the queue is full: 2 requests wait; try again in about 10 s"
+    assert (refused.final, refused.code) == (True, "UNAVAILABLE")
+
+
+def test_a_queue_that_is_full_refuses_through_bls_with_the_same_status(render_tiny: Render) -> None:
+    from tests.contract.asking import ask_bls, prompt
+
+    with loaded(render_tiny(max_queue_size=1)) as server:
+        requests = [prompt([1, 2], request_output_len=300, end_id=-1, streaming=True) for _ in range(4)]
+        for request in requests:
+            server.start("tensorrt_llm", request)
+            request.sender.sent.get(timeout=10)
+        queued = prompt([1, 2], request_output_len=300, end_id=-1)
+        server.start("tensorrt_llm", queued)
+        [refused] = ask_bls(server, text_input=b"hello", max_tokens=3)
+        for request in [*requests, queued]:
+            request.sender.cancelled = True
+            list(request.sender.until_final())
+
+    assert (refused.error or "").startswith("the queue is full: 1 requests wait; try again in about")
+    assert refused.code == "UNAVAILABLE"
 
 
 @pytest.fixture

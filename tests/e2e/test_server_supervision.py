@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -50,7 +50,7 @@ def wait_for(what: str, condition: object, *, timeout_s: float) -> float:
 
 @contextmanager
 def echo_server(folder: Path) -> Iterator[Server]:
-    options = ServeOptions(state_dir=folder / "name" / "server", ports=free_ports(), detach=True)
+    options = ServeOptions(state_dir=folder / "name" / "server", ports=free_ports(), detach=True, drain_s=8)
     server = serve(write_echo(folder / "repository"), options=options, progress=quiet)
     try:
         yield server
@@ -215,7 +215,7 @@ def test_placeholder_in_a_config_is_reported_by_file_and_line(tmp_path: Path) ->
     with pytest.raises(InputRefused) as caught:
         serve(repository, options=options, progress=quiet)
     file = repository / "ensemble" / "config.pbtxt"
-    assert f"{file}:11:27: Expected integer, got: $" in str(caught.value)
+    assert f"{file}:12:27: Expected integer, got: $" in str(caught.value)
 
 
 def test_model_without_its_file_is_reported_although_triton_hangs(tmp_path: Path) -> None:
@@ -292,6 +292,34 @@ def test_a_hang_up_that_is_ignored_as_under_nohup_ends_no_server(tmp_path: Path)
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "ended\n"
         assert process.wait(10) == 0
+
+
+def test_a_request_in_flight_is_answered_while_a_server_ends_and_a_new_one_is_refused(tmp_path: Path) -> None:
+    with echo_server(tmp_path) as server, Client(server.grpc_url, deadline_s=60) as client:
+        flowing, words = Event(), []
+
+        def read() -> None:
+            for chunk in client.chunks("a b c", max_tokens=150):
+                words.append(chunk)
+                flowing.set()
+
+        reader, ending = Thread(target=read), Thread(target=stop, args=(server.state_dir,))
+        reader.start()
+        assert flowing.wait(10)
+        ending.start()
+        wait_for("it is stopping", lambda: status(server.state_dir).phase == "stopping", timeout_s=30)
+        refused = 0
+        while ending.is_alive():
+            with Client(server.grpc_url, deadline_s=5) as other, suppress(ServerUnreachable):
+                try:
+                    other.generate("late", max_tokens=1)
+                except RequestRefused as error:
+                    refused += 1
+                    assert "no available versions" in str(error)
+            time.sleep(0.1)
+        reader.join()
+        assert len(words) == 150
+        assert refused > 0
 
 
 def test_second_ctrl_c_kills_at_once_though_a_request_is_in_flight(tmp_path: Path) -> None:

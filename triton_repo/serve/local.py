@@ -22,10 +22,11 @@ from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.security import Security
 from triton_repo.serve.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
+from triton_repo.serve.tritonserver import DRAIN_S
 
 SUPERVISOR_LOG = "supervisor.log"
 _POLL_S = 0.1
-_STOP_TIMEOUT_S = 25.0
+_STOP_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 10.0
 
 _detached: dict[int, subprocess.Popen[bytes]] = {}
@@ -38,7 +39,8 @@ class ServeOptions:
 
     `state_dir` holds server.json and the logs, one server at a time. `tritonserver` None is the one on
     PATH, else nvidia-pytriton's. `detach` leaves the server running under a supervisor of its own. With
-    `launch` that command is run, and not a tritonserver that is found here.
+    `launch` that command is run, and not a tritonserver that is found here. `drain_s` is how long requests in
+    flight may go on when it is told to end.
     """
 
     state_dir: Path
@@ -49,6 +51,7 @@ class ServeOptions:
     detach: bool = False
     security: Security = field(default_factory=Security)
     launch: LaunchedProgram | None = None
+    drain_s: float = DRAIN_S
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
         load_timeout_s=options.load_timeout_s,
         security=options.security.absolute(),
         launch=options.launch,
+        drain_s=options.drain_s,
     )
 
 

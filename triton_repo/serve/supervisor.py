@@ -43,6 +43,7 @@ from triton_repo.serve.readiness import (
 )
 from triton_repo.serve.security import Security
 from triton_repo.serve.tritonserver import (
+    DRAIN_S,
     find_tritonserver,
     plain_path,
     prepare_backends,
@@ -53,8 +54,8 @@ from triton_repo.serve.tritonserver import (
 WATCH_S = 0.2
 MAX_FAILURES = 5
 FAILURE_WINDOW_S = 300.0
-_GRACE_S = 10.0
-"""How long a server may take to end by itself; requests in flight may finish in that time."""
+_GRACE_S = 5.0
+"""How long a server may take to end by itself, beyond the time that requests in flight have."""
 
 
 class ServerPlan(Record):
@@ -68,6 +69,7 @@ class ServerPlan(Record):
     load_timeout_s: float
     security: Security = Security()
     launch: LaunchedProgram | None = None
+    drain_s: float = DRAIN_S
 
 
 class Supervisor:
@@ -155,6 +157,7 @@ class Supervisor:
             ports=plan.ports,
             mark=self._mark,
             security=plan.security,
+            drain_s=plan.drain_s,
         )
         self._environment = server_environment(server, mark=self._mark, temporary=self._temporary)
         self._progress(f"starting {server.binary.name} of {server.origin}")
@@ -271,7 +274,7 @@ class Supervisor:
         if process is None or not was_ready:
             return
         process.terminate()
-        end = time.monotonic() + _GRACE_S
+        end = time.monotonic() + self._plan.drain_s + _GRACE_S
         while process.poll() is None and time.monotonic() < end and self._num_stops <= 1:
             time.sleep(0.05)
 

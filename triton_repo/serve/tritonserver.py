@@ -5,6 +5,7 @@ It starts nothing. `interpreter` checks the Python that the models will run in.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from triton_repo.serve.ports import Ports
 from triton_repo.serve.processes import MARK_VARIABLE
 from triton_repo.serve.security import Security
 
+DRAIN_S = 30.0
+"""For so long requests in flight may go on when a server is told to end; new ones are refused at once."""
 _STUB = "triton_python_backend_stub"
 
 
@@ -134,6 +137,7 @@ def server_command(
     ports: Ports,
     mark: str,
     security: Security | None = None,
+    drain_s: float = DRAIN_S,
 ) -> list[str]:
     """The command line that serves `repository`; the server's id and its shared memory carry the mark."""
     chosen = security or Security()
@@ -151,7 +155,7 @@ def server_command(
         f"--backend-config=python,shm-region-prefix-name={mark}_",
         # Without it, Triton starts every Python model once more, only to ask for its config.
         "--disable-auto-complete-config",
-        "--exit-timeout-secs=5",
+        f"--exit-timeout-secs={math.ceil(drain_s)}",
         *chosen.arguments(),
     ]
     if backends is not None:

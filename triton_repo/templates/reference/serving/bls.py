@@ -21,6 +21,11 @@ from .tokenizer import Tokenizer
 
 Tensors = dict[str, npt.NDArray[Any]]
 
+
+class ModelBusy(pb_utils.TritonModelException):  # type: ignore[misc]
+    """A model has no room for the request now."""
+
+
 _TO_PREPROCESSING = {
     "text_input": "QUERY",
     "max_tokens": "REQUEST_OUTPUT_LEN",
@@ -232,5 +237,7 @@ def _renamed(inputs: Inputs, names: Mapping[str, str]) -> list[Any]:
 
 def _outputs(reply: Any) -> Tensors:
     if reply.has_error():
-        raise pb_utils.TritonModelException(reply.error().message())
+        error = reply.error()
+        busy = error.code() == pb_utils.TritonError.UNAVAILABLE
+        raise (ModelBusy if busy else pb_utils.TritonModelException)(error.message())
     return {tensor.name(): tensor.as_numpy() for tensor in reply.output_tensors()}

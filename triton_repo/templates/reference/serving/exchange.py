@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from .relay import failure_tensors, is_relayed
-from .tensors import FINAL, error_response, response
+from .tensors import FINAL, Unavailable, error_response, response
 
 ERROR_DELAY_S = 0.2
 
@@ -104,6 +104,8 @@ class Exchange:
         and Triton 2.51 keeps the request in flight for ever.
         """
         message = "; ".join(self._failures)
+        if all(isinstance(failure, Unavailable) for failure in self._failures):
+            message = Unavailable(message)
         error = error_response(message)
         if not self._answered:
             self._send(error, flags=FINAL)

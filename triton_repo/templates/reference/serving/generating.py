@@ -25,7 +25,7 @@ from .metrics import RequestMetrics
 from .parameters import ParameterError, Parameters
 from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
 from .stop_text import StopText
-from .tensors import FINAL, error_response, read_inputs, read_item, response
+from .tensors import FINAL, Unavailable, error_response, read_inputs, read_item, response
 from .tokenizer import Tokenizer
 
 
@@ -183,9 +183,9 @@ class GeneratingModel:
         item, exchange = sequence.item, sequence.exchange
         waiting = self._scheduler.counts().waiting
         if 0 < self._max_queue_size <= waiting:
-            self._outbox.refuse(
-                exchange, f"{prefix}the queue is full: {waiting} requests wait; try again later"
-            )
+            full = f"the queue is full: {waiting} requests wait"
+            again = f"try again in about {self._metrics.drain_s(waiting):.0f} s"
+            self._outbox.refuse(exchange, Unavailable(f"{prefix}{full}; {again}"))
             return
         try:
             handle = self._scheduler.submit(

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 
 import triton_python_backend_utils as pb_utils
+
+_NUM_ENDS = 64
+_DRAIN_UNKNOWN_S = 10.0
 
 
 class RequestMetrics:
@@ -28,6 +32,7 @@ class RequestMetrics:
         )
         self._progress_family, self._progress = progress, progress.Metric(labels=labels)
         self._num_events = 0
+        self._ends: deque[float] = deque(maxlen=_NUM_ENDS)
         family = pb_utils.MetricFamily(
             name="nv_trt_llm_request_metrics",
             description="TRT LLM request metrics",
@@ -53,10 +58,19 @@ class RequestMetrics:
         """A sequence ends; called before its last response is sent."""
         with self._lock:
             self._num_open -= 1
+            self._ends.append(time.monotonic())
             if self._num_open == 0:
                 self._show()
             else:
                 self._show_when_due()
+
+    def drain_s(self, num_waiting: int) -> float:
+        """About how long it takes until that many sequences have ended, as fast as the last ones did."""
+        with self._lock:
+            ends = list(self._ends)
+        if len(ends) < 2 or ends[-1] <= ends[0]:
+            return _DRAIN_UNKNOWN_S
+        return max(1.0, num_waiting * (ends[-1] - ends[0]) / (len(ends) - 1))
 
     def show_progress(self, num_steps: int) -> None:
         """Show that the model has made that many steps, if a sequence is open."""

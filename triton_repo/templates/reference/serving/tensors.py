@@ -32,9 +32,17 @@ def response(tensors: Mapping[str, npt.NDArray[Any]]) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in tensors.items()])
 
 
+class Unavailable(str):
+    """Why there is no answer now, where one may be had later: Triton tells clients by its own status."""
+
+
 def error_response(message: str) -> Any:
     """A response that says why there is no answer."""
-    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message))
+    if isinstance(message, Unavailable):
+        error = pb_utils.TritonError(str(message), pb_utils.TritonError.UNAVAILABLE)
+    else:
+        error = pb_utils.TritonError(message)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)
 
 
 def text_tensor(texts: list[str]) -> npt.NDArray[np.object_]:

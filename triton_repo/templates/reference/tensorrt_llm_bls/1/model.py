@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from serving.bls import Members, Texts
+from serving.bls import Members, ModelBusy, Texts
 from serving.exchange import Exchange
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
 from serving.parameters import Parameters
 from serving.relay import SEPARATOR
 from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic
-from serving.tensors import FINAL, error_response, read_inputs, read_item
+from serving.tensors import FINAL, Unavailable, error_response, read_inputs, read_item
 from serving.tokenizer import Tokenizer
 
 MAX_THREADS = 256
@@ -114,6 +114,8 @@ class TritonPythonModel:
             if not isinstance(error, FieldError | pb_utils.TritonModelException):
                 self._log_error(f"prompt {prompt.index}: {error!r}")
             failure = f"{prompt.prefix}{error}"
+            if isinstance(error, ModelBusy):
+                failure = Unavailable(failure)
         last = kept.pop() if kept and failure is None else None
         for answer in kept:
             exchange.send(answer)
