@@ -90,10 +90,14 @@ class Tokenizer:
     @cached_property
     def pieces(self) -> Pieces:
         """The bytes of every token; none of special tokens."""
-        return Pieces([self._piece(token_id) for token_id in range(self.model_vocab_size)])
+        before = [] if self._prefix_id is None else [self._prefix_id]
+        runs = [[*before, token_id] for token_id in range(self.model_vocab_size)]
+        texts = self._tokenizer.decode_batch(runs, skip_special_tokens=self._skip_special_tokens)
+        return Pieces(
+            [self._piece(number, text.removeprefix(self._prefix_text)) for number, text in enumerate(texts)]
+        )
 
-    def _piece(self, token_id: int) -> bytes:
-        text = self.decode([token_id])
+    def _piece(self, token_id: int, text: str) -> bytes:
         if REPLACEMENT not in text:
             return text.encode()
         # Part of a character: byte fallback's <0xE2>, or GPT-2's letters that stand for bytes.
