@@ -122,7 +122,7 @@ def test_stages_that_would_be_empty_are_impossible(
 METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "gptq": (
         {"bits": 4, "group_size": 128, "desc_act": False},
-        "GPTQ: bits 4, group_size 128, desc_act False",
+        "GPTQ: bits 4, group_size 128",
     ),
     "awq": ({"bits": 4, "group_size": 64, "zero_point": True}, "AWQ: bits 4, group_size 64, zero_point True"),
     "fp8": ({"activation_scheme": "dynamic"}, "FP8: activation_scheme dynamic"),
