@@ -25,9 +25,7 @@ def print_preview(output: Output, preview: Preview) -> None:
         output.result(f"time     at least {preview.least_s:.0f} s")
     output.result(f"p95      takes {preview.num_for_p95} requests of a load, all repeats together")
     output.result("")
-    output.result(
-        "tokens/s of two such runs, measured apart: the change that 4 of 5 comparisons would call one"
-    )
+    output.result("tokens/s of two such runs in turns (--join): the change that 4 of 5 comparisons would see")
     rows = [[f"{100 * one.noise:.2g} %", _change(one.smallest), one.where] for one in preview.seen]
     output.result(table(rows, header=("noise of a repeat", "smallest change", "the noise is")))
     output.record("bench preview", asdict(preview))

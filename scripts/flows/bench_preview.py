@@ -5,11 +5,13 @@ It asks no server. How long requests will take is not known, so that times are t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import stdev
 
 from scripts.flows.bench_plan import Asked, BenchOptions, plan_bench
 from tpforge.measure.metrics import NUM_FOR_TAIL
-from tpforge.measure.power import noise_of, smallest_change
+from tpforge.measure.power import smallest_change
 from tpforge.measure.run import Run, read_run
 
 ASSUMED_NOISE = (0.01, 0.02, 0.05, 0.1)
@@ -18,7 +20,10 @@ ASSUMED_NOISE = (0.01, 0.02, 0.05, 0.1)
 
 @dataclass(frozen=True)
 class Seen:
-    """The change that would be seen in four of five comparisons, as a share; None: none at all."""
+    """The change of tokens/s that two such runs, measured in turns, would show in four of five comparisons.
+
+    `noise` is how much one repeat varies, and `smallest` the change, both as shares; None: none is seen.
+    """
 
     noise: float
     smallest: float | None
@@ -98,14 +103,16 @@ def _prompts(asked: Asked, given: str | None) -> str:
 
 
 def _seen(num_repeats: int, earlier: Run | None) -> tuple[Seen, ...]:
-    measured = []
+    found = []
     for level in earlier.levels if earlier is not None else ():
         speed = level.metrics.get("output_token_throughput")
-        noise = noise_of(speed.repeats.get("avg", ())) if speed is not None else None
-        if noise is not None:
-            measured.append(
-                Seen(noise, smallest_change(num_repeats, noise=noise), f"measured at {level.name}")
-            )
-    if measured:
-        return tuple(measured)
-    return tuple(Seen(noise, smallest_change(num_repeats, noise=noise), "assumed") for noise in ASSUMED_NOISE)
+        values = speed.repeats.get("avg", ()) if speed is not None else ()
+        if len(values) > 1 and min(values) > 0:
+            noise = stdev(map(math.log, values))
+            found.append(Seen(noise, _smallest(num_repeats, noise), f"measured at {level.name}"))
+    assumed = (Seen(noise, _smallest(num_repeats, noise), "assumed") for noise in ASSUMED_NOISE)
+    return tuple(found or assumed)
+
+
+def _smallest(num_repeats: int, noise: float) -> float | None:
+    return smallest_change(num_repeats, noise=noise) if num_repeats > 1 else None

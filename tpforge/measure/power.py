@@ -1,59 +1,65 @@
-"""The smallest change that a comparison of so many repeats would see, before anything is measured.
+"""How large a change has to be for a design to see it: what an "undecided" is worth.
 
-It judges no run; `compare` does. Plain numbers in, plain numbers out.
+It looks at no run; `judging` knows how much one scatters.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from statistics import stdev
+from statistics import NormalDist
+
+from tpforge.measure.statistics import student_t_quantile
 
 POWER = 0.8
-"""How often a true change of that size is called one, at 95 % confidence."""
+"""How often a change of the size that is told would be seen."""
 
-APART = {
-    2: 10.42, 3: 3.51, 4: 2.51, 5: 2.08, 6: 1.83, 7: 1.65, 8: 1.52, 9: 1.42, 10: 1.33, 12: 1.20, 15: 1.06,
-    20: 0.91, 30: 0.74,
-}  # fmt: skip
-"""Welch's test of two runs of so many repeats each: the change in standard deviations of one repeat."""
-
-IN_TURNS = {
-    2: 11.55, 3: 3.27, 4: 2.13, 5: 1.68, 6: 1.44, 7: 1.27, 8: 1.16, 9: 1.07, 10: 1.00, 12: 0.89, 15: 0.78,
-    20: 0.66, 30: 0.53,
-}  # fmt: skip
-"""A paired test of so many rounds: the change in standard deviations of a round's ratio.
-
-Both tables: 400,000 draws of normal values, of which scipy's tests call four in five a change.
-"""
+_STEPS = 400
+_NORMAL = NormalDist()
 
 
-def smallest_change(num_repeats: int, *, noise: float, table: Mapping[int, float] = APART) -> float | None:
-    """The factor, less 1, that is seen with POWER; None of fewer than two repeats, which see nothing.
+def smallest_effect(freedom: int, *, alpha: float = 0.05, power: float = POWER) -> float:
+    """The effect in standard errors that a two-sided t test at `alpha` sees with `power`."""
+    critical = student_t_quantile(1 - alpha / 2, freedom)
+    low, high = 0.0, critical
+    while t_power(high, freedom, critical=critical) < power:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        if t_power(middle, freedom, critical=critical) < power:
+            low = middle
+        else:
+            high = middle
+    return high
 
-    `noise` is the standard deviation of the logarithms of one repeat's values, about its share of the mean;
-    of IN_TURNS, that of the ratios of a round.
+
+def smallest_change(num_rounds: int, *, noise: float, alpha: float = 0.05) -> float:
+    """The relative change that so many rounds of two runs see, a repeat varying by `noise` (0.05: 5 %).
+
+    A round has a repeat of each, so that their ratio varies by sqrt(2) x noise.
     """
-    deviations = _interpolated(table, num_repeats)
-    return None if deviations is None else math.expm1(deviations * noise)
+    if num_rounds < 2:
+        return math.inf
+    error = math.sqrt(2) * noise / math.sqrt(num_rounds)
+    return relative_change(smallest_effect(num_rounds - 1, alpha=alpha) * error)
 
 
-def noise_of(values: Sequence[float]) -> float | None:
-    """The standard deviation of the logarithms of repeats; None of fewer than two, or of one not above 0."""
-    if len(values) < 2 or min(values) <= 0:
-        return None
-    return stdev(map(math.log, values))
+def relative_change(log_ratio: float) -> float:
+    """exp(log_ratio) - 1; infinite beyond what a float holds."""
+    return math.expm1(log_ratio) if log_ratio < 700 else math.inf
 
 
-def _interpolated(table: Mapping[int, float], num_repeats: int) -> float | None:
-    """The row of so many repeats; between rows, and after the last, by the square root of the number."""
-    if num_repeats < 2:
-        return None
-    rows = sorted(table)
-    place = bisect_left(rows, num_repeats)
-    below = rows[min(place, len(rows) - 1)]
-    if below > num_repeats:
-        # Of fewer repeats than asked for, so that nothing is promised that is not there.
-        below = rows[place - 1]
-    return table[below] * math.sqrt(below / num_repeats)
+def t_power(effect: float, freedom: int, *, critical: float) -> float:
+    """How often |t| exceeds `critical` when the true effect is `effect` standard errors.
+
+    t is (z + effect) / s with s^2 a chi-squared of `freedom` over `freedom`: integrated over s, by the
+    midpoint rule between quantiles that leave out less than 1e-9.
+    """
+    spread = 7 / math.sqrt(2 * freedom)
+    low, high = max(0.0, 1 - spread), 1 + spread
+    width, total = (high - low) / _STEPS, 0.0
+    constant = math.log(2) + freedom / 2 * math.log(freedom / 2) - math.lgamma(freedom / 2)
+    for step in range(_STEPS):
+        s = low + (step + 0.5) * width
+        density = math.exp(constant + (freedom - 1) * math.log(s) - freedom * s * s / 2)
+        total += density * (_NORMAL.cdf(effect - critical * s) + _NORMAL.cdf(-effect - critical * s))
+    return total * width

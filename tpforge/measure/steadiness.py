@@ -91,8 +91,8 @@ def _drift(measured: Sequence[Sample], repeats: Sequence[Repeat]) -> str | None:
     if change is None:
         return None
     return (
-        f"the median request_latency is {change[0]:.4g} ms in the first halves of the windows and "
-        f"{change[1]:.4g} ms in the second: not a steady state"
+        f"the median request_latency is {_milliseconds(change[0])} in the first halves of the windows and "
+        f"{_milliseconds(change[1])} in the second: not a steady state"
     )
 
 
@@ -126,9 +126,14 @@ def _change(early: Sequence[float], late: Sequence[float]) -> tuple[float, float
         return None
     before, after = median(early), median(late)
     smaller, larger = sorted((before, after))
-    if larger < CHANGE * smaller or abs(_rank_sum(early, late)) < _CERTAIN:
+    if before == after or larger < CHANGE * smaller or abs(_rank_sum(early, late)) < _CERTAIN:
         return None
     return before, after
+
+
+def _milliseconds(value: float) -> str:
+    """``12.5 ms``; a median of failures is none."""
+    return "that of no answer at all" if math.isinf(value) else f"{value:.4g} ms"
 
 
 def _rank_sum(first: Sequence[float], second: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from triton_repo.load.runner import Extent, Repetition
 class ReadRepeat:
     """The samples of one repeat; `record` is None when nothing was measured, as in a broken-off warmup.
 
-    `is_whole` tells whether every prompt was asked equally often.
+    `is_whole` is false where its time ended it in the middle of a pass over the prompts.
     """
 
     samples: tuple[Sample, ...]

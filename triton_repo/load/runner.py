@@ -60,7 +60,7 @@ class Repetition:
     `begun` is the stamp of the loop's clock that all times count from; `started` the same moment in UTC.
     `counted_by` is the rule of its window. `load_ended` is the stamp of when the load was over: with its
     time, or when a request that was due was one too many; None where it ended with its last answer.
-    `is_whole` tells whether every prompt was asked equally often.
+    `is_whole` is false where its time ended it in the middle of a pass over the prompts.
     """
 
     begun: float
@@ -164,7 +164,9 @@ class _Repeat:
             # Nobody asked once more: the server was lost, or the last arrival came before the end.
             repetition.load_ended = self._until if self._last_due < self._until else self._latest
         wanted = self._extent.num_requests
-        repetition.is_whole = self._num_measured in (wanted, 0) or self._num_measured % self._pass_size == 0
+        is_cut = repetition.interrupted or repetition.gave_up is not None
+        over = self._num_measured in (wanted, 0) or self._num_measured % self._pass_size == 0
+        repetition.is_whole = is_cut or over
         for exchange in repetition.exchanges:
             if exchange.ended is None:
                 exchange.ended = self._clock()

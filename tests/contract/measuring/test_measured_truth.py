@@ -80,6 +80,8 @@ def test_a_server_that_dies_is_charged_the_whole_window(put: Put) -> None:
     assert value(level, "time_to_first_token", "p50") == pytest.approx(370, rel=0.01)
     assert value(level, "adj_time_to_first_token", "p95") == math.inf
     assert any("nobody could reach the server" in note and "whole window" in note for note in found.notes)
+    assert not any("the last pass" in note for note in found.notes), "it was the server that ended it"
+    assert not any(note.count("no answer at all") == 2 for note in found.notes), "nothing is no change"
 
 
 def test_failures_are_infinite_where_the_share_of_them_says_so(put: Put) -> None:

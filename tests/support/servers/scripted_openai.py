@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ class HttpScript:
     """How every request is answered.
 
     `refuse_every` n answers every nth request with HTTP 400, `cut_every` n breaks the connection in the
-    middle of every nth answer, `split` sends every event in two writes.
+    middle of every nth answer, `split` sends every event in two writes, `die_at_s` ends the process that
+    long after the first completion was asked for.
     """
 
     ttft_s: float = 0.05
@@ -33,6 +35,7 @@ class HttpScript:
     refuse_every: int = 0
     cut_every: int = 0
     split: bool = False
+    die_at_s: float = 0.0
     port: int = 0
     log: str = ""
 
@@ -83,6 +86,8 @@ class _Server:
         """Answer a completion; whether the connection may live on."""
         script, is_chat = self.script, b"/chat/" in head.split(b"\r\n")[0]
         self.num_requests += 1
+        if script.die_at_s and self.num_requests == 1:
+            asyncio.get_running_loop().call_later(script.die_at_s, os._exit, 1)
         if script.refuse_every and self.num_requests % script.refuse_every == 0:
             _whole(writer, 400, {"error": {"message": "not this one"}})
             return True
