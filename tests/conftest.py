@@ -1,6 +1,11 @@
 """What holds for every test."""
 
+import os
 import signal
+import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 from engines.reference.process import spin_briefly
 
@@ -9,3 +14,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 spin_briefly()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state() -> Iterator[None]:
+    """The state of the servers of tests lies in a folder of their own, not with the user's."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tpforge-state-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setitem(os.environ, "XDG_STATE_HOME", folder)
+        yield

@@ -5,6 +5,7 @@ It makes no folder and reads no weights.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ DEMO_MODEL = "demo"
 
 @dataclass(frozen=True)
 class Places:
-    """The folders of one engine: itself, its Triton repository, the state of its server."""
+    """The folders of one engine: itself, its Triton repository, the logs of its server."""
 
     engine: Path
 
@@ -31,7 +32,7 @@ class Places:
 
     @property
     def server(self) -> Path:
-        """State and logs of the server."""
+        """Logs of the server, and the name under which its state is kept in `state_home`."""
         return self._sibling("server")
 
     @property
@@ -88,6 +89,13 @@ def newest_engine(root: Path = OUT) -> Places | None:
     """The engine under out/ whose manifest was written last."""
     manifests = sorted(root.glob("*/engine/engine.json"), key=lambda path: path.stat().st_mtime)
     return Places(manifests[-1].parent) if manifests else None
+
+
+def state_home() -> Path:
+    """Where the state of what runs is kept by the XDG base directories: never beside outputs."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    root = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
+    return root / "tpforge"
 
 
 def cache_dir() -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,11 @@ def serve_launch(
 
     if launch.misfits:
         raise EnvironmentUnusable("\n  ".join(["this engine cannot be served here:", *launch.misfits]))
-    container = None if launch.image is None else ContainerName(engine=launch.container, name=launch.name)
+    container = (
+        None
+        if launch.image is None
+        else ContainerName(engine="podman" if launch.container == "podman" else "docker", name=launch.name)
+    )
     program = LaunchedProgram(
         words=launch.command.words,
         environment=launch.command.environment,
@@ -179,7 +184,8 @@ def serve_launch(
 def _name(places: Places, manifest: Manifest, recipe: ServeRecipe) -> str:
     """Of container and server; equal engines on equal ports of two addresses differ by their folder."""
     folder = hashlib.sha256(str(places.server.resolve()).encode()).hexdigest()[:8]
-    return f"tpforge-{manifest.name}-{recipe.port_base}-{folder}"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", manifest.name)[:100]
+    return f"tpforge-{name}-{recipe.port_base}-{folder}"
 
 
 def _release_of(manifest: Manifest) -> str:

@@ -224,7 +224,7 @@ def test_ctrl_c_while_it_loads_leaves_no_process_and_removes_the_container(
     child.wait(60)
     run, last = words_of(calls)[0], words_of(calls)[-1]
     assert (last[0], last[-1]) == ("ps", f"label={run[run.index('--label') + 1]}")
-    assert not (tmp_path / "out" / "tiny" / "server" / "server.json").exists()
+    assert read_state(tmp_path / "out" / "tiny" / "server") is None
 
 
 RECIPE = """

@@ -21,6 +21,7 @@ from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from triton_repo.client.client import Client, RequestRefused, Tls
 from triton_repo.serve.local import ServeOptions, Server, serve, status, stop
 from triton_repo.serve.security import ADMIN_KEY, GRPC_ADMIN_HEADER, Security
+from triton_repo.serve.state import state_file
 from triton_repo.smoke.check import CheckResult, Target
 from triton_repo.smoke.runner import run_checks
 from triton_repo.smoke.security import SECURITY_CHECKS, foreign_certificate
@@ -206,7 +207,7 @@ def test_with_tls_http_and_metrics_stay_on_this_machine(authority: Authority, tm
 
 
 def test_the_state_file_holds_no_key(server: Server) -> None:
-    assert KEY not in (server.state_dir / "server.json").read_text()
+    assert KEY not in state_file(server.state_dir).read_text()
     found = status(server.state_dir)
     assert found.server is not None and found.server.security.has_tls
 

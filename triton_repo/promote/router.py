@@ -23,17 +23,24 @@ import grpc
 from grpc import aio
 from pydantic import ValidationError
 
-from tpforge.atomic import os_errors, write_atomic
+from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from tpforge.records import Record
 from triton_repo.client.channel import CHANNEL_OPTIONS, Tls, aio_channel
 from triton_repo.serve import processes
 from triton_repo.serve.guard import module_command, module_environment
+from triton_repo.serve.private import (
+    make_private,
+    open_log,
+    private_folder,
+    read_private,
+    write_private,
+)
 
 MAX_REQUEST_BYTES = 64 << 20
 """Of one message of a client; Triton itself takes any size over gRPC."""
 STATUS_METHOD = "/tpforge.Router/Status"
-_STATE, _ROUTE, _LOG = "router.json", "route.json", "router.log"
+_STATE, _ROUTE, _LOG, _LOCK = "router.json", "route.json", "router.log", ".lock"
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _START_S, _STOP_S, _DRAIN_S = 15.0, 60.0, 30.0
 
@@ -68,16 +75,17 @@ class Router:
     """The router of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._kept = folder, private_folder(folder)
 
     @property
     def state(self) -> RouterState | None:
         """Its process, if it runs."""
         try:
-            found = RouterState.model_validate_json((self._folder / _STATE).read_bytes())
-        except (OSError, ValidationError):
+            found = RouterState.model_validate_json(read_private(self._kept / _STATE) or b"")
+        except ValidationError:
             return None
-        return found if processes.is_alive(found.process) else None
+        ours = processes.is_alive(found.process) and processes.has_open(found.process, self._kept / _LOCK)
+        return found if ours else None
 
     @property
     def route(self) -> Route | None:
@@ -88,7 +96,7 @@ class Router:
         """Send requests that begin from now on to another server."""
         with os_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._folder / _ROUTE, route.model_dump_json() + "\n")
+        write_private(make_private(self._folder) / _ROUTE, route.model_dump_json() + "\n")
 
     def start(self, *, host: str, port: int) -> RouterState:
         """Start it, unless it runs; `turn` has said where to.
@@ -98,9 +106,9 @@ class Router:
         """
         if (found := self.state) is not None:
             return found
-        (self._folder / _STATE).unlink(missing_ok=True)
+        (self._kept / _STATE).unlink(missing_ok=True)
         command = module_command("triton_repo.promote.router", str(self._folder.absolute()), f"{host}:{port}")
-        with (self._folder / _LOG).open("ab") as log:
+        with open_log(self._folder / _LOG) as log:
             child = subprocess.Popen(
                 command,
                 env=module_environment(),
@@ -144,7 +152,7 @@ class Router:
             processes.send_signal(found.process, signal.SIGKILL)
         if child := _started.pop(found.process.pid, None):
             child.wait()
-        (self._folder / _STATE).unlink(missing_ok=True)
+        (self._kept / _STATE).unlink(missing_ok=True)
         return True
 
 
@@ -164,8 +172,8 @@ def refuse_exposed(host: str, *, wants_tls: bool) -> None:
 def read_route(folder: Path) -> Route | None:
     """The active route of a folder."""
     try:
-        return Route.model_validate_json((folder / _ROUTE).read_bytes())
-    except (OSError, ValidationError):
+        return Route.model_validate_json(read_private(private_folder(folder) / _ROUTE) or b"")
+    except ValidationError:
         return None
 
 
@@ -226,14 +234,18 @@ async def _serve(folder: Path, url: str) -> None:
     server.add_generic_rpc_handlers((_Relay(folder),))
     server.add_insecure_port(url)
     await server.start()
+    own = make_private(folder)
+    # Open while the process lives: it proves that the process of the state is ours.
+    lock = os.open(own / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     me = processes.identify(os.getpid())
     assert me is not None
-    write_atomic(folder / _STATE, RouterState(url=url, process=me).model_dump_json() + "\n")
+    write_private(own / _STATE, RouterState(url=url, process=me).model_dump_json() + "\n")
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await stopped.wait()
     await server.stop(_DRAIN_S)
+    os.close(lock)
 
 
 if __name__ == "__main__":

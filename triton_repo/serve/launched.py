@@ -13,11 +13,14 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.records import Record
 from tpforge.system.opener import read_url
-from triton_repo.serve.processes import MARK_VARIABLE
+from triton_repo.serve.processes import MARK_VARIABLE, REGIONS
 
 LABEL = "tpforge.server"
 _REMOVE_TIMEOUT_S = 60.0
@@ -26,8 +29,8 @@ _REMOVE_TIMEOUT_S = 60.0
 class ContainerName(Record):
     """A container by the program that runs it, docker or podman, and its name there."""
 
-    engine: str
-    name: str
+    engine: Literal["docker", "podman"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
 class LaunchedProgram(Record):
@@ -40,7 +43,7 @@ class LaunchedProgram(Record):
     environment: dict[str, str]
     server_id: str
     container: ContainerName | None = None
-    shared_memory: str | None = None
+    shared_memory: str | None = Field(default=None, pattern=REGIONS)
 
     @property
     def program(self) -> str:

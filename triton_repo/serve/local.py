@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.progress import Progress
 from triton_repo.serve import processes, state, triton_log
 from triton_repo.serve.guard import module_command, module_environment
 from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.ports import Ports
+from triton_repo.serve.private import make_private, open_log
 from triton_repo.serve.security import Security
 from triton_repo.serve.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
 from triton_repo.serve.tritonserver import DRAIN_S
@@ -37,10 +37,10 @@ _detached: dict[int, subprocess.Popen[bytes]] = {}
 class ServeOptions:
     """How a repository is served.
 
-    `state_dir` holds server.json and the logs, one server at a time. `tritonserver` None is the one on
-    PATH, else nvidia-pytriton's. `detach` leaves the server running under a supervisor of its own. With
-    `launch` that command is run, and not a tritonserver that is found here. `drain_s` is how long requests in
-    flight may go on when it is told to end.
+    `state_dir` holds the logs, one server at a time; under its name the state is kept in the user's own
+    folder. `tritonserver` None is the one on PATH, else nvidia-pytriton's. `detach` leaves the server running
+    under a supervisor of its own. With `launch` that command is run, and no tritonserver is looked for here.
+    `drain_s` is how long requests in flight may go on when it is told to end.
     """
 
     state_dir: Path
@@ -134,7 +134,7 @@ def stop(state_dir: Path) -> Status:
     found = state.read_state(state_dir)
     if found is None:
         return before
-    if processes.send_signal(found.supervisor, signal.SIGTERM):
+    if state.is_supervised(state_dir, found) and processes.send_signal(found.supervisor, signal.SIGTERM):
         if not processes.wait_gone(found.supervisor, timeout_s=_STOP_TIMEOUT_S):
             processes.send_signal(found.supervisor, signal.SIGKILL)
         if not processes.wait_gone(found.supervisor, timeout_s=_KILL_TIMEOUT_S):
@@ -152,7 +152,7 @@ def status(state_dir: Path) -> Status:
     if found is None:
         return Status(state_dir, "stopped", "no server runs here")
     server = _server(state_dir, found)
-    if found.phase != "failed" and not processes.is_alive(found.supervisor):
+    if found.phase != "failed" and not state.is_supervised(state_dir, found):
         message = "its supervisor was killed; `tpforge stop` removes what it left"
         return Status(state_dir, "crashed", message, server, found.restarts, found.last_failure)
     return Status(state_dir, found.phase, found.message, server, found.restarts, found.last_failure)
@@ -160,7 +160,9 @@ def status(state_dir: Path) -> Status:
 
 def list_servers(root: Path) -> tuple[Status, ...]:
     """The servers whose folders lie under `root` (ROOT/NAME/server), by path."""
-    return tuple(status(path.parent) for path in sorted(root.glob(f"*/server/{state.STATE_FILE}")))
+    here = root.resolve()
+    names = [path.parent.name for path in state.known_folders() if path == here / path.parent.name / "server"]
+    return tuple(status(root / name / "server") for name in names)
 
 
 def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
@@ -223,10 +225,10 @@ def _forget_start(state_dir: Path, supervisor_pid: int) -> None:
 
 def _spawn_supervisor(plan: ServerPlan) -> subprocess.Popen[bytes]:
     log_file = plan.state_dir / SUPERVISOR_LOG
-    with os_errors(log_file), log_file.open("ab") as log:
+    with open_log(log_file) as log:
         return subprocess.Popen(
             module_command("triton_repo.serve.supervisor", plan.model_dump_json()),
-            cwd=plan.state_dir,
+            cwd=make_private(plan.state_dir),
             env=module_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,

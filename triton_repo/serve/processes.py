@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -19,6 +20,10 @@ from tpforge.records import Record
 
 MARK_VARIABLE = "TPFORGE_SERVER"
 """Set to the server's mark in every process of a server; read from /proc, never by a program."""
+
+MARK = r"^tpforge-[A-Za-z0-9-]{1,64}$"
+REGIONS = r"^tpforge-[A-Za-z0-9_.-]{1,200}$"
+"""The form of a mark, and of how the names of a server's regions start: no others are removed."""
 
 SHARED_MEMORY = Path("/dev/shm")
 _PROC = Path("/proc")
@@ -58,6 +63,23 @@ def identify(pid: int) -> ProcessId | None:
 def is_alive(process: ProcessId) -> bool:
     """Whether this very process runs, and not another one under its pid."""
     return identify(process.pid) == process
+
+
+def has_open(process: ProcessId, path: Path) -> bool:
+    """Whether a process of the user has a file open: a lock that only ours hold proves that it is ours."""
+    try:
+        wanted = path.stat()
+        entries = list((_PROC / str(process.pid) / "fd").iterdir())
+    except OSError:  # No such file, it has ended, or it belongs to another user.
+        return False
+    return any(_is_file(entry, wanted) for entry in entries)
+
+
+def _is_file(entry: Path, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(entry.stat(), wanted)
+    except OSError:
+        return False
 
 
 def send_signal(process: ProcessId, number: signal.Signals) -> bool:
@@ -137,12 +159,22 @@ def kill_marked(mark: str) -> int:
 
 
 def remove_shared_memory(prefix: str) -> int:
-    """Remove the shared-memory regions whose name starts with `prefix`; how many there were."""
+    """Remove the user's shared-memory regions whose name starts with `prefix`; how many there were."""
+    assert "/" not in prefix and prefix.startswith("tpforge-"), "read through REGIONS or MARK"
     count = 0
-    for region in SHARED_MEMORY.glob(f"{prefix}*"):
-        region.unlink(missing_ok=True)
-        count += 1
+    for region in SHARED_MEMORY.iterdir():
+        if region.name.startswith(prefix) and _is_ours(region):
+            region.unlink(missing_ok=True)
+            count += 1
     return count
+
+
+def _is_ours(region: Path) -> bool:
+    try:
+        found = region.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def stubs_of(server_pid: int) -> dict[ProcessId, str]:

@@ -1,6 +1,7 @@
 """server.json: what a supervisor says about its server, and the lock that proves it lives.
 
-It reads and writes; it starts and stops nothing.
+It lies in the user's own folder (`private`), not beside the engine. It reads and writes; it starts and stops
+nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from tpforge.atomic import os_errors, write_atomic
+from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable
 from tpforge.records import Record
 from triton_repo.serve.launched import ContainerName
 from triton_repo.serve.ports import Ports
-from triton_repo.serve.processes import ProcessId, is_alive
+from triton_repo.serve.private import (
+    make_private,
+    private_folder,
+    private_folders,
+    read_private,
+    write_private,
+)
+from triton_repo.serve.processes import MARK, REGIONS, ProcessId, has_open, is_alive
 from triton_repo.serve.security import Security
 
 Phase = Literal["starting", "ready", "restarting", "stopping", "failed"]
@@ -43,13 +51,13 @@ class ServerState(Record):
     host: str
     ports: Ports
     log: Path
-    mark: str
+    mark: str = Field(pattern=MARK)
     """In the environment of all its processes, the start of its shared memory, and its server id."""
     supervisor: ProcessId
     server: ProcessId | None = None
     container: ContainerName | None = None
     """What must be removed beside the processes."""
-    shared_memory: str | None = None
+    shared_memory: str | None = Field(default=None, pattern=REGIONS)
     """Regions that must be, beside those of the mark."""
     security: Security = Security()
     restarts: int = 0
@@ -57,22 +65,56 @@ class ServerState(Record):
     seconds_to_ready: float | None = None
 
 
+class _Kept(Record):
+    """The content of server.json: the folder of the server, for lists, and what is known of it."""
+
+    folder: Path
+    state: ServerState
+
+
+def state_file(state_dir: Path) -> Path:
+    """Where the state of the server of a folder is kept."""
+    return private_folder(state_dir) / STATE_FILE
+
+
 def read_state(state_dir: Path) -> ServerState | None:
-    """The state that was last written; None when there is none, or when it cannot be read."""
-    try:
-        return ServerState.model_validate_json((state_dir / STATE_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
-        return None
+    """The state that was last written; None when there is none, or when it cannot be read.
+
+    Raises:
+        EnvironmentUnusable: it is there, and is not the caller's alone.
+    """
+    found = _read(state_file(state_dir))
+    return found.state if found is not None and found.folder == state_dir.resolve() else None
 
 
 def write_state(state_dir: Path, state: ServerState) -> None:
     """Replace the state file at once."""
-    write_atomic(state_dir / STATE_FILE, state.model_dump_json(indent=2) + "\n")
+    kept = _Kept(folder=state_dir.resolve(), state=state)
+    write_private(make_private(state_dir) / STATE_FILE, kept.model_dump_json(indent=2) + "\n")
 
 
 def remove_state(state_dir: Path) -> None:
     """Forget the server; its logs stay."""
-    (state_dir / STATE_FILE).unlink(missing_ok=True)
+    state_file(state_dir).unlink(missing_ok=True)
+
+
+def known_folders() -> tuple[Path, ...]:
+    """The folders of all servers of the user whose state is there, sorted."""
+    found = (_read(folder / STATE_FILE) for folder in private_folders())
+    return tuple(sorted(kept.folder for kept in found if kept is not None))
+
+
+def is_supervised(state_dir: Path, state: ServerState) -> bool:
+    """Whether the supervisor that a state names runs: proven by the folder's lock, which one alone holds."""
+    return is_alive(state.supervisor) and has_open(state.supervisor, private_folder(state_dir) / _LOCK_FILE)
+
+
+def _read(path: Path) -> _Kept | None:
+    data = read_private(path)
+    try:
+        return None if data is None else _Kept.model_validate_json(data)
+    except ValidationError:
+        return None
 
 
 @contextmanager
@@ -84,7 +126,8 @@ def exclusive(state_dir: Path) -> Iterator[None]:
     """
     with os_errors(state_dir):
         state_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / _LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(make_private(state_dir) / _LOCK_FILE, flags, 0o600)
     try:
         _lock(descriptor, state_dir)
         yield
@@ -101,7 +144,7 @@ def _lock(descriptor: int, state_dir: Path) -> None:
         except BlockingIOError:
             state = read_state(state_dir)
             # A supervisor that was killed holds the lock until its last thread has ended.
-            if (state is not None and is_alive(state.supervisor)) or time.monotonic() > end:
+            if (state is not None and is_supervised(state_dir, state)) or time.monotonic() > end:
                 raise EnvironmentUnusable(_already(state_dir)) from None
         time.sleep(0.05)
 

@@ -33,6 +33,7 @@ from triton_repo.serve.heartbeat import Heartbeat, start_canary
 from triton_repo.serve.interpreter import check_interpreter
 from triton_repo.serve.launched import ContainerName, LaunchedProgram, remove_container
 from triton_repo.serve.ports import Ports, refuse_used
+from triton_repo.serve.private import open_log, private_folder
 from triton_repo.serve.readiness import (
     CANARY_MODELS,
     Start,
@@ -51,6 +52,7 @@ from triton_repo.serve.tritonserver import (
     server_environment,
 )
 
+TEMPORARY = "tmp"
 WATCH_S = 0.2
 MAX_FAILURES = 5
 FAILURE_WINDOW_S = 300.0
@@ -84,6 +86,8 @@ class Supervisor:
         self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
         self._mark = f"tpforge-{uuid.uuid4().hex[:12]}"
         self._log = plan.state_dir / state.LOG_FILE
+        self._private = private_folder(plan.state_dir)
+        self._temporary = self._private / TEMPORARY
 
     def run(self) -> None:
         """Serve until `stop` or a signal.
@@ -133,7 +137,6 @@ class Supervisor:
         with os_errors(self._log):
             if self._log.exists():
                 self._log.replace(self._log.with_name(f"{self._log.name}.1"))
-        self._temporary = plan.state_dir / "tmp"
         if plan.launch is None:
             self._prepare_tritonserver()
             return
@@ -146,12 +149,12 @@ class Supervisor:
         server = find_tritonserver(plan.tritonserver)
         if server.is_wheel:
             check_interpreter()
-        backends = prepare_backends(server, plan.state_dir / "backends")
+        backends = prepare_backends(server, self._private / "backends")
         if backends is not None and shlex.quote(str(backends)) != str(backends):
             backends = Path(backends.name)  # Relative to the folder in which the server runs.
         self._command = server_command(
             server,
-            repository=plain_path(plan.repository, beside=plan.state_dir, name="repository"),
+            repository=plain_path(plan.repository, beside=self._private, name="repository"),
             backends=backends,
             host=plan.host,
             ports=plan.ports,
@@ -181,10 +184,10 @@ class Supervisor:
     def _start(self) -> Start:
         plan = self._plan
         self._temporary.mkdir(exist_ok=True)
-        with os_errors(self._log), self._log.open("ab") as log:
+        with open_log(self._log) as log:
             log_start = log.tell()
             self._process = processes.spawn_tied(
-                self._command, environment=self._environment, cwd=plan.state_dir, log=log
+                self._command, environment=self._environment, cwd=self._private, log=log
             )
         self._write(self._state.phase, self._state.message, server=processes.identify(self._process.pid))
         return Start(
@@ -352,7 +355,7 @@ def clean(
         remove_container(container, mark=mark)
     for prefix in (f"{mark}_", *([shared_memory] if shared_memory else [])):
         processes.remove_shared_memory(prefix)
-    shutil.rmtree(state_dir / "tmp", ignore_errors=True)
+    shutil.rmtree(private_folder(state_dir) / TEMPORARY, ignore_errors=True)
 
 
 def main(arguments: list[str]) -> int:

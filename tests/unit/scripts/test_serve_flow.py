@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,15 @@ from scripts.flows.serve import find_log, stop_servers
 from tpforge.errors import UsageError
 from triton_repo.serve import processes, state
 from triton_repo.serve.ports import Ports
+
+_locks = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def locks() -> Iterator[None]:
+    """The locks of the servers of a test, which this process holds as their supervisor would."""
+    with _locks:
+        yield
 
 
 def server(root: Path, name: str, phase: state.Phase, *, log: str | None = None, age_s: int = 0) -> Path:
@@ -31,6 +42,8 @@ def server(root: Path, name: str, phase: state.Phase, *, log: str | None = None,
             supervisor=gone if phase == "failed" else me,
         )
         state.write_state(folder, found)
+        if phase != "failed":
+            _locks.enter_context(state.exclusive(folder))
     if log is not None:
         (folder / state.LOG_FILE).write_text(log)
         os.utime(folder / state.LOG_FILE, (1_000_000 - age_s, 1_000_000 - age_s))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from triton_repo.serve import processes, state
+from triton_repo.serve import private, processes, state
 from triton_repo.serve.interpreter import (
     check_interpreter,
     library_problem,
@@ -64,7 +64,8 @@ def test_state_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 2}'])
 def test_broken_state_file_is_as_good_as_none(tmp_path: Path, content: str) -> None:
-    (tmp_path / state.STATE_FILE).write_text(content)
+    private.make_private(tmp_path)
+    private.write_private(state.state_file(tmp_path), content)
     assert state.read_state(tmp_path) is None
     assert status(tmp_path).phase == "stopped"
     assert stop(tmp_path).phase == "stopped"
@@ -100,7 +101,6 @@ def test_failed_start_keeps_its_reason_until_it_is_stopped(tmp_path: Path) -> No
 
 def test_servers_are_listed_by_folder(tmp_path: Path) -> None:
     for name in ("b", "a"):
-        (tmp_path / name / "server").mkdir(parents=True)
         state.write_state(tmp_path / name / "server", a_state(tmp_path, supervisor=myself()))
     (tmp_path / "c" / "server").mkdir(parents=True)
     assert [found.state_dir.parent.name for found in list_servers(tmp_path)] == ["a", "b"]
