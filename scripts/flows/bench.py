@@ -200,9 +200,12 @@ def _prompt_use(plan: Plan, measured: Measured) -> Literal["new", "warm", "repea
 def _prompt_notes(asked: Asked, measured: Measured) -> tuple[str, ...]:
     if asked.trace is not None or _prompt_use(asked.plan, measured) != "repeated":
         return ()
+    instead = "--warm asks each once before"
+    if asked.plan.fresh is not None:
+        instead = "with --num-requests there are as many new ones as requests"
     return (
         f"{len(asked.plan.prompts)} prompts were asked again and again: a server that keeps the KV cache of "
-        "prompts answers the first time slower than later; --warm asks each once before",
+        f"prompts answers the first time slower than later; {instead}",
     )
 
 

@@ -84,14 +84,15 @@ class Counting:
     def _per_response(self, reading: Reading, total: int) -> tuple[int, ...]:
         """The tokens of each message: as the server counted on, as the texts have them, else alike."""
         pieces = reading.pieces
-        if total <= len(pieces):
+        if not pieces or total <= len(pieces):
             return ()
         told = tuple(piece.num_tokens for piece in pieces if piece.num_tokens)
         if len(told) == len(pieces) and sum(told) == total:
             return told
-        if self.outputs is not None:
-            return spread(total, self.outputs([piece.text for piece in pieces]))
-        return spread(total, [1] * len(pieces))
+        texts = [piece.text for piece in pieces]
+        shown = max(len(pieces), total - reading.hidden_tokens)
+        first, *later = spread(shown, self.outputs(texts) if self.outputs is not None else [1] * len(texts))
+        return first + total - shown, *later
 
 
 def spread(total: int, weights: Sequence[int]) -> tuple[int, ...]:

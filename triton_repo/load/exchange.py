@@ -66,7 +66,8 @@ class Piece:
 class Reading:
     """The whole answer of an exchange; counts and reason are the server's word, None where it says nothing.
 
-    `failure` is what the responses themselves tell: an error, an answer without its end.
+    `failure` is what the responses themselves tell: an error, an answer without its end. `hidden_tokens` were
+    made before the first response and are in none: thoughts that the server keeps to itself.
     """
 
     pieces: tuple[Piece, ...]
@@ -74,6 +75,7 @@ class Reading:
     failure: Failure | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    hidden_tokens: int = 0
     finish_reason: str | None = None
 
 

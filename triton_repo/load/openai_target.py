@@ -101,8 +101,8 @@ class OpenAiTarget:
     def _read_body(self, parts: Sequence[tuple[float, bytes]], failure: Failure | None) -> Reading:
         events = events_of(parts) if self.options.streaming else _whole_body(parts)
         pieces: list[Piece] = []
-        usage: dict[str, int] = {}
-        finish, ended, counted = None, not self.options.streaming, 0
+        usage: dict[str, Any] = {}
+        finish, ended, counted, thought = None, not self.options.streaming, 0, False
         try:
             for at, data in events:
                 if data == _DONE:
@@ -116,6 +116,7 @@ class OpenAiTarget:
                 text = ""
                 for choice in value.get("choices") or ():
                     finish = choice.get("finish_reason") or finish
+                    thought = thought or bool(_thinking(_message(choice)))
                     text += _text(choice)
                 if text:
                     # Servers that count in every message say how many there are so far.
@@ -134,6 +135,7 @@ class OpenAiTarget:
             failure=failure,
             input_tokens=usage.get("prompt_tokens"),
             output_tokens=usage.get("completion_tokens"),
+            hidden_tokens=0 if thought else _thoughts_told(usage),
             finish_reason=finish,
         )
 
@@ -184,10 +186,25 @@ def _text(choice: dict[str, Any]) -> str:
     some send it under both names.
     Source: vLLM 0.11.2, reasoning outputs: ``reasoning``, once ``reasoning_content``; OpenAI's chunk object
     """
-    message = choice.get("delta") or choice.get("message") or choice
-    thinking = dict.fromkeys((message.get("reasoning_content"), message.get("reasoning")))
-    parts = [*thinking, message.get("content"), message.get("refusal"), message.get("text")]
+    message = _message(choice)
+    parts = [_thinking(message), message.get("content"), message.get("refusal"), message.get("text")]
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}
         parts += [function.get("name"), function.get("arguments")]
     return "".join(part for part in parts if isinstance(part, str))
+
+
+def _message(choice: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = choice.get("delta") or choice.get("message") or choice
+    return found
+
+
+def _thinking(message: dict[str, Any]) -> str:
+    """What the model thinks in this message, once though it may be there twice."""
+    named = dict.fromkeys((message.get("reasoning_content"), message.get("reasoning")))
+    return "".join(part for part in named if isinstance(part, str))
+
+
+def _thoughts_told(usage: dict[str, Any]) -> int:
+    """How many of the tokens were thoughts, as far as the server tells."""
+    return (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0

@@ -13,6 +13,7 @@ import pytest
 
 from tests.contract.measuring.conftest import Put
 from tests.support.servers.virtual_openai import Answer, Asked, Message
+from tpforge.measure.latencies import inter_token_latency
 from tpforge.measure.samples import Sample
 from triton_repo.load.counting import Counting, spread
 from triton_repo.load.openai_target import OpenAiOptions
@@ -62,6 +63,7 @@ def test_what_a_model_thinks_calls_or_refuses_is_an_answer(
 
 def test_a_stream_of_nothing_is_incomplete(put: Put) -> None:
     assert answered(put, [ROLE, {"content": ""}]).error_kind == "incomplete"
+    assert answered(put, [ROLE], usage={"completion_tokens": 5}).error_kind == "incomplete"
 
 
 def test_usage_counts_what_the_text_does_not_show(put: Put) -> None:
@@ -70,6 +72,17 @@ def test_usage_counts_what_the_text_does_not_show(put: Put) -> None:
     sample = answered(put, [{"reasoning": "a b c"}, {"content": "d"}], usage=usage)
     assert (sample.input_tokens, sample.output_tokens) == (7, 12)
     assert sample.tokens_per_response == (6, 6)
+
+
+def test_thoughts_that_are_not_shown_were_made_before_the_first_message(put: Put) -> None:
+    """40 tokens, 30 of them hidden: 10 messages, 10 ms apart, are 10 ms a token."""
+    usage = {"completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 30}}
+    sample = answered(put, [{"content": "x"}] * 10, usage=usage)
+    assert sample.tokens_per_response == (31, *[1] * 9)
+    assert inter_token_latency(sample) == pytest.approx([10])
+    shown = answered(put, [{"reasoning": "x"}] * 30 + [{"content": "x"}] * 10, usage=usage)
+    assert (shown.output_tokens, shown.tokens_per_response) == (40, ())
+    assert inter_token_latency(shown) == pytest.approx([10])
 
 
 def test_a_tokenizer_counts_where_the_server_does_not_and_says_how_much_each_message_held(put: Put) -> None:
