@@ -12,7 +12,7 @@ from typing import Literal
 from builders.blueprint import find_blueprint
 from engines.host import find_host
 from engines.host_cluster import HOST, host_cluster
-from tpforge.errors import InputRefused, NothingFits
+from tpforge.errors import InputRefused, NothingFits, UsageError
 from tpforge.measure.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
@@ -25,7 +25,12 @@ from tpforge.plan.throughput import Load
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
 
-Goal = Literal["throughput", "latency", "cost"]
+Goal = Literal["throughput", "latency", "cost", "gpus"]
+WISHED_TPOT_MS = 40.0
+"""The time a token of the operating point that is taken without a load and limits: 25 tokens/s for each user.
+
+Source: MLPerf Inference 5.0, Llama 2 70B Interactive: 40 ms a token in 99 of 100 requests.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class LoadWishes:
     isl: int = 1000
     osl: int = 1000
     concurrency: int | None = None
+    rate: float | None = None
+    saturated: bool = False
+    min_gpus: bool = False
     max_len: int | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
@@ -92,7 +100,7 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
         blueprint,
         cluster,
         ask,
-        goal=wishes.goal,
+        goal="gpus" if wishes.load.min_gpus else wishes.goal,
         calibration=fitted,
         alternatives=[find_blueprint(name) for name in wishes.alternatives],
     )
@@ -147,8 +155,14 @@ def _cluster(wishes: GpuWishes) -> tuple[Cluster, Prices]:
 
 
 def _ask(wishes: LoadWishes, *, goal: Goal, price: float | None) -> Ask:
-    concurrency = wishes.concurrency or (1 if goal == "latency" else None)
-    load = Load(wishes.isl, wishes.osl, concurrency)
+    _check_load(wishes)
+    alone = goal == "latency" and wishes.rate is None
+    load = Load(
+        wishes.isl,
+        wishes.osl,
+        wishes.concurrency or (1 if alone else None),
+        requests_per_second=wishes.rate,
+    )
     return Ask(
         load=load,
         max_len=wishes.max_len or load.request_tokens,
@@ -156,6 +170,8 @@ def _ask(wishes: LoadWishes, *, goal: Goal, price: float | None) -> Ask:
         version=wishes.trtllm,
         ttft_ms=wishes.ttft_ms,
         tpot_ms=wishes.tpot_ms,
+        wished_tpot_ms=None if wishes.saturated else WISHED_TPOT_MS,
+        fewest_gpus=wishes.min_gpus,
         tp_sizes=wishes.tp_sizes,
         formats=_formats(wishes.formats),
         kv_dtypes=wishes.kv_dtypes,
@@ -163,6 +179,20 @@ def _ask(wishes: LoadWishes, *, goal: Goal, price: float | None) -> Ask:
         kv_fraction=wishes.kv_fraction,
         price=wishes.price or price,
     )
+
+
+def _check_load(wishes: LoadWishes) -> None:
+    """Refuse options that say different things of the load."""
+    stated = {
+        "--concurrency": wishes.concurrency is not None,
+        "--rate": wishes.rate is not None,
+        "--saturated": wishes.saturated,
+    }
+    given = [name for name, is_given in stated.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} each state the load; give one of them")
+    if wishes.min_gpus and not (wishes.rate or wishes.concurrency):
+        raise UsageError("--min-gpus needs the load that must be served; give --rate or --concurrency")
 
 
 def _formats(given: tuple[str, ...]) -> tuple[str | None, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from scripts.reports.columns import table
 from tpforge.plan.choose import Plan
+from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option
 from tpforge.units import GIB, format_bytes
@@ -16,7 +17,8 @@ from tpforge.units import GIB, format_bytes
 BAR_WIDTH = 48
 _MARKS = {"weights": "W", "activations": "a", "logits": "l", "KV cache": "K", "free": ".", "other": "o"}
 _SHOWN = 10
-OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "a GPU", "batch", "TTFT", "a token", "comm.")
+OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "per GPU", "batch", "TTFT", "TPOT", "comm.")
+FRONTIER_HEADER = ("tokens/s per user, at least", "is", "tokens/s per GPU", "option", "batch", "TTFT")
 
 
 def plan_text(plan: Plan, *, show_all: bool) -> str:
@@ -26,6 +28,7 @@ def plan_text(plan: Plan, *, show_all: bool) -> str:
     parts = [
         headline(plan),
         summary_table(plan),
+        frontier_text(plan),
         memory_text(memory),
         options_text(plan, limit=None if show_all else _SHOWN),
         rejected_text(plan, show_all=show_all),
@@ -53,13 +56,11 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
     option, load = plan.chosen, plan.ask.load
     memory, speed = option.memory, option.speed
     assert memory is not None and speed is not None
-    running = (
-        "as many requests as run" if load.concurrency is None else f"{load.concurrency} requests at once"
-    )
     rows = [
-        ("load", f"prompts of {load.input_tokens}, answers of {load.output_tokens} tokens, {running}"),
+        ("load", f"{load.input_tokens} tokens in, {load.output_tokens} out; {load_text(plan)}"),
         ("throughput", f"{option.tokens_per_second:.0f} output tokens/s ({band_text(option)})"),
-        ("a GPU", f"{option.tokens_per_gpu:.0f} output tokens/s"),
+        ("per GPU", f"{option.tokens_per_gpu:.0f} output tokens/s"),
+        ("per user", f"{1e3 * option.scale / speed.tpot_ms:.0f} output tokens/s"),
         ("time to first token", f"{speed.ttft_ms / option.scale:.0f} ms"),
         ("time a token", f"{speed.tpot_ms / option.scale:.1f} ms at {speed.batch} requests a replica"),
         ("batch is limited by", speed.limit),
@@ -82,6 +83,59 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
     if option.cost_per_million is not None:
         rows.append(("a million tokens", f"{option.cost_per_million:.2f}"))
     return rows
+
+
+def load_text(plan: Plan) -> str:
+    """How many requests at once the estimates are for, and why that many."""
+    load, ask = plan.ask.load, plan.ask
+    assert plan.chosen.speed is not None
+    if load.requests_per_second is not None:
+        return f"{load.requests_per_second:g} requests/s"
+    if load.concurrency is not None:
+        return f"{load.concurrency} requests at once"
+    running = f"{plan.chosen.speed.batch * plan.chosen.replicas} requests at once"
+    if ask.states_load:
+        return f"{running}: the most within the limits, or that fit"
+    if ask.wished_tpot_ms is None:
+        return f"{running}: as many as fit"
+    if plan.chosen.speed.limit == "operating point":
+        return (
+            f"{running}: no load was stated, and more would give each user less than "
+            f"{1e3 / ask.wished_tpot_ms:.0f} tokens/s (MLPerf's interactive limit)"
+        )
+    return f"{running}: no load was stated, and as many fit"
+
+
+def frontier_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """What each speed of a user leaves for a GPU, under FRONTIER_HEADER; none where the load was stated."""
+    rows: list[tuple[str, ...]] = []
+    for wanted, point in at_user_speeds(plan.frontier):
+        rows.append(
+            (
+                f"{wanted}",
+                f"{point.user:.0f}",
+                f"{point.gpu:.0f}",
+                point.option.label,
+                f"{point.batch}",
+                f"{point.ttft_ms:.0f} ms",
+            )
+        )
+    return rows
+
+
+def frontier_text(plan: Plan) -> str:
+    """The frontier, and where on it the plan stands."""
+    rows = frontier_rows(plan)
+    if not rows:
+        return ""
+    speed, option = plan.chosen.speed, plan.chosen
+    assert speed is not None
+    here = (
+        f"taken: {1e3 * option.scale / speed.tpot_ms:.0f} tokens/s per user, "
+        f"{option.tokens_per_gpu:.0f} per GPU ({option.label}, {speed.batch} a replica); "
+        "another point: --tpot-ms, --concurrency, --rate or --saturated"
+    )
+    return f"what a user's speed costs (Pareto front)\n{table(rows, header=FRONTIER_HEADER)}\n{here}"
 
 
 def band_text(option: Option) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from tpforge.errors import InputRefused, NothingFits, PlanError
 from tpforge.plan.calibration import Calibration
+from tpforge.plan.frontier import FrontierPoint, frontier
 from tpforge.plan.hardware import Cluster, gpus, make_cluster
 from tpforge.plan.host import HostNeeds, host_needs
 from tpforge.plan.options import Ask, Option, list_options
@@ -19,7 +20,7 @@ from tpforge.plan.rules import Advice, advise
 from tpforge.plan.weights import Blueprint
 from tpforge.quantization import find_format
 
-Goal = Literal["throughput", "latency", "cost"]
+Goal = Literal["throughput", "latency", "cost", "gpus"]
 NEARLY = 0.10
 """Options this near the best count as equal: it is less than the error of any estimate."""
 _MAX_GPUS = 64
@@ -27,7 +28,10 @@ _MAX_GPUS = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """A decision for one model on one cluster; `instead` are the best options of the alternatives named."""
+    """A decision for one model on one cluster; `instead` are the best options of the alternatives named.
+
+    `frontier` is empty where the load or a limit was stated: then the choice is no matter of taste.
+    """
 
     blueprint: Blueprint
     cluster: Cluster
@@ -38,6 +42,7 @@ class Plan:
     instead: tuple[Option, ...]
     advice: tuple[Advice, ...]
     needs: HostNeeds
+    frontier: tuple[FrontierPoint, ...] = ()
 
     @property
     def working(self) -> tuple[Option, ...]:
@@ -91,6 +96,7 @@ def decide(
         for other in alternatives
         if (best := best_option(other, cluster, ask, goal=goal, calibration=calibration)) is not None
     )
+    as_sure = [one for one in working if _doubt(one) <= _doubt(chosen)]
     return Plan(
         blueprint=blueprint,
         cluster=cluster,
@@ -103,6 +109,7 @@ def decide(
         needs=host_needs(
             blueprint, mapping=chosen.mapping, dtype=chosen.dtype, weight_format=chosen.weight_format
         ),
+        frontier=() if ask.states_load else frontier(as_sure, ask.load, calibration=calibration),
     )
 
 
@@ -126,7 +133,7 @@ def rank_options(options: Sequence[Option], *, goal: Goal) -> tuple[Option, ...]
     ranked: list[Option] = []
     while rest:
         level = [one for one in rest if _doubt(one) == _doubt(rest[0])]
-        limit = _score(level[0], goal) * (1 - NEARLY)
+        limit = _score(level[0], goal) * (1 if goal == "gpus" else 1 - NEARLY)
         near = [one for one in level if _score(one, goal) >= limit]
         first = min(near, key=lambda one: (_complexity(one), -_score(one, goal)))
         ranked.append(first)
@@ -158,6 +165,8 @@ def _score(option: Option, goal: Goal) -> float:
     assert option.speed is not None
     if goal == "latency":
         return 1e3 / option.speed.tpot_ms
+    if goal == "gpus":
+        return 1 / option.num_gpus
     return option.tokens_per_gpu if goal == "cost" else option.tokens_per_second
 
 

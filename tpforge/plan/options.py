@@ -6,8 +6,9 @@ reason.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tpforge.dtypes import DType
@@ -16,7 +17,8 @@ from tpforge.mapping import Mapping
 from tpforge.plan.calibration import Band, Calibration
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
-from tpforge.plan.throughput import Engine, Load, Speed, speed
+from tpforge.plan.operating import Limits, operate
+from tpforge.plan.throughput import Engine, Load, Speed
 from tpforge.plan.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge
@@ -35,6 +37,8 @@ Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
 class Ask:
     """What is wanted of a deployment; None: no wish. `max_len` is the longest request it must hold.
 
+    A limit without a load asks for the most requests at once that keep it; `wished_tpot_ms` is kept where it
+    can be, without a load and limits. `fewest_gpus`: no more replicas than the load needs.
     `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU.
     """
 
@@ -44,12 +48,21 @@ class Ask:
     version: str | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
+    wished_tpot_ms: float | None = None
+    fewest_gpus: bool = False
     tp_sizes: tuple[int, ...] = ()
     formats: tuple[str | None, ...] = ()
     kv_dtypes: tuple[str, ...] = ()
     pad: bool = True
     kv_fraction: float = KV_FRACTION
     price: float | None = None
+
+    @property
+    def states_load(self) -> bool:
+        """Whether the number of requests at once follows from what is asked."""
+        load = self.load
+        stated = (load.concurrency, load.requests_per_second, self.ttft_ms, self.tpot_ms)
+        return any(one is not None for one in stated)
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class Option:
     scale: float = 1.0
     price: float | None = None
     notes: tuple[str, ...] = ()
+    engine: Engine | None = field(default=None, repr=False, compare=False)
 
     @property
     def precision(self) -> str:
@@ -146,7 +160,32 @@ def _options(
         for weight_format in ask.formats or FORMATS:
             for kv_dtype in ask.kv_dtypes or (dtype.value, "fp8"):
                 option = replace(base, weight_format=weight_format, kv_dtype=kv_dtype)
-                yield _judged(option, shapes, ask, calibration=calibration)
+                yield _sized(option, shapes, ask, calibration=calibration)
+
+
+def _sized(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibration) -> Option:
+    """With all the replicas that the GPUs hold, or with the fewest that work."""
+    full = _judged(option, shapes, ask, calibration=calibration)
+    if not ask.fewest_gpus or full.rejection is not None:
+        return full
+
+    def with_replicas(count: int) -> Option:
+        return _judged(replace(option, replicas=count), shapes, ask, calibration=calibration)
+
+    def works(count: int) -> bool:
+        return runs_all(with_replicas(count), ask)
+
+    counts = range(1, option.replicas + 1)
+    fewer = bisect_left(counts, True, key=works)
+    return full if fewer + 1 >= option.replicas else with_replicas(counts[fewer])
+
+
+def runs_all(option: Option, ask: Ask) -> bool:
+    """Whether the option works with all the requests that are asked for running at once."""
+    wanted = ask.load.concurrency
+    if option.rejection is not None or option.speed is None:
+        return False
+    return wanted is None or option.speed.batch * option.replicas >= wanted
 
 
 def _float_type(dtype: DType, cluster: Cluster) -> DType:
@@ -198,14 +237,24 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     option = replace(option, memory=memory, notes=notes)
     if rejection := _no_room(memory, ask):
         return replace(option, rejection=rejection)
-    load = replace(ask.load, concurrency=share)
-    found_speed = speed(Engine(shapes, memory, option.cluster, settings), load, fit=calibration.fit)
-    assert found_speed is not None, "a request that fits has a speed"
+    rate = ask.load.requests_per_second
+    engine = Engine(shapes, memory, option.cluster, settings)
+    operation = operate(
+        engine,
+        replace(
+            ask.load, concurrency=share, requests_per_second=None if rate is None else rate / option.replicas
+        ),
+        limits=Limits(ask.ttft_ms, ask.tpot_ms, ask.wished_tpot_ms),
+        fit=calibration.fit,
+        scale=calibration.scale,
+    )
     band = calibration.band(
         option.cluster, num_ranks=option.mapping.world_size, has_experts=shapes.model.moe is not None
     )
-    option = replace(option, speed=found_speed, band=band, scale=calibration.scale)
-    return replace(option, rejection=_too_slow(found_speed, ask, scale=calibration.scale))
+    option = replace(option, speed=operation.speed, band=band, scale=calibration.scale, engine=engine)
+    if operation.cause is None or operation.reason is None:
+        return option
+    return replace(option, rejection=Rejection(operation.cause, operation.reason))
 
 
 def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -251,13 +300,4 @@ def _no_room(memory: RankMemory, ask: Ask) -> Rejection | None:
             f"{format_bytes(memory.kv_bytes)} of KV cache hold one request of {held} tokens, not of "
             f"{max(ask.max_len, ask.load.request_tokens)}",
         )
-    return None
-
-
-def _too_slow(found: Speed, ask: Ask, *, scale: float) -> Rejection | None:
-    ttft, tpot = found.ttft_ms / scale, found.tpot_ms / scale
-    if ask.tpot_ms is not None and tpot > ask.tpot_ms:
-        return Rejection("latency", f"{tpot:.1f} ms a token, more than {ask.tpot_ms:g}")
-    if ask.ttft_ms is not None and ttft > ask.ttft_ms:
-        return Rejection("latency", f"{ttft:.0f} ms to the first token, more than {ask.ttft_ms:g}")
     return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.choose import Goal, best_option, check_ask
 from tpforge.plan.hardware import Gpu, Prices, make_cluster
-from tpforge.plan.options import Ask, Option
+from tpforge.plan.options import Ask, Option, runs_all
 from tpforge.plan.weights import Blueprint
 
 COUNTS = (1, 2, 4, 8)
@@ -79,15 +79,9 @@ def _pick(
         cluster = make_cluster(gpu, num_gpus=count)
         wish = replace(ask, price=price)
         option = best_option(blueprint, cluster, wish, goal=goal, calibration=calibration)
-        if option is not None and holds(option, ask):
+        if option is not None and runs_all(option, ask):
             return Pick(gpu, option)
     return Pick(gpu, None, reason)
-
-
-def holds(option: Option, ask: Ask) -> bool:
-    """Whether all the requests that are asked for run at once."""
-    wanted = ask.load.concurrency
-    return wanted is None or (option.speed is not None and option.speed.batch * option.replicas >= wanted)
 
 
 def _order(pick: Pick) -> tuple[bool, bool, float, int, float]:

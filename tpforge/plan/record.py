@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused
 from tpforge.plan.choose import Plan
@@ -83,6 +85,16 @@ class OptionRecord(Record):
     speed: SpeedRecord | None
 
 
+class FrontierRecord(Record):
+    """A point that no option and batch beats in both rates; `batch` requests run at once a replica."""
+
+    label: str
+    batch: int
+    tokens_per_second_per_user: float
+    tokens_per_second_per_gpu: float
+    ttft_ms: float
+
+
 class AdviceRecord(Record):
     """What one rule says."""
 
@@ -101,7 +113,10 @@ class NeedsRecord(Record):
 
 
 class PlanRecord(Record):
-    """The whole plan; `options` holds those that work, the best first, then the rejected ones."""
+    """The whole plan; `options` holds those that work, the best first, then the rejected ones.
+
+    Without a stated load or limit, `frontier` has what each speed of a user costs.
+    """
 
     model: str
     architecture: str
@@ -111,6 +126,9 @@ class PlanRecord(Record):
     input_tokens: int
     output_tokens: int
     concurrency: int | None
+    requests_per_second: float | None = None
+    ttft_limit_ms: float | None = None
+    tpot_limit_ms: float | None = None
     max_len: int
     goal: str
     runtime: str
@@ -119,6 +137,7 @@ class PlanRecord(Record):
     alternatives: list[OptionRecord]
     advice: list[AdviceRecord]
     options: list[OptionRecord]
+    frontier: list[FrontierRecord] = Field(default_factory=list)
 
 
 def plan_record(plan: Plan) -> PlanRecord:
@@ -133,6 +152,9 @@ def plan_record(plan: Plan) -> PlanRecord:
         input_tokens=ask.load.input_tokens,
         output_tokens=ask.load.output_tokens,
         concurrency=ask.load.concurrency,
+        requests_per_second=ask.load.requests_per_second,
+        ttft_limit_ms=ask.ttft_ms,
+        tpot_limit_ms=ask.tpot_ms,
         max_len=ask.max_len,
         goal=plan.goal,
         runtime=ask.runtime,
@@ -146,6 +168,16 @@ def plan_record(plan: Plan) -> PlanRecord:
         alternatives=[option_record(one, plan) for one in plan.instead],
         advice=[AdviceRecord(rule=one.rule, level=one.level, text=one.text) for one in plan.advice],
         options=[option_record(one, plan) for one in (*plan.working, *plan.rejected)],
+        frontier=[
+            FrontierRecord(
+                label=one.option.label,
+                batch=one.batch,
+                tokens_per_second_per_user=round(one.user, 1),
+                tokens_per_second_per_gpu=round(one.gpu, 1),
+                ttft_ms=round(one.ttft_ms, 1),
+            )
+            for one in plan.frontier
+        ],
     )
 
 

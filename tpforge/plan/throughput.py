@@ -49,6 +49,17 @@ class StepTime:
         return self.linear + self.attention + self.communication + self.overhead
 
 
+Limit = Literal["concurrency", "rate", "latency limit", "operating point", "KV cache", "max batch size"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that run at once, and what keeps them from being more."""
+
+    size: int
+    limit: Limit
+
+
 @dataclass(frozen=True)
 class Speed:
     """What a replica does with `batch` requests running at once.
@@ -57,7 +68,7 @@ class Speed:
     """
 
     batch: int
-    limit: Literal["concurrency", "KV cache", "max batch size"]
+    limit: Limit
     tokens_per_second: float
     ttft_ms: float
     tpot_ms: float
@@ -70,12 +81,14 @@ class Load:
     `concurrency`.
 
     None: more than can run. `num_requests` of a test that ends, where that matters; None: it goes on.
+    `requests_per_second`: how fast they come, instead of how many are there at once.
     """
 
     input_tokens: int
     output_tokens: int
     concurrency: int | None = None
     num_requests: int | None = None
+    requests_per_second: float | None = None
 
     @property
     def request_tokens(self) -> int:
@@ -85,26 +98,32 @@ class Load:
 
 def speed(engine: Engine, load: Load, *, fit: Fit) -> Speed | None:
     """The speed of one replica under `load`, unscaled; None when not even one request fits its cache."""
-    model = StepModel(engine, fit)
+    batch = largest_batch(engine, load)
+    return None if batch is None else speed_at(StepModel(engine, fit), load, batch=batch)
+
+
+def largest_batch(engine: Engine, load: Load) -> Batch | None:
+    """The most requests of `load` that run at once; None when not even one fits the cache."""
     fitting = engine.memory.max_requests(load.request_tokens)
     if fitting < 1:
         return None
-    limits: list[tuple[int, Literal["concurrency", "KV cache", "max batch size"]]] = [
-        (fitting, "KV cache"),
-        (engine.settings.max_batch_size, "max batch size"),
-    ]
+    limits = [Batch(fitting, "KV cache"), Batch(engine.settings.max_batch_size, "max batch size")]
     if load.concurrency is not None:
-        limits.insert(0, (load.concurrency, "concurrency"))
-    batch, limit = min(limits, key=lambda pair: pair[0])
-    step = model.step(batch, load)
-    waiting = max(0, (load.concurrency or batch) - batch)
+        limits.insert(0, Batch(load.concurrency, "concurrency"))
+    return min(limits, key=lambda one: one.size)
+
+
+def speed_at(model: StepModel, load: Load, *, batch: Batch) -> Speed:
+    """The speed with exactly that many requests running; those of `load` beyond them wait."""
+    step = model.step(batch.size, load)
+    waiting = max(0, (load.concurrency or batch.size) - batch.size)
     prefill = model.prefill(load.input_tokens)
     # A prompt waits for the step that runs, then shares its own with the others' tokens.
-    ttft = step.total / 2 + prefill.total + waiting / batch * load.output_tokens * step.total
+    ttft = step.total / 2 + prefill.total + waiting / batch.size * load.output_tokens * step.total
     return Speed(
-        batch=batch,
-        limit=limit,
-        tokens_per_second=_tokens_per_second(model, load, batch=batch),
+        batch=batch.size,
+        limit=batch.limit,
+        tokens_per_second=_tokens_per_second(model, load, batch=batch.size),
         ttft_ms=1e3 * ttft,
         tpot_ms=1e3 * step.total,
         communication_share=step.communication / step.total,

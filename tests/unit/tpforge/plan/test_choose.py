@@ -174,7 +174,7 @@ def test_fp8_on_a100_is_refused_with_what_works_there() -> None:
 
 def test_an_unreachable_time_a_token_says_what_is_reached() -> None:
     ask = Ask(Load(1000, 1000, concurrency=1), 2000, tpot_ms=0.5)
-    with pytest.raises(NothingFits, match=r"ms a token, more than 0\.5"):
+    with pytest.raises(NothingFits, match=r"ms a token with one request alone, more than 0\.5"):
         plan("llama-3.3-70b", "h100", 8, ask=ask)
 
 

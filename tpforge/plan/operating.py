@@ -1,0 +1,104 @@
+"""The load that an option is judged at: what is asked for, or the most requests that keep every limit.
+
+It weighs no options against each other; that more requests at once never shorten a step is all it relies on.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tpforge.plan.calibration import Fit
+from tpforge.plan.throughput import Batch, Engine, Limit, Load, Speed, StepModel, largest_batch, speed_at
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most milliseconds to the first token, and for each later one; None is no limit.
+
+    `wished_tpot_ms` is kept where it can be: it chooses a batch when neither a load nor a limit is given.
+    """
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    wished_tpot_ms: float | None = None
+
+    def broken_by(self, speed: Speed, *, scale: float) -> str | None:
+        """What `speed`, `scale` times as fast as estimated, exceeds."""
+        ttft, tpot = speed.ttft_ms / scale, speed.tpot_ms / scale
+        at = "one request alone" if speed.batch == 1 else f"{speed.batch} requests at once"
+        if self.tpot_ms is not None and tpot > self.tpot_ms:
+            return f"{tpot:.1f} ms a token with {at}, more than {self.tpot_ms:g}"
+        if self.ttft_ms is not None and ttft > self.ttft_ms:
+            return f"{ttft:.0f} ms to the first token with {at}, more than {self.ttft_ms:g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The speed at the load an option is judged at, and why it does not do."""
+
+    speed: Speed
+    cause: Literal["latency", "load"] | None = None
+    reason: str | None = None
+
+
+def operate(engine: Engine, load: Load, *, limits: Limits, fit: Fit, scale: float) -> Operation:
+    """One replica under `load` within `limits`, its estimates taken `scale` times as fast.
+
+    A stated number of requests is judged as it is, a stated rate at the fewest at once that serve it. With
+    neither, the most requests are searched that keep every limit.
+    """
+    model = StepModel(engine, fit)
+    most = largest_batch(engine, load)
+    assert most is not None, "a request that fits has a batch"
+
+    def at(size: int, limit: Limit | None = None) -> Speed:
+        return speed_at(model, load, batch=Batch(size, limit or most.limit))
+
+    if load.requests_per_second is not None:
+        return _at_rate(at, load, most=most, limits=limits, scale=scale)
+    if load.concurrency is None:
+        return _within(at, most=most, limits=limits, scale=scale)
+    return _judged(at(most.size), limits, scale=scale)
+
+
+def _at_rate(at: Callable[..., Speed], load: Load, *, most: Batch, limits: Limits, scale: float) -> Operation:
+    """At the fewest requests at once that finish as fast as requests come."""
+    rate = load.requests_per_second
+    assert rate is not None
+
+    def serves(size: int) -> bool:
+        return scale * at(size).tokens_per_second / load.output_tokens >= rate
+
+    full = at(most.size)
+    if not serves(most.size):
+        served = scale * full.tokens_per_second / load.output_tokens
+        return Operation(
+            full, "load", f"serves {served:.2f} requests/s a replica of the {rate:.2f} asked for"
+        )
+    size = 1 + bisect_left(range(1, most.size + 1), True, key=serves)
+    return _judged(at(size, "rate"), limits, scale=scale)
+
+
+def _within(at: Callable[..., Speed], *, most: Batch, limits: Limits, scale: float) -> Operation:
+    """At the most requests at once that keep the limits; at one request where not even that does."""
+    wish = Limits(tpot_ms=limits.wished_tpot_ms)
+    limited = limits.tpot_ms is not None or limits.ttft_ms is not None
+    kept = limits if limited else wish
+    limit: Limit = "latency limit" if limited else "operating point"
+    size = bisect_left(
+        range(1, most.size + 1),
+        True,
+        key=lambda size: kept.broken_by(at(size), scale=scale) is not None,
+    )
+    if size == most.size or (size == 0 and not limited):
+        return _judged(at(most.size), limits, scale=scale)
+    return _judged(at(max(1, size), limit), limits, scale=scale)
+
+
+def _judged(speed: Speed, limits: Limits, *, scale: float) -> Operation:
+    reason = limits.broken_by(speed, scale=scale)
+    return Operation(speed) if reason is None else Operation(speed, "latency", reason)
