@@ -26,9 +26,7 @@ class KnownModel(Record):
 def known_models() -> tuple[KnownModel, ...]:
     """All of them, in the order of the table."""
     text = files("tpforge.plan").joinpath("models.toml").read_text(encoding="utf-8")
-    return tuple(
-        KnownModel.model_validate({"name": name, **row}) for name, row in tomllib.loads(text).items()
-    )
+    return tuple(_known(name, row) for name, row in tomllib.loads(text).items())
 
 
 def find_known(name: str) -> KnownModel | None:
@@ -39,3 +37,9 @@ def find_known(name: str) -> KnownModel | None:
             if wanted.removesuffix(suffix) in (model.name, model.id.lower()):
                 return model
     return None
+
+
+def _known(name: str, row: dict[str, Any]) -> KnownModel:
+    """A row; TOML has no null, so the keys that are null in config.json stand in `nulls`."""
+    nulls = dict.fromkeys(row.pop("nulls", ()))
+    return KnownModel.model_validate({"name": name, **row, "config": {**row["config"], **nulls}})

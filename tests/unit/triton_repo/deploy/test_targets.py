@@ -146,7 +146,7 @@ def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: P
         for document in yaml.safe_load_all(text)
         if document
     }
-    for expected in [one for kind in objects.objects(deployment).values() for one in kind]:
+    for expected in [one for kind in objects(deployment).values() for one in kind]:
         pod = expected.get("spec", {}).get("template", {}).get("spec")
         if pod is not None:  # The chart selects nodes by labels, which values.yaml may change.
             pod.pop("affinity", None)
@@ -243,7 +243,7 @@ def test_the_image_of_a_cluster_can_pull_from_the_engines_url(
 
 def test_helm_waits_as_long_as_the_deployment_may_take() -> None:
     deployment = deployment_of("llama70b-tensorrt", "helm")
-    (found,) = objects.objects(deployment)["deployment"]
+    (found,) = objects(deployment)["deployment"]
     words = apply_words("helm", deployment)
     assert words[-2:] == ["--timeout", f"{found['spec']['progressDeadlineSeconds']}s"]
     assert found["spec"]["progressDeadlineSeconds"] > deployment.start_s
