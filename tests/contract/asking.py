@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tests.contract.fake_triton import Request, Sent, Server
 from triton_repo.render.contract import expected_tensors
 
-_NUMPY = {
+NUMPY = {
     "BYTES": np.object_,
     "BOOL": np.bool_,
     "INT32": np.int32,
@@ -35,7 +35,7 @@ def tensors(model: str, **values: Any) -> dict[str, npt.NDArray[Any]]:
     contract = {tensor.name: tensor for tensor in expected_tensors(model).inputs}
     made = {}
     for name, value in values.items():
-        array = np.array(value, dtype=_NUMPY[contract[name].datatype])
+        array = np.array(value, dtype=NUMPY[contract[name].datatype])
         missing = 1 + len(contract[name].dims) - array.ndim
         made[name] = array.reshape((1,) * missing + array.shape)
     return made

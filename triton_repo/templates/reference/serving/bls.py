@@ -22,8 +22,8 @@ from .tokenizer import Tokenizer
 Tensors = dict[str, npt.NDArray[Any]]
 
 
-class ModelBusy(pb_utils.TritonModelException):  # type: ignore[misc]
-    """A model has no room for the request now."""
+class ModelBusy(Exception):
+    """A model has no room for the request now; Triton's own exception cannot be built on while this loads."""
 
 
 _TO_PREPROCESSING = {
@@ -238,6 +238,7 @@ def _renamed(inputs: Inputs, names: Mapping[str, str]) -> list[Any]:
 def _outputs(reply: Any) -> Tensors:
     if reply.has_error():
         error = reply.error()
-        busy = error.code() == pb_utils.TritonError.UNAVAILABLE
-        raise (ModelBusy if busy else pb_utils.TritonModelException)(error.message())
+        if error.code() == pb_utils.TritonError.UNAVAILABLE:
+            raise ModelBusy(error.message())
+        raise pb_utils.TritonModelException(error.message())
     return {tensor.name(): tensor.as_numpy() for tensor in reply.output_tensors()}

@@ -111,7 +111,7 @@ class TritonPythonModel:
                 else:
                     kept.append(answer)
         except Exception as error:
-            if not isinstance(error, FieldError | pb_utils.TritonModelException):
+            if not isinstance(error, FieldError | ModelBusy | pb_utils.TritonModelException):
                 self._log_error(f"prompt {prompt.index}: {error!r}")
             failure = f"{prompt.prefix}{error}"
             if isinstance(error, ModelBusy):

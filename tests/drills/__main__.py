@@ -1,0 +1,86 @@
+"""`make drills`: all drills at length, a line each on stdout; exit status 1 when one found what must not be.
+
+python -m tests.drills [--hours H] [--only NAME,NAME]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from engines import reference
+from tests.drills import clients, kills, parts, requests, soak
+from tests.drills.figures import Figure
+from tests.e2e.conftest import Engine, served
+from tests.support.tiny_engine import write_tiny_engine
+from tpforge.manifest import Limits
+from tpforge.repository_options import ReferenceOptions
+from triton_repo.render.repository import render
+
+NAMES = ("kills", "requests", "clients", "soak", "parts")
+
+
+def tiny(folder: Path) -> Engine:
+    """The engine that all servers of the drills serve."""
+    engine, manifest, _ = write_tiny_engine(
+        folder,
+        tp_size=2,
+        limits=Limits(max_batch_size=8, max_input_len=1024, max_seq_len=4096),
+        config_extra={"max_position_embeddings": 4096},
+    )
+    return Engine(engine, manifest)
+
+
+def figures(
+    folder: Path, names: tuple[str, ...], *, hours: float, num_kills: int, num_requests: int
+) -> Iterator[Figure]:
+    """The drills of these names, in the order of NAMES."""
+    if "kills" in names:
+        (folder / "kills").mkdir()
+        kills.prepare(folder / "kills")
+        yield from kills.run(folder / "kills", num_kills=num_kills)
+    engine = tiny(folder / "engine")
+    if {"requests", "clients", "soak"} & set(names):
+        with served(
+            engine, folder / "lockstep", ReferenceOptions(executor="lockstep", num_threads=1)
+        ) as serving:
+            server = serving.server
+            if "requests" in names:
+                yield requests.run(server.grpc_url, server.http_url, num_requests=num_requests)
+            if "clients" in names:
+                yield clients.run(server.grpc_url, server.http_url, num_clients=80, num_connections=200)
+            if "soak" in names:
+                yield soak.run(server, hours=hours)
+    if "parts" in names:
+        options = ReferenceOptions(executor="processes", num_threads=1)
+        out = folder / "processes" / "repository"
+        source = Path(reference.__file__).parent
+        rendered = render(engine.folder, engine.manifest, out=out, runtime_source=source, options=options)
+        yield from parts.run(rendered.path, folder / "processes")
+
+
+def run(arguments: list[str]) -> int:
+    """Print the lines; whether all is as it must be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.drills")
+    parser.add_argument("--hours", type=float, default=0.1, help="of the soak")
+    parser.add_argument("--kills", type=int, default=100, help="of each command")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--only", default=",".join(NAMES))
+    given = parser.parse_args(arguments)
+    names = tuple(name for name in NAMES if name in given.only.split(","))
+    good = True
+    with tempfile.TemporaryDirectory(prefix="tpforge-drills-") as folder:
+        found = figures(
+            Path(folder), names, hours=given.hours, num_kills=given.kills, num_requests=given.requests
+        )
+        for figure in found:
+            print(figure.line(), *figure.notes, sep=" | ", flush=True)
+            good = good and figure.is_good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
