@@ -174,14 +174,21 @@ def _tensorrt(versions: str | None, *, converts: bool, reason: str) -> Serving:
 
 
 def _pytorch(found: Survey, versions: str | None) -> Serving:
+    from builders.llm_formats import format_name
     from builders.sources.quantization import LLM_API_LOADS
 
     if versions is None:
         return Serving("pytorch", False, None, "its PyTorch backend does not name the architecture")
     if found.kind == "gguf":
         return Serving("pytorch", False, versions, "it loads Hugging Face directories, not .gguf files")
-    if found.quantization is not None and found.quantization.method not in LLM_API_LOADS:
-        return Serving("pytorch", False, versions, f"it does not load {found.quantization.title}")
+    quantization = found.quantization
+    if quantization is not None and (
+        quantization.method not in LLM_API_LOADS or format_name(quantization) is None
+    ):
+        return Serving("pytorch", False, versions, f"it does not load {quantization.title}")
+    if found.as_is:
+        more = f", and {len(found.as_is) - 1} more" if len(found.as_is) > 1 else ""
+        return Serving("pytorch", False, versions, f"not as it is: {found.as_is[0]}{more}")
     return Serving("pytorch", True, versions, "the Hugging Face checkpoint as it is")
 
 

@@ -40,7 +40,7 @@ def require_loadable(
     """
     if found is None:
         return LoadedFormat(None)
-    name = _format_name(found)
+    name = format_name(found)
     if name is None:
         raise InputRefused(
             f"{where}: its weights are quantized in a way that the LLM API does not load ({found.title}, "
@@ -63,7 +63,7 @@ def require_loadable(
     return LoadedFormat(find_format(name), verdict.notes)
 
 
-def _format_name(found: FoundQuantization) -> str | None:
+def format_name(found: FoundQuantization) -> str | None:
     """The table's name of a declared quantization; None when no row is it."""
     details = found.details
     match found.method:

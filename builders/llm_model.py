@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from builders.audit.as_is import as_is_problems
 from builders.llm_declared import declared_model
 from builders.sources import Located, locate
 from builders.sources.base import each_problem
@@ -60,6 +61,7 @@ def open_llm_model(location: str, *, release: Release) -> LlmModel:
     with closing(found.weights):
         problems = [problem for problem in found.problems if _QUANTIZED not in problem]
         spec, problems = _spec_of(found, problems)
+        problems += [one for one in as_is_problems(found) if one not in problems]
         if spec is None and not problems:
             problems = [f"{path / 'config.json'}: its architecture cannot be read"]
         if problems or spec is None:

@@ -24,13 +24,27 @@ def audit(source: Source) -> dict[str, str]:
         problem = vocabulary_problem(find_tokenizer(source.path), vocab_size=source.spec.vocab_size)
         problems += [problem] if problem else []
     problems += tied_problems(source, found.ties)
+    zeros, others = judge_biases(source, found.biases)
+    problems += others
     if problems:
         raise InputRefused.listing(
             f"{source.location}: the weights are not those of a {source.spec.architecture} "
             "with this config.json:",
             problems,
         )
-    return dict(sorted({**found.dropped, **tied_reasons(found.ties)}.items()))
+    return dict(sorted({**found.dropped, **tied_reasons(found.ties), **zeros}.items()))
+
+
+def judge_biases(source: WeightReader, names: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """Biases that the model computes without: zeros are left out, others are problems; reads them."""
+    zeros: dict[str, str] = {}
+    problems: list[str] = []
+    for name in names:
+        if bool(source.read(name).any()):
+            problems.append(f"{name}: has values, but the model of this config.json has no bias there")
+        else:
+            zeros[name] = "a bias of zeros (AutoGPTQ writes them), which changes nothing"
+    return zeros, problems
 
 
 def tied_problems(source: WeightReader, ties: dict[str, str]) -> list[str]:

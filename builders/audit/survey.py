@@ -11,7 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders.audit import tied_problems, tied_reasons
+from builders.audit import judge_biases, tied_problems, tied_reasons
+from builders.audit.as_is import as_is_problems
 from builders.audit.formats import other_formats
 from builders.audit.tensors import TensorFindings, check_tensors
 from builders.audit.tokenizer import FoundTokenizer, find_tokenizer, vocabulary_problem
@@ -37,8 +38,8 @@ class Survey:
     `config` is its config.json, {} where there is none. `spec` and `family` are None when the architecture
     is unknown or the config contradicts itself. `shapes` are those of the tensors that are kept, `stored`
     counts the tensors of each type in the files. `quantized` are the matrices of a `quantization` that is
-    read. `files` are name and bytes. `warnings` do not keep it from
-    being converted, `problems` do.
+    read. `files` are name and bytes. `as_is` keeps runtimes from it that load the directory itself.
+    `warnings` do not keep it from being converted, `problems` do.
     """
 
     kind: SourceKind
@@ -58,6 +59,7 @@ class Survey:
     tokenizer: FoundTokenizer | None = None
     dropped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    as_is: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -107,6 +109,7 @@ def _survey_directory(
         quantization=found.quantization,
         quantized=None if found.quantized is None else found.quantized.renamed(found.names),
         tokenizer=tokenizer,
+        notes=tuple(f"read nevertheless: {one}" for one in found.renamed),
         problems=[*found.problems, *tensors.problems, *tokenizer.problems],
         warnings=other_formats(path, used={one.name for one in found.weights.paths}),
     )
@@ -118,6 +121,7 @@ def _survey_directory(
     # With a file that is truncated or of overlapping tensors, there is nothing to read.
     reader = None if found.weights.problems else found
     _look_at_weights(result, tensors, found.shapes, reader, deep=deep, progress=progress)
+    result.as_is = as_is_problems(found)
     return result
 
 
@@ -161,6 +165,10 @@ def _look_at_weights(
             result.warnings.append("--deep: the weights were not read, because their files are broken")
         return
     result.problems += tied_problems(reader, tensors.ties)
+    zeros, others = judge_biases(reader, tensors.biases)
+    result.problems += others
+    result.dropped = dict(sorted({**result.dropped, **zeros}.items()))
+    result.shapes = {name: shape for name, shape in result.shapes.items() if name not in zeros}
     if deep:
         result.problems += non_finite(reader, progress=progress)
 

@@ -21,12 +21,14 @@ _ALIKE = 4
 class TensorFindings:
     """What is wrong, and which tensors will be left out, with the reason for each.
 
-    `ties` are LM heads that repeat a tied embedding, if their values do.
+    `ties` are LM heads that repeat a tied embedding, if their values do; `biases` are those of matrices that
+    the family computes without one, which may be left out if they are zeros.
     """
 
     problems: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     ties: dict[str, str] = field(default_factory=dict)
+    biases: tuple[str, ...] = ()
 
 
 def check_tensors(
@@ -45,7 +47,12 @@ def check_tensors(
     found = TensorFindings()
     for name, shape in shapes.items():
         if name not in expected:
-            _judge_unknown(name, family, spec, shapes=shapes, found=found)
+            _judge_unknown(name, family, spec, expected, shapes=shapes, found=found)
+        elif 0 in shape:
+            found.problems.append(
+                f"{name}: found shape {list(shape)}, without a value in it: DeepSpeed's ZeRO-3 saves so when "
+                "the parts are not gathered; make the weights whole with its zero_to_fp32.py"
+            )
         elif shape != expected[name]:
             found.problems.append(
                 f"{name}: found shape {list(shape)}, config.json implies {list(expected[name])}"
@@ -63,6 +70,7 @@ def _judge_unknown(
     name: str,
     family: Family,
     spec: ModelSpec,
+    expected: Mapping[str, tuple[int, ...]],
     *,
     shapes: Mapping[str, tuple[int, ...]],
     found: TensorFindings,
@@ -73,6 +81,8 @@ def _judge_unknown(
         found.dropped[name] = reason
     elif name == "lm_head.weight" and spec.tie_word_embeddings and shapes.get(embedding) == shapes[name]:
         found.ties[name] = embedding
+    elif name.endswith(".bias") and f"{name.removesuffix('.bias')}.weight" in expected:
+        found.biases = (*found.biases, name)
     else:
         found.problems.append(f"{name}: unknown to the {family.name} family")
 

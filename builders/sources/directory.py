@@ -5,7 +5,7 @@ It reads configs and headers, no weights. `huggingface` opens what has no proble
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
 from builders.sources.base import each_problem
+from builders.sources.fused_experts import ExpertPart, split_experts
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import read_json_object
+from builders.sources.other_layouts import other_layout
 from builders.sources.quantization import FoundQuantization, declared_values, find_quantization
-from builders.sources.safetensors_reader import TensorEntry
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
+from builders.sources.wrapped_names import unwrapped
 from tpforge.architectures import pytorch_only
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
@@ -41,7 +43,9 @@ class Directory:
     """What was found. `names` are the family's names of the tensors, each with the name in the file.
 
     `spec` is read as if the weights were not quantized. `quantized` are the matrices of a quantization that
-    is read, under plain names; of another one `problems` say why it is not.
+    is read, under plain names; of another one `problems` say why it is not. `parts` are matrices of experts
+    that lie in one tensor with others. `renamed` says what is read under other names than the files give,
+    which other programs do not do; `has_own_names`: transformers finds the tensors nevertheless.
     """
 
     path: Path
@@ -52,18 +56,16 @@ class Directory:
     quantization: FoundQuantization | None = None
     quantized: QuantizedWeights | None = None
     names: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, ExpertPart] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
+    has_own_names: bool = True
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def entries(self) -> dict[str, TensorEntry]:
-        """Every tensor by the family's name."""
-        held = self.weights.entries
-        return {name: held[given] for name, given in self.names.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor."""
         held = self.quantized.shapes if self.quantized else {}
+        held = {**held, **{name: part.shape for name, part in self.parts.items()}}
         plain = self.weights.entries
         return {name: held[one] if one in held else plain[one].shape for name, one in self.names.items()}
 
@@ -72,7 +74,9 @@ class Directory:
         """The types of the tensors that have one of ours."""
         held = self.quantized.shapes if self.quantized else {}
         plain = self.weights.entries
-        types = {name: plain[one].dtype for name, one in self.names.items() if one not in held}
+        stored = {name: one for name, one in self.names.items() if one not in held}
+        inner = {name: self.parts[one].given if one in self.parts else one for name, one in stored.items()}
+        types = {name: plain[one].dtype for name, one in inner.items()}
         found = {name: parse_dtype(own) for name, own in types.items() if own in _FLOATS}
         return found | {name: most_common_dtype(found) for name, one in self.names.items() if one in held}
 
@@ -81,6 +85,8 @@ class Directory:
         one = self.names[name]
         if self.quantized is not None and one in self.quantized.shapes:
             return self.quantized.components(one).values()
+        if one in self.parts:
+            return self.parts[one].of(self.weights.read(self.parts[one].given))
         return self.weights.read(one)
 
     def check_tensors(self) -> TensorFindings:
@@ -112,7 +118,8 @@ def examine(path: Path) -> Directory:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise InputRefused(
-            f"{path}: found no config.json; expected a Hugging Face directory with config.json, "
+            other_layout(path)
+            or f"{path}: found no config.json; expected a Hugging Face directory with config.json, "
             "*.safetensors and a tokenizer"
         )
     config = read_json_object(config_file)
@@ -139,7 +146,7 @@ def _read_model(found: Directory, config_file: Path) -> None:
     if found.quantization is not None:
         _find_quantized(found)
         names = _plain_names(found)
-    found.names = found.family.canonical(names)
+    _rename(found, found.family, names)
     generation, problems = _read_generation(found.path / "generation_config.json")
     found.problems += problems
     reader = ConfigReader(
@@ -152,6 +159,44 @@ def _read_model(found: Directory, config_file: Path) -> None:
         found.spec = found.family.read_model(reader)
     except InputRefused as error:
         found.problems += each_problem(error)
+    else:
+        _take_head_for_embedding(found, found.family, found.spec)
+
+
+def _rename(found: Directory, family: Family, names: list[str]) -> None:
+    """Set the family's names: without wrappers, and with a name for each matrix of fused experts."""
+    bare, wrappers = unwrapped(names)
+    found.has_own_names = not wrappers
+    found.renamed += [
+        f"the names of its tensors begin with {one.prefix}, as {one.origin} saves them" for one in wrappers
+    ]
+    if found.quantization is None:
+        is_mixtral = any("block_sparse_moe" in tensor.name for tensor in family.source_tensors)
+        entries = {name: found.weights.entries[given] for name, given in bare.items()}
+        parts, routers = split_experts(entries, is_mixtral=is_mixtral)
+        if parts:
+            fused = {part.given for part in parts.values()} | set(routers.values())
+            kept = {name: given for name, given in bare.items() if name not in fused}
+            found.parts = {name: replace(part, given=bare[part.given]) for name, part in parts.items()}
+            kept |= {name: bare[given] for name, given in routers.items()}
+            bare = kept | {name: name for name in parts}
+            found.renamed.append(
+                "the experts of a layer are one tensor (gate_up_proj), as transformers 5 holds them"
+            )
+    found.names = {name: bare[given] for name, given in family.canonical(bare).items()}
+
+
+def _take_head_for_embedding(found: Directory, family: Family, spec: ModelSpec) -> None:
+    """Of a tied model that was saved with its head alone, the head is the embedding."""
+    tables = [one.name for one in family.source_tensors if one.dims == ("vocab", "hidden")]
+    if not spec.tie_word_embeddings or len(tables) < 2:
+        return
+    embedding = next(name for name in tables if name in family.expected_shapes(spec))
+    heads = [name for name in tables if name != embedding and name in found.names]
+    if embedding not in found.names and len(heads) == 1:
+        found.names[embedding] = found.names.pop(heads[0])
+        found.has_own_names = False
+        found.renamed.append(f"{embedding} is missing, and {heads[0]}, to which it is tied, stands for it")
 
 
 def _read_generation(path: Path) -> tuple[dict[str, Any] | None, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -195,14 +196,55 @@ def _reader(file: MappedFile) -> Any:
         raise InputRefused(f"{file.path}: found first bytes {magic!r}, expected {_MAGIC!r}: not a .gguf file")
     from gguf import GGUFReader
 
+    class Reader(GGUFReader):  # type: ignore[misc]
+        """It reads metadata first, so that a type of tensor that it does not know can be said as that."""
+
+        def _build_tensors(self, start_offs: int, fields: Any) -> None:
+            _refuse_split(self.fields, file)
+            _refuse_unknown_types(fields, file)
+            super()._build_tensors(start_offs, fields)
+
     try:
-        return GGUFReader(file.path)
+        return Reader(file.path)
     # gguf-py has no exception of its own: these come of reading beyond the end, or of broken fields.
     except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, MemoryError) as error:
         raise InputRefused(
             f"{file.path}: truncated or broken ({type(error).__name__}: {error}): "
             f"found {file.size} bytes; download it again"
         ) from error
+
+
+def _refuse_split(fields: dict[str, Any], file: MappedFile) -> None:
+    count = fields.get("split.count")
+    if count is not None and int(count.contents()) > 1:
+        raise InputRefused(
+            f"{file.path}: is one of {int(count.contents())} files of a split .gguf; join them with "
+            "llama.cpp's `llama-gguf-split --merge FIRST OUT` and give the whole file"
+        )
+
+
+def _refuse_unknown_types(fields: Any, file: MappedFile) -> None:
+    """Types of tensors that gguf-py does not list, or that cannot have the shape of their tensor."""
+    import gguf
+
+    problems = []
+    for field in fields:
+        name = bytes(field.parts[1]).decode("utf-8", errors="replace")
+        kind, sizes = int(field.parts[-2][0]), [int(size) for size in field.parts[-3]]
+        known = next((one for one in gguf.GGMLQuantizationType if one.value == kind), None)
+        if known is None:
+            problems.append(f"{name}: found type {kind}, which gguf-py {version('gguf')} does not know")
+        elif sizes and sizes[0] % gguf.GGML_QUANT_SIZES[known][0]:
+            problems.append(
+                f"{name}: found type {kind} ({known.name}), whose blocks of "
+                f"{gguf.GGML_QUANT_SIZES[known][0]} do not divide its {sizes[0]} inputs"
+            )
+    if problems:
+        raise InputRefused.listing(
+            f"{file.path}: holds tensors of types that cannot be read (of a newer or another llama.cpp); "
+            "quantize it again with llama.cpp's own types, or use the Hugging Face directory:",
+            problems,
+        )
 
 
 def _tensors(reader: Any, file: MappedFile) -> dict[str, GgufTensor]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from builders.families.base import Family
-from builders.sources.directory import examine
+from builders.sources.directory import Directory, examine
 from builders.sources.tokenizer_files import copy_tokenizer, find_tokenizer_files
 from builders.sources.weight_files import Weights
 from tpforge.dtypes import DType
@@ -45,13 +45,17 @@ class HuggingFaceSource:
     notes: tuple[str, ...]
     weights: Weights
     names_in_files: dict[str, str]
+    directory: Directory
     quantized: QuantizedWeights | None = None
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, as a view of the mapped file; of a quantized matrix the values it stands for."""
-        if self.quantized is not None and name in self.quantized.shapes:
-            return self.quantized.components(name).values()
-        return self.weights.read(self.names_in_files[name])
+        return self.directory.read(name)
+
+    @property
+    def is_renamed(self) -> bool:
+        """Whether tensors are read under names that transformers does not find in the files by itself."""
+        return not self.directory.has_own_names
 
     def write_tokenizer(self, out: Path) -> None:
         """Copy the tokenizer files."""
@@ -94,6 +98,7 @@ def open_directory(
         raise
     assert found.spec is not None and found.family is not None, "a directory without problems is known"
     weights = found.weights
+    quantized = () if found.quantization is None else (f"quantized weights: {found.quantization.title}",)
     index = (weights.index_file,) if weights.index_file else ()
     inputs = {path / "config.json", *index, *weights.paths, *find_tokenizer_files(path)}
     return HuggingFaceSource(
@@ -107,9 +112,10 @@ def open_directory(
         shapes=found.shapes,
         dtypes=found.dtypes,
         input_files=tuple(sorted(inputs)),
-        notes=() if found.quantization is None else (f"quantized weights: {found.quantization.title}",),
+        notes=(*quantized, *(f"read nevertheless: {one}" for one in found.renamed)),
         weights=weights,
         names_in_files=found.names,
+        directory=found,
         quantized=None if found.quantized is None else found.quantized.renamed(found.names),
     )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from builders.sources.base import each_problem
 from builders.sources.json_files import read_json_object
+from builders.sources.other_layouts import other_layout
 from builders.sources.safetensors_reader import SafetensorsFile, TensorEntry
 from tpforge.errors import InputRefused
 
@@ -129,6 +130,9 @@ def _file_names(folder: Path, weight_map: dict[str, str] | None, has_index: bool
 
 
 def _no_weights(folder: Path) -> InputRefused:
+    known = other_layout(folder)
+    if known is not None:
+        return InputRefused(known)
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         return InputRefused(
@@ -140,6 +144,6 @@ def _no_weights(folder: Path) -> InputRefused:
     if others:
         return InputRefused(
             f"{folder}: found {', '.join(others[:3])}, but neither {SINGLE} nor {INDEX}; "
-            "download the directory again"
+            "one file must be named so, and several need the index that was saved with them"
         )
     return InputRefused(f"{folder}: found no weights; expected {SINGLE}, or {INDEX} and the files it names")

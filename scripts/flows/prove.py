@@ -53,6 +53,7 @@ def verify_engine(
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
     from builders.quantize.proof.own_shapes import differing
+    from builders.sources.huggingface import HuggingFaceSource
     from builders.verify import verify_shards
     from engines.parity import measure_parity
     from engines.store import check_files, read_manifest, write_manifest
@@ -80,6 +81,8 @@ def verify_engine(
         report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
         is_quantized = plan.quantization is not None and not report.problems
         weights = _dequantized(source, places.engine, plan=plan, dtype=manifest.dtype) if is_quantized else {}
+        if isinstance(source, HuggingFaceSource) and source.is_renamed:
+            weights = _under_plain_names(source, dtype=manifest.dtype) | weights
         misread: list[str] = []
         if is_quantized and source.quantized is not None:
             progress("comparing the quantized matrices with the source's own tensors")
@@ -129,6 +132,14 @@ def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType)
         names = source.names_in_files if isinstance(source, HuggingFaceSource) else {}
         found = dequantized_weights(source, ranks, plan=plan, dtype=dtype)
         return {names.get(name, name): values for name, values in found}
+
+
+def _under_plain_names(source: Source, *, dtype: DType) -> dict[str, Tensor]:
+    """Every tensor by transformers' name for it, where the files give others; rounded to `dtype`."""
+    import torch
+
+    own = getattr(torch, dtype.value)
+    return {name: source.read(name).to(own).float() for name in source.shapes}
 
 
 def _open_source(manifest: Manifest, model: str | None) -> Source:

@@ -212,6 +212,11 @@ def _compressed(values: dict[str, Any]) -> Layout:
 
 
 def _block_fp8(values: dict[str, Any]) -> Layout:
+    if values.get("activation_scheme") == "static":
+        raise InputRefused(
+            "FP8 with activation_scheme static (one scale a matrix and one for its inputs, as Mistral saves "
+            f"it) is not read; {_INSTEAD}"
+        )
     return _blocks(values.get("weight_block_size"), suffix="weight_scale_inv")
 
 

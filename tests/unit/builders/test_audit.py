@@ -55,10 +55,10 @@ def test_an_untied_model_without_a_head_misses_it(tmp_path: Path) -> None:
         audit(source)
 
 
-def test_biases_that_config_json_does_not_declare_are_unknown(tmp_path: Path) -> None:
+def test_biases_that_config_json_does_not_declare_are_refused(tmp_path: Path) -> None:
     model = write_tiny_llama(tmp_path)
-    change(model, {"model.layers.0.mlp.up_proj.bias": torch.zeros(128)})
-    with open_source(str(model)) as source, pytest.raises(InputRefused, match=r"up_proj\.bias: unknown to"):
+    change(model, {"model.layers.0.mlp.up_proj.bias": torch.ones(128)})
+    with open_source(str(model)) as source, pytest.raises(InputRefused, match=r"up_proj\.bias: has values"):
         audit(source)
 
 

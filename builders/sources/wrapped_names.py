@@ -1,0 +1,64 @@
+"""Takes off what training and packaging put before the names of tensors: _orig_mod., module., language_model.
+
+It renames, and reads nothing. What else a checkpoint holds (a vision tower) keeps its name, and is unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What was put before names, who puts it there, and the name without it."""
+
+    prefix: str
+    origin: str
+    is_there: Callable[[str], bool]
+    without: Callable[[str], str]
+
+
+def _leading(prefix: str, origin: str, *, instead: str = "") -> Wrapper:
+    return Wrapper(
+        prefix,
+        origin,
+        lambda name: name.startswith(prefix),
+        lambda name: instead + name.removeprefix(prefix),
+    )
+
+
+WRAPPERS = (
+    Wrapper(
+        "_orig_mod.",
+        "torch.compile",
+        lambda name: "_orig_mod." in name,
+        lambda name: re.sub(r"(^|(?<=\.))_orig_mod\.", "", name),
+    ),
+    _leading("module.", "DistributedDataParallel"),
+    _leading("model.language_model.", "a multimodal model of transformers 5", instead="model."),
+    _leading("language_model.", "a multimodal model of transformers 4"),
+)
+"""In this order; each is looked for once more after another was taken off."""
+
+
+def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], tuple[Wrapper, ...]]:
+    """The names without wrappers, each with the name in the file; and which wrappers there were.
+
+    Nothing is taken off where two names would become one.
+    """
+    found = {name: name for name in names}
+    taken: list[Wrapper] = []
+    for _ in WRAPPERS:
+        for wrapper in WRAPPERS:
+            if not any(map(wrapper.is_there, found)):
+                continue
+            bare = {
+                wrapper.without(name) if wrapper.is_there(name) else name: given
+                for name, given in found.items()
+            }
+            if len(bare) == len(found):
+                found = bare
+                taken += [] if wrapper in taken else [wrapper]
+    return found, tuple(taken)
