@@ -14,8 +14,10 @@ from tests.support.servers.virtual_openai import (
     Message,
     Queue,
     Script,
+    prompts_of,
     steadily,
 )
+from tpforge.measure.latencies import send_lag, time_to_first_token
 from triton_repo.load.openai_target import OpenAiOptions
 from triton_repo.load.schedule import Closed, Open
 
@@ -164,6 +166,23 @@ def test_an_open_loop_above_capacity_shows_the_capacity_and_says_so(put: Put) ->
     assert value(found.levels[0], "output_token_throughput") == pytest.approx(5 * TOKENS, rel=0.01)
     assert any("this rate is above what the server can serve" in note for note in found.notes)
     assert any("not a steady state" in note for note in found.notes)
+
+
+def test_an_open_loop_charges_a_stall_to_all_that_were_due_meanwhile(put: Put) -> None:
+    """A server that stands still from 1 to 2 s; a closed loop hides what that means: coordinated omission."""
+
+    def script(asked: Asked) -> Answer:
+        waits = 2 - asked.at if 1 <= asked.at < 2 else 0.0
+        return steadily(asked, ttft_s=0.005, itl_s=0.0, wait_s=waits)
+
+    found = put(script, Open(50.0, "constant"), duration_s=4.0, prompts=prompts_of(1, tokens=1))
+    assert [sample.scheduled_s for sample in found.samples] == pytest.approx([n / 50 for n in range(1, 200)])
+    for sample in found.samples:
+        waits = 2 - sample.scheduled_s if sample.scheduled_s + 1e-9 >= 1 and sample.scheduled_s < 2 else 0.0
+        assert time_to_first_token(sample) == pytest.approx([5 + 1e3 * waits], abs=1e-3)
+        assert send_lag(sample) == pytest.approx([0], abs=1e-3), "the generator waited for the server"
+    closed = put(script, Closed(1), duration_s=4.0, prompts=prompts_of(1, tokens=1)).samples
+    assert sum(value > 100 for sample in closed for value in time_to_first_token(sample)) == 1
 
 
 def test_overload_with_a_deadline_is_not_flattered_by_what_was_given_up(put: Put) -> None:
