@@ -51,7 +51,11 @@ def _load() -> Decorator:
 
 def _extent() -> Decorator:
     return together(
-        click.option("--duration", type=_SECONDS, help="Seconds of a repeat.  [default: 20]"),
+        click.option(
+            "--duration",
+            type=_SECONDS,
+            help="Seconds of a repeat, and the pass over the prompts that has begun then.  [default: 20]",
+        ),
         click.option("--num-requests", type=SIZE, help="End a repeat after so many requests."),
         click.option(
             "--warmup",

@@ -26,6 +26,7 @@ MIXED = "mixed"
 Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[Sequence[int]], str]
 _ATTEMPTS = 20
+_NUMBERS = 10**9
 
 
 def load_prompts(given: str) -> tuple[Prompt, ...]:
@@ -54,6 +55,9 @@ def synthetic_prompts(
     *, count: int, num_tokens: int, encode: Encode, decode: Decode, seed: int | str
 ) -> tuple[Prompt, ...]:
     """`count` different prompts of `num_tokens` tokens each, made of shuffled sentences of the sets.
+
+    Each begins with a number of its own: a server that keeps the KV cache of prompts reuses what their
+    beginnings have in common, which shuffled sentences would have.
 
     `encode` gives a text's tokens with those the server adds, `decode` a text for tokens. A text cut at a
     token seldom encodes to the same tokens, so it is cut again until it does; where it does not in 20
@@ -98,8 +102,8 @@ def _text_of(
 
 
 def _long_text(num_tokens: int, sentences: Sequence[str], *, encode: Encode, rng: random.Random) -> str:
-    """A shuffle of the sentences with more than `num_tokens` tokens."""
-    parts: list[str] = []
+    """A number and a shuffle of the sentences with more than `num_tokens` tokens."""
+    parts = [f"{rng.randrange(_NUMBERS)}:"]
     length = 0
     while length <= num_tokens + 1:
         for sentence in rng.sample(sentences, len(sentences)):

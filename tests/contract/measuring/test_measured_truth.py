@@ -14,10 +14,12 @@ from tests.support.servers.virtual_openai import (
     Message,
     Queue,
     Script,
+    prompts_of,
     steadily,
 )
+from tpforge.measure.latencies import send_lag, time_to_first_token
 from triton_repo.load.openai_target import OpenAiOptions
-from triton_repo.load.schedule import Closed, Open
+from triton_repo.load.schedule import Closed, Open, Trace, TraceRow
 
 
 def steady(ttft_s: float, itl_s: float, **more: object) -> Script:
@@ -166,6 +168,23 @@ def test_an_open_loop_above_capacity_shows_the_capacity_and_says_so(put: Put) ->
     assert any("not a steady state" in note for note in found.notes)
 
 
+def test_an_open_loop_charges_a_stall_to_all_that_were_due_meanwhile(put: Put) -> None:
+    """A server that stands still from 1 to 2 s; a closed loop hides what that means: coordinated omission."""
+
+    def script(asked: Asked) -> Answer:
+        waits = 2 - asked.at if 1 <= asked.at < 2 else 0.0
+        return steadily(asked, ttft_s=0.005, itl_s=0.0, wait_s=waits)
+
+    found = put(script, Open(50.0, "constant"), duration_s=4.0, prompts=prompts_of(1, tokens=1))
+    assert [sample.scheduled_s for sample in found.samples] == pytest.approx([n / 50 for n in range(1, 200)])
+    for sample in found.samples:
+        waits = 2 - sample.scheduled_s if sample.scheduled_s + 1e-9 >= 1 and sample.scheduled_s < 2 else 0.0
+        assert time_to_first_token(sample) == pytest.approx([5 + 1e3 * waits], abs=1e-3)
+        assert send_lag(sample) == pytest.approx([0], abs=1e-3), "the generator waited for the server"
+    closed = put(script, Closed(1), duration_s=4.0, prompts=prompts_of(1, tokens=1)).samples
+    assert sum(value > 100 for sample in closed for value in time_to_first_token(sample)) == 1
+
+
 def test_overload_with_a_deadline_is_not_flattered_by_what_was_given_up(put: Put) -> None:
     """A queue that grows by a second in two: after 10 s every request waits for longer than the deadline."""
     found = put(Queue(0.2), Open(10.0, "constant"), duration_s=40.0, options=OpenAiOptions(deadline_s=5))
@@ -184,3 +203,44 @@ def test_a_server_that_slows_down_is_no_steady_state(put: Put) -> None:
     assert any(
         "not a steady state" in note for note in put(script, Closed(2), warmup_s=2.0, duration_s=20.0).notes
     )
+
+
+def test_a_trace_is_measured_until_its_last_answer(put: Put) -> None:
+    """Three requests of 1 s at 0, 1 and 5 s."""
+    rows = tuple(TraceRow(at_s) for at_s in (0.0, 1.0, 5.0))
+    prompts = prompts_of(3, tokens=TOKENS)
+    found = put(steady(0.37, 0.01), Trace("t", rows), prompts=prompts)
+    level = found.levels[0]
+    assert value(level, "benchmark_duration") == pytest.approx(6)
+    assert value(level, "output_token_throughput") == pytest.approx(3 * TOKENS / 6)
+    assert value(level, "request_throughput") == pytest.approx(3 / 6)
+    assert [sample.prompt_id for sample in found.samples] == ["p0", "p1", "p2"]
+    cut = put(steady(0.37, 0.01), Trace("t", rows), prompts=prompts, duration_s=4.0).levels[0]
+    assert (cut.num_requests, value(cut, "benchmark_duration")) == (2, pytest.approx(4))
+
+
+def test_fewer_requests_than_users_are_measured_until_the_last_answer(put: Put) -> None:
+    found = put(steady(0.37, 0.01), Closed(8), num_requests=3)
+    assert value(found.levels[0], "output_token_throughput") == pytest.approx(3 * TOKENS / 1.0)
+    assert any("3 requests are fewer than 8 users" in note for note in found.notes)
+
+
+def test_so_many_requests_to_a_server_that_dies_are_charged_the_time_of_their_failures(put: Put) -> None:
+    """4 users, 1 s a request, dead after 2.5 s; the rest is asked for in vain, four times a second each."""
+    found = put(steady(0.37, 0.01), Closed(4), num_requests=24, dies_at=2.5)
+    level = found.levels[0]
+    # 12 requests began before the death, 4 of them in vain; the other 12 take three rounds of retries.
+    assert (level.num_requests, level.num_failed) == (24, 16)
+    duration = value(level, "benchmark_duration")
+    assert 2.5 + 2 * 0.25 <= duration <= 2.5 + 4 * 0.25
+    assert value(level, "output_token_throughput") == pytest.approx(8 * TOKENS / duration)
+
+
+def test_all_requests_failing_is_no_throughput_and_no_latency_but_infinite_ones(put: Put) -> None:
+    def refuse(asked: Asked) -> Answer:
+        return Answer(fate="refused")
+
+    level = put(refuse, Closed(2), num_requests=100).levels[0]
+    assert value(level, "request_error_rate") == 100
+    assert "time_to_first_token" not in level.metrics
+    assert value(level, "adj_time_to_first_token", "p50") == math.inf

@@ -17,6 +17,7 @@ import pytest
 from scripts.commands.bench import command_line, read_options
 from scripts.main import main
 from tests.support.servers.scripted_server import Running, Script, scripted_server
+from tests.support.tiny import write_tiny_tokenizer
 from tpforge.measure.metrics import summarize
 from tpforge.measure.run import Run, Slo, read_run, read_samples
 
@@ -85,6 +86,40 @@ def test_join_adds_repeats_to_a_run_and_refuses_another_load(
     assert read_run(tmp_path / "run") == run
     assert bench(server.url, "--join", "run", "--label", "other") == 2
     assert bench(server.url, "--join", "nowhere") == 4
+
+
+def test_in_which_state_a_cache_was_is_recorded_and_shown(
+    server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tokenizer").mkdir()
+    write_tiny_tokenizer(tmp_path / "tokenizer", vocab_size=320)
+    words = ["--num-requests", "3", "--repeats", "2"]
+    made = ["--isl", "12", "--tokenizer", "tokenizer"]
+    for name, more in (("warm", []), ("repeated", ["--no-warm"]), ("new", made)):
+        before = len(server.log.read_text().splitlines()) if server.log.exists() else 0
+        assert bench(server.url, *words, *more, "--out", name) == 0
+        assert read_run(tmp_path / name).workload.prompt_use == name
+        # Each of the 8 prompts of the set is asked once before, and nothing of it is kept.
+        asked = len(server.log.read_text().splitlines()) - before
+        assert asked == 6 + (8 if name == "warm" else 0)
+        assert len(read_samples(tmp_path / name)) == 6
+    said = capsys.readouterr()
+    assert "prompts: each was asked once before" in said.out and "prompts: none was asked twice" in said.out
+    assert "--warm asks each once before" in said.err
+    assert bench(server.url, *words, *made, "--warm") == 2
+
+
+def test_failures_are_shown_as_infinitely_late_and_few_requests_as_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with scripted_server(tmp_path, Script(ttft_s=0.0, itl_s=0.0, refuse_every=4)) as server:
+        assert bench(server.url, "--num-requests", "100", "--repeats", "1", "--no-warm") == 0
+        many = capsys.readouterr().out.splitlines()[1].split()
+        assert bench(server.url, "--num-requests", "8", "--repeats", "1", "--no-warm") == 0
+        few = capsys.readouterr().out
+    assert many[2:4] == ["100", "25"] and many[5] == "inf"
+    assert few.splitlines()[1].split()[5] == "few" and "a p95 takes 100" in few
 
 
 def test_exports_say_the_same_as_the_run(server: Running, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.tiny import write_tiny_tokenizer
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.prompts import Prompt, hash_prompts, parse_prompts
 from triton_repo.load.prompt_sets import SETS, load_prompts, synthetic_prompts
+from triton_repo.load.run_prompts import NUM_IN_WARMUP, BenchTokenizer, PromptChoice, fresh_prompts
 
 
 def words(text: str) -> list[str]:
@@ -66,6 +68,19 @@ def test_synthetic_prompts_differ_and_have_exactly_the_length() -> None:
     again = synthetic_prompts(count=8, num_tokens=900, encode=encode, decode=decode, seed=1)
     assert again == prompts
     assert synthetic_prompts(count=8, num_tokens=900, encode=encode, decode=decode, seed=2) != prompts
+
+
+def test_every_repeat_and_level_has_new_prompts_and_a_seed_the_same_ones(tmp_path: Path) -> None:
+    write_tiny_tokenizer(tmp_path, vocab_size=320)
+    tokenizer, choice = BenchTokenizer(tmp_path), PromptChoice(isl=20, osl=4, count=5)
+    parts = [fresh_prompts(choice, tokenizer, part=part) for part in ("0-0", "0-1", "1-0")]
+    texts = [prompt.text for prompts in parts for prompt in prompts]
+    assert len(set(texts)) == len(texts) == 3 * (5 + NUM_IN_WARMUP)
+    beginnings = {tuple(tokenizer.encode(text)[:8]) for text in texts}
+    assert len(beginnings) == len(texts), "a cache of prompts would know how some begin"
+    assert len({prompt.id for prompts in parts for prompt in prompts}) == len(texts)
+    assert {(prompt.min_tokens, prompt.max_tokens) for prompt in parts[0]} == {(4, 4)}
+    assert fresh_prompts(choice, tokenizer, part="0-1") == parts[1]
 
 
 def test_synthetic_prompt_says_its_real_length_where_none_is_exact() -> None:

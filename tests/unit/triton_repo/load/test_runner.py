@@ -97,31 +97,6 @@ def test_stall_shows_in_the_gap_between_two_tokens(tmp_path: Path) -> None:
     assert found == pytest.approx(own, abs=2)
 
 
-def test_open_loop_is_free_of_coordinated_omission(tmp_path: Path) -> None:
-    """A server that stands still for 1 s keeps nobody from asking; a closed loop hides what that means."""
-    stall, rate, late_s = 1.0, 50.0, 0.25
-    script = Script(ttft_s=0.005, itl_s=0.001, stall_at_s=0.5, stall_s=stall)
-    with scripted_server(tmp_path, script) as server:
-        measured = put(server.url, Open(rate, "constant"), duration_s=2.5)
-    samples = measured.samples
-    assert errors(samples) == {None: len(samples)}
-    assert [sample.scheduled_s for sample in samples] == pytest.approx(
-        [(number + 1) / rate for number in range(len(samples))], abs=1e-6
-    )
-    lags = [sample.sent_s - sample.scheduled_s for sample in samples if sample.sent_s is not None]
-    # One that waits would be late by up to the stall for two fifths of the requests.
-    assert percentile(lags, 95) < stall / 4, "the generator waited for the server"
-    # All that were due while the server stood still are charged the rest of the stall, not only one of them.
-    ttft = [s.first_token_s - s.scheduled_s for s in samples if s.first_token_s is not None]
-    assert sum(value > late_s for value in ttft) >= 0.8 * (stall - late_s) * rate
-    assert percentile(ttft, 50) < late_s < percentile(ttft, 75)
-    (tmp_path / "closed").mkdir()
-    with scripted_server(tmp_path / "closed", script) as server:
-        closed = put(server.url, Closed(1), duration_s=2.5).samples
-    late = [s for s in closed if s.first_token_s is not None and s.first_token_s - s.scheduled_s > late_s]
-    assert len(late) <= 1, "this is what coordinated omission is"
-
-
 def test_errors_to_a_third_of_the_requests_are_counted_apart(tmp_path: Path) -> None:
     with scripted_server(tmp_path, Script(ttft_s=0.01, itl_s=0.001, refuse_every=3)) as server:
         measured = put(server.url, Closed(3), num_requests=30)
