@@ -14,7 +14,7 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families lock clean
+.PHONY: drills help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and writ
 test: ready ## Run the tests
 	@scripts/dev/setup-tests.sh
 	.venv/bin/pytest $(ARGS)
+
+drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min)
+	.venv/bin/python -m tests.drills $(ARGS)
 
 check: ready ## Lint, format, types, import rules
 	.venv/bin/ruff check .

@@ -60,6 +60,11 @@ class Counts:
     waiting: int
     max: int
 
+    @property
+    def free(self) -> int:
+        """Slots that the next waiting requests get at once."""
+        return self.max - self.active
+
 
 @dataclass(eq=False)
 class Request:

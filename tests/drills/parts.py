@@ -115,7 +115,7 @@ def _case(server: Server, part: str, how: signal.Signals) -> Figure:
         figure.took("to service", time.monotonic() - begun)
         return figure
     finally:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGCONT)
         if harmless:
             stop(server.state_dir)

@@ -28,6 +28,12 @@ DEADLINE_S = 60.0
 SILENT = "without an answer or an error"
 CANARY_EVERY = 20
 
+SAMPLING = {
+    *("temperature", "top_k", "runtime_top_k", "top_p", "runtime_top_p", "repetition_penalty", "seed"),
+    *("presence_penalty", "frequency_penalty", "min_tokens", "return_log_probs", "num_return_sequences"),
+    *("stream", "streaming", "end_id", "pad_id", "max_tokens", "request_output_len", "text_input"),
+    *("bad_words", "stop_words", "exclude_input_in_output", "return_perf_metrics"),
+}
 _FLOATS = (0.0, 1.0, -1.0, 0.5, 1e-38, 2.0**-149, 3.4e38, -3.4e38, float("nan"), float("inf"), float("-inf"))
 _INTEGERS = (0, 1, -1, 2, 5, 255, 2**31 - 1, -(2**31))
 _TEXTS = (b"", b"Hello", b"\xff\xfe", b"a" * 5000, "späte Grüße".encode(), b"\x00", b"<|im_end|>")
@@ -69,13 +75,15 @@ def run(url: str, http_url: str, *, num_requests: int, seed: int = 0) -> Figure:
 def _case(dice: random.Random) -> tuple[str, dict[str, Any], bool]:
     """A model, values of some of its inputs, and whether it goes over HTTP."""
     model = dice.choice(MODELS if dice.random() < 0.2 else GENERATING)
-    values: dict[str, Any] = {}
-    for tensor in expected_tensors(model).inputs:
-        usual = _ALWAYS.get(tensor.name)
-        if usual is not None and dice.random() < 0.9:
-            values[tensor.name] = usual[0]
-        elif dice.random() < (0.15 if usual is None else 0.7):
-            values[tensor.name] = _value(tensor.datatype, dice)
+    inputs = expected_tensors(model).inputs
+    values = {one.name: _ALWAYS[one.name][0] for one in inputs if one.name in _ALWAYS}
+    known = [one for one in inputs if one.name in SAMPLING]
+    for _ in range(dice.choice((0, 1, 1, 2, 3))):
+        # Mostly numbers that a runtime computes with; the others are refused by name.
+        tensor = dice.choice(known if known and dice.random() < 0.8 else inputs)
+        values[tensor.name] = _value(tensor.datatype, dice)
+    if dice.random() < 0.05:
+        values.pop(dice.choice(list(values)), None)
     return model, values, model == "ensemble" and dice.random() < 0.2
 
 

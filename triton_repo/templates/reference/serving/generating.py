@@ -36,6 +36,10 @@ class Counts(Protocol):
     def waiting(self) -> int:
         """Those that wait for a place."""
 
+    @property
+    def free(self) -> int:
+        """Places that the first of them get at once."""
+
 
 class Runtime(Protocol):
     """What generates: tokens in, events out; see the scheduler of the reference runtime."""
@@ -181,7 +185,8 @@ class GeneratingModel:
 
     def _submit(self, sequence: Sequence, *, prefix: str) -> None:
         item, exchange = sequence.item, sequence.exchange
-        waiting = self._scheduler.counts().waiting
+        counts = self._scheduler.counts()
+        waiting = counts.waiting - counts.free
         if 0 < self._max_queue_size <= waiting:
             full = f"the queue is full: {waiting} requests wait"
             again = f"try again in about {self._metrics.drain_s(waiting):.0f} s"

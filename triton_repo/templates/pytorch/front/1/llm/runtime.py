@@ -40,6 +40,7 @@ class Counts:
 
     active: int
     waiting: int = 0
+    free: int = 0
 
 
 @dataclass(eq=False)
