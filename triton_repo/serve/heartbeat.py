@@ -20,6 +20,8 @@ EVERY_S = 10.0
 NUM_FAILURES = 3
 """A stuck model is found within 3 x 15 s of asking and 2 x 5 s between."""
 
+_NO_PROGRESS = 1
+"""The script's exit status when it reached the server."""
 _PAUSE_AFTER_FAILURE_S = 1.0
 
 
@@ -47,7 +49,7 @@ class Heartbeat:
         self._start, self._now = start, now
         self._asking: Asking | None = None
         self._next = now()
-        self._was_alive = False
+        self._got_through = False
         self._num_failures = 0
         self._reason = ""
 
@@ -64,8 +66,8 @@ class Heartbeat:
         self._asking.wait()
         self._asking = None
         # A script that never got through, such as behind a firewall, is no proof of anything.
-        self._was_alive = self._was_alive or status == 0
-        self._num_failures = self._num_failures + 1 if status and self._was_alive else 0
+        self._got_through = self._got_through or status in (0, _NO_PROGRESS)
+        self._num_failures = self._num_failures + 1 if status and self._got_through else 0
         self._reason = said.strip()
         self._next = self._now() + (_PAUSE_AFTER_FAILURE_S if status else EVERY_S)
         if self._num_failures < NUM_FAILURES:
@@ -73,7 +75,8 @@ class Heartbeat:
         return f"the model makes no progress, asked {NUM_FAILURES} times: {self._reason}"
 
     def close(self) -> None:
-        """End what is under way."""
+        """End what is under way; the server that is asked next begins without failures."""
+        self._num_failures, self._next = 0, self._now()
         if self._asking is not None:
             self._asking.kill()
             self._asking.wait()

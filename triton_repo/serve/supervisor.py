@@ -82,6 +82,7 @@ class Supervisor:
     ) -> None:
         self._plan, self._progress, self._on_ready = plan, progress, on_ready
         self._num_stops = 0
+        self._heartbeat: Heartbeat | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._failures: deque[float] = deque(maxlen=MAX_FAILURES)
         self._mark = f"tpforge-{uuid.uuid4().hex[:12]}"
@@ -214,14 +215,16 @@ class Supervisor:
 
     def _watch(self, start: Start) -> str:
         """Look at the server and its model processes until one ends or is stuck; which one, and how."""
-        heartbeat = self._heartbeat()
+        if self._heartbeat is None:
+            self._heartbeat = self._new_heartbeat()
+        heartbeat = self._heartbeat
         try:
             return self._watch_with(heartbeat, start)
         finally:
             if heartbeat is not None:
                 heartbeat.close()
 
-    def _heartbeat(self) -> Heartbeat | None:
+    def _new_heartbeat(self) -> Heartbeat | None:
         """Where the model counts its steps; a program of TensorRT-LLM's own is taken at its word."""
         if self._plan.launch is not None or CANARY_MODELS[0] not in self._models:
             return None

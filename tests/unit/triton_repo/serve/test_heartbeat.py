@@ -60,7 +60,38 @@ def test_a_stuck_model_is_found_within_a_minute() -> None:
 
 
 def test_a_canary_that_never_got_through_proves_nothing() -> None:
-    assert run(iter([(1, 0.1)] * 10_000), until_s=600) is None
+    assert run(iter([(2, 0.1)] * 10_000), until_s=600) is None
+
+
+def test_a_server_that_does_not_answer_any_more_is_stuck() -> None:
+    found = run(iter([(0, 1.0), *[(2, 15.0)] * 10]), until_s=600)
+    assert found is not None
+    assert found[0] <= 1 + EVERY_S + 60
+
+
+def test_a_model_that_is_stuck_from_the_first_look_is_found_too() -> None:
+    found = run(iter([(1, TIMEOUT_S)] * 10), until_s=600)
+    assert found is not None
+    assert found[0] <= 60
+
+
+def test_after_a_restart_the_count_begins_anew_and_what_was_learned_stays() -> None:
+    clock = Clock()
+    asked: list[int] = []
+
+    def start() -> Canary:
+        asked.append(0 if not asked else 2)
+        return Canary(clock, asked[-1], 1.0)
+
+    heartbeat = Heartbeat(start, now=clock)
+    while len(asked) < NUM_FAILURES:  # one success, and one failure less than proves anything
+        assert heartbeat.problem() is None
+        clock.seconds += 0.2
+    heartbeat.close()
+    before = len(asked)
+    while heartbeat.problem() is None:
+        clock.seconds += 0.2
+    assert len(asked) - before == NUM_FAILURES
 
 
 @pytest.mark.parametrize("before", [1, NUM_FAILURES - 1])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Asks Triton over HTTP whether it serves: exit status 0 when it does, 1 with the reason when not.
+"""Asks Triton over HTTP whether it serves: exit status 0 when it does, 1 or 2 with the reason when not.
 
 Without --alive: would a request be served in time? One token is asked for, and an overloaded server may
 fail. With --alive: does the model make progress? Its own counter of steps moves, or the token comes;
@@ -19,6 +19,8 @@ TOKENS = {"ensemble": "max_tokens", "tensorrt_llm": "sampling_param_max_tokens"}
 # Counters that only a model which generates moves: ours, and TensorRT-LLM's own.
 PROGRESS = (("tpforge_model_progress", ""), ("nv_trt_llm_general_metrics", "iteration_counter"))
 LOOK_S = 0.25
+UNREACHED = 2
+"""The exit status of --alive when nothing could be learned about the model."""
 PATIENCE_S = 2.0
 """For so long --alive looks at the counters only, and adds nothing to the load."""
 
@@ -74,7 +76,8 @@ def alive() -> str | None:
         try:
             now = counters()
         except (OSError, ValueError, http.client.HTTPException) as error:
-            return f"the metrics do not answer: {type(error).__name__}: {error}"
+            print(f"canary: the metrics do not answer: {type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(UNREACHED)
         if first is not None and now != first:
             return None
         first = now if first is None else first
