@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engines.remote import open_remote
+from engines.transfer_threads import TimeLimit
 from engines.transport import Transfer, pull, push
 from tpforge.errors import UsageError
 from tpforge.places import OUT, Places, find_engine, places_of
@@ -33,6 +34,7 @@ def pull_engine(
     digest: str | None,
     force: bool,
     num_parallel: int,
+    time_limit_s: float,
     progress: Progress,
 ) -> tuple[Path, Transfer]:
     """Pull an engine from a URL, by default to out/NAME/engine, NAME being the last part of the URL.
@@ -42,7 +44,15 @@ def pull_engine(
     """
     folder = out or places_of(_name_in(url), root=OUT).engine
     remote = open_remote(url, headers=dict(headers))
-    moved = pull(remote, folder, progress=progress, digest=digest, force=force, num_parallel=num_parallel)
+    moved = pull(
+        remote,
+        folder,
+        progress=progress,
+        digest=digest,
+        force=force,
+        num_parallel=num_parallel,
+        limit=TimeLimit(total_s=time_limit_s),
+    )
     return folder, moved
 
 

@@ -7,6 +7,7 @@ gs, az, ...), whose driver is a package of its own. It knows nothing of engines.
 from __future__ import annotations
 
 import http.client
+import re
 import shutil
 import urllib.error
 import urllib.parse
@@ -140,8 +141,12 @@ class HttpRemote:
     def size(self, name: str) -> int | None:
         """Bytes of a file, None when there is none."""
         with self._ask(name, method="HEAD", missing_is_none=True) as answer:
-            length = None if answer is None else answer.headers.get("Content-Length")
-        return int(length) if length is not None and length.isdigit() else None
+            if answer is None:
+                return None
+            length = _length(answer.headers.get("Content-Length"))
+        if length is None:
+            raise EnvironmentUnusable(f"{self.url}/{name}: the server does not say how large it is")
+        return length
 
     def read(self, name: str, *, start: int = 0) -> Iterator[bytes]:
         """The bytes of a file from `start` on; a server without Range is read from the beginning and cut."""
@@ -149,8 +154,8 @@ class HttpRemote:
         with self._ask(name, headers=extra) as answer:
             assert answer is not None
             skip = start if answer.status == http.HTTPStatus.OK else 0
-            left = int(answer.headers.get("Content-Length", "0"))
-            while chunk := answer.read(CHUNK):
+            left = _length(answer.headers.get("Content-Length")) or 0
+            while chunk := answer.read1(CHUNK):  # What is there: a server that drips is noticed.
                 left -= len(chunk)
                 if skip >= len(chunk):
                     skip -= len(chunk)
@@ -202,6 +207,21 @@ class HttpRemote:
             raise EnvironmentUnusable(str(error)) from error
         except (OSError, http.client.HTTPException) as error:
             raise EnvironmentUnusable(f"{url}: {method} broke off: {error}") from error
+        except ValueError as error:  # Such as a port that is no number, where it leads.
+            raise EnvironmentUnusable(f"{url}: {method}: its answer cannot be read: {error}") from error
+
+
+def _length(text: str | None) -> int | None:
+    """A Content-Length; None when there is none.
+
+    Raises:
+        ValueError: it is no number of bytes.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"Content-Length: {text[:40]!r}, expected a number of bytes")
+    return int(text)
 
 
 def _renames(files: Any) -> bool:

@@ -8,53 +8,44 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Literal, TypeVar
-
-from pydantic import ValidationError
+from pathlib import Path
+from typing import TypeVar
 
 from engines.hashing_reader import HashingReader
 from engines.remote import Remote
 from engines.store import MANIFEST_NAME, read_manifest
+from engines.transfer_index import (
+    INDEX_NAME,
+    UNLISTED,
+    Index,
+    belonging,
+    index_of,
+    index_there,
+    path_problem,
+    read_index,
+)
+from engines.transfer_threads import Pace, TimeLimit, in_threads
 from tpforge.atomic import atomic_folder, hash_file, os_errors, refuse_existing
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.manifest import FileRecord, Manifest
 from tpforge.progress import Progress
-from tpforge.records import Record
 from tpforge.units import format_bytes
 from tpforge.written import is_beside
 
-INDEX_NAME = "transfer.json"
 NUM_PARALLEL = 4
 NUM_TRIES = 3
+_NO_LIMIT_S = 1e9
+_PART_FLAGS = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_BUILT = "the files are not those that were built"
-Item = TypeVar("Item")
+_NOT_PUSHED = "the engine is not what was pushed"
 Result = TypeVar("Result")
-
-
-class Index(Record):
-    """transfer.json: the files at a URL; while `complete` is false, those that a push put there so far."""
-
-    schema_version: Literal[1] = 1
-    complete: bool
-    files: tuple[FileRecord, ...]
-
-    def to_bytes(self) -> bytes:
-        """Equal indexes give equal bytes."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the index: it stands for every byte of the engine."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ def push(
     """
     manifest = read_manifest(engine_dir)
     built = {record.path: record for record in manifest.files}
-    names = _names(engine_dir)
+    names = _names(engine_dir, manifest, progress)
     sizes = {name: (engine_dir / name).stat().st_size for name in names}
     if problems := _wrong_sizes(built.values(), sizes):
         raise _failed(engine_dir, _NOT_BUILT, problems)
@@ -90,7 +81,7 @@ def push(
     left = [name for name in names if name not in done]
     lock = threading.Lock()
 
-    def send(name: str) -> None:
+    def send(name: str, _check: Callable[[], None]) -> None:
         record = _send(remote, engine_dir, name, sizes[name])
         if built.get(name, record) != record:
             raise VerificationFailed(
@@ -100,15 +91,17 @@ def push(
             raise EnvironmentUnusable(f"{remote.url}/{name}: {size} bytes arrived of {record.size}")
         with lock:
             done[name] = record
-            remote.write_bytes(INDEX_NAME, _index(done.values(), complete=False).to_bytes())
+            remote.write_bytes(INDEX_NAME, index_of(done.values(), complete=False).to_bytes())
             progress(f"pushed {name} ({format_bytes(record.size)}), {len(done)} of {len(names)} files")
 
     if left:
-        remote.write_bytes(INDEX_NAME, _index(done.values(), complete=False).to_bytes())
+        remote.write_bytes(INDEX_NAME, index_of(done.values(), complete=False).to_bytes())
     large_first = sorted(left, key=lambda name: sizes[name], reverse=True)
-    if problems := _each(send, large_first, num_parallel=num_parallel):
+    # Without a limit: what is sent is the user's own, and may take its time.
+    limit = TimeLimit(total_s=_NO_LIMIT_S)
+    if problems := in_threads(send, large_first, num_parallel=num_parallel, limit=limit, where=remote.url):
         raise _failed(engine_dir, _NOT_BUILT, problems)
-    index = _index(done.values(), complete=True)
+    index = index_of(done.values(), complete=True)
     remote.write_bytes(INDEX_NAME, index.to_bytes())
     return _transfer(index, moved=[done[name] for name in left])
 
@@ -121,18 +114,22 @@ def pull(
     digest: str | None = None,
     force: bool = False,
     num_parallel: int = NUM_PARALLEL,
+    limit: TimeLimit | None = None,
 ) -> Transfer:
     """Get an engine to `out`, which appears only when every byte is proven; a broken pull is gone on with.
 
-    `digest` is what `push` said; without it, the files are proven against the index at the URL alone.
+    `digest` is what `push` said; without it, the files are proven against the index at the URL alone. Only
+    files that engine.json lists are asked for and written, and what was measured of the engine.
 
     Raises:
         InputRefused: there is no engine, its push was not finished, or `out` exists and `force` is not given.
         VerificationFailed: a file is truncated or altered, or it is not the engine that `digest` names.
-        EnvironmentUnusable: the URL cannot be reached, or the disk cannot hold it.
+        EnvironmentUnusable: the URL cannot be reached, stalls, or takes longer than `limit`; the disk cannot
+            hold it.
     """
     refuse_existing(out, force=force)
-    index = read_index(remote)
+    limit = limit or TimeLimit()
+    index = _read_index(remote, limit)
     if digest is not None and index.digest != digest.removeprefix("sha256:"):
         raise VerificationFailed(
             f"{remote.url}: is engine sha256:{index.digest}, expected sha256:{digest.removeprefix('sha256:')}"
@@ -141,52 +138,34 @@ def pull(
         _refuse_full_disk(staging, index)
         moved: list[FileRecord] = []
 
-        def fetch(record: FileRecord) -> None:
-            if _fetch(remote, record, staging):
+        def fetch(record: FileRecord, check: Callable[[], None]) -> None:
+            if _fetch(remote, record, staging, check):
                 moved.append(record)
                 progress(f"pulled {record.path} ({format_bytes(record.size)})")
 
-        ordered = sorted(index.files, key=lambda record: record.size, reverse=True)
-        if problems := _each(fetch, ordered, num_parallel=num_parallel):
-            raise _failed(remote.url, "the engine is not what was pushed", problems)
-        if problems := _not_as_built(read_manifest(staging), index):
+        def fetch_all(records: Iterable[FileRecord]) -> None:
+            ordered = sorted(records, key=lambda record: record.size, reverse=True)
+            if problems := in_threads(
+                fetch, ordered, num_parallel=num_parallel, limit=limit, where=remote.url
+            ):
+                raise _failed(remote.url, _NOT_PUSHED, problems)
+
+        # What is to be written is known from engine.json, so that comes first and is proven alone.
+        fetch_all(record for record in index.files if record.path == MANIFEST_NAME)
+        manifest = read_manifest(staging)
+        if problems := _not_as_built(manifest, index):
             raise _failed(remote.url, _NOT_BUILT, problems)
+        wanted = belonging(index.files, manifest)
+        for record in sorted({*index.files} - {*wanted}, key=lambda record: record.path):
+            progress(f"left out {record.path}: engine.json does not list it")
+        fetch_all(record for record in wanted if record.path != MANIFEST_NAME)
         with atomic_folder(out, force=force) as folder:
-            for record in index.files:
+            for record in wanted:
                 target = folder / record.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 (staging / record.path).rename(target)
     shutil.rmtree(staging_folder(out), ignore_errors=True)
-    return _transfer(index, moved=moved)
-
-
-def read_index(remote: Remote) -> Index:
-    """The index at a URL.
-
-    Raises:
-        InputRefused: there is none, it is broken, names a file outside, or its push was not finished.
-    """
-    if remote.size(INDEX_NAME) is None:
-        raise InputRefused(
-            f"{remote.url}: holds no {INDEX_NAME}; expected an engine that `tpforge engines push` put there"
-        )
-    data = b"".join(remote.read(INDEX_NAME))
-    try:
-        index = Index.model_validate_json(data)
-    except ValidationError as error:
-        raise InputRefused(
-            f"{remote.url}/{INDEX_NAME}: is not an index of an engine: {error.errors()[0]['msg']}"
-        ) from error
-    outside = [record.path for record in index.files if not _is_inside(record.path)]
-    if outside:
-        raise InputRefused.listing(f"{remote.url}/{INDEX_NAME}: names files outside of the engine:", outside)
-    if not index.complete:
-        raise InputRefused(
-            f"{remote.url}: its push was not finished ({len(index.files)} files are there); push it again"
-        )
-    if MANIFEST_NAME not in {record.path for record in index.files}:
-        raise InputRefused(f"{remote.url}: its index has no {MANIFEST_NAME}, so it is no engine")
-    return index
+    return _transfer(index, moved=moved, files=wanted)
 
 
 def staging_folder(out: Path) -> Path:
@@ -194,11 +173,22 @@ def staging_folder(out: Path) -> Path:
     return out.absolute().parent / f".{out.name}.pull"
 
 
+def _read_index(remote: Remote, limit: TimeLimit) -> Index:
+    """The index, within the limit: a server may keep a reader waiting for its first byte."""
+    found: list[Index] = []
+
+    def read(there: Remote, _check: Callable[[], None]) -> None:
+        found.append(read_index(there))
+
+    in_threads(read, [remote], num_parallel=1, limit=limit, where=remote.url)
+    return found[0]
+
+
 def _unchanged(
     engine_dir: Path, remote: Remote, built: Mapping[str, FileRecord], sizes: Mapping[str, int]
 ) -> Iterator[FileRecord]:
     """The files that are there already; one that engine.json does not list is read to know its hash."""
-    for there in _index_there(remote):
+    for there in index_there(remote):
         if there.size != sizes.get(there.path) or remote.size(there.path) != there.size:
             continue
         here = built.get(there.path) or hash_file(engine_dir / there.path, relative_to=engine_dir)
@@ -218,7 +208,7 @@ def _send(remote: Remote, engine_dir: Path, name: str, size: int) -> FileRecord:
     return _retry(send)
 
 
-def _fetch(remote: Remote, record: FileRecord, staging: Path) -> bool:
+def _fetch(remote: Remote, record: FileRecord, staging: Path, check: Callable[[], None]) -> bool:
     """Get one file, from where an earlier pull broke off; whether anything was moved."""
     final = staging / record.path
     if final.is_file():
@@ -228,10 +218,10 @@ def _fetch(remote: Remote, record: FileRecord, staging: Path) -> bool:
     final.parent.mkdir(parents=True, exist_ok=True)
     part = final.with_name(f"{final.name}.part")
     went_on = part.exists()
-    found = _append(remote, record, part)
+    found = _append(remote, record, part, check)
     if found != record and went_on:  # What was there may be of an older engine.
         part.unlink()
-        found = _append(remote, record, part)
+        found = _append(remote, record, part, check)
     if found == record:
         part.replace(final)
         return True
@@ -241,18 +231,28 @@ def _fetch(remote: Remote, record: FileRecord, staging: Path) -> bool:
     raise VerificationFailed(f"{record.path}: SHA-256 {found.sha256}, expected {record.sha256}")
 
 
-def _append(remote: Remote, record: FileRecord, part: Path) -> FileRecord:
-    """Get what is missing of a file, hashing what is there and what comes; what it is then."""
-    with os_errors(part), part.open("a+b") as file:
+def _append(remote: Remote, record: FileRecord, part: Path, check: Callable[[], None]) -> FileRecord:
+    """Get what is missing of a file, hashing what is there and what comes; what it is then.
+
+    No more is taken than its size and one byte, which says that the file is another.
+    """
+    with os_errors(part), os.fdopen(os.open(part, _PART_FLAGS, 0o644), "r+b") as file:
+        file.seek(0, os.SEEK_END)
         if file.tell() > record.size:
             file.truncate(0)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256")
 
         def go_on() -> None:
+            pace = Pace(record.path)
             for chunk in remote.read(record.path, start=file.tell()):
-                file.write(chunk)
-                digest.update(chunk)
+                check()
+                taken = chunk[: record.size + 1 - file.tell()]
+                file.write(taken)
+                digest.update(taken)
+                if file.tell() > record.size:
+                    return
+                pace.add(len(chunk))
 
         if file.tell() < record.size:
             _retry(go_on)
@@ -293,30 +293,14 @@ def _retry(action: Callable[[], Result]) -> Result:
     return action()
 
 
-def _each(action: Callable[[Item], None], items: Iterable[Item], *, num_parallel: int) -> list[str]:
-    """Do all, in their order; the verifications that failed. Another error calls off the rest."""
-    problems = []
-    with ThreadPoolExecutor(num_parallel) as pool:
-        pending = [pool.submit(action, item) for item in items]
-        try:
-            for future in pending:
-                try:
-                    future.result()
-                except VerificationFailed as error:
-                    problems.append(str(error))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return sorted(problems)
-
-
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
     """The staging folder, held against a second pull."""
     folder = staging_folder(out)
     with os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        _refuse_links(folder)
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -325,6 +309,20 @@ def _staging(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse to go on in a folder where something would lead a file elsewhere."""
+    entries = [
+        folder,
+        *(Path(root) / name for root, folders, names in os.walk(folder) for name in folders + names),
+    ]
+    for path in entries:
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputRefused(
+                f"{path}: is neither a file nor a folder, and no pull made it; remove {folder}"
+            )
 
 
 def _refuse_full_disk(staging: Path, index: Index) -> None:
@@ -337,34 +335,28 @@ def _refuse_full_disk(staging: Path, index: Index) -> None:
         )
 
 
-def _names(engine_dir: Path) -> list[str]:
-    names = (path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file())
-    return sorted(name for name in names if not is_beside(name))
+def _names(engine_dir: Path, manifest: Manifest, progress: Progress) -> list[str]:
+    """The names that are sent, sorted: what engine.json lists, and what was measured of the engine.
+
+    Raises:
+        InputRefused: engine.json lists a name that no pull would take.
+    """
+    listed = {*UNLISTED, *(record.path for record in manifest.files)}
+    if problems := sorted(f"{name}: {problem}" for name in listed if (problem := path_problem(name))):
+        raise InputRefused.listing(f"{engine_dir}: engine.json lists what can be no file of it:", problems)
+    there = {path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file()}
+    for name in sorted(name for name in there - listed if not is_beside(name)):
+        progress(f"left out {name}: engine.json does not list it")
+    return sorted(there & listed)
 
 
-def _index_there(remote: Remote) -> tuple[FileRecord, ...]:
-    """What an earlier push put there; nothing when its index is missing or broken."""
-    if remote.size(INDEX_NAME) is None:
-        return ()
-    try:
-        return Index.model_validate(json.loads(b"".join(remote.read(INDEX_NAME)))).files
-    except (ValueError, ValidationError):
-        return ()
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
-
-
-def _index(records: Iterable[FileRecord], *, complete: bool) -> Index:
-    return Index(complete=complete, files=tuple(sorted(records, key=lambda record: record.path)))
-
-
-def _transfer(index: Index, *, moved: list[FileRecord]) -> Transfer:
+def _transfer(
+    index: Index, *, moved: list[FileRecord], files: Iterable[FileRecord] | None = None
+) -> Transfer:
+    held = tuple(index.files if files is None else files)
     return Transfer(
         digest=index.digest,
-        num_files=len(index.files),
-        num_bytes=sum(record.size for record in index.files),
+        num_files=len(held),
+        num_bytes=sum(record.size for record in held),
         num_moved_bytes=sum(record.size for record in moved),
     )

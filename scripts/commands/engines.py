@@ -202,6 +202,14 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
 @click.option("--digest", metavar="SHA256", help="Take no other engine than the one of this digest.")
 @HEADERS
 @PARALLEL
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    type=click.FloatRange(min=1, max=1e8),
+    default=86_400,
+    show_default=True,
+    help="Seconds after which the pull is given up; run again, it goes on.",
+)
 @FORCE
 @JSON
 @DEBUG
@@ -211,10 +219,12 @@ def pull(
     digest: str | None,
     headers: tuple[str, ...],
     num_parallel: int,
+    time_limit_s: float,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Get an engine that `push` put at a URL; a truncated or altered one is refused.
+    """Get an engine that `push` put at a URL; a truncated or altered one is refused, and what engine.json
+    does not list is left out.
 
     The folder appears when every file has its size and SHA-256. Run again, a pull that broke off goes on.
     """
@@ -228,6 +238,7 @@ def pull(
         digest=digest,
         force=force,
         num_parallel=num_parallel,
+        time_limit_s=time_limit_s,
         progress=output.progress,
     )
     output.result(f"{folder}: {moved.num_files} files, {format_bytes(moved.num_bytes)}, all as pushed")

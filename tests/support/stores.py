@@ -26,6 +26,16 @@ def write_engine(folder: Path, **fields: object) -> Path:
     return folder
 
 
+def add_file(engine: Path, name: str, data: bytes) -> None:
+    """Write a file of an engine, and list it in engine.json."""
+    (engine / name).parent.mkdir(parents=True, exist_ok=True)
+    (engine / name).write_bytes(data)
+    manifest = store.read_manifest(engine)
+    others = [record for record in manifest.files if record.path != name]
+    files = (*others, hash_file(engine / name, relative_to=engine))
+    store.write_manifest(engine, manifest.model_copy(update={"files": files}))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """What push sends and pull brings: all but the record of what lies in a folder of this machine."""
     return {

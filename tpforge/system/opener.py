@@ -66,7 +66,7 @@ def open_url(
     Raises:
         UsageError: `url` is not of http or https, or holds a name or password.
         urllib.error.HTTPError: the server answered with an error; an OSError.
-        RedirectRefused: a redirect to another scheme, or with credentials from https to http; an OSError.
+        RedirectRefused: a redirect to another scheme, or from https to http; an OSError.
         OSError: nothing answers, or no server of HTTP.
     """
     if (problem := _problem(url)) is not None:
@@ -120,9 +120,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         shown = f"{_shown(req.full_url)}: redirects to {_shown(newurl)}"
         if (problem := _problem(newurl)) is not None:
             raise RedirectRefused(f"{shown}, which {problem}")
-        is_plain_now = urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme == "http"
-        if req.credentials and is_plain_now:
-            raise RedirectRefused(f"{shown}, without TLS, though the request has credentials")
+        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme == "http":
+            raise RedirectRefused(f"{shown}, without TLS, though the request was made with it")
         keeps = origin(req.full_url) == origin(newurl)
         return _Request(
             newurl.replace(" ", "%20"),
@@ -142,6 +141,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         except RedirectRefused:
             fp.close()
             raise
+        except ValueError as error:  # Such as a port that is no number.
+            fp.close()
+            raise RedirectRefused(f"{_shown(req.full_url)}: redirects to what is no URL: {error}") from error
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 

@@ -25,10 +25,12 @@ from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of
 from tests.support.records import manifest_of
-from tests.support.stores import BIG, contents, write_engine
+from tests.support.stores import BIG, add_file, contents, write_engine
 from tpforge.atomic import hash_file
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
 from triton_repo.deploy.files import prepare
+
+TOKENIZER = "tokenizer/tokenizer.json"
 
 
 def quiet(_message: str) -> None:
@@ -122,8 +124,7 @@ def web_server(root: Path) -> Iterator[tuple[str, type[Handler]]]:
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     folder = write_engine(tmp_path / "mine" / "engine")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "tokenizer.json").write_bytes(BIG)
+    add_file(folder, TOKENIZER, BIG)
     return folder
 
 
@@ -148,9 +149,9 @@ def test_a_second_push_sends_nothing_and_a_changed_file_is_sent_alone(engine: Pa
     url = f"file://{tmp_path}/store/tiny"
     first = push(engine, open_remote(url), progress=quiet)
     assert push(engine, open_remote(url), progress=quiet).num_moved_bytes == 0
-    (engine / "tokenizer" / "tokenizer.json").write_bytes(BIG[::-1])
+    add_file(engine, TOKENIZER, BIG[::-1])
     third = push(engine, open_remote(url), progress=quiet)
-    assert third.num_moved_bytes == len(BIG)
+    assert third.num_moved_bytes == len(BIG) + (engine / "engine.json").stat().st_size
     assert third.digest != first.digest
 
 
@@ -223,7 +224,7 @@ def test_an_engine_that_was_altered_together_with_its_index_is_refused_by_the_di
 ) -> None:
     url = f"file://{tmp_path}/store/tiny"
     digest = push(engine, open_remote(url), progress=quiet).digest
-    (engine / "tokenizer" / "tokenizer.json").write_bytes(b"{}")
+    add_file(engine, TOKENIZER, b"{}")
     push(engine, open_remote(url), progress=quiet)
     with pytest.raises(VerificationFailed, match=f"expected sha256:{digest}"):
         pull(open_remote(url), tmp_path / "pulled", progress=quiet, digest=digest)
@@ -250,7 +251,7 @@ def test_an_index_that_names_a_file_outside_is_refused(engine: Path, tmp_path: P
         value = json.loads((store / "transfer.json").read_text())
         value["files"].append({"path": name, "size": 1, "sha256": "00"})
         (store / "transfer.json").write_text(json.dumps(value))
-        with pytest.raises(InputRefused, match=rf"outside of the engine:\n(.*\n)*  {name}"):
+        with pytest.raises(InputRefused, match=rf"  {name}: is outside of the engine"):
             pull(open_remote(f"file://{store}"), tmp_path / "pulled", progress=quiet)
 
 

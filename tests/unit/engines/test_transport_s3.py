@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from scripts.main import main
-from tests.support.stores import BIG, contents, write_engine
+from tests.support.stores import BIG, add_file, contents, write_engine
 
 pytestmark = pytest.mark.manifests
 
@@ -82,8 +82,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     folder = write_engine(tmp_path / "mine" / "engine")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "tokenizer.json").write_bytes(BIG)
+    add_file(folder, "tokenizer/tokenizer.json", BIG)
     return folder
 
 
@@ -104,11 +103,11 @@ def test_a_second_push_to_a_bucket_sends_only_what_changed(
 ) -> None:
     moved = []
     for tokenizer in (BIG, BIG, BIG[::-1]):
-        (engine / "tokenizer" / "tokenizer.json").write_bytes(tokenizer)
+        add_file(engine, "tokenizer/tokenizer.json", tokenizer)
         assert main(["engines", "push", str(engine), "s3://engines/tiny", "--json"]) == 0
         moved.append(json.loads(capsys.readouterr().out)["num_moved_bytes"])
     total = sum(len(data) for data in contents(engine).values())
-    assert moved == [total, 0, len(BIG)]
+    assert moved == [total, 0, len(BIG) + (engine / "engine.json").stat().st_size]
     assert ask(f"{bucket}/tiny/tokenizer/tokenizer.json") == BIG[::-1]
 
 
