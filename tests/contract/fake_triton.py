@@ -122,6 +122,9 @@ class Request:
     def request_id(self) -> str:
         return self.id
 
+    def is_cancelled(self) -> bool:
+        return self.sender.is_cancelled()
+
     def timeout(self) -> int:
         return self.timeout_us
 

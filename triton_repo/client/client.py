@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -17,7 +18,7 @@ from typing import Any, Self
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tpforge.errors import UsageError
+from tpforge.errors import TpforgeError, UsageError
 from triton_repo.client.channel import (
     DeadlineExceeded,
     RequestCancelled,
@@ -52,6 +53,9 @@ __all__ = [
 DEFAULT_DEADLINE_S = 60.0
 STOP_MODEL = "tensorrt_llm"
 """The model that ends a request when asked to by its id."""
+
+_PASSES_NO_CANCELLATION = "ensemble"
+_STOP_DEADLINE_S = 2.0
 
 Scalar = bool | int | float | str | bytes
 Sampling = Scalar | Sequence[str]
@@ -283,17 +287,35 @@ class Client:
         deadline_s: float | None = None,
         **sampling: Sampling,
     ) -> Iterator[Chunk]:
-        """The answer to one prompt piece by piece; leaving the loop early cancels the request."""
+        """The answer to one prompt piece by piece; leaving the loop early ends the request.
+
+        The server is told of the deadline too, and ends a request whose client could not say any more.
+        """
         tensors = prompt_tensors([prompt], max_tokens=max_tokens, model=model, stream=stream, **sampling)
+        request_id = request_id or new_request_id()
         started = time.monotonic()
-        opened = self.open(model, tensors, request_id=request_id, deadline_s=deadline_s)
+        opened = self.open(
+            model,
+            tensors,
+            request_id=request_id,
+            deadline_s=deadline_s,
+            parameters={"timeout": timeout_us(self.deadline_s if deadline_s is None else deadline_s)},
+        )
+        is_over = False
         try:
             for response in opened:
+                is_over = response.final or response.error is not None
                 if response.error is not None:
                     raise RequestRefused(response.error)
                 yield Chunk(text_of(response), time.monotonic() - started, response.final)
+        except TpforgeError as error:
+            # A request that was refused or never arrived is over; one past its deadline may go on.
+            is_over = not isinstance(error, DeadlineExceeded)
+            raise
         finally:
             opened.cancel()
+            if not is_over and model == _PASSES_NO_CANCELLATION:
+                self._stop_quietly(request_id)
 
     def generate_batch(
         self,
@@ -330,11 +352,21 @@ class Client:
         ]
         self.infer(model, tensors, request_id=request_id, deadline_s=deadline_s)
 
+    def _stop_quietly(self, request_id: str) -> None:
+        """Stop a request that nobody waits for any more; a server that cannot has its own ways to notice."""
+        with suppress(TpforgeError):
+            self.stop(request_id, deadline_s=_STOP_DEADLINE_S)
+
     def _ask(self, method: str, request: Any) -> Any:
         try:
             return getattr(self._stub, method)(request, timeout=self.deadline_s, metadata=self._headers)
         except grpc.RpcError as error:
             raise translate(error, url=self.url, deadline_s=self.deadline_s) from None
+
+
+def timeout_us(deadline_s: float) -> int:
+    """A deadline as the request parameter `timeout`: whole microseconds, at least one."""
+    return max(1, round(deadline_s * 1e6))
 
 
 def new_request_id() -> str:

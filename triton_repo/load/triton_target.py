@@ -20,7 +20,7 @@ from tpforge.errors import UsageError
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
 from tpforge.measure.samples import ErrorKind
 from triton_repo.client.channel import Tls, aio_channel, check_url
-from triton_repo.client.client import Client
+from triton_repo.client.client import Client, timeout_us
 from triton_repo.client.wire import Response, Tensor, decode_response, encode_request, tensor
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
 
@@ -133,7 +133,11 @@ class TritonTarget:
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Serialize a request for every prompt."""
         for prompt in prompts:
-            message = encode_request(self.model.name, self._tensors(prompt))
+            message = encode_request(
+                self.model.name,
+                self._tensors(prompt),
+                parameters={"timeout": timeout_us(self.options.deadline_s)},
+            )
             self._requests[prompt.id] = message.SerializeToString()
 
     async def run(self, exchange: Exchange) -> None:

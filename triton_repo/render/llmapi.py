@@ -81,7 +81,8 @@ def model_yaml(engine_dir: Path, llm_yaml: str, options: PytorchOptions) -> str:
             "max_batch_size": 0,
             "decoupled": options.decoupled,
             "cancellation_check_period_ms": options.cancellation_check_period_ms,
-            "exclude_input_from_output": options.exclude_input_in_output,
+            # Upstream's text_output is what was generated; a request can ask for the prompt before it.
+            "exclude_input_from_output": True,
         },
     }
     return to_yaml(values, comment=leading_comment(llm_yaml))

@@ -114,6 +114,7 @@ class Values:
             "end_id": tokens.end_ids[0] if tokens.end_ids else "",
             "end_ids": self._end_ids,
             "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
+            "stops_abandoned": self._stops_abandoned,
             "tensorrt_llm_model_name": "tensorrt_llm",
             "tensorrt_llm_draft_model_name": "",
             "multimodal_encoders_name": "",
@@ -128,6 +129,11 @@ class Values:
     def _end_ids(self) -> str:
         """The end tokens that preprocessing tells of; the reference runtime and the front know their own."""
         return ""
+
+    @property
+    def _stops_abandoned(self) -> bool:
+        """Whether postprocessing stops streams that nobody listens to; without decoupling there are none."""
+        return self._options.decoupled
 
     def _engine_path(self, model: str) -> str:
         """The engine as the model's config names it."""

@@ -78,6 +78,11 @@ class _TensorrtValues(Values):
         self._own, self._given = options, given
 
     @property
+    def _stops_abandoned(self) -> bool:
+        """The C++ backend does not know the id of such a wish."""
+        return self._own.stand_in and super()._stops_abandoned
+
+    @property
     def _end_ids(self) -> str:
         return ",".join(map(str, self._manifest.model.special_tokens.end_ids))
 

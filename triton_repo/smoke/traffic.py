@@ -54,8 +54,9 @@ def check_concurrency(target: Target, model: str) -> None:
 def check_cancellation(target: Target, model: str) -> None:
     """A request that is cancelled in mid-stream gives its slot back long before it would have ended.
 
-    A cancelled request to the ensemble is known not to reach its generating member; there the client asks
-    tensorrt_llm to stop the request of that id.
+    Triton does not pass the cancellation of an ensemble on. Where postprocessing notices it, as its parameter
+    `stops_abandoned` says, a plain cancel is sent as to any model; elsewhere the client asks tensorrt_llm to
+    stop the request of that id: then the check shows that this frees the slot, not that a client may go away.
     """
     metrics = _idle_metrics(target)
     request_id = new_request_id()
@@ -97,9 +98,14 @@ def _read_beginning(stream: Stream, *, num_tokens: int) -> float:
 
 def _cancel(target: Target, model: str, stream: Stream, *, request_id: str) -> None:
     """Say that nobody waits any more, in the way that reaches the generating model."""
-    if model == "ensemble":
+    if model == "ensemble" and not _notices_abandoned(target):
         target.client.stop(request_id)
     stream.cancel()
+
+
+def _notices_abandoned(target: Target) -> bool:
+    parameters = target.client.config("postprocessing").parameters
+    return bool(parameters["stops_abandoned"].string_value == "true")
 
 
 def check_stop_ends_stream(target: Target, model: str) -> None:

@@ -10,6 +10,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2
+
 from triton_repo.client.client import (
     Client,
     ModelMetadata,
@@ -114,6 +116,10 @@ class FakeServer(Client):
         elif self.flaw == "tensor optional":
             inputs[0] = TensorMetadata(inputs[0].name, inputs[0].datatype, inputs[0].shape, True)
         return ModelMetadata(tuple(inputs), tuple(outputs))
+
+    def config(self, model: str) -> Any:
+        """No parameter says that postprocessing notices abandoned streams, so the check asks to stop them."""
+        return model_config_pb2.ModelConfig(name=model)
 
     def max_batch_size(self, model: str) -> int:
         return 1 if self.flaw == "no batches" else 8

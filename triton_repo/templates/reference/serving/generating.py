@@ -23,6 +23,7 @@ from .fields import FieldError, Inputs, describe, field_error
 from .generation import Defaults, Item, batch_size, parse_item
 from .metrics import RequestMetrics
 from .parameters import ParameterError, Parameters
+from .relay import abandoned_request
 from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
 from .stop_text import StopText
 from .tensors import FINAL, Unavailable, error_response, read_inputs, read_item, response
@@ -217,7 +218,11 @@ class GeneratingModel:
     def _stop(self, request_id: str, sender: Any) -> None:
         if not request_id:
             raise field_error("stop", "the request has no id; give it the id of the request to be stopped")
-        self._in_flight.stop(request_id)
+        abandoned = abandoned_request(request_id)
+        if abandoned is None:
+            self._in_flight.stop(request_id)
+        else:
+            self._in_flight.stop_abandoned(abandoned)
         sender.send(response({}), flags=FINAL)
 
 

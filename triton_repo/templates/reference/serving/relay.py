@@ -1,4 +1,6 @@
-"""How tensorrt_llm tells tensorrt_llm_bls, and nobody else, that it failed after its first response.
+"""What the models tell each other beside their tensors, by request ids and marks of their own.
+
+tensorrt_llm tells tensorrt_llm_bls, and nobody else, that it failed after its first response.
 
 Triton 2.51 delivers an error to a model that calls another only as the first response: a later one never
 arrives, and the caller would wait for ever. So to such a caller, known by the request id that it made, the
@@ -16,12 +18,23 @@ import numpy.typing as npt
 SEPARATOR = "\x1f"
 """Between the client's request id and what tensorrt_llm_bls adds to make its own requests unique."""
 
+_ABANDONED = SEPARATOR + "abandoned"
 _FAILED = -1
 
 
 def is_relayed(request_id: str) -> bool:
     """Whether tensorrt_llm_bls made the request."""
     return SEPARATOR in request_id
+
+
+def abandoned_id(request_id: str) -> str:
+    """The id of postprocessing's wish that a request be stopped because its client is gone."""
+    return request_id + _ABANDONED
+
+
+def abandoned_request(request_id: str) -> str | None:
+    """The id of the request that such a wish names; None for a client's own."""
+    return request_id.removesuffix(_ABANDONED) if request_id.endswith(_ABANDONED) else None
 
 
 def failure_tensors(message: str) -> dict[str, npt.NDArray[Any]]:

@@ -52,6 +52,12 @@ class InFlight:
             if exchange.request_id == request_id or exchange.request_id.startswith(own):
                 self._cancel(exchange)
 
+    def stop_abandoned(self, request_id: str) -> None:
+        """Cancel the one request with that id, whose client is gone; of several it is not known which."""
+        named = [exchange for exchange in self._open() if exchange.request_id == request_id]
+        if len(named) == 1:
+            self._cancel(named[0])
+
     def cancel_abandoned(self) -> None:
         """Cancel the requests whose time or clients are gone, and once more those that have not ended yet."""
         now_s = time.monotonic()

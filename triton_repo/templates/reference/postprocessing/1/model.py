@@ -1,6 +1,7 @@
 """Tokens to text: each run of tokens is decoded by itself, so it serves streams and whole answers alike.
 
-It keeps no state; tensorrt_llm cuts streams where a run can be decoded by itself.
+It keeps no text; tensorrt_llm cuts streams where a run can be decoded by itself. Where `stops_abandoned`
+says so it stops the streams that nobody listens to any more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from serving.abandoned import Abandoned
 from serving.detokenize import decode_text
 from serving.fields import FieldError, Inputs, field_error
 from serving.parameters import Parameters
@@ -27,12 +29,19 @@ class TritonPythonModel:
                 parameters.path("tokenizer_dir"),
                 skip_special_tokens=parameters.boolean("skip_special_tokens"),
             )
+            self._abandoned = (
+                Abandoned(model="tensorrt_llm", log_error=pb_utils.Logger.log_error)
+                if parameters.boolean("stops_abandoned")
+                else None
+            )
         except ValueError as error:
             raise pb_utils.TritonModelException(str(error)) from error
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses = []
         for request in requests:
+            if self._abandoned is not None:
+                self._abandoned.look(request)
             try:
                 responses.append(response({"OUTPUT": self._texts(read_inputs(request))}))
             except FieldError as error:
