@@ -6,7 +6,7 @@ It reads no weights, but for one comparison: an LM head stored beside the embedd
 from __future__ import annotations
 
 from builders.audit.tensors import check_tensors, grouped
-from builders.audit.tokenizer import find_tokenizer, vocabulary_problem
+from builders.audit.tokenizer import FoundTokenizer, find_tokenizer, vocabulary_problem
 from builders.sources.base import Source, WeightReader
 from tpforge.errors import InputRefused
 
@@ -23,6 +23,8 @@ def audit(source: Source) -> dict[str, str]:
     if source.path.is_dir():
         problem = vocabulary_problem(find_tokenizer(source.path), vocab_size=source.spec.vocab_size)
         problems += [problem] if problem else []
+    elif isinstance(found_tokenizer := getattr(source, "tokenizer", None), FoundTokenizer):
+        problems += found_tokenizer.problems
     problems += tied_problems(source, found.ties)
     zeros, others = judge_biases(source, found.biases)
     problems += others

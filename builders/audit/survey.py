@@ -23,6 +23,7 @@ from builders.sources.base import SourceKind, WeightReader, each_problem
 from builders.sources.directory import Directory, examine
 from builders.sources.huggingface import declared_license, snapshot_commit
 from builders.sources.quantization import FoundQuantization
+from builders.sources.tokenizer_files import tokenizer_missing
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.progress import BytesProgress
@@ -109,12 +110,12 @@ def _survey_directory(
         quantization=found.quantization,
         quantized=None if found.quantized is None else found.quantized.renamed(found.names),
         tokenizer=tokenizer,
-        notes=tuple(f"read nevertheless: {one}" for one in found.renamed),
+        notes=(*found.remarks, *(f"read nevertheless: {one}" for one in found.renamed)),
         problems=[*found.problems, *tensors.problems, *tokenizer.problems],
         warnings=other_formats(path, used={one.name for one in found.weights.paths}),
     )
     if not tokenizer.is_there:
-        result.warnings.append(f"{path}: found no tokenizer; convert needs none, but build does")
+        result.warnings.append(f"{path}: {tokenizer_missing(path)}; convert needs none, but build does")
     if found.spec is not None:
         problem = vocabulary_problem(tokenizer, vocab_size=found.spec.vocab_size)
         result.problems += [problem] if problem else []
@@ -143,7 +144,7 @@ def _survey_gguf(located: Located, *, deep: bool, progress: BytesProgress | None
         result.stored = dict(Counter(tensor.kind for tensor in source.tensors.values()).most_common())
         result.tokenizer = source.tokenizer
         tensors = check_tensors(source.family, source.spec, shapes=source.shapes, dtypes=source.dtypes)
-        result.problems += tensors.problems
+        result.problems += [*tensors.problems, *(f"{path}: {one}" for one in source.tokenizer.problems)]
         _look_at_weights(result, tensors, source.shapes, source, deep=deep, progress=progress)
     return result
 

@@ -37,7 +37,8 @@ class FoundTokenizer:
     @property
     def is_there(self) -> bool:
         """Whether there is a file from which a tokenizer can be made."""
-        return any(name.startswith("tokenizer.") for name in self.files)
+        names = set(self.files)
+        return any(name.startswith("tokenizer.") for name in names) or names >= {"vocab.json", "merges.txt"}
 
 
 def find_tokenizer(folder: Path) -> FoundTokenizer:
@@ -124,7 +125,7 @@ def _largest(name: str, values: dict[str, Any]) -> tuple[int, str] | None:
         for one in added if isinstance(added, list) else ():
             if isinstance(one, dict) and type(one.get("id")) is int:
                 tokens.append((one["id"], one.get("content")))
-    elif name == "added_tokens.json":
+    elif name in ("added_tokens.json", "vocab.json"):
         tokens += [(one, token) for token, one in values.items() if type(one) is int]
     if not tokens:
         return None

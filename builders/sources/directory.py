@@ -15,6 +15,7 @@ from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
 from builders.sources.base import each_problem
+from builders.sources.end_ids import NO_END, tokenizer_end_id
 from builders.sources.fused_experts import ExpertPart, split_experts
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import read_json_object
@@ -59,6 +60,7 @@ class Directory:
     parts: dict[str, ExpertPart] = field(default_factory=dict)
     renamed: list[str] = field(default_factory=list)
     has_own_names: bool = True
+    remarks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -153,7 +155,7 @@ def _read_model(found: Directory, config_file: Path) -> None:
         {key: value for key, value in found.config.items() if key not in _QUANTIZED},
         where=str(config_file),
         weight_dtype=most_common_dtype(found.dtypes),
-        generation=generation,
+        generation=_with_end(found, generation),
     )
     try:
         found.spec = found.family.read_model(reader)
@@ -197,6 +199,19 @@ def _take_head_for_embedding(found: Directory, family: Family, spec: ModelSpec) 
         found.names[embedding] = found.names.pop(heads[0])
         found.has_own_names = False
         found.renamed.append(f"{embedding} is missing, and {heads[0]}, to which it is tied, stands for it")
+
+
+def _with_end(found: Directory, generation: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The generation config, with the tokenizer's end id where neither config has one."""
+    if any(values.get("eos_token_id") is not None for values in (found.config, generation or {})):
+        return generation
+    end_id = tokenizer_end_id(found.path)
+    if end_id is None:
+        if find_tokenizer_files(found.path):
+            found.remarks.append(NO_END)
+        return generation
+    found.remarks.append(f"answers end at the tokenizer's eos_token {end_id}: no config says another")
+    return {**(generation or {}), "eos_token_id": end_id}
 
 
 def _read_generation(path: Path) -> tuple[dict[str, Any] | None, list[str]]:

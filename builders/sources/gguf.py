@@ -7,6 +7,7 @@ Source: llama.cpp, convert_hf_to_gguf.py (LlamaModel) and gguf-py, constants.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from builders.families.registry import find_family
 from builders.sources.gguf_metadata import read_hf_config
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.mapped_file import MappedFile
-from builders.sources.tokenizer_files import convert_tokenizer, remove_volatile_keys
+from builders.sources.tokenizer_files import as_llama_cpp_spaces, convert_tokenizer, remove_volatile_keys
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
@@ -73,6 +74,7 @@ class GgufSource:
     family: Family
     tensors: dict[str, GgufTensor]
     file: MappedFile
+    adds_space: bool | None = None
     kind: Literal["gguf"] = "gguf"
     revision: None = None
     quantized: None = None
@@ -113,6 +115,8 @@ class GgufSource:
     def write_tokenizer(self, out: Path) -> None:
         """Write the tokenizer that the metadata describes, by transformers' reading of it."""
         convert_tokenizer(self.path.parent, out, gguf_file=self.path.name)
+        if self.adds_space is not None:
+            as_llama_cpp_spaces(out / "tokenizer.json", adds_space=self.adds_space)
         remove_volatile_keys(out / "tokenizer_config.json")
 
     def close(self) -> None:
@@ -164,7 +168,35 @@ def open_gguf(path: Path, *, location: str) -> GgufSource:
         family=family,
         tensors=tensors,
         file=file,
+        adds_space=_adds_space(fields),
     )
+
+
+def _adds_space(fields: dict[str, Any]) -> bool | None:
+    """Whether a sentencepiece tokenizer puts a space before the text; None for another kind."""
+    model = fields.get("tokenizer.ggml.model")
+    if model is None or model.contents() != "llama":
+        return None
+    stated = fields.get("tokenizer.ggml.add_space_prefix")
+    return True if stated is None else bool(stated.contents())
+
+
+def _merge_problems(fields: dict[str, Any]) -> Iterator[str]:
+    """Merges of tokens that the vocabulary does not have, with which no tokenizer can be made."""
+    merges, tokens = (fields.get(f"tokenizer.ggml.{key}") for key in ("merges", "tokens"))
+    if merges is None or tokens is None:
+        return
+    known = set(tokens.contents())
+    for merge in merges.contents():
+        left, space, right = str(merge).partition(" ")
+        missing = [one for one in (left, right, left + right) if one not in known]
+        if not space or missing:
+            yield (
+                f"tokenizer.ggml.merges: {str(merge)[:40]!r} is of tokens that tokenizer.ggml.tokens lacks "
+                f"({', '.join(repr(one[:20]) for one in missing) or 'no space in it'}): its tokenizer is "
+                "broken; make the .gguf again from the original, or give its Hugging Face directory"
+            )
+            return
 
 
 def _tokenizer(fields: dict[str, Any]) -> FoundTokenizer:
@@ -175,7 +207,7 @@ def _tokenizer(fields: dict[str, Any]) -> FoundTokenizer:
         num_ids=None if tokens is None else len(tokens.data),
         largest="",
         has_chat_template="tokenizer.chat_template" in fields,
-        problems=(),
+        problems=tuple(_merge_problems(fields)),
     )
 
 

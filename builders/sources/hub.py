@@ -16,6 +16,7 @@ _PATTERNS = (
     "*.jinja",
     "*.safetensors",
     "tokenizer.model",
+    "merges.txt",
     "README.md",
 )
 # Subfolders hold other formats (onnx/, original/), which are never read.

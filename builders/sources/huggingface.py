@@ -112,7 +112,7 @@ def open_directory(
         shapes=found.shapes,
         dtypes=found.dtypes,
         input_files=tuple(sorted(inputs)),
-        notes=(*quantized, *(f"read nevertheless: {one}" for one in found.renamed)),
+        notes=(*quantized, *found.remarks, *(f"read nevertheless: {one}" for one in found.renamed)),
         weights=weights,
         names_in_files=found.names,
         directory=found,

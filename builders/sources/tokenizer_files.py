@@ -18,11 +18,20 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+    "merges.txt",
     "special_tokens_map.json",
+    "tekken.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "vocab.json",
 )
+_UNREAD = {
+    "tekken.json": "Mistral's own tokenizer",
+    "qwen.tiktoken": "a tiktoken file that the checkpoint's own code reads",
+    "tokenizer.tiktoken": "a tiktoken file that the checkpoint's own code reads",
+}
+"""Tokenizers that are named when there is no other."""
 # These say where the tokenizer was loaded from, or name code of the checkpoint, which is never run.
 _VOLATILE_KEYS = ("auto_map", "backend", "is_local", "local_files_only", "name_or_path")
 
@@ -30,6 +39,27 @@ _VOLATILE_KEYS = ("auto_map", "backend", "is_local", "local_files_only", "name_o
 def find_tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The tokenizer files that `folder` holds."""
     return tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+
+
+def tokenizer_missing(folder: Path) -> str | None:
+    """Why no tokenizer can be made of the folder's files; None when one can."""
+    names = {path.name for path in find_tokenizer_files(folder)}
+    if names & {"tokenizer.json", "tokenizer.model"} or names >= {"vocab.json", "merges.txt"}:
+        return None
+    unread = next((name for name in _UNREAD if (folder / name).is_file()), None)
+    if unread is not None:
+        return (
+            f"found {unread} ({_UNREAD[unread]}) and no tokenizer.json, which the runtimes need; add the "
+            "tokenizer.json of the same model in Hugging Face's layout"
+        )
+    return "found no tokenizer; expected tokenizer.json and tokenizer_config.json"
+
+
+def require_tokenizer(path: Path) -> None:
+    """Raise InputRefused when a tokenizer is needed and the directory has none that is read."""
+    missing = tokenizer_missing(path) if path.is_dir() else None
+    if missing is not None:
+        raise InputRefused(f"{path}: {missing}")
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
@@ -40,8 +70,8 @@ def copy_tokenizer(folder: Path, out: Path) -> None:
     """
     files = find_tokenizer_files(folder)
     names = {path.name for path in files}
-    if not names & {"tokenizer.json", "tokenizer.model"}:
-        raise InputRefused(f"{folder}: found no tokenizer; expected tokenizer.json and tokenizer_config.json")
+    if (missing := tokenizer_missing(folder)) is not None:
+        raise InputRefused(f"{folder}: {missing}")
     for path in files:
         if path.suffix == ".json":
             read_json_object(path)
@@ -67,8 +97,8 @@ def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) 
             str(folder), local_files_only=True, trust_remote_code=False, **arguments
         )
         tokenizer.save_pretrained(str(out))
-    # transformers has no exception of its own: these are what its loaders raise for files they reject.
-    except (ValueError, KeyError, TypeError, OSError, ImportError, AttributeError, RuntimeError) as error:
+    # Neither transformers nor tokenizers has exceptions of its own: the latter raises Exception itself.
+    except Exception as error:
         where = folder / gguf_file if gguf_file else folder
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise InputRefused(
@@ -77,6 +107,19 @@ def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) 
         ) from error
     if not (out / "tokenizer.json").is_file():
         raise InputRefused(f"{folder}: its tokenizer has no tokenizer.json form; add a tokenizer.json")
+
+
+def as_llama_cpp_spaces(path: Path, *, adds_space: bool) -> None:
+    """Rewrite a tokenizer.json of sentencepiece so that a text gets a space before it in any case.
+
+    Transformers' conversion adds none to a text that begins with one; llama.cpp does, and after special
+    tokens too. Source: llama.cpp, llama-vocab.cpp (add_space_prefix).
+    """
+    values = json.loads(path.read_text(encoding="utf-8"))
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    prepend = [{"type": "Prepend", "prepend": "\u2581"}] if adds_space else []
+    values |= {"normalizer": {"type": "Sequence", "normalizers": [*prepend, replace]}, "pre_tokenizer": None}
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def remove_volatile_keys(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builders.sources.models import input_files, open_model
+from builders.sources.tokenizer_files import require_tokenizer
 from scripts.flows import compile, llm_engine
 from scripts.flows.convert import resumable_folder
 from scripts.flows.engine_folder import plan_manifest, write_engine
@@ -66,6 +67,7 @@ def build_engine(
     _refuse_runtime(recipe)
     progress(f"opening {recipe.model}")
     with open_model(recipe.model) as source:
+        require_tokenizer(source.path)
         planned, limits = _planned(recipe, source, out=out)
         kept = find_kept(Places(planned.out)) if existing != "replace" else None
         if kept is not None:

@@ -53,6 +53,7 @@ def verify_engine(
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
     from builders.quantize.proof.own_shapes import differing
+    from builders.sources.end_ids import NO_END
     from builders.sources.huggingface import HuggingFaceSource
     from builders.verify import verify_shards
     from engines.parity import measure_parity
@@ -77,6 +78,8 @@ def verify_engine(
                 "SHA-256 sums); give the right one with --model, or build the engine again"
             )
         plan = plan_of(manifest)
+        if not source.spec.special_tokens.end_ids:
+            progress(f"note: {NO_END}")
         progress("comparing every tensor with the source")
         report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
         is_quantized = plan.quantization is not None and not report.problems

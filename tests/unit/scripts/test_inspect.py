@@ -125,14 +125,19 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
         "GPTQ: bits 4, group_size 128",
     ),
     "awq": ({"bits": 4, "group_size": 64, "zero_point": True}, "AWQ: bits 4, group_size 64, zero_point True"),
-    "fp8": ({"activation_scheme": "dynamic"}, "FP8: activation_scheme dynamic"),
+    "fp8": (
+        {"activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+        "FP8: activation_scheme dynamic, weight_block_size [128, 128]",
+    ),
     "bitsandbytes": ({"load_in_4bit": True}, "bitsandbytes: load_in_4bit True"),
     "compressed-tensors": (
         {
             "format": "float-quantized",
-            "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}},
+            "config_groups": {
+                "group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+            },
         },
-        "compressed-tensors: format float-quantized, num_bits 8, type float",
+        "compressed-tensors: format float-quantized, num_bits 8, type float, strategy channel",
     ),
     "modelopt": ({"quant_algo": "NVFP4", "group_size": 16}, "ModelOpt: quant_algo NVFP4, group_size 16"),
 }
