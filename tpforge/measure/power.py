@@ -6,6 +6,7 @@ It looks at no run; `judging` knows how much one scatters.
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 
 from tpforge.measure.statistics import student_t_quantile
@@ -17,6 +18,7 @@ _STEPS = 400
 _NORMAL = NormalDist()
 
 
+@cache
 def smallest_effect(freedom: int, *, alpha: float = 0.05, power: float = POWER) -> float:
     """The effect in standard errors that a two-sided t test at `alpha` sees with `power`."""
     critical = student_t_quantile(1 - alpha / 2, freedom)
@@ -33,7 +35,7 @@ def smallest_effect(freedom: int, *, alpha: float = 0.05, power: float = POWER) 
 
 
 def smallest_change(num_rounds: int, *, noise: float, alpha: float = 0.05) -> float:
-    """The relative change that so many rounds of two runs see, a repeat varying by `noise` (0.05: 5 %).
+    """The relative change that so many rounds see, where one repeat varies by `noise` (0.05: 5 %).
 
     A round has a repeat of each, so that their ratio varies by sqrt(2) x noise.
     """
