@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON, Decorator, out_option
+from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, Decorator, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -41,8 +41,10 @@ def _gate(name: str, help_text: str) -> Decorator:
     metavar="FILE",
     help="What `tpforge plan --json` printed: its estimates beside what was measured.",
 )
+@PRIMARY
 @_gate("throughput-drop", "Fail when throughput is lower by more.")
 @_gate("p95-increase", "Fail when a p95 latency is higher by more.")
+@_gate("error-increase", "Fail when more requests fail by more (points).")
 @_gate("memory-increase", "Fail when the fullest GPU uses more by more.")
 @_gate("cost-increase", "Fail when a million tokens cost more by more.")
 @_gate("quality-drop", "Fail when quality is worse by more (points).")
@@ -54,20 +56,23 @@ def command(
     force: bool,
     prices: tuple[str, ...],
     plan_file: Path | None,
+    primary: str,
     as_json: bool,
     **limits: float | None,
 ) -> None:
     """Show runs side by side, with a verdict per metric.
 
     RUN is a folder with a run.json, or an id under out/NAME/runs/; the first is the baseline. A
-    difference that may be chance is undecided. Names the variables that changed, and gains that hide a loss.
-    Exit status 7 when a loss is beyond a limit and is no chance, 4 when a limit could not be checked.
+    difference that may be chance is undecided, and so is one between runs that were not measured in turns
+    (tpforge bench --join). Names the variables that changed, and gains that hide a loss. A limit is kept when
+    the whole interval of the loss is within it. Exit status 7 when it is not, 4 when it could not be checked.
     """
     from scripts.flows.compare import compare, write_comparison
     from tpforge.measure.gates import apply_gates
+    from tpforge.measure.verdicts import Primary
 
     output = Output(as_json=as_json)
-    compared = compare(names, prices=prices, plan_file=plan_file)
+    compared = compare(names, prices=prices, plan_file=plan_file, primary=Primary.parse(primary))
     found = compared.found
     for note in compared.plan_notes:
         output.note(f"plan: {note}")
@@ -81,8 +86,8 @@ def command(
     output.record("comparison", fields)
     given = {name.removeprefix("max_").replace("_", "-"): limit for name, limit in limits.items()}
     wanted = {name: limit for name, limit in given.items() if limit is not None}
-    for line in apply_gates(found.comparisons, wanted).undecided:
-        output.note(f"warning: {line}")
+    for line in apply_gates(found.comparisons, wanted).kept:
+        output.note(f"kept: {line}")
 
 
 def _text(comparison: Comparison, runs: tuple[FoundRun, ...]) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, Decorator, out_option
+from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, SIZE, Decorator, out_option
 from scripts.cli.output import Output
-from tpforge.measure.decision import Limits, Production, Request
+from tpforge.measure.decision import Production, Request
+from tpforge.measure.limits import Limits
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -45,6 +46,7 @@ def _limit(name: str, help_text: str) -> Decorator:
 @_limit("--min-tokens-per-second", "Output tokens a second that are needed.")
 @_limit("--max-error-percent", "Limit on failed requests.")
 @_limit("--max-gpu-memory-gib", "Limit on the memory of each GPU.")
+@PRIMARY
 @click.option("--production-input", "input_tokens", type=SIZE, help="Tokens of the longest prompts expected.")
 @click.option("--production-output", "output_tokens", type=SIZE, help="Tokens of the longest answers.")
 @click.option("--production-concurrency", "concurrency", type=SIZE, help="Requests at once expected.")

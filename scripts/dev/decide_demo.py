@@ -154,7 +154,7 @@ def _choose(baseline: FoundRun, others: list[FoundRun]) -> tuple[FoundRun, str]:
                 f"its throughput is better than that of {best.run.label} at the highest load",
             )
     if best is baseline:
-        because = "no other option gives more tokens a second at the highest load with answers as good"
+        because = "no other option was shown to give more tokens/s at the highest load with answers as good"
     return best, because
 
 

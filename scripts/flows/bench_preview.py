@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from statistics import stdev
 
 from scripts.flows.bench_plan import Asked, BenchOptions, plan_bench
 from tpforge.measure.metrics import NUM_FOR_TAIL
 from tpforge.measure.power import smallest_change
 from tpforge.measure.run import Run, read_run
+from tpforge.measure.verdicts import ALPHA, PRIMARY_SHARE
 
 ASSUMED_NOISE = (0.01, 0.02, 0.05, 0.1)
 """Of a repeat's tokens/s, where no run tells: a quiet machine to a busy one."""
@@ -71,7 +73,7 @@ def preview_bench(url: str | None, options: BenchOptions) -> Preview:
         prompts=_prompts(asked, options.prompts),
         least_s=least_s,
         num_for_p95=NUM_FOR_TAIL * 20,
-        seen=_seen(plan.num_repeats + num_earlier, earlier),
+        seen=_seen(plan.num_repeats + num_earlier, earlier, len(plan.loads)),
     )
 
 
@@ -102,17 +104,19 @@ def _prompts(asked: Asked, given: str | None) -> str:
     return f"{len(plan.prompts)} of {given or name} in whole passes, shuffled{state}"
 
 
-def _seen(num_repeats: int, earlier: Run | None) -> tuple[Seen, ...]:
+def _seen(num_repeats: int, earlier: Run | None, num_loads: int) -> tuple[Seen, ...]:
+    """By the share of the level that a comparison gives its primary metric at each load."""
+    smallest = partial(_smallest, num_repeats, alpha=ALPHA * PRIMARY_SHARE / num_loads)
     found = []
     for level in earlier.levels if earlier is not None else ():
         speed = level.metrics.get("output_token_throughput")
         values = speed.repeats.get("avg", ()) if speed is not None else ()
         if len(values) > 1 and min(values) > 0:
             noise = stdev(map(math.log, values))
-            found.append(Seen(noise, _smallest(num_repeats, noise), f"measured at {level.name}"))
-    assumed = (Seen(noise, _smallest(num_repeats, noise), "assumed") for noise in ASSUMED_NOISE)
+            found.append(Seen(noise, smallest(noise), f"measured at {level.name}"))
+    assumed = (Seen(noise, smallest(noise), "assumed") for noise in ASSUMED_NOISE)
     return tuple(found or assumed)
 
 
-def _smallest(num_repeats: int, noise: float) -> float | None:
-    return smallest_change(num_repeats, noise=noise) if num_repeats > 1 else None
+def _smallest(num_repeats: int, noise: float, *, alpha: float) -> float | None:
+    return smallest_change(num_repeats, noise=noise, alpha=alpha) if num_repeats > 1 else None

@@ -13,8 +13,10 @@ from scripts.reports.comparison import comparison_html, comparison_markdown
 from tpforge.atomic import write_texts
 from tpforge.measure.compare import ComparisonSet, compare_all
 from tpforge.measure.cost import read_prices
+from tpforge.measure.evaluation import with_paired_quality
 from tpforge.measure.expected import with_plan
 from tpforge.measure.found_runs import FoundRun, find_runs
+from tpforge.measure.verdicts import DEFAULT_PRIMARY, Primary
 from tpforge.plan.record import read_plan
 
 
@@ -27,18 +29,24 @@ class Compared:
     plan_notes: tuple[str, ...]
 
 
-def compare(names: Sequence[str], *, prices: Sequence[str] = (), plan_file: Path | None = None) -> Compared:
+def compare(
+    names: Sequence[str],
+    *,
+    prices: Sequence[str] = (),
+    plan_file: Path | None = None,
+    primary: Primary = DEFAULT_PRIMARY,
+) -> Compared:
     """The runs of these names against the first, with the estimates of a plan where one is given.
 
     Raises:
         UsageError: a run is missing or given twice, there is but one, or a price is none.
         InputRefused: a run or the plan is broken.
     """
-    runs = find_runs(names)
+    runs = with_paired_quality(find_runs(names))
     notes: tuple[str, ...] = ()
     if plan_file is not None:
         runs, notes = with_plan(runs, read_plan(plan_file))
-    found = compare_all([one.run for one in runs], prices=read_prices(prices, runs))
+    found = compare_all([one.run for one in runs], prices=read_prices(prices, runs), primary=primary)
     return Compared(runs, found, notes)
 
 

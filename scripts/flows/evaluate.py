@@ -18,7 +18,14 @@ from tpforge import __version__
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.evaluation import Baseline, against, listed
 from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
-from tpforge.measure.quality import Evaluation, Passage, expected_text, perplexity, structured_validity
+from tpforge.measure.quality import (
+    Evaluation,
+    Passage,
+    expected_text,
+    outcomes_of,
+    perplexity,
+    structured_validity,
+)
 from tpforge.measure.run import QualityScore
 from tpforge.places import Places, find_engine
 from tpforge.progress import Progress
@@ -82,6 +89,9 @@ def evaluate(
         passages=passages,
         answers=answers,
         scores={name: score for name, score in found.items() if score is not None} | tasks,
+        outcomes=outcomes_of(
+            prompts, answers, {"structured_validity": wrong_form, "expected_text": wrong_text}
+        ),
         unavailable=unavailable,
         problems={**refused, **wrong_text, **wrong_form},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from scripts.reports.axes import format_number
@@ -10,9 +11,11 @@ from scripts.reports.comparison import HEADER, cells, groups
 from scripts.reports.figures import figures
 from scripts.reports.page import render_html, render_markdown
 from scripts.reports.values import fact_text, run_name
-from tpforge.measure.compare import fullest_gpu
-from tpforge.measure.decision import Limits, Production, levels_within, tokens_per_second
+from tpforge.measure.decision import Production, tokens_per_second
+from tpforge.measure.level_rows import fullest_gpu
+from tpforge.measure.limits import Limits, check_level, in_order, levels_within
 from tpforge.measure.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Fact, Run, Workload
+from tpforge.places import OUT
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
@@ -120,7 +123,7 @@ def _values(decided: Decided) -> dict[str, Any]:
         "answers": _answers(decided),
         "facts_header": ("fact", *(run.label for run in runs)),
         "facts": _facts(runs),
-        "commands": [(run.label, shlex.join(run.command)) for run in runs],
+        "commands": commands_to_repeat(runs),
         "notes": [f"{run.label}: {note}" for run in runs for note in _run_notes(run)],
     }
 
@@ -133,11 +136,9 @@ def option_row(run: Run, limits: Limits) -> tuple[str, ...]:
     gpus = [used.max for one in run.levels if (used := fullest_gpu(one)) is not None]
     tp, pp = (engine[name].value for name in ("tp", "pp"))
     failed = sum(one.num_failed for one in run.levels)
-    kept = levels_within(run, limits)
     hardware = environment["gpu"] if environment["gpu"].value is not None else environment["cpu"]
     quantized = _format_name(engine["quantization"])
     precision = fact_text(engine["precision"])
-    asked = limits != Limits()
     return (
         run.label,
         fact_text(engine["model"]).rpartition("/")[2],
@@ -151,8 +152,58 @@ def option_row(run: Run, limits: Limits) -> tuple[str, ...]:
         f"{format_number(tail.p95)} ms" if tail and tail.p95 is not None else "not measured",
         f"{format_bytes(round(max(gpus)))} on the fullest GPU" if gpus else "no GPU",
         f"{failed} of {sum(one.num_requests for one in run.levels)}",
-        (", ".join(kept) or "at no level") if asked else "no limits were given",
+        _limits_kept(run, limits),
     )
+
+
+def commands_to_repeat(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The measurements in the order in which they were made: the first of a run, and what joined it."""
+    times = sorted(
+        (repeat.started, place)
+        for place, run in enumerate(runs)
+        for level in run.levels[:1]
+        for repeat in level.repeats
+    )
+    turns: list[int] = []
+    for place, repeats in groupby(place for _, place in times):
+        turns += [place] * max(1, len(list(repeats)) // _repeats_of(runs[place].command))
+    turns += [place for place, run in enumerate(runs) if not run.levels]
+    seen: set[int] = set()
+    commands = []
+    for place in turns:
+        run, folder = runs[place], f"{OUT}/repeated/{runs[place].label}"
+        words = ("--join", folder) if place in seen else ("--label", run.label, "--out", folder)
+        commands.append((run.label, shlex.join([*_without(run.command, "--label"), *words])))
+        seen.add(place)
+    return commands
+
+
+def _repeats_of(command: Sequence[str]) -> int:
+    """How many repeats of each level a command measures: as `--repeats` says, else all that there are."""
+    place = command.index("--repeats") if "--repeats" in command else None
+    return int(command[place + 1]) if place is not None else 1_000_000
+
+
+def _without(command: Sequence[str], option: str) -> list[str]:
+    """A command without an option and its value."""
+    words = list(command)
+    while option in words:
+        place = words.index(option)
+        del words[place : place + 2]
+    return words
+
+
+def _limits_kept(run: Run, limits: Limits) -> str:
+    """Where all limits are kept, and what of them was not measured or is undecided."""
+    if limits == Limits():
+        return "no limits were given"
+    open_ones = [
+        f"{result.limit} {result.state} at {result.level}"
+        for level in in_order(run)
+        for result in check_level(level, limits)
+        if result.state in ("not measured", "undecided")
+    ]
+    return "; ".join([", ".join(levels_within(run, limits)) or "shown at no level", *open_ones])
 
 
 def _format_name(quantization: Fact) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from scripts.reports.page import inline
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
-from tpforge.measure.compare import fullest_gpu, measured
 from tpforge.measure.decision import Decision, num_ranks, tokens_per_second
 from tpforge.measure.latencies import request_latency
+from tpforge.measure.level_rows import fullest_gpu, measured
 from tpforge.measure.run import Level, Run
 from tpforge.measure.samples import Sample, Statistic
 from tpforge.units import format_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from scripts.reports.axes import format_number
@@ -33,6 +34,8 @@ def row_name(row: Row) -> str:
 
 def number(value: float, unit: str) -> str:
     """A value in its unit; bytes as people read them."""
+    if math.isinf(value):
+        return "infinite"
     if unit in ("bytes", "B"):
         return format_bytes(round(value))
     return f"{format_number(value)} {UNITS.get(unit, unit)}"
@@ -53,13 +56,16 @@ def measured_text(side: Measured | None, row: Row) -> str:
 
 
 def change_text(row: Row) -> str:
-    """``+12 % [+9, +15]``, or a dash."""
-    change = row.change_percent
-    if change is None:
+    """``+12 % [+9, +15]``, ``+3.0 points [+1.2, +5.1]``, or a dash."""
+    if row.change is None:
         return "-"
-    ends = row.change_ends
-    interval = f" [{_signed(min(ends))}, {_signed(max(ends))}]" if ends else ""
-    return f"{_signed(change)} %{interval}"
+    if not math.isfinite(row.change):
+        return "infinite"
+    interval = ""
+    if row.change_low is not None and row.change_high is not None:
+        interval = f" [{_signed(row.change_low)}, {_signed(row.change_high)}]"
+    unit = "points" if row.is_in_points and row.metric != "perplexity_increase" else "%"
+    return f"{_signed(row.change)} {unit}{interval}"
 
 
 def verdict_text(row: Row) -> str:

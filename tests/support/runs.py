@@ -22,13 +22,16 @@ def level_of(
     num_failed: int = 0,
     memory: Mapping[int, tuple[float, float]] | None = None,
     copies: int = 1,
+    minutes: Sequence[int] | None = None,
 ) -> tuple[Level, list[Sample]]:
     """A level with the TTFTs (s) of the requests of each repeat; `memory` has each GPU's least and most.
 
+    A repeat begins at one of `minutes`, without them at 0, 1, 2, as the same repeat of another run does.
     All requests lie within the window. With `copies` there are so many of each, and the window is as many
     times as long: a percentile needs many requests.
     """
     ttfts = [[ttft for ttft in part for _ in range(copies)] for part in ttfts]
+    times = [divmod(minute, 60) for minute in minutes or range(len(ttfts))]
     durations = [copies * duration for duration in durations or [2.0] * len(ttfts)]
     samples = [
         sample(
@@ -44,12 +47,12 @@ def level_of(
     ]
     repeats = tuple(
         Repeat(
-            started="2026-01-01T00:00:00+00:00",
+            started=f"2026-01-01T{hour:02}:{minute:02}:00+00:00",
             duration_s=duration,
             num_requests=len(part),
             num_completed=len(part) - min(num_failed, len(part)),
         )
-        for duration, part in zip(durations, ttfts, strict=True)
+        for duration, part, (hour, minute) in zip(durations, ttfts, times, strict=True)
     )
     gpus = tuple(_gpu(index, least, most) for index, (least, most) in (memory or {}).items())
     level = Level(

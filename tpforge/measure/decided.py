@@ -23,9 +23,11 @@ from tpforge.measure.decision import (
     scaling_of,
     speaks_against,
 )
+from tpforge.measure.evaluation import with_paired_quality
 from tpforge.measure.found_runs import FoundRun, pick_run
 from tpforge.measure.run import SAMPLES_NAME, read_samples
 from tpforge.measure.samples import Sample
+from tpforge.measure.verdicts import Primary
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ def decide(runs: Sequence[FoundRun], request: Request, *, prices: Sequence[str] 
     fallback = pick_run(runs, request.fallback, option="--fallback")
     check_choice(request, recommended.run, fallback.run)
     costs = read_prices(prices, runs)
+    runs = with_paired_quality(runs)
     everyone = [one.run for one in runs]
-    comparisons = compare_all(everyone, prices=costs).comparisons
+    primary = Primary.parse(request.primary)
+    comparisons = compare_all(everyone, prices=costs, primary=primary).comparisons
     names = {run.id: run.label for run in everyone}
     samples = {one.run.id: _samples(one) for one in runs}
     evidence = Evidence(
@@ -75,7 +79,7 @@ def decide(runs: Sequence[FoundRun], request: Request, *, prices: Sequence[str] 
         comparisons=comparisons,
         scaling=scaling_of(everyone[0], everyone),
         findings=tuple(findings_of(comparison, names=names) for comparison in comparisons),
-        against=speaks_against(recommended.run, others, request),
+        against=speaks_against(recommended.run, others, request, baseline=everyone[0]),
         risks=tuple(
             f"{names[comparison.candidate]}: {risk}"
             for comparison in comparisons

@@ -14,13 +14,19 @@ from pydantic import Field, ValidationError
 
 from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.compare import Comparison, compare_runs, level_like, measured
+from tpforge.measure.compare import Comparison, compare_runs, level_like
+from tpforge.measure.level_rows import measured
+from tpforge.measure.limits import Limits, check_level, in_order, levels_within
 from tpforge.measure.rows import Measured, Row
 from tpforge.measure.run import Fact, Level, Run
+from tpforge.measure.verdicts import DEFAULT_PRIMARY, Primary
 from tpforge.records import Record
 
 DECISION_NAME = "decision.json"
 Status = Literal["done", "missing", "not needed"]
+
+_AHEAD_PERCENT = 5.0
+"""A lead of less is not pointed out where it may be chance."""
 
 
 class ChecklistItem(Record):
@@ -29,17 +35,6 @@ class ChecklistItem(Record):
     question: str
     status: Status
     evidence: str
-
-
-class Limits(Record):
-    """What a system has to keep; None is no limit. Latencies in ms, throughput in output tokens a second."""
-
-    ttft_p95_ms: float | None = None
-    itl_p95_ms: float | None = None
-    request_latency_p95_ms: float | None = None
-    min_tokens_per_second: float | None = None
-    max_error_percent: float | None = None
-    max_gpu_memory_gib: float | None = None
 
 
 class Production(Record):
@@ -53,7 +48,8 @@ class Production(Record):
 class Request(Record):
     """What the person who decides says; the rest follows from the runs.
 
-    `considered` are options that were thought of and not measured, each with its reason.
+    `considered` are options that were thought of and not measured, each with its reason. `primary` is the
+    metric that was to decide, as `verdicts.Primary` reads it.
     """
 
     question: str
@@ -66,6 +62,7 @@ class Request(Record):
     limits: Limits = Limits()
     production: Production = Production()
     considered: tuple[str, ...] = ()
+    primary: str = str(DEFAULT_PRIMARY)
 
 
 class Scaling(Record):
@@ -226,13 +223,15 @@ def findings_of(comparison: Comparison, *, names: dict[str, str]) -> str:
 
 def _does_it_pay(rows: Sequence[Row]) -> str:
     verdicts = [row.verdict for row in rows]
-    if "better" not in verdicts and "worse" in verdicts:
-        return ". More ranks do not pay here: they cost throughput and gain none at any level"
-    if "better" not in verdicts:
-        return ". No gain from more ranks was shown"
-    if "worse" in verdicts:
+    if "better" in verdicts and "worse" in verdicts:
         return ". More ranks pay at some levels and cost at others"
-    return ". More ranks gain throughput here"
+    if "better" in verdicts:
+        return f". More ranks gain throughput at {verdicts.count('better')} of {len(rows)} levels"
+    if verdicts.count("worse") == len(rows):
+        return ". More ranks do not pay here: they cost throughput at every level"
+    if "worse" in verdicts:
+        return ". More ranks cost throughput at some levels, and a gain was shown at none"
+    return ". No gain from more ranks was shown"
 
 
 def _of(comparison: Comparison, metric: str, statistic: str) -> list[Row]:
@@ -244,7 +243,7 @@ def _counted(name: str, rows: Sequence[Row]) -> str:
     parts = []
     for verdict in ("better", "worse", "undecided"):
         found = [row for row in rows if row.verdict == verdict]
-        changes = sorted(change for row in found if (change := row.change_percent) is not None)
+        changes = sorted(change for row in found if (change := row.change) is not None)
         if not found:
             continue
         span = f" ({changes[0]:+.0f} to {changes[-1]:+.0f} %)" if len(changes) > 1 else ""
@@ -253,72 +252,81 @@ def _counted(name: str, rows: Sequence[Row]) -> str:
     return f"{name} is {', '.join(parts)}" if parts else ""
 
 
-def speaks_against(recommended: Run, others: Sequence[Run], request: Request) -> tuple[str, ...]:
-    """Where measured numbers contradict the recommendation: a dominating option, or a limit not kept."""
+def speaks_against(
+    recommended: Run, others: Sequence[Run], request: Request, *, baseline: Run | None = None
+) -> tuple[str, ...]:
+    """Where what was measured contradicts the recommendation.
+
+    An option that is better, or whose values are though that may be chance; a limit that was not shown to
+    be kept; nothing that was shown to be better than the baseline's.
+    """
+    primary = Primary.parse(request.primary)
     found = []
     for other in others:
-        comparison = compare_runs(recommended, other)
-        rows = [
-            *_of(comparison, "output_token_throughput", "avg"),
-            *_of(comparison, "time_to_first_token", "p95"),
-            *_of(comparison, "inter_token_latency", "p95"),
-        ]
-        verdicts = [row.verdict for row in rows]
-        quality = [row.verdict for row in comparison.rows if row.section == "quality"]
-        if "better" in verdicts and "worse" not in verdicts and "worse" not in quality:
-            better = ", ".join(
-                dict.fromkeys(f"{row.metric} at {row.level}" for row in rows if row.verdict == "better")
-            )
-            found.append(f"{other.label} is better ({better}) and in none of the compared metrics worse")
-    return (*found, *broken_limits(recommended, request))
+        comparison = compare_runs(recommended, other, primary=primary)
+        if said := _dominates(comparison, other) or _is_ahead(comparison, other, primary):
+            found.append(said)
+    if baseline is not None and baseline.id != recommended.id:
+        rows = compare_runs(baseline, recommended, primary=primary).rows
+        if all(row.verdict != "better" for row in rows):
+            found.append(f"nothing of {recommended.label} was shown to be better than of {baseline.label}")
+    return (*found, *unkept_limits(recommended, request))
 
 
-def levels_within(run: Run, limits: Limits) -> tuple[str, ...]:
-    """The names of the levels at which a run keeps every limit."""
-    return tuple(level.name for level in run.levels if all(kept for _, _, kept in _kept(level, limits)))
+def _dominates(comparison: Comparison, other: Run) -> str:
+    rows = [
+        *_of(comparison, "output_token_throughput", "avg"),
+        *_of(comparison, "time_to_first_token", "p95"),
+        *_of(comparison, "inter_token_latency", "p95"),
+        *_of(comparison, "request_error_rate", "avg"),
+    ]
+    verdicts = [row.verdict for row in rows]
+    quality = [row.verdict for row in comparison.rows if row.section == "quality"]
+    if "better" not in verdicts or "worse" in (*verdicts, *quality):
+        return ""
+    better = ", ".join(
+        dict.fromkeys(f"{row.metric} at {row.level}" for row in rows if row.verdict == "better")
+    )
+    return f"{other.label} is better ({better}) and was shown to be worse in none of the compared metrics"
 
 
-def broken_limits(run: Run, request: Request) -> tuple[str, ...]:
-    """The limits that a run does not keep: at the expected concurrency, or, not knowing it, at any level."""
-    levels, wanted = list(run.levels), request.production.concurrency
+def _is_ahead(comparison: Comparison, other: Run, primary: Primary) -> str:
+    """The values of the primary metric, where they are clearly better at every level and undecided."""
+    rows = [row for row in comparison.rows if primary.is_of(row)]
+    gains = [-row.loss for row in rows if row.loss is not None]
+    if not gains or len(gains) < len(rows) or min(gains) < _AHEAD_PERCENT:
+        return ""
+    if any(row.verdict == "worse" for row in comparison.rows):
+        return ""
+    span = f"{min(gains):.0f} to {max(gains):.0f} %" if len(gains) > 1 else f"{gains[0]:.0f} %"
+    return f"{other.label} has the better {primary} at every level, by {span}, which may be chance"
+
+
+def unkept_limits(run: Run, request: Request) -> tuple[str, ...]:
+    """The limits that a run was not shown to keep, at the expected concurrency.
+
+    Without one it is enough that there is a level at which all are kept.
+    """
+    levels, wanted = in_order(run), request.production.concurrency
     if wanted is not None:
-        levels = [level for level in levels if level.concurrency is not None and level.concurrency >= wanted][
-            :1
-        ]
+        levels = [level for level in levels if level.concurrency is not None and level.concurrency >= wanted]
         if not levels:
             return (f"{run.label} was not measured at the expected concurrency of {wanted}",)
+        levels = levels[:1]
     elif levels_within(run, request.limits):
         return ()
     return tuple(
-        f"{run.label} does not keep {name}: {value:.4g} at {level.name}"
+        _LIMIT_SENTENCES[result.state].format(
+            run=run.label, limit=result.limit, evidence=result.evidence, level=result.level
+        )
         for level in levels
-        for name, value, is_kept in _kept(level, request.limits)
-        if not is_kept
+        for result in check_level(level, request.limits)
+        if result.state != "kept"
     )
 
 
-def _kept(level: Level, limits: Limits) -> list[tuple[str, float, bool]]:
-    """Each limit that can be looked at in a level: its name with the limit, the value, whether it is kept."""
-    highest = (
-        ("time_to_first_token", "p95", limits.ttft_p95_ms, "TTFT p95", "ms"),
-        ("inter_token_latency", "p95", limits.itl_p95_ms, "ITL p95", "ms"),
-        ("request_latency", "p95", limits.request_latency_p95_ms, "request latency p95", "ms"),
-        ("request_error_rate", "avg", limits.max_error_percent, "failed requests", "%"),
-    )
-    found = []
-    for metric, statistic, limit, name, unit in highest:
-        summary = level.metrics.get(metric)
-        value = getattr(summary, statistic) if summary else None
-        if limit is not None and value is not None:
-            found.append((f"{name} <= {limit:g} {unit}", value, value <= limit))
-    speed = tokens_per_second(level)
-    if limits.min_tokens_per_second is not None and speed is not None:
-        wanted = limits.min_tokens_per_second
-        found.append((f"throughput >= {wanted:g} tokens/s", speed.value, speed.value >= wanted))
-    if limits.max_gpu_memory_gib is not None:
-        for gpu in level.telemetry.gpus:
-            if "memory_used" in gpu.series:
-                used = gpu.series["memory_used"].max / 2**30
-                most = limits.max_gpu_memory_gib
-                found.append((f"memory of GPU {gpu.index} <= {most:g} GiB", used, used <= most))
-    return found
+_LIMIT_SENTENCES = {
+    "broken": "{run} does not keep {limit}: {evidence} at {level}",
+    "undecided": "{run} was not shown to keep {limit}: {evidence} at {level}",
+    "not measured": "whether {run} keeps {limit} was not measured at {level}: {evidence}",
+}

@@ -6,24 +6,29 @@ It asks and scores nothing; what scores mean is `quality`.
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tpforge.atomic import os_errors, write_atomic
-from tpforge.errors import InputRefused, RegressionFound, UsageError
+from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.found_runs import FoundRun, find_run
+from tpforge.measure.gates import GATES, GateResult, check_rows, refuse_unkept, worst
 from tpforge.measure.quality import (
     QUALITY_NAME,
     Evaluation,
     greedy_agreement,
     perplexity_increase,
-    quality_losses,
+    share_drop,
 )
-from tpforge.measure.run import RUN_NAME, update_run
+from tpforge.measure.run import RUN_NAME, QualityScore, update_run
+from tpforge.measure.score_rows import DROP, rows_of_scores
 from tpforge.places import Places, find_engine
 from tpforge.written import renew_record
+
+_GATE = "quality-drop"
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,51 @@ def against(evaluation: Evaluation, baseline: Baseline) -> Evaluation:
             scores["perplexity_increase"] = increase
     if before.prompts_sha256 != evaluation.prompts_sha256:
         unavailable["greedy_agreement"] = "the baseline was asked other prompts"
+        unavailable |= {
+            f"{name}{DROP}": "the baseline was asked other prompts" for name in evaluation.outcomes
+        }
     elif agreement := greedy_agreement(before.answers, evaluation.answers, baseline_id=baseline.id):
         scores["greedy_agreement"] = agreement
+        scores |= _drops(evaluation, baseline)
     return evaluation.model_copy(update={"scores": scores, "unavailable": unavailable})
+
+
+def _drops(evaluation: Evaluation, baseline: Baseline) -> dict[str, QualityScore]:
+    """By how much each share dropped, answer by answer, where both know which answers were right."""
+    before = baseline.evaluation
+    drops = {
+        f"{name}{DROP}": share_drop(
+            before.outcomes[name],
+            right,
+            baseline_id=baseline.id,
+            answers_are_equal=before.answers == evaluation.answers,
+        )
+        for name, right in evaluation.outcomes.items()
+        if name in before.outcomes
+    }
+    return {name: drop for name, drop in drops.items() if drop is not None}
+
+
+def with_paired_quality(runs: Sequence[FoundRun]) -> tuple[FoundRun, ...]:
+    """The runs with the scores of each against the first, answer by answer, where both keep their answers.
+
+    Raises:
+        InputRefused: a quality.json is broken.
+    """
+    first, *others = runs
+    file = first.folder / QUALITY_NAME
+    if not file.is_file():
+        return tuple(runs)
+    baseline = Baseline(first.run.id, _read(file))
+    return (first, *(_paired(one, baseline) for one in others))
+
+
+def _paired(found: FoundRun, baseline: Baseline) -> FoundRun:
+    file = found.folder / QUALITY_NAME
+    if not file.is_file() or not found.run.quality:
+        return found
+    scores = against(_read(file), baseline).scores
+    return replace(found, run=found.run.model_copy(update={"quality": {**found.run.quality, **scores}}))
 
 
 def read_baseline(given: str) -> Baseline:
@@ -108,34 +155,29 @@ def apply_limits(
     Raises:
         UsageError: a limit without a baseline.
         InputRefused: nothing of both can be compared.
-        RegressionFound: a score is worse by more than `max_drop`, or answers agree less than `min_agreement`.
+        RegressionFound: a score was not shown to be within `max_drop`, by the rule of `tpforge compare`, or
+            answers agree less than `min_agreement`.
     """
     if max_drop is None and min_agreement is None:
         return
     if baseline is None:
         raise UsageError("a limit needs something to compare with: give --baseline RUN")
     scores = evaluation.scores
-    losses = quality_losses(scores, baseline.evaluation.scores)
-    failed = []
+    results = []
     if max_drop is not None:
-        if not losses:
+        rows = rows_of_scores(baseline.evaluation.scores, scores, baseline_id=baseline.id)
+        wanted = [row for row in rows if (row.metric, row.statistic) in GATES[_GATE]]
+        compared = [row for row in wanted if row.change is not None]
+        if not compared:
             raise InputRefused(f"--max-drop: nothing can be compared: {listed(evaluation.unavailable)}")
-        failed += [
-            f"{name} is worse by {loss:.2f} (limit {max_drop:g})"
-            for name, loss in losses.items()
-            if loss > max_drop
-        ]
+        results.append(check_rows(compared, _GATE, limit=max_drop, name=evaluation.source))
     if min_agreement is not None:
         if "greedy_agreement" not in scores:
             raise InputRefused(f"--min-agreement: not measured: {listed(evaluation.unavailable)}")
-        if scores["greedy_agreement"].value < min_agreement:
-            failed.append(
-                f"greedy answers agree by {scores['greedy_agreement'].value:.1f} % (limit {min_agreement:g})"
-            )
-    if failed:
-        raise RegressionFound(
-            "\n  ".join([f"{evaluation.source}: quality has fallen against {baseline.id}:", *failed])
-        )
+        agreement = scores["greedy_agreement"].value
+        said = f"{evaluation.source}: greedy answers agree by {agreement:.1f} % (limit {min_agreement:g})"
+        results.append(GateResult(failures=(said,) if agreement < min_agreement else ()))
+    refuse_unkept(worst(results))
 
 
 def _read(file: Path) -> Evaluation:

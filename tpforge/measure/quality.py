@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Literal
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from pydantic import Field
 from tpforge.measure.json_schema import check_text
 from tpforge.measure.prompts import Prompt
 from tpforge.measure.run import QualityScore
-from tpforge.measure.statistics import mean_interval, proportion_interval, student_t_quantile
+from tpforge.measure.statistics import mean_interval, proportion_interval, sign_test, student_t_quantile
 from tpforge.records import Record
 
 QUALITY_NAME = "quality.json"
@@ -34,7 +35,8 @@ class Evaluation(Record):
 
     `source` is an engine's folder or a server's address, `engine` the engine's name where it is known.
     `prompts_sha256` is the hash of the prompts as they were sent, so that only answers to the same ones are
-    compared. `unavailable` says by score why it is missing; `problems` are the answers that failed.
+    compared. `outcomes` has, by score and prompt, whether the answer was right; a prompt without an answer is
+    not. `unavailable` says by score why it is missing; `problems` are the answers that failed.
     """
 
     schema_version: Literal[1] = 1
@@ -47,6 +49,7 @@ class Evaluation(Record):
     passages: tuple[Passage, ...] = ()
     answers: dict[str, str] = Field(default_factory=dict)
     scores: dict[str, QualityScore] = Field(default_factory=dict)
+    outcomes: dict[str, dict[str, bool]] = Field(default_factory=dict)
     unavailable: dict[str, str] = Field(default_factory=dict)
     problems: dict[str, str] = Field(default_factory=dict)
 
@@ -116,6 +119,21 @@ def expected_text(
     ), problems
 
 
+def outcomes_of(
+    prompts: Sequence[Prompt], answers: Mapping[str, str], problems: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, bool]]:
+    """Whether each answer was right, by score and prompt; `problems` has those that were not, by score."""
+    asked = {
+        "structured_validity": [prompt.id for prompt in prompts if prompt.json_schema is not None],
+        "expected_text": [prompt.id for prompt in prompts if prompt.must_contain],
+    }
+    return {
+        score: {name: name in answers and name not in problems.get(score, {}) for name in names}
+        for score, names in asked.items()
+        if names
+    }
+
+
 def greedy_agreement(
     baseline: Mapping[str, str], answers: Mapping[str, str], *, baseline_id: str
 ) -> QualityScore | None:
@@ -142,17 +160,37 @@ def greedy_agreement(
     )
 
 
-def quality_losses(
-    scores: Mapping[str, QualityScore], baseline: Mapping[str, QualityScore]
-) -> dict[str, float]:
-    """By how much each score is worse than the baseline's: percent of perplexity, points of shares."""
-    losses = {}
-    if "perplexity_increase" in scores:
-        losses["perplexity_increase"] = scores["perplexity_increase"].value
-    for name in ("structured_validity", "expected_text"):
-        if name in scores and name in baseline:
-            losses[name] = baseline[name].value - scores[name].value
-    return losses
+def share_drop(
+    baseline: Mapping[str, bool], outcomes: Mapping[str, bool], *, baseline_id: str, answers_are_equal: bool
+) -> QualityScore | None:
+    """By how many points fewer of the same answers are right, answer by answer.
+
+    The interval is that of a difference of paired shares; where all answers are those of the baseline it is
+    0. An answer that only the baseline gave counts as wrong.
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data", 2012; the p value is McNemar's, exact
+    """
+    n = len(baseline)
+    if not n:
+        return None
+    lost = sum(right and not outcomes.get(name, False) for name, right in baseline.items())
+    gained = sum(outcomes.get(name, False) and not right for name, right in baseline.items())
+    p_lost, p_gained = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    middle, spread = p_lost - p_gained, p_lost + p_gained - (p_lost - p_gained) ** 2
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(spread / (n + 2))
+    ends = (0.0, 0.0) if answers_are_equal else (max(-1.0, middle - half), min(1.0, middle + half))
+    return QualityScore(
+        value=100 * (lost - gained) / n,
+        unit="points",
+        higher_is_better=False,
+        n=n,
+        low=100 * ends[0],
+        high=100 * ends[1],
+        baseline=baseline_id,
+        detail=f"{lost} right answers became wrong, {gained} wrong ones right, "
+        f"p {sign_test(lost, gained):.2g}",
+    )
 
 
 def _share(successes: int, trials: int, detail: str) -> QualityScore | None:

@@ -5,11 +5,14 @@ It judges nothing; `compare` does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal, Self
 
-from tpforge.measure.statistics import mean_interval
+from pydantic import ConfigDict
+
+from tpforge.measure.intervals import positive_interval
 from tpforge.records import Record
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -23,6 +26,8 @@ class Measured(Record):
     readings and the interval is their range; of quality, `n` counts items.
     """
 
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
     value: float
     low: float | None = None
     high: float | None = None
@@ -30,19 +35,24 @@ class Measured(Record):
 
     @classmethod
     def of_repeats(cls, values: Sequence[float]) -> Self:
-        """The mean of repeats with its interval."""
-        interval = mean_interval(values)
+        """The mean of repeats with its interval, on a logarithmic scale."""
+        mean = fmean(values)
+        interval = positive_interval(mean, values)
         if interval is None:
-            return cls(value=fmean(values), n=len(values))
-        return cls(value=interval.mean, low=interval.low, high=interval.high, n=interval.n)
+            return cls(value=mean, n=len(values))
+        return cls(value=mean, low=interval.low, high=interval.high, n=interval.n)
 
 
 class Row(Record):
     """One metric at one level of load (None: of the whole run), of the baseline and of the candidate.
 
-    `difference_low` and `difference_high` bound candidate - baseline in the metric's unit. `reason` says
-    why a verdict is undecided.
+    `change` is by how many percent the candidate's value is above the baseline's, of rounds the geometric
+    mean of their ratios, with its 95 % interval; of what is a percentage itself it is in points. `p_value` is
+    that of the row alone, the verdict that of all rows together. `smallest_change` is what the measurement
+    would see in 8 of 10 cases, where it was judged by rounds. `reason` says why a verdict is undecided.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     section: Section
     level: str | None = None
@@ -51,29 +61,46 @@ class Row(Record):
     unit: str
     baseline: Measured | None
     candidate: Measured | None
-    difference_low: float | None = None
-    difference_high: float | None = None
+    change: float | None = None
+    change_low: float | None = None
+    change_high: float | None = None
+    p_value: float | None = None
+    smallest_change: float | None = None
     lower_is_better: bool
     verdict: Verdict
     reason: str = ""
 
     @property
-    def change_percent(self) -> float | None:
-        """By how much of the baseline's value the candidate's is larger; None where that has no meaning."""
-        if self.baseline is None or self.candidate is None or self.baseline.value == 0:
-            return None
-        return 100 * (self.candidate.value / self.baseline.value - 1)
+    def is_in_points(self) -> bool:
+        """Whether the change is in points, since the values are percentages."""
+        return self.unit == "%"
 
     @property
-    def change_ends(self) -> tuple[float, float] | None:
-        """The interval of the difference in percent of the baseline's value."""
-        if self.difference_low is None or self.difference_high is None or self.change_percent is None:
+    def loss(self) -> float | None:
+        """By how much the candidate is worse, in percent or points; negative where it is better."""
+        return None if self.change is None else self._as_loss(self.change)
+
+    @property
+    def loss_ends(self) -> tuple[float, float] | None:
+        """The interval of the loss."""
+        if self.change_low is None or self.change_high is None:
             return None
-        assert self.baseline is not None
-        return (
-            100 * self.difference_low / self.baseline.value,
-            100 * self.difference_high / self.baseline.value,
-        )
+        low, high = sorted((self._as_loss(self.change_low), self._as_loss(self.change_high)))
+        return low, high
+
+    def _as_loss(self, change: float) -> float:
+        return change if self.lower_is_better else -change
+
+
+def change_between(baseline: Measured | None, candidate: Measured | None, *, unit: str) -> float | None:
+    """Percent of the baseline, or points where the unit is percent; None where it has no meaning."""
+    if baseline is None or candidate is None:
+        return None
+    if unit == "%":
+        return candidate.value - baseline.value
+    if baseline.value == 0 or not math.isfinite(baseline.value):
+        return None
+    return 100 * (candidate.value / baseline.value - 1)
 
 
 def missing_side(sides: tuple[object | None, object | None]) -> str:

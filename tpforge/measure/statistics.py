@@ -1,4 +1,4 @@
-"""Percentiles, and what repeats say about a mean: intervals by Student's t, differences by Welch.
+"""Percentiles; intervals of means, differences and shares; p values, alone and many together.
 
 Plain numbers in, plain numbers out, standard library only; it knows nothing of requests or metrics.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist, fmean, stdev
 
 from tpforge.measure.samples import Interval
@@ -89,12 +90,62 @@ def proportion_interval(successes: int, trials: int, *, confidence: float = 0.95
     return Interval(mean=share, low=low, high=high, n=trials, confidence=confidence)
 
 
+def holm(p_values: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
+    """The p values such that calling those below alpha makes one false call or more at most with alpha.
+
+    The one with the least p / weight comes first, with all of alpha divided by weight; each that falls leaves
+    its share to the others.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979, with weights
+    """
+    adjusted = [1.0] * len(p_values)
+    left, worst = math.fsum(weights), 0.0
+    for place in sorted(range(len(p_values)), key=lambda place: p_values[place] / weights[place]):
+        worst = max(worst, p_values[place] * max(left, weights[place]) / weights[place])
+        adjusted[place] = min(1.0, worst)
+        left -= weights[place]
+    return tuple(adjusted)
+
+
+def share_difference(first: Interval, second: Interval) -> tuple[float, float]:
+    """Where the difference of two shares lies, by the Wilson interval of each.
+
+    Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998,
+    method 10
+    """
+    difference = second.mean - first.mean
+    low = math.hypot(second.mean - second.low, first.high - first.mean)
+    high = math.hypot(second.high - second.mean, first.mean - first.low)
+    return difference - low, difference + high
+
+
+def fisher_exact(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """The two-sided p value of two counts, (successes, trials) each, having one share.
+
+    Source: Fisher, "Statistical Methods for Research Workers", 1934, section 21.02
+    """
+    (a, n), (b, m) = first, second
+    whole = _log_binomial(n + m, a + b)
+    least, most = max(0, a + b - m), min(n, a + b)
+    logs = [_log_binomial(n, k) + _log_binomial(m, a + b - k) - whole for k in range(least, most + 1)]
+    observed = logs[a - least] + 1e-7
+    return min(1.0, math.fsum(math.exp(value) for value in logs if value <= observed))
+
+
+def sign_test(lost: int, gained: int) -> float:
+    """The two-sided p value of `lost` and `gained` being equally likely: McNemar's test, exact."""
+    n = lost + gained
+    tail = math.fsum(math.exp(_log_binomial(n, k) - n * math.log(2)) for k in range(min(lost, gained) + 1))
+    return min(1.0, 2 * tail)
+
+
 def student_t_cdf(t: float, freedom: float) -> float:
     """The probability that Student's t with `freedom` degrees of freedom is at most `t`."""
     tail = 0.5 * regularized_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
     return 1 - tail if t > 0 else tail
 
 
+@cache
 def student_t_quantile(probability: float, freedom: float) -> float:
     """The t that Student's distribution stays below with `probability`; the inverse of `student_t_cdf`.
 
@@ -142,6 +193,10 @@ def regularized_beta(x: float, a: float, b: float) -> float:
         if abs(c * d - 1) < _EPSILON:
             break
     return math.exp(logarithm) * fraction / a
+
+
+def _log_binomial(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def _of_sorted(ordered: Sequence[float], percent: float) -> float:

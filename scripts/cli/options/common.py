@@ -38,6 +38,13 @@ RESUME = click.option(
     "--resume", is_flag=True, help="Go on where an interrupted run stopped; its bytes are hashed again first."
 )
 FORCE = click.option("--force", is_flag=True, help="Replace an existing output.")
+PRIMARY = click.option(
+    "--primary",
+    default="output_token_throughput",
+    show_default=True,
+    metavar="METRIC[:STATISTIC]",
+    help="The metric that is to decide: judged first, at half of the 5 % of false verdicts.",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 
 

@@ -28,7 +28,7 @@ def test_it_needs_no_server_and_says_what_would_be_asked(capsys: pytest.CaptureF
     assert found["num_for_p95"] == 100
     assert "in whole passes, shuffled, each asked once before" in found["prompts"]
     assert [one["smallest"] for one in found["seen"]] == [
-        smallest_change(5, noise=noise) for noise in (0.01, 0.02, 0.05, 0.1)
+        smallest_change(5, noise=noise, alpha=0.05 / 2 / 2) for noise in (0.01, 0.02, 0.05, 0.1)
     ]
 
 
@@ -44,7 +44,7 @@ def test_the_noise_is_that_of_the_run_to_join(tmp_path: Path) -> None:
     (seen,) = found.seen
     assert (found.num_repeats, found.num_earlier, seen.where) == (1, 2, "measured at concurrency 1")
     assert seen.noise == pytest.approx(0.0674, abs=0.0001)
-    assert seen.smallest == smallest_change(3, noise=seen.noise)
+    assert seen.smallest == smallest_change(3, noise=seen.noise, alpha=0.05 / 2)
 
 
 def test_wrong_options_are_refused_as_they_would_be(capsys: pytest.CaptureFixture[str]) -> None:

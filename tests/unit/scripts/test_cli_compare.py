@@ -38,7 +38,7 @@ def test_it_says_what_changed_and_gives_a_verdict_per_metric(
     (line,) = [line for line in out.splitlines() if line.startswith("time to first token (TTFT), p95")]
     assert line.rstrip().endswith("worse")
     assert "n=3" in line
-    assert "of equal runs, about" in out
+    assert "judged together, output_token_throughput first: of equal runs, 1 comparison in 20" in out
 
 
 def test_json_is_one_object_with_kind_and_version(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.main import main
+from scripts.reports.decision import commands_to_repeat
 from tests.support.runs import level_of, run_of
 from tpforge.measure.run import write_run
 from tpforge.measure.samples import Sample
@@ -122,6 +123,24 @@ def test_limits_are_shown_and_judged(runs: Path, capsys: pytest.CaptureFixture[s
     text = (runs / "decision" / "decision.md").read_text()
     assert "p95 of time to first token at most 50 ms" in text
     assert "at no level" in text
+
+
+def test_the_commands_to_repeat_take_the_turns_that_were_taken() -> None:
+    command = ("tpforge", "bench", "host:1", "--repeats", "1", "--label", "old")
+    runs = [
+        run_of(name, [level_of(FAST, minutes=minutes)[0]]).model_copy(update={"command": command})
+        for name, minutes in (("a", (0, 3, 4)), ("b", (1, 2, 5)))
+    ]
+    first, join = "--label {0} --out out/repeated/{0}", "--join out/repeated/{}"
+    bench = "tpforge bench host:1 --repeats 1"
+    assert commands_to_repeat(runs) == [
+        ("a", f"{bench} {first.format('a')}"),
+        ("b", f"{bench} {first.format('b')}"),
+        ("b", f"{bench} {join.format('b')}"),
+        ("a", f"{bench} {join.format('a')}"),
+        ("a", f"{bench} {join.format('a')}"),
+        ("b", f"{bench} {join.format('b')}"),
+    ]
 
 
 def test_json_is_one_object(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
