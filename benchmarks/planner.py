@@ -43,6 +43,7 @@ FREE = (
 OTHER_FLOPS, OTHER_BANDWIDTH = 0.6, 0.75
 NVLINK_SHARE, HOSTS_SHARE = 0.7, 0.7
 ASSUMED_BAND = (0.6, 1.4)
+ASSUMED_BAND_HOSTS = (0.4, 1.4)
 Error = tuple[Row, float]
 
 
@@ -243,6 +244,7 @@ def calibration_text(fit: Fit) -> str:
         low, high = shares[len(shares) // 10], shares[-1 - len(shares) // 10]
         bands.append(_band(kind, low, high, len(shares)))
     bands.append(_band("unmeasured GPU", *ASSUMED_BAND, 0))
+    bands.append(_band("several hosts", *ASSUMED_BAND_HOSTS, 0))
     found = {
         "measured_gpus": sorted({row.gpu for row, _ in checked}),
         "fit": fit.model_dump(),

@@ -135,14 +135,15 @@ def _problems(question: Question) -> list[str]:
     row = find_format(question.format)
     kv = [find_kv_format(question.kv_cache)] if question.kv_cache is not None else []
     return [
-        *_runtime_problems(question),
+        *runtime_problems(question),
         *_support_problems(row, question),
         *_shape_problems(row, question),
         *(problem for one in kv for problem in _support_problems(one, question)),
     ]
 
 
-def _runtime_problems(question: Question) -> Iterator[str]:
+def runtime_problems(question: Question) -> Iterator[str]:
+    """What the version and the runtime rule out, whatever the format."""
     if question.version is None:
         return
     version = _version(question.version)

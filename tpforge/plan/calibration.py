@@ -14,7 +14,11 @@ from tpforge.plan.communication import LinkShares
 from tpforge.plan.hardware import Cluster, Gpu
 from tpforge.records import Record
 
-BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU"]
+BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU", "several hosts"]
+
+
+MOST_RANKS_MEASURED = 8
+"""No published row has more ranks."""
 
 
 class Fit(Record):
@@ -79,6 +83,8 @@ class Calibration(Record):
             kind = "experts"
         if cluster.gpu.name not in self.measured_gpus:
             kind = "unmeasured GPU"
+        if num_ranks > min(cluster.gpus_per_host, MOST_RANKS_MEASURED):
+            kind = "several hosts"
         return next(band for band in self.bands if band.kind == kind)
 
     def scaled(self, factor: float) -> Calibration:

@@ -89,13 +89,11 @@ def decide(
     options = list_options(blueprint, cluster, ask, calibration=calibration)
     working = [one for one in options if one.rejection is None]
     if not working:
-        raise _failure(blueprint, cluster, ask, options, goal=goal, calibration=calibration)
+        raise _failure(
+            blueprint, cluster, ask, options, goal=goal, calibration=calibration, alternatives=alternatives
+        )
     chosen = rank_options(working, goal=goal)[0]
-    instead = tuple(
-        best
-        for other in alternatives
-        if (best := best_option(other, cluster, ask, goal=goal, calibration=calibration)) is not None
-    )
+    instead = _instead(alternatives, cluster, ask, goal=goal, calibration=calibration)
     as_sure = [one for one in working if _doubt(one) <= _doubt(chosen)]
     return Plan(
         blueprint=blueprint,
@@ -111,6 +109,14 @@ def decide(
         ),
         frontier=() if ask.states_load else frontier(as_sure, ask.load, calibration=calibration),
     )
+
+
+def _instead(
+    alternatives: Sequence[Blueprint], cluster: Cluster, ask: Ask, *, goal: Goal, calibration: Calibration
+) -> tuple[Option, ...]:
+    """The best option of each alternative that has one."""
+    found = (best_option(one, cluster, ask, goal=goal, calibration=calibration) for one in alternatives)
+    return tuple(one for one in found if one is not None)
 
 
 def best_option(
@@ -178,6 +184,7 @@ def _failure(
     *,
     goal: Goal,
     calibration: Calibration,
+    alternatives: Sequence[Blueprint],
 ) -> InputRefused | NothingFits:
     """The error for options none of which works, with what would."""
     reasons = _reasons(options)
@@ -185,6 +192,8 @@ def _failure(
     title = f"{blueprint.name} on {cluster.num_gpus} x {cluster.gpu.title}"
     lines = [f"{title}: no option works:", *(f"  {reason}" for reason in reasons)]
     lines += [f"  nearest that works: {text}" for text in nearest]
+    for one in _instead(alternatives, cluster, ask, goal=goal, calibration=calibration):
+        lines.append(f"  instead: {one.model}, {one.label}: about {one.tokens_per_second:.0f} tokens/s")
     text = "\n".join(lines)
     causes = {one.rejection.cause for one in options if one.rejection is not None}
     if causes == {"sharding"}:

@@ -21,7 +21,7 @@ from tpforge.plan.operating import Limits, operate
 from tpforge.plan.throughput import Engine, Load, Speed
 from tpforge.plan.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.quantization import find_format
-from tpforge.quantization_gate import Question, judge
+from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.runtime import Runtime
 from tpforge.units import format_bytes
 
@@ -263,7 +263,8 @@ def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...]
     kv = None if option.kv_dtype == own else option.kv_dtype
     if option.weight_format is None:
         if kv is None:
-            return (), ()
+            plain = Question("int8_wo", ask.runtime, None, ask.version, option.cluster.gpu.sm)
+            return tuple(runtime_problems(plain)), ()
         # The gate judges a cache with a format of weights: INT8 weight-only loads wherever floats do.
         verdict = judge(Question("int8_wo", ask.runtime, kv, ask.version, option.cluster.gpu.sm))
         title = find_format("int8_wo").title

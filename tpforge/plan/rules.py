@@ -6,48 +6,18 @@ A rule has a name, so that a test and a reader can hold it to its word. It chang
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from tpforge.plan.case import Advice, Case
 from tpforge.plan.options import Ask, Option
+from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
 from tpforge.plan.weights import Blueprint
 from tpforge.quantization import find_format
 from tpforge.units import GIB
 
-BARELY = 2.0
-"""A model misses one GPU barely when it needs less than this many times its memory: 8 bits halve it."""
 STARVED = 16
 """A batch that the cache keeps below this leaves most of the GPU's arithmetic unused."""
 MUCH_COMMUNICATION = 0.25
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What one rule says."""
-
-    rule: str
-    level: Literal["note", "warning"]
-    text: str
-
-
-@dataclass(frozen=True)
-class Case:
-    """What the rules look at."""
-
-    chosen: Option
-    options: Sequence[Option]
-    blueprint: Blueprint
-    ask: Ask
-    instead: Sequence[Option]
-
-    def single(self, bits: int) -> Option | None:
-        """The fastest option that works on one GPU a replica, with weights of that many bits."""
-        found = [
-            one
-            for one in self.options
-            if one.rejection is None and one.mapping.world_size == 1 and _bits(one) == bits
-        ]
-        return max(found, key=lambda one: one.tokens_per_second, default=None)
 
 
 def advise(
@@ -62,53 +32,6 @@ def advise(
     case = Case(chosen, options, blueprint, ask, instead)
     found = [rule(case) for rule in RULES]
     return tuple(advice for advice in found if advice is not None)
-
-
-def one_gpu(case: Case) -> Advice | None:
-    """Whether one GPU holds the model with its cache."""
-    eight = case.single(8)
-    if any(
-        one.rejection is None and one.mapping.world_size == 1 and _bits(one) == 16 for one in case.options
-    ):
-        return Advice(
-            "one-gpu", "note", "one GPU holds the model in 16 bits, with cache: TP is not needed to fit"
-        )
-    if eight is not None:
-        return Advice(
-            "one-gpu",
-            "note",
-            f"one GPU holds it only quantized ({eight.precision}): TP is a choice, not a need",
-        )
-    four = case.single(4)
-    if four is not None:
-        return Advice("one-gpu", "note", f"one GPU holds it in 4 bits only ({four.precision})")
-    return Advice("one-gpu", "note", "no precision fits one GPU with this load: more GPUs are needed")
-
-
-def quantize_first(case: Case) -> Advice | None:
-    """A model that barely misses one GPU wants quantization before tensor parallelism."""
-    missed = [
-        one
-        for one in case.options
-        if one.mapping.world_size == 1
-        and one.weight_format is None
-        and one.rejection is not None
-        and one.memory
-    ]
-    if not missed or missed[0].memory is None:
-        return None
-    need = missed[0].memory.fixed_bytes / missed[0].memory.gpu.memory_bytes
-    smaller = case.single(8) or case.single(4)
-    if smaller is None or need > BARELY or case.chosen.weight_format is not None:
-        return None
-    return Advice(
-        "quantize-first",
-        "warning",
-        f"in 16 bits it needs {need:.1f} x the memory of one GPU; {smaller.label} needs no "
-        "communication and gives "
-        f"{smaller.tokens_per_gpu:.0f} tokens/s a GPU against {case.chosen.tokens_per_gpu:.0f}: "
-        "prove its quality first",
-    )
 
 
 def worth_of_tensor_parallelism(case: Case) -> Advice | None:
@@ -253,19 +176,6 @@ def coarse_precision(case: Case) -> Advice | None:
     )
 
 
-def smaller_model(case: Case) -> Advice | None:
-    """What a smaller model would do."""
-    if not case.instead:
-        return None
-    best = max(case.instead, key=lambda one: one.tokens_per_second)
-    return Advice(
-        "smaller-model",
-        "note",
-        f"{best.model} ({best.label}) would give {best.tokens_per_second:.0f} tokens/s against "
-        f"{case.chosen.tokens_per_second:.0f}; compare quality, tokenizer and license too",
-    )
-
-
 def attention_data_parallelism(case: Case) -> Advice | None:
     """What upstream does with experts over several ranks, and the estimate leaves out."""
     if case.blueprint.model.moe is None or case.chosen.mapping.tp_size == 1:
@@ -282,10 +192,13 @@ def unproven_estimate(case: Case) -> Advice | None:
     band = case.chosen.band
     if band is None or band.rows:
         return None
+    what = (
+        f"{case.chosen.mapping.world_size} ranks or several hosts"
+        if band.kind == "several hosts"
+        else case.chosen.cluster.gpu.title
+    )
     return Advice(
-        "unmeasured",
-        "warning",
-        f"no published throughput of {case.chosen.cluster.gpu.title} was compared: the band is assumed",
+        "unmeasured", "warning", f"no published throughput of {what} was compared: the band is assumed"
     )
 
 
@@ -317,10 +230,6 @@ RULES: tuple[Callable[[Case], Advice | None], ...] = (
     unproven_estimate,
     unsourced_memory,
 )
-
-
-def _bits(option: Option) -> int:
-    return 16 if option.weight_format is None else find_format(option.weight_format).weight_bits
 
 
 def _tpot(option: Option) -> float:

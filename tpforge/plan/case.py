@@ -1,0 +1,48 @@
+"""What the rules of a plan look at, and what one of them says.
+
+It holds no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tpforge.plan.options import Ask, Option
+from tpforge.plan.weights import Blueprint
+from tpforge.quantization import find_format
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What one rule says."""
+
+    rule: str
+    level: Literal["note", "warning"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the rules look at."""
+
+    chosen: Option
+    options: Sequence[Option]
+    blueprint: Blueprint
+    ask: Ask
+    instead: Sequence[Option]
+
+    def single(self, bits: int) -> Option | None:
+        """The fastest option that works on one GPU a replica, with weights of that many bits."""
+        found = [
+            one
+            for one in self.options
+            if one.rejection is None and one.mapping.world_size == 1 and bits_of(one) == bits
+        ]
+        return max(found, key=lambda one: one.tokens_per_second, default=None)
+
+
+def bits_of(option: Option) -> int:
+    """Bits of a weight."""
+    return 16 if option.weight_format is None else find_format(option.weight_format).weight_bits
