@@ -12,11 +12,12 @@ from typing import Literal
 
 from tpforge.errors import InputRefused, NothingFits, PlanError
 from tpforge.plan.calibration import Calibration
+from tpforge.plan.case import Advice
 from tpforge.plan.frontier import FrontierPoint, frontier
 from tpforge.plan.hardware import Cluster, gpus, make_cluster
 from tpforge.plan.host import HostNeeds, host_needs
 from tpforge.plan.options import Ask, Option, list_options
-from tpforge.plan.rules import Advice, advise
+from tpforge.plan.rules import advise
 from tpforge.plan.weights import Blueprint
 from tpforge.quantization import find_format
 
