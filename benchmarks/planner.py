@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tomli_w
 
+from benchmarks.latency import estimates, fit_first_token, latency_rows, latency_tables, time_bands
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
 from scripts.reports.columns import table
 from tpforge.atomic import write_atomic
@@ -59,6 +60,7 @@ def make_fit(values: Sequence[float]) -> Fit:
         bandwidth=part("bandwidth"),
         other_bandwidth=OTHER_BANDWIDTH,
         links=LinkShares(pcie=found.pop("pcie"), nvlink=NVLINK_SHARE, hosts=HOSTS_SHARE),
+        first_token=calibration().fit.first_token,
         **{key: value for key, value in found.items() if "." not in key},
     )
 
@@ -206,6 +208,7 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
                 errors(rows("experts"), fit), lambda row: f"{row.model} {row.gpu} {row.precision} TP{row.tp}"
             ),
         ),
+        *latency_tables(fit),
         _first_token_table(fit),
         (f"The 30 worst of {len(beyond)} misses beyond 25 % of {len(dense)} rows", MISS_HEADER, beyond[:30]),
     ]
@@ -245,10 +248,12 @@ def calibration_text(fit: Fit) -> str:
         bands.append(_band(kind, low, high, len(shares)))
     bands.append(_band("unmeasured GPU", *ASSUMED_BAND, 0))
     bands.append(_band("several hosts", *ASSUMED_BAND_HOSTS, 0))
+    times = time_bands(estimates(fit, latency_rows()))
     found = {
         "measured_gpus": sorted({row.gpu for row, _ in checked}),
         "fit": fit.model_dump(),
         "bands": bands,
+        "time_bands": {name: band.model_dump() for name, band in times.items()},
     }
     return "\n".join(head) + "\n" + tomli_w.dumps(found)
 
@@ -278,6 +283,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.fit:
         fit = fit_values(rows("calibration"))
+        fit = fit.model_copy(update={"first_token": fit_first_token(fit)})
         write_atomic(TOML, calibration_text(fit))
     else:
         fit = calibration().fit

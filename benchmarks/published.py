@@ -99,15 +99,6 @@ def first_tokens() -> list[tuple[Row, float]]:
 
 def _row(values: dict[str, str]) -> Row:
     tp, pp = int(values["tp"]), int(values["pp"])
-    gpu = find_gpu(values["gpu"])
-    floats = values["precision"] == "fp16"
-    settings = Settings(
-        DType.FLOAT16,
-        weight_format=None if floats else values["precision"],
-        kv_dtype="float16" if floats else "fp8",
-        kv_fraction=KV_FRACTIONS.get(values["release"], 0.95),
-    )
-    shapes = _shapes(values["model"], tp, pp)
     lengths = int(values["isl"]), int(values["osl"])
     return Row(
         release=values["release"],
@@ -118,13 +109,30 @@ def _row(values: dict[str, str]) -> Row:
         pp=pp,
         load=Load(*lengths, num_requests=NUM_REQUESTS[lengths]),
         measured=float(values["output_tokens_per_s"]),
-        engine=Engine(
-            shapes,
-            rank_memory(shapes, gpu=gpu, settings=settings),
-            make_cluster(gpu, num_gpus=tp * pp),
-            settings,
+        engine=engine_of(
+            values["model"],
+            gpu=values["gpu"],
+            tp=tp,
+            pp=pp,
+            weight_format=None if values["precision"] == "fp16" else values["precision"],
+            kv_fraction=KV_FRACTIONS.get(values["release"], 0.95),
         ),
     )
+
+
+def engine_of(
+    model: str, *, gpu: str, tp: int, pp: int, weight_format: str | None, kv_fraction: float
+) -> Engine:
+    """The engine of a row: an FP8 cache with quantized weights, 16 bits with others."""
+    settings = Settings(
+        DType.FLOAT16,
+        weight_format=weight_format,
+        kv_dtype="float16" if weight_format is None else "fp8",
+        kv_fraction=kv_fraction,
+    )
+    shapes, kind = _shapes(model, tp, pp), find_gpu(gpu)
+    memory = rank_memory(shapes, gpu=kind, settings=settings)
+    return Engine(shapes, memory, make_cluster(kind, num_gpus=tp * pp), settings)
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.reports.columns import table
+from tpforge.plan.calibration import TimeBand
 from tpforge.plan.choose import Plan
 from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
@@ -61,8 +62,11 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         ("throughput", f"{option.tokens_per_second:.0f} output tokens/s ({band_text(option)})"),
         ("per GPU", f"{option.tokens_per_gpu:.0f} output tokens/s"),
         ("per user", f"{1e3 * option.scale / speed.tpot_ms:.0f} output tokens/s"),
-        ("time to first token", f"{speed.ttft_ms / option.scale:.0f} ms"),
-        ("time a token", f"{speed.tpot_ms / option.scale:.1f} ms at {speed.batch} requests a replica"),
+        ("time to first token", time_text(speed.ttft_ms / option.scale, option.ttft_band)),
+        (
+            "time a token",
+            f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, {speed.batch} requests a replica",
+        ),
         ("batch is limited by", speed.limit),
         ("communication", f"{100 * speed.communication_share:.0f} % of a step"),
         ("KV cache", f"{memory.kv_tokens} tokens a replica, {format_bytes(memory.kv_bytes)} a rank"),
@@ -146,6 +150,15 @@ def band_text(option: Option) -> str:
     low, high = option.tokens_per_second * band.low, option.tokens_per_second * band.high
     rests = f"8 of 10 of {band.rows} published rows, {band.kind}" if band.rows else f"assumed, {band.kind}"
     return f"{low:.0f} to {high:.0f}: {rests}"
+
+
+def time_text(milliseconds: float, band: TimeBand | None) -> str:
+    """A time with its band, and what that rests on."""
+    assert band is not None
+    rests = f"8 of 10 of {band.rows} rows measured under load" if band.rows else "assumed"
+    digits = 0 if milliseconds >= 100 else 1
+    low, high = milliseconds * band.low, milliseconds * band.high
+    return f"{milliseconds:.{digits}f} ms ({low:.{digits}f} to {high:.{digits}f}: {rests})"
 
 
 def memory_parts(memory: RankMemory) -> list[tuple[str, int]]:

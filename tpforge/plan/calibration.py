@@ -17,8 +17,29 @@ from tpforge.records import Record
 BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU", "several hosts"]
 
 
+_ASSUMED_WIDER = (0.75, 1.3)
 MOST_RANKS_MEASURED = 8
 """No published row has more ranks."""
+
+
+class FirstToken(Record):
+    """What a request waits for beside reading its own prompt, over HTTP and among others.
+
+    start_ms: the server. ahead: the share of the other requests' prompts that is read first. steps: of the
+    running batch, until its own is scheduled and answered.
+    """
+
+    start_ms: float
+    ahead: float
+    steps: float
+
+
+class TimeBand(Record):
+    """Where a measured time lay, as a share of the estimate: 8 of 10 of `rows` are within."""
+
+    low: float
+    high: float
+    rows: int
 
 
 class Fit(Record):
@@ -43,6 +64,7 @@ class Fit(Record):
     layer_us: float
     request_us: float
     links: LinkShares
+    first_token: FirstToken
 
     def flops_share(self, gpu: Gpu) -> float:
         """The share of the peak that matrix products reach on `gpu`, whatever they run on."""
@@ -73,6 +95,7 @@ class Calibration(Record):
 
     fit: Fit
     bands: tuple[Band, ...]
+    time_bands: dict[Literal["ttft", "tpot"], TimeBand]
     measured_gpus: tuple[str, ...]
     scale: float = 1.0
 
@@ -86,6 +109,13 @@ class Calibration(Record):
         if num_ranks > min(cluster.gpus_per_host, MOST_RANKS_MEASURED):
             kind = "several hosts"
         return next(band for band in self.bands if band.kind == kind)
+
+    def time_band(self, name: Literal["ttft", "tpot"], *, band: Band) -> TimeBand:
+        """The band of a time; wider, and assumed, where that of the throughput is assumed."""
+        found = self.time_bands[name]
+        if band.rows:
+            return found
+        return TimeBand(low=found.low * _ASSUMED_WIDER[0], high=found.high * _ASSUMED_WIDER[1], rows=0)
 
     def scaled(self, factor: float) -> Calibration:
         """The same, with every throughput `factor` times as high."""

@@ -14,7 +14,7 @@ from typing import Literal
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
 from tpforge.mapping import Mapping
-from tpforge.plan.calibration import Band, Calibration
+from tpforge.plan.calibration import Band, Calibration, TimeBand
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
@@ -88,6 +88,8 @@ class Option:
     memory: RankMemory | None = None
     speed: Speed | None = None
     band: Band | None = None
+    ttft_band: TimeBand | None = None
+    tpot_band: TimeBand | None = None
     scale: float = 1.0
     price: float | None = None
     notes: tuple[str, ...] = ()
@@ -251,7 +253,15 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     band = calibration.band(
         option.cluster, num_ranks=option.mapping.world_size, has_experts=shapes.model.moe is not None
     )
-    option = replace(option, speed=operation.speed, band=band, scale=calibration.scale, engine=engine)
+    option = replace(
+        option,
+        speed=operation.speed,
+        band=band,
+        ttft_band=calibration.time_band("ttft", band=band),
+        tpot_band=calibration.time_band("tpot", band=band),
+        scale=calibration.scale,
+        engine=engine,
+    )
     if operation.cause is None or operation.reason is None:
         return option
     return replace(option, rejection=Rejection(operation.cause, operation.reason))

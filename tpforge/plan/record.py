@@ -48,7 +48,7 @@ class SpeedRecord(Record):
     """Estimates of all replicas together, but for `batch`, `ttft_ms` and `tpot_ms`, which are of one.
 
     8 of 10 measurements of such deployments lay between `low` and `high` tokens/s; `band_rows` is how many
-    there were, 0 for an assumed band.
+    there were, 0 for an assumed band. The times' bands are of measurements under load.
     """
 
     tokens_per_second: float
@@ -60,7 +60,11 @@ class SpeedRecord(Record):
     batch: int
     batch_limit: str
     ttft_ms: float
+    ttft_low_ms: float
+    ttft_high_ms: float
     tpot_ms: float
+    tpot_low_ms: float
+    tpot_high_ms: float
     communication_share: float
     cost_per_million: float | None
 
@@ -226,9 +230,10 @@ def _memory(memory: RankMemory, plan: Plan) -> MemoryRecord:
 
 
 def _speed(option: Option) -> SpeedRecord | None:
-    speed, band = option.speed, option.band
-    if speed is None or band is None:
+    speed, band, first, later = option.speed, option.band, option.ttft_band, option.tpot_band
+    if speed is None or band is None or first is None or later is None:
         return None
+    ttft, tpot = speed.ttft_ms / option.scale, speed.tpot_ms / option.scale
     tokens = option.tokens_per_second
     return SpeedRecord(
         tokens_per_second=round(tokens, 1),
@@ -239,8 +244,12 @@ def _speed(option: Option) -> SpeedRecord | None:
         tokens_per_second_per_gpu=round(option.tokens_per_gpu, 1),
         batch=speed.batch,
         batch_limit=speed.limit,
-        ttft_ms=round(speed.ttft_ms / option.scale, 1),
-        tpot_ms=round(speed.tpot_ms / option.scale, 2),
+        ttft_ms=round(ttft, 1),
+        ttft_low_ms=round(ttft * first.low, 1),
+        ttft_high_ms=round(ttft * first.high, 1),
+        tpot_ms=round(tpot, 2),
+        tpot_low_ms=round(tpot * later.low, 2),
+        tpot_high_ms=round(tpot * later.high, 2),
         communication_share=round(speed.communication_share, 4),
         cost_per_million=option.cost_per_million,
     )

@@ -118,8 +118,11 @@ def speed_at(model: StepModel, load: Load, *, batch: Batch) -> Speed:
     step = model.step(batch.size, load)
     waiting = max(0, (load.concurrency or batch.size) - batch.size)
     prefill = model.prefill(load.input_tokens)
-    # A prompt waits for the step that runs, then shares its own with the others' tokens.
-    ttft = step.total / 2 + prefill.total + waiting / batch.size * load.output_tokens * step.total
+    first = model.fit.first_token
+    # Others' prompts that came first are read before, and steps of the running batch go on between.
+    among = prefill.total * first.ahead * (batch.size - 1) + first.steps * step.total * (1 - 1 / batch.size)
+    queued = waiting / batch.size * load.output_tokens * step.total
+    ttft = first.start_ms / 1e3 + prefill.total + among + queued
     return Speed(
         batch=batch.size,
         limit=batch.limit,
@@ -146,7 +149,7 @@ class StepModel:
 
     def __init__(self, engine: Engine, fit: Fit) -> None:
         self._engine = engine
-        self._fit = fit
+        self.fit = fit
         shapes, settings = engine.shapes, engine.settings
         self._stages = tuple(
             stage_work(shapes, stage=stage, dtype=settings.dtype, weight_format=settings.weight_format)
@@ -193,7 +196,7 @@ class StepModel:
     def _stage_time(
         self, work: StageWork, batch: float, *, context: float, prompt_tokens: float, prompt_length: int
     ) -> StepTime:
-        engine, fit = self._engine, self._fit
+        engine, fit = self._engine, self.fit
         gpu = engine.cluster.gpu
         tokens = batch + prompt_tokens
         passes = max(1.0, tokens / engine.settings.max_num_tokens)
@@ -212,7 +215,7 @@ class StepModel:
         self, work: StageWork, batch: float, *, tokens: float, passes: float, bandwidth: float
     ) -> float:
         """Matrix products: the p-norm of their arithmetic and of reading the weights."""
-        engine, fit = self._engine, self._fit
+        engine, fit = self._engine, self.fit
         gpu, moe = engine.cluster.gpu, engine.shapes.model.moe
         flops = gpu.peak_flops(engine.activations) * fit.flops_share(gpu)
         head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
@@ -226,7 +229,7 @@ class StepModel:
         self, batch: float, context: float, prompt_tokens: float, prompt_length: int, *, bandwidth: float
     ) -> float:
         """Reading the cache for new tokens; the triangle of scores for prompts."""
-        engine, fit = self._engine, self._fit
+        engine, fit = self._engine, self.fit
         attention, tp_size = engine.shapes.model.attention, engine.shapes.mapping.tp_size
         read = batch * engine.memory.layout.read_bytes(context) * fit.kv_read / bandwidth
         heads = engine.shapes.plan.padding.heads.num_heads / tp_size
@@ -240,7 +243,7 @@ class StepModel:
 
     def _communication(self, tokens: float, *, passes: float, num_layers: float) -> float:
         """Two all-reduces a layer over the tp ranks; a hand-over to the next stage."""
-        engine, shares = self._engine, self._fit.links
+        engine, shares = self._engine, self.fit.links
         tp_size, pp_size = engine.shapes.mapping.tp_size, len(self._stages)
         num_bytes = 2 * engine.shapes.model.hidden_size * tokens / passes
         once = allreduce_seconds(num_bytes, ranks=tp_size, cluster=engine.cluster, shares=shares)
@@ -256,4 +259,4 @@ class StepModel:
         if model.moe is not None:
             width = model.moe.top_k * model.moe.intermediate_size + model.moe.shared_intermediate_size
         values = model.hidden_size + 3 * width / tp_size / 4
-        return self._fit.vector_passes * 2 * values * tokens * num_layers / bandwidth
+        return self.fit.vector_passes * 2 * values * tokens * num_layers / bandwidth

@@ -38,7 +38,7 @@ def walked(limits: Limits) -> int:
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(tpot_ms=8.0), Limits(tpot_ms=15.0), Limits(ttft_ms=22.0), Limits(26.0, 30.0)]
+    "limits", [Limits(tpot_ms=8.0), Limits(tpot_ms=15.0), Limits(ttft_ms=150.0), Limits(300.0, 30.0)]
 )
 def test_a_limit_without_a_load_runs_the_most_requests_that_keep_it(limits: Limits) -> None:
     engine = make_engine("llama-3.1-8b", "h100-sxm", tp=1, weight_format="fp8")

@@ -1,0 +1,182 @@
+"""Measured times to the first and to each later token under load, and what the planner estimates for them.
+
+It measures nothing. The time to the first token is fitted to the rows of Llama 3.1 70B alone (B200, H200) and
+judged by the rest; nothing of the time a token was ever fitted to a row of these.
+Source: aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), systems/silicon_sample.csv: the rows of backend
+trtllm, served as one pool, without attention data parallelism, of the models that the planner knows.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.published import DATA, engine_of
+from tpforge.plan.calibration import FirstToken, Fit, TimeBand
+from tpforge.plan.throughput import Engine, Load, Speed, speed
+
+FITTED_MODEL = "llama-3.1-70b"
+Share = Callable[["LatencyRow"], float]
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """One measurement: `load.concurrency` requests at once of one length, over an HTTP server."""
+
+    model: str
+    gpu: str
+    precision: str
+    tp: int
+    load: Load
+    ttft_ms: float
+    tpot_ms: float
+    engine: Engine
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the time to the first token was fitted to it."""
+        return self.model == FITTED_MODEL
+
+    @property
+    def name(self) -> str:
+        """Model, precision and GPU."""
+        return f"{self.model} {self.precision} {self.gpu}"
+
+
+Found = tuple[LatencyRow, Speed]
+
+
+def latency_rows() -> list[LatencyRow]:
+    """All rows of planner_latency.csv."""
+    with (DATA / "planner_latency.csv").open(encoding="utf-8", newline="") as file:
+        return [_row(values) for values in csv.DictReader(file)]
+
+
+def estimates(fit: Fit, rows: Sequence[LatencyRow]) -> list[Found]:
+    """Each row with its estimate, but for those that the planner thinks have to wait for cache."""
+    found = [(row, speed(row.engine, row.load, fit=fit)) for row in rows]
+    return [(row, one) for row, one in found if one is not None and one.batch == row.load.concurrency]
+
+
+def fit_first_token(fit: Fit) -> FirstToken:
+    """The three values, fitted to the logarithms of the rows of FITTED_MODEL."""
+    from scipy.optimize import least_squares
+
+    rows = [row for row in latency_rows() if row.is_fitted]
+
+    def with_values(values: Sequence[float]) -> Fit:
+        return fit.model_copy(update={"first_token": _first_token(values)})
+
+    def residuals(values: Sequence[float]) -> list[float]:
+        return [math.log(one.ttft_ms / row.ttft_ms) for row, one in estimates(with_values(values), rows)]
+
+    result = least_squares(
+        residuals, [20.0, 0.1, 2.0], bounds=([0, 0, 0], [500, 1, 30]), loss="soft_l1", x_scale=[20, 0.1, 2]
+    )
+    return _first_token([float(f"{value:.3g}") for value in result.x])
+
+
+def time_bands(found: Sequence[Found]) -> dict[str, TimeBand]:
+    """Where 8 of 10 rows lie that nothing was fitted to, as a share of the estimate."""
+    judged = [one for one in found if not one[0].is_fitted]
+    return {"ttft": _band(judged, _ttft_share), "tpot": _band(found, _tpot_share)}
+
+
+def latency_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Errors by model and GPU, and how many rows of a model lie in the band of the others' rows."""
+    found = estimates(fit, latency_rows())
+    groups: dict[str, list[Found]] = {}
+    for one in found:
+        groups.setdefault(one[0].name, []).append(one)
+    groups = {
+        "not fitted to": [one for one in found if not one[0].is_fitted],
+        "fitted to (Llama 3.1 70B)": [one for one in found if one[0].is_fitted],
+        **dict(sorted(groups.items())),
+    }
+    header = ("data", "rows", "median error", "bias", "9 of 10 within")
+    tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+    for title, share in (
+        ("Time to the first token under load", _ttft_share),
+        ("Time a token under load, to which nothing was fitted", _tpot_share),
+    ):
+        tables.append((title, header, [(name, *_numbers(rows, share)) for name, rows in groups.items()]))
+    tables.append(_coverage(found))
+    return tables
+
+
+def _coverage(found: Sequence[Found]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """The rows of each model in a band that the other models' rows gave."""
+    cells = []
+    for model in sorted({row.model for row, _ in found}):
+        own = [one for one in found if one[0].model == model]
+        rest = [one for one in found if one[0].model != model]
+        shares = []
+        for share in (_ttft_share, _tpot_share):
+            band = _band(rest, share)
+            inside = sum(band.low <= 1 / (1 + _error(one, share)) <= band.high for one in own)
+            shares.append(f"{100 * inside / len(own):.0f} %")
+        cells.append((model, str(len(own)), *shares))
+    title = "Rows of a model within a band of 8 of 10 that the other models' rows give"
+    return title, ("model", "rows", "time to first token", "time a token"), cells
+
+
+def _ttft_share(row: LatencyRow) -> float:
+    return row.ttft_ms
+
+
+def _tpot_share(row: LatencyRow) -> float:
+    return row.tpot_ms
+
+
+def _error(one: Found, share: Share) -> float:
+    """Estimate / measured - 1."""
+    row, found = one
+    return (found.ttft_ms if share is _ttft_share else found.tpot_ms) / share(row) - 1
+
+
+def _band(found: Sequence[Found], share: Share) -> TimeBand:
+    shares = sorted(1 / (1 + _error(one, share)) for one in found)
+    low, high = shares[len(shares) // 10], shares[-1 - len(shares) // 10]
+    return TimeBand(low=round(low, 3), high=round(high, 3), rows=len(shares))
+
+
+def _numbers(found: Sequence[Found], share: Share) -> tuple[str, ...]:
+    errors = [_error(one, share) for one in found]
+    sizes = sorted(abs(error) for error in errors)
+    ninth = sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]
+    return (
+        str(len(errors)),
+        f"{100 * statistics.median(sizes):.1f} %",
+        f"{100 * statistics.median(errors):+.1f} %",
+        f"{100 * ninth:.0f} %",
+    )
+
+
+def _first_token(values: Sequence[float]) -> FirstToken:
+    start_ms, ahead, steps = map(float, values)
+    return FirstToken(start_ms=start_ms, ahead=ahead, steps=steps)
+
+
+def _row(values: dict[str, str]) -> LatencyRow:
+    tp, pp = int(values["tp"]), int(values["pp"])
+    floats = values["precision"] == "bf16"
+    return LatencyRow(
+        model=values["model"],
+        gpu=values["gpu"],
+        precision=values["precision"],
+        tp=tp,
+        load=Load(int(values["isl"]), int(values["osl"]), int(values["concurrency"])),
+        ttft_ms=float(values["ttft_ms"]),
+        tpot_ms=float(values["tpot_ms"]),
+        engine=engine_of(
+            values["model"],
+            gpu=values["gpu"],
+            tp=tp,
+            pp=pp,
+            weight_format=None if floats else values["precision"],
+            kv_fraction=0.9,
+        ),
+    )
