@@ -57,7 +57,7 @@ class Heartbeat:
         """Why the model is stuck, once it was seen to make no progress often enough; else None."""
         if self._asking is None:
             if self._now() >= self._next:
-                self._asking = self._start()
+                self._begin()
             return None
         status = self._asking.poll()
         if status is None:  # The script ends by itself, within its timeout.
@@ -73,6 +73,12 @@ class Heartbeat:
         if self._num_failures < NUM_FAILURES:
             return None
         return f"the model makes no progress, asked {NUM_FAILURES} times: {self._reason}"
+
+    def _begin(self) -> None:
+        try:
+            self._asking = self._start()
+        except OSError:  # No process can be started now, which says nothing of the model.
+            self._next = self._now() + EVERY_S
 
     def close(self) -> None:
         """End what is under way; the server that is asked next begins without failures."""

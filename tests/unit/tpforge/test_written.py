@@ -11,7 +11,7 @@ import pytest
 
 from tpforge import atomic, written
 from tpforge.atomic import atomic_folder, write_atomic, write_into
-from tpforge.errors import InputRefused
+from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.written import RECORD_NAME
 
 
@@ -346,3 +346,38 @@ def test_those_who_read_change_and_write_one_file_lose_nothing_of_each_other(tmp
     for thread in threads:
         thread.join()
     assert json.loads(path.read_text()).keys() == {f"{letter}{n}" for letter in "abcd" for n in range(25)}
+
+
+def test_a_file_system_that_is_mounted_in_an_output_is_refused_and_its_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write(out, {"a": "1"})
+    (out / "data").mkdir()
+    (out / "data" / "mine").write_text("2")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == out / "data")
+    with pytest.raises(InputRefused, match="file system is mounted there"):
+        write(out, {"a": "2"})
+    assert texts(out) == {"a": "1", "data/mine": "2"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write(out, {"a": "1"})
+    (out / "mine").mkdir()
+    (out / "mine" / "file").write_text("2")
+    scan = os.scandir
+
+    def refuse(path: os.PathLike[str] | str | int) -> object:
+        if not isinstance(path, int) and Path(path) == out / "mine":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(EnvironmentUnusable, match=r"out/mine: no permission"):
+        write(out, {"a": "2"})
+    monkeypatch.undo()
+    assert texts(out) == {"a": "1", "mine/file": "2"}

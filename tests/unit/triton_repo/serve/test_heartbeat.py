@@ -108,3 +108,15 @@ def test_what_is_under_way_is_ended_with_it() -> None:
     heartbeat.problem()
     heartbeat.close()
     assert canary.killed
+
+
+def test_a_machine_that_can_start_no_process_is_no_proof_either() -> None:
+    clock = Clock()
+
+    def refuse() -> Canary:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    heartbeat = Heartbeat(refuse, now=clock)
+    while clock.seconds < 600:
+        assert heartbeat.problem() is None
+        clock.seconds += 0.2
