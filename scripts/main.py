@@ -19,8 +19,10 @@ from types import FrameType
 import click
 
 from engines.reference.process import spin_briefly
+from scripts.cli.output import for_people
 from tpforge import __version__
 from tpforge.errors import TpforgeError
+from tpforge.printable import printable
 
 COMMANDS = {
     "inspect": "Show what a checkpoint holds and how it divides over ranks.",
@@ -156,7 +158,7 @@ def _report(error: BaseException, *, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     if debug:
-        traceback.print_exception(error)
+        print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
     message, status = _describe(error, debug=debug)
     _say(message)
     return status
@@ -171,6 +173,7 @@ class _Notices(logging.Handler):
 
 def _say(message: str) -> None:
     """A line on stderr, over the line of progress on a terminal."""
+    message = for_people(message)
     print(f"\r\x1b[K{message}" if sys.stderr.isatty() else message, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,7 @@
 """What a command prints: results to stdout; progress, notes and warnings to stderr.
 
-It decides nothing about exit codes; `main` does.
+All of it is made printable here, since names and answers of strangers are in it. It decides nothing about
+exit codes; `main` does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from tpforge.printable import printable, printable_json, shortened_lines
+
 SCHEMA_VERSION = 1
+MAX_RESULT_LINE, MAX_NOTE_LINE = 20_000, 2_000
+"""Characters of a line for people; more are of a name that someone made to fill the screen."""
+
+
+def for_people(text: str, *, at_most: int = MAX_NOTE_LINE) -> str:
+    """Text that obeys no terminal, none of its lines longer than a reader can want."""
+    return shortened_lines(printable(text), at_most=at_most)
 
 
 class Output:
@@ -29,13 +39,13 @@ class Output:
         """A line, or several, of the result for people."""
         if not self.as_json:
             self.end_progress()
-            print(text, file=self._out, flush=True)
+            print(for_people(text, at_most=MAX_RESULT_LINE), file=self._out, flush=True)
 
     def piece(self, text: str) -> None:
         """A piece of a streamed result, as it comes."""
         if not self.as_json:
             self.end_progress()
-            self._out.write(text)
+            self._out.write(printable(text))
             self._out.flush()
 
     def record(self, kind: str, fields: Mapping[str, object]) -> None:
@@ -45,15 +55,17 @@ class Output:
             value: dict[str, object] = {"schema_version": SCHEMA_VERSION, "kind": kind}
             assert not value.keys() & fields.keys(), "a field would hide the version or the kind"
             value |= fields
-            print(json.dumps(value, indent=2, ensure_ascii=False), file=self._out, flush=True)
+            text = printable_json(json.dumps(value, indent=2, ensure_ascii=False))
+            print(text, file=self._out, flush=True)
 
     def note(self, text: str) -> None:
         """A line that is not the result."""
         self.end_progress()
-        print(text, file=self._err, flush=True)
+        print(for_people(text), file=self._err, flush=True)
 
     def progress(self, text: str) -> None:
         """What is being done: one line that is written over on a terminal, a plain line elsewhere."""
+        text = for_people(text)
         if self._err.isatty():
             self._err.write(f"\r\x1b[K{text}")
             self._on_line = True
