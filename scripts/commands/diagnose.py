@@ -49,8 +49,9 @@ def command(
 ) -> None:
     """Look for the known failure modes, with evidence, cause and what to do.
 
-    Out of memory despite sharding, slow communication, uneven GPUs, an unsupported quantized format, latency
-    spikes under load; and engines that do not fit the machine. Without options it looks at the server that
+    Out of memory despite sharding, slow or broken communication, uneven GPUs, an unsupported quantized
+    format, latency spikes under load; engines that do not fit the machine, processes that end, GPUs at fault,
+    failed requests; and errors in logs that it does not know. Without options it looks at the server that
     runs here. That no sign was found proves nothing. Exit status 0 whatever it finds.
     """
     from scripts.flows import diagnose

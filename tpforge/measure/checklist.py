@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tpforge.measure.compare import Comparison
+from tpforge.measure.compare import Comparison, level_like
 from tpforge.measure.decision import ChecklistItem, Request, Status, num_ranks
+from tpforge.measure.level_rows import turns_at
 from tpforge.measure.run import Run
 
 CASES = ("easy", "average", "long-context", "malformed", "high-value")
@@ -115,6 +116,21 @@ def _repeats(evidence: Evidence) -> Answer:
     if cut:
         return "missing", f"interrupted: {', '.join(cut)}"
     return ("done" if fewest >= MIN_REPEATS else "missing"), f"at least {fewest} of each level"
+
+
+def _turns(evidence: Evidence) -> Answer:
+    baseline = evidence.baseline
+    apart = [
+        run.label
+        for run in evidence.runs
+        if run.id != baseline.id
+        for level in baseline.levels
+        if (other := level_like(run, level)) is not None and not turns_at(level, other).are_taken
+    ]
+    if apart:
+        said = ", ".join(dict.fromkeys(apart))
+        return "missing", f"not in turns with {baseline.label}: {said}; measure again with bench --join"
+    return "done", f"every option took turns with {baseline.label}"
 
 
 def _model(evidence: Evidence) -> Answer:
@@ -225,6 +241,7 @@ _QUESTIONS: tuple[tuple[str, Callable[[Evidence], Answer]], ...] = (
     ("Was the concurrency realistic?", _concurrency),
     ("Were easy, average, long, malformed and high-value cases asked?", _cases),
     (f"Was everything measured at least {MIN_REPEATS} times, to the end?", _repeats),
+    ("Were the options measured in turns?", _turns),
     ("Are model, revision, precision and license recorded?", _model),
     ("Are the versions of runtime and server recorded?", _software),
     ("Are hardware and interconnect recorded?", _hardware),

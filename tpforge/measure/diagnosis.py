@@ -1,4 +1,4 @@
-"""Why a deployment fails or is slow: five failure modes, from logs, metrics, topology and runs.
+"""Why a deployment fails or is slow: its failure modes, from logs, metrics, topology and runs.
 
 A finding has its evidence, verbatim, its cause and what to do. What was not looked at is said to be so;
 that no sign was found is no proof of health. Patterns are in diagnosis.toml; it reads no file and no socket.
@@ -22,16 +22,24 @@ Mode = Literal[
     "unsupported_quantization",
     "latency_spikes",
     "engine_mismatch",
+    "processes",
+    "gpu_fault",
+    "failed_requests",
+    "unrecognized",
 ]
 Strength = Literal["proof", "hint", "fact"]
 
 TITLES: dict[Mode, str] = {
     "out_of_memory": "out of memory despite sharding",
-    "slow_communication": "slow communication",
+    "slow_communication": "slow or broken communication",
     "uneven_gpus": "uneven GPUs",
     "unsupported_quantization": "unsupported quantized format",
     "latency_spikes": "latency spikes under load",
     "engine_mismatch": "engine and machine do not fit",
+    "processes": "processes that do not start, or end",
+    "gpu_fault": "a GPU at fault",
+    "failed_requests": "failed requests",
+    "unrecognized": "errors that are not recognized",
 }
 Evidence = Literal["log", "metrics", "run", "topology"]
 LOOKED_FOR: dict[Mode, tuple[Evidence, ...]] = {
@@ -41,6 +49,10 @@ LOOKED_FOR: dict[Mode, tuple[Evidence, ...]] = {
     "unsupported_quantization": ("log",),
     "latency_spikes": ("metrics", "run", "log"),
     "engine_mismatch": ("log",),
+    "processes": ("log",),
+    "gpu_fault": ("log",),
+    "failed_requests": ("metrics", "run"),
+    "unrecognized": ("log",),
 }
 """Which evidence can show a mode."""
 
@@ -93,18 +105,29 @@ def log_signs() -> tuple[Sign, ...]:
 
 
 def diagnose_log(lines: Iterable[str], *, name: str) -> list[Finding]:
-    """What the lines of a log show: known messages, NCCL's transports, and steps that prefills made slow."""
+    """What the lines of a log show: known messages, NCCL's transports, slow steps, and unknown errors.
+
+    What a line quotes of a request is not looked at: a prompt may be about an error.
+    """
     signs = [(sign, re.compile(sign.pattern)) for sign in log_signs()]
     seen: dict[int, list[str]] = {}
     counts: dict[int, int] = {}
     iterations: list[tuple[int, float, str]] = []
+    full: list[str] = []
+    unknown: list[str] = []
     for number, line in enumerate(lines, start=1):
-        text = " ".join(line.split())
+        text = " ".join(_QUOTED.split(line, maxsplit=1)[0].split())
+        num_known = sum(counts.values())
         for index, (_, pattern) in enumerate(signs):
             if pattern.search(text):
                 counts[index] = counts.get(index, 0) + 1
                 if counts[index] <= _MOST_EVIDENCE:
                     seen.setdefault(index, []).append(f"{name}:{number}: {text[:240]}")
+        load = _LOAD.search(text)
+        if load is not None and float(load[2]) >= _FULL_PERCENT and int(load[1]) > FEW_WAITING:
+            full.append(f"{name}:{number}: {text[:240]}")
+        elif sum(counts.values()) == num_known and _ERROR.search(text):
+            unknown.append(f"{name}:{number}: {text[:240]}")
         if step := _ITERATION.search(text):
             iterations.append((int(step[2]), float(step[1]), f"{name}:{number}: {text[:240]}"))
     findings = [
@@ -120,7 +143,54 @@ def diagnose_log(lines: Iterable[str], *, name: str) -> list[Finding]:
         for index, (sign, _) in enumerate(signs)
         if index in counts
     ]
-    return findings + _slow_prefills(iterations)
+    return [*findings, *_slow_prefills(iterations), *_full_cache(full), *_unrecognized(unknown)]
+
+
+FEW_WAITING = 3
+"""So many requests wait at any moment of a server that keeps up."""
+_FULL_PERCENT = 95.0
+_QUOTED = re.compile(
+    r"""(?i)\b(?:prompts?|text_input|messages|content|input_text|query)["']?\s*[:=]\s*[\["'{].*"""
+)
+"""Where a line begins to quote a request."""
+_LOAD = re.compile(r"(?:Waiting|Pending): (\d+) reqs, GPU KV cache usage: ([\d.]+)%")
+"""Source: vllm-project/vllm, vllm/v1/metrics/loggers.py and vllm/engine/metrics.py"""
+_ERROR = re.compile(
+    r"\[(?:E|F|ERROR|FATAL|CRITICAL)\]|\b(?:ERROR|FATAL|CRITICAL)\b|^[EF]\d{4} |NCCL WARN|"
+    r"\b\w*(?:Error|Exception): |\b[Aa]ssertion\b.*\bfailed|\bTLLM_CHECK\b|\bterminate called|"
+    r"\b[Ss]egmentation fault|core dumped"
+)
+
+
+def _full_cache(lines: Sequence[str]) -> list[Finding]:
+    if not lines:
+        return []
+    return [
+        Finding(
+            mode="latency_spikes",
+            strength="proof",
+            cause="the KV cache is full while requests wait for a place in it",
+            action="more KV cache (fraction, quantized KV, more ranks), add replicas, or bound the load",
+            evidence=tuple(lines[:_MOST_EVIDENCE]),
+            count=len(lines),
+            source="vllm-project/vllm, vllm/v1/metrics/loggers.py",
+        )
+    ]
+
+
+def _unrecognized(lines: Sequence[str]) -> list[Finding]:
+    if not lines:
+        return []
+    return [
+        Finding(
+            mode="unrecognized",
+            strength="hint",
+            cause="the log has errors that are none of the known messages",
+            action="read them; the first one is most often the cause of the others",
+            evidence=tuple(lines[:_MOST_EVIDENCE]),
+            count=len(lines),
+        )
+    ]
 
 
 _ITERATION = re.compile(r"iter = \d+.*host_step_time = ([\d.]+) ?ms.*'num_ctx_tokens': (\d+)")
@@ -187,7 +257,9 @@ def summarize(
         if strengths:
             modes[mode] = "found" if "proof" in strengths else "suspected"
         elif given & set(LOOKED_FOR[mode]):
-            modes[mode] = "no sign"
+            has_unknown = any(item.mode == "unrecognized" for item in found)
+            is_open = has_unknown and "log" in LOOKED_FOR[mode]
+            modes[mode] = "no sign in what is recognized" if is_open else "no sign"
         else:
             options = " or ".join(_OPTIONS[kind] for kind in LOOKED_FOR[mode])
             modes[mode] = f"not looked at: give {options}"

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
-from tpforge.measure.diagnosis import Finding, Mode, Strength, diagnose_log, diagnose_topology
+from tpforge.measure.diagnosis import (
+    FEW_WAITING,
+    Finding,
+    Mode,
+    Strength,
+    diagnose_log,
+    diagnose_topology,
+)
+from tpforge.measure.failed_requests import failed_runs, failures_counted
 from tpforge.measure.latencies import inter_chunk_latency, time_to_first_token
 from tpforge.measure.metric_samples import MetricSample
 from tpforge.measure.run import GpuTelemetry, Level, Run
@@ -28,6 +36,10 @@ PCIE_BYTES_PER_SECOND = 5e9
 SPIKE = 5.0
 """A p99 this many times the median is not the ordinary spread of steps."""
 MIN_SAMPLES = 20
+KV_SHARES = ("trtllm_kv_cache_utilization", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+WAITING = ("trtllm_num_requests_waiting", "vllm:num_requests_waiting")
+PIPELINE = frozenset({"preprocessing", "postprocessing", "tensorrt_llm", "tensorrt_llm_bls", "ensemble"})
+"""The models of one engine on Triton: together they are one."""
 
 Metrics = Sequence[MetricSample]
 ReadSeries = Callable[[Iterable[tuple[str, float]]], Metrics]
@@ -36,7 +48,12 @@ ReadSeries = Callable[[Iterable[tuple[str, float]]], Metrics]
 
 def diagnose_metrics(metrics: Metrics, *, name: str) -> list[Finding]:
     """What the metrics of a server show at the moment, or at their worst during a run."""
-    return [*_kv_cache(metrics, name), *_queue(metrics, name), *_gpus(metrics, name)]
+    return [
+        *_kv_cache(metrics, name),
+        *_queue(metrics, name),
+        *_gpus(metrics, name),
+        *failures_counted(metrics, name),
+    ]
 
 
 def diagnose_run(run: Run, samples: Sequence[Sample], *, read_series: ReadSeries) -> list[Finding]:
@@ -44,11 +61,12 @@ def diagnose_run(run: Run, samples: Sequence[Sample], *, read_series: ReadSeries
     findings = []
     errors = [sample.error for sample in samples if sample.error]
     findings += diagnose_log(errors, name=f"{run.id}, errors of requests")
+    findings += failed_runs(run)
     for number, level in enumerate(run.levels):
         name = f"{run.id}, {level.name}"
         worst = read_series((key, series.max) for key, series in level.telemetry.server.items())
         findings += diagnose_metrics(worst, name=name)
-        findings += _uneven(level.telemetry.gpus, name)
+        findings += _uneven(level.telemetry.gpus, run, name)
         findings += _over_pcie(level, run, name)
         findings += _stalls([sample for sample in samples if sample.level == number], name)
     findings += _queueing(run, samples)
@@ -63,10 +81,10 @@ def _kv_cache(metrics: Metrics, name: str) -> list[Finding]:
     used = _labelled(metrics, "nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "used")
     most = _labelled(metrics, "nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "max")
     share = used[1] / most[1] if used and most and most[1] > 0 else None
-    serve = _largest(metrics, "trtllm_kv_cache_utilization")
+    serve = _first_of(metrics, KV_SHARES)
     findings = []
     if share is None and serve is not None:
-        used, share = ("trtllm_kv_cache_utilization", serve[1]), serve[1]
+        used, share = serve, serve[1]
     if used and share is not None and share >= FULL:
         findings.append(
             _finding(
@@ -80,6 +98,7 @@ def _kv_cache(metrics: Metrics, name: str) -> list[Finding]:
     paused = _labelled(
         metrics, "nv_trt_llm_inflight_batcher_metrics", "inflight_batcher_specific_metric", "paused_requests"
     )
+    paused = paused or _first_of(metrics, ("vllm:num_preemptions_total", "vllm:num_preemptions"))
     if paused and paused[1] > 0:
         findings.append(
             _finding(
@@ -99,8 +118,8 @@ def _queue(metrics: Metrics, name: str) -> list[Finding]:
         kind: _labelled(metrics, "nv_trt_llm_request_metrics", "request_type", kind)
         for kind in ("active", "max", "waiting")
     }
-    waiting = kinds["waiting"] or _largest(metrics, "trtllm_num_requests_waiting")
-    if waiting and waiting[1] > 0:
+    waiting = kinds["waiting"] or _first_of(metrics, WAITING)
+    if waiting and waiting[1] > FEW_WAITING:
         findings.append(
             _finding(
                 "latency_spikes",
@@ -130,7 +149,9 @@ def _gpus(metrics: Metrics, name: str) -> list[Finding]:
     findings = []
     shares = {sample.key: 100 * sample.value for sample in _family(metrics, "nv_gpu_utilization")}
     loads = {key: load for key, load in shares.items() if load >= BUSY}
-    findings += _spread(loads, name, "busy", "%", UNEVEN_UTILIZATION)
+    may_be_ranks = not _are_several_models(metrics)
+    if may_be_ranks:
+        findings += _spread(loads, name, "busy", "%", UNEVEN_UTILIZATION)
     used = {}
     for sample in _family(metrics, "nv_gpu_memory_used_bytes"):
         key, value = sample.key, sample.value
@@ -140,21 +161,34 @@ def _gpus(metrics: Metrics, name: str) -> list[Finding]:
             findings.append(
                 _finding(
                     "out_of_memory",
-                    "hint",
-                    f"a GPU is {value / total:.0%} full: an activation peak may not fit",
-                    "lower kv_cache_free_gpu_mem_fraction a little, so that peaks have room",
+                    "fact",
+                    f"a GPU is {value / total:.0%} full, as runtimes make it that take the rest for KV cache",
+                    "where allocations fail too, lower kv_cache_free_gpu_mem_fraction a little",
                     [f"{name}: {key} {value:g} of {total:g}"],
                 )
             )
-    if len(used) > 1:
+    if len(used) > 1 and may_be_ranks:
         findings += _spread(used, name, "filled", "bytes", UNEVEN_MEMORY * max(used.values()))
     return findings
 
 
-def _uneven(gpus: Sequence[GpuTelemetry], name: str) -> list[Finding]:
+def _are_several_models(metrics: Metrics) -> bool:
+    """Whether GPUs may differ since they serve different models: those of one pipeline are one."""
+    names = {sample.labels.get("model") for sample in metrics if "model" in sample.labels}
+    names |= {sample.labels["model_name"] for sample in metrics if "model_name" in sample.labels}
+    return len(names - PIPELINE) > 1
+
+
+def _uneven(gpus: Sequence[GpuTelemetry], run: Run, name: str) -> list[Finding]:
+    """GPUs of one engine that should be alike: the ranks of one stage, and no GPU beside them."""
+    tp, pp = run.engine["tp"].value, run.engine["pp"].value
+    if tp == 1 or (isinstance(pp, int) and pp > 1):
+        return []
     taking_part = [
         gpu for gpu in gpus if "utilization" in gpu.series and gpu.series["utilization"].avg >= BUSY
     ]
+    if isinstance(tp, int) and len(taking_part) > tp:
+        return []
     loads = {f"GPU {gpu.index} utilization": gpu.series["utilization"].avg for gpu in taking_part}
     memory = {
         f"GPU {gpu.index} memory_used": gpu.series["memory_used"].max
@@ -173,7 +207,7 @@ def _spread(values: Mapping[str, float], name: str, word: str, unit: str, limit:
     return [
         _finding(
             "uneven_gpus",
-            "proof",
+            "hint",
             f"ranks of equal size should be equally {word}, and these GPUs are not: something else runs "
             "there, a link or a GPU is slower, or the ranks are of unequal size",
             "look at nvidia-smi for other processes, clocks, throttling; check which rank is on which GPU",
@@ -267,6 +301,12 @@ def _finding(mode: Mode, strength: Strength, cause: str, action: str, evidence: 
 def _labelled(metrics: Metrics, family: str, label: str, value: str) -> tuple[str, float] | None:
     """The largest sample of a family with that label, over all models, by its key."""
     return _largest([sample for sample in metrics if sample.labels.get(label) == value], family)
+
+
+def _first_of(metrics: Metrics, families: Sequence[str]) -> tuple[str, float] | None:
+    """The largest sample of the first family that there is."""
+    found = (_largest(metrics, family) for family in families)
+    return next((sample for sample in found if sample is not None), None)
 
 
 def _largest(metrics: Metrics, family: str) -> tuple[str, float] | None:

@@ -133,6 +133,7 @@ def test_a_bare_demonstration_has_little_of_the_checklist() -> None:
     assert done == {
         "Was one variable changed at a time?",
         "Was everything measured at least 3 times, to the end?",
+        "Were the options measured in turns?",
         "Were failures counted?",
     }
 
@@ -173,6 +174,13 @@ def test_each_answer_follows_from_the_runs() -> None:
     assert again["Were the lengths realistic?"][0] == "missing"
     assert again["Was the concurrency realistic?"] == ("missing", "up to 2 at once, 3 are expected")
     assert "malformed" in again["Were easy, average, long, malformed and high-value cases asked?"][1]
+
+
+def test_options_measured_one_after_the_other_are_missing_in_the_checklist() -> None:
+    first = run_of("one", [level_of(FAST, minutes=(0, 1, 2))[0]])
+    later = run_of("two", [level_of(FAST, minutes=(3, 4, 5))[0]])
+    status, said = checked([first, later])["Were the options measured in turns?"]
+    assert (status, said) == ("missing", "not in turns with one: two; measure again with bench --join")
 
 
 def test_two_changed_variables_leave_the_rule_of_one_unmet() -> None:
