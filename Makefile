@@ -14,7 +14,7 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: drills help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families lock clean
+.PHONY: drills help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,11 @@ docs: ready ## Write the generated pages again: docs/cli.md, engine.schema.json,
 families: ready ## Prove every model family again and write docs/families.json and .md
 	.venv/bin/python -m tests.support.families.record
 	.venv/bin/python -m scripts.dev.generate_docs
+
+older-transformers: ready ## Install transformers 4.57.3 beside, for the tests that ask it: .venv-transformers-4
+	.venv/bin/python -m venv .venv-transformers-4
+	.venv-transformers-4/bin/pip -q install "transformers==4.57.3" "numpy<2"
+	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > .venv-transformers-4/lib/python3.11/site-packages/beside.pth
 
 lock: ## Write requirements.lock again from requirements.in
 	scripts/dev/lock.sh --upgrade

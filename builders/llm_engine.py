@@ -13,6 +13,7 @@ from pathlib import Path
 from builders.llm_formats import LoadedFormat, require_loadable
 from builders.llm_model import LlmModel, open_llm_model
 from builders.llmapi import LlmPlan, LlmTarget, flatten, plan_llm
+from builders.older_spelling import needs_older_spelling, respell, respelling_notes
 from builders.padded_model import DIVIDED_MLP, kept_files, padding_notes, refuse_padding, write_padded
 from builders.sources.models import demo_model
 from builders.sources.tokenizer_files import copy_tokenizer
@@ -193,6 +194,7 @@ def plan_manifest(recipe: EngineRecipe, engine: LlmEngine) -> Manifest:
             arguments=engine.plan.arguments,
             quant_algo=engine.quantization.algo,
             sm=engine.sm,
+            respelled=_respelled(engine),
         ),
     )
 
@@ -213,11 +215,23 @@ def write_llm_engine(
         write_padded(root, folder / MODEL, padding=engine.padding)
     (folder / "tokenizer").mkdir()
     copy_tokenizer(root, folder / "tokenizer")
+    for line in _respelled(engine):
+        progress(f"{MODEL}/{line}")
+    if needs_older_spelling(engine.release.transformers):
+        respell(folder / MODEL)
+        respell(folder / "tokenizer")
     (folder / YAML).write_text(engine.yaml, encoding="utf-8")
     progress("hashing")
     kept = sorted(path for path in folder.rglob("*") if path.is_file())
     files = tuple(hash_file(path, relative_to=folder) for path in kept)
     return plan_manifest(recipe, engine).model_copy(update={"files": files})
+
+
+def _respelled(engine: LlmEngine) -> tuple[str, ...]:
+    """What the folder's copy says in the spelling of an older transformers."""
+    if not needs_older_spelling(engine.release.transformers):
+        return ()
+    return respelling_notes(engine.model.located.path)
 
 
 def _command(recipe: EngineRecipe, engine: LlmEngine) -> tuple[str, ...]:

@@ -137,12 +137,17 @@ class EngineBuild(Record):
 
 
 class LlmApi(Record):
-    """What the LLM API of runtime pytorch is given: llm.yaml as a record; `sm` is that of the target GPUs."""
+    """What the LLM API of runtime pytorch is given: llm.yaml as a record; `sm` is that of the target GPUs.
+
+    `respelled` are the config files of the folder's copy that say what the source says in the spelling of the
+    release's transformers.
+    """
 
     trtllm: str
     arguments: dict[str, Any]
     quant_algo: str | None = None
     sm: int | None = None
+    respelled: tuple[str, ...] = ()
 
 
 class Manifest(Record):
