@@ -9,7 +9,7 @@ import pytest
 
 from tpforge.printable import printable, printable_json, printable_name, shortened_lines
 
-# By Unicode's categories: controls, formats (which reorder or hide), lone surrogates, ends of line and paragraph.
+# By Unicode: controls, formats (which reorder or hide), lone surrogates, ends of line and of paragraph.
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _MEANT = "\n\t\u200c\u200d"
 EVERY = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in _OBEYED]
