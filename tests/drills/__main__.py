@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engines import reference
-from tests.drills import clients, kills, parts, requests, soak
+from tests.drills import busy, clients, kills, parts, requests, soak
 from tests.drills.figures import Figure
 from tests.e2e.conftest import Engine, served
 from tests.support.tiny_engine import write_tiny_engine
@@ -20,7 +20,7 @@ from tpforge.manifest import Limits
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
 
-NAMES = ("kills", "requests", "clients", "soak", "parts")
+NAMES = ("kills", "requests", "clients", "busy", "soak", "parts")
 
 
 def tiny(folder: Path) -> Engine:
@@ -43,7 +43,7 @@ def figures(
         kills.prepare(folder / "kills")
         yield from kills.run(folder / "kills", num_kills=num_kills)
     engine = tiny(folder / "engine")
-    if {"requests", "clients", "soak"} & set(names):
+    if {"requests", "clients", "busy", "soak"} & set(names):
         with served(
             engine, folder / "lockstep", ReferenceOptions(executor="lockstep", num_threads=1)
         ) as serving:
@@ -52,6 +52,8 @@ def figures(
                 yield requests.run(server.grpc_url, server.http_url, num_requests=num_requests)
             if "clients" in names:
                 yield clients.run(server.grpc_url, server.http_url, num_clients=80, num_connections=200)
+            if "busy" in names:
+                yield busy.run(server, hours=hours)
             if "soak" in names:
                 yield soak.run(server, hours=hours)
     if "parts" in names:
@@ -65,7 +67,7 @@ def figures(
 def run(arguments: list[str]) -> int:
     """Print the lines; whether all is as it must be."""
     parser = argparse.ArgumentParser(prog="python -m tests.drills")
-    parser.add_argument("--hours", type=float, default=0.1, help="of the soak")
+    parser.add_argument("--hours", type=float, default=0.1, help="of the soak and of the busy server, each")
     parser.add_argument("--kills", type=int, default=100, help="of each command")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--only", default=",".join(NAMES))

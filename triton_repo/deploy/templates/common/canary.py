@@ -34,11 +34,19 @@ arguments = parser.parse_args()
 END = time.monotonic() + arguments.timeout
 
 
+class Unreached(OSError):
+    """Nothing listens there, which may be the way to the server and not the server."""
+
+
 def ask(url: str, method: str, path: str, body: bytes | None = None) -> str:
     """The text of an answer with status 200."""
     place = urlsplit(url)
     connect = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
     connection = connect(place.netloc, timeout=max(0.1, END - time.monotonic()))
+    try:
+        connection.connect()
+    except OSError as error:
+        raise Unreached(f"{type(error).__name__}: {error}") from error
     try:
         connection.request(method, place.path.rstrip("/") + path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -75,9 +83,11 @@ def alive() -> str | None:
     while time.monotonic() < END:
         try:
             now = counters()
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            print(f"canary: the metrics do not answer: {type(error).__name__}: {error}", file=sys.stderr)
+        except Unreached as error:
+            print(f"canary: the metrics cannot be reached: {error}", file=sys.stderr)
             sys.exit(UNREACHED)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            return f"the metrics do not answer: {type(error).__name__}: {error}"
         if first is not None and now != first:
             return None
         first = now if first is None else first
