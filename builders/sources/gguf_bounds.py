@@ -86,8 +86,8 @@ class _Place:
             )
         if count * least_bytes > self.file.size - self.offset:
             raise InputRefused(
-                f"{self.path}: truncated or broken: found {self.file.size} bytes, into which {count} {what} do "
-                "not fit; download it again"
+                f"{self.path}: truncated or broken: found {self.file.size} bytes, into which {count} {what} "
+                "do not fit; download it again"
             )
 
     def value(self, kind: int, key: str) -> None:
