@@ -1,7 +1,8 @@
 """A chat message as the prompt that the model was trained on, by the tokenizer's own template.
 
-Transformers renders it, in its sandbox. The template and the special tokens are read from the tokenizer's
-files, so that a tokenizer whose class is code of its own has a prompt too. It does not tokenize.
+Transformers renders it, in its sandbox and within bounds of time and size. The template and the special tokens
+are read from the tokenizer's files, so that a tokenizer whose class is code of its own has a prompt too. It
+does not tokenize.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.bounded import call_bounded
 from tpforge.errors import InputRefused
 
-# What foreign code in a template may end with, beside the errors of Jinja.
-_FAILURES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+MAX_TEMPLATE = 1_000_000
+"""Characters; the largest that are published have some 20 000."""
 
 
 def chat_prompt(tokenizer_dir: Path, message: str, *, system: str | None = None) -> str:
@@ -33,7 +35,7 @@ def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> s
     Raises:
         InputRefused: the tokenizer has no chat template, or the template refuses the messages.
     """
-    from jinja2 import TemplateError
+    # Imported here and not in the process that renders, which is a copy of this one.
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = find_template(tokenizer_dir)
@@ -41,18 +43,26 @@ def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> s
         raise InputRefused(
             f"{tokenizer_dir}: the tokenizer has no chat template; give the prompt itself, without --chat"
         )
-    try:
+    if len(template) > MAX_TEMPLATE:
+        raise InputRefused(
+            f"{tokenizer_dir}: its chat template has {len(template)} characters, expected at most "
+            f"{MAX_TEMPLATE}"
+        )
+    tokens = _special_tokens(tokenizer_dir)
+
+    def render() -> str:
         prompts, _ = render_jinja_template(
             conversations=[[dict(message) for message in messages]],
             chat_template=template,
             add_generation_prompt=True,
-            **_special_tokens(tokenizer_dir),
+            **tokens,
         )
-    except (TemplateError, *_FAILURES) as error:
-        raise InputRefused(
-            f"{tokenizer_dir}: the chat template refuses the message: {error}; give a plain prompt instead"
-        ) from error
-    return str(prompts[0])
+        return str(prompts[0])
+
+    try:
+        return call_bounded(render, what="the chat template refuses the message")
+    except InputRefused as error:
+        raise InputRefused(f"{tokenizer_dir}: {error}; give a plain prompt instead") from error
 
 
 def find_template(tokenizer_dir: Path) -> str | None:

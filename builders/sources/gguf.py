@@ -18,6 +18,7 @@ from builders.audit.tokenizer import FoundTokenizer
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
+from builders.sources.gguf_bounds import check_header
 from builders.sources.gguf_metadata import read_hf_config
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.mapped_file import MappedFile
@@ -226,6 +227,7 @@ def _reader(file: MappedFile) -> Any:
     magic = file.bytes(0, 4)
     if magic != _MAGIC:
         raise InputRefused(f"{file.path}: found first bytes {magic!r}, expected {_MAGIC!r}: not a .gguf file")
+    check_header(file)
     from gguf import GGUFReader
 
     class Reader(GGUFReader):  # type: ignore[misc]

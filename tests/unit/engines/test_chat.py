@@ -99,3 +99,31 @@ def test_a_template_cannot_reach_python(tmp_path: Path) -> None:
         folder = write_template(tmp_path / str(abs(hash(attack))), attack, file=True)
         with pytest.raises(InputRefused, match="refuses the message"):
             chat_prompt(folder, "hi")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+            "{% endfor %}{% endfor %}{% endfor %}",
+            "processor seconds",
+        ),
+        ("{{ 'x' * 10000000000 }}", "processor seconds or 512 MiB"),
+        ("{{ 'x' * 5000000 }}", "gave 5000000 characters, expected at most 4194304"),
+        ("{% for a in range(99999) %}{{ 'x' * 100000 }}{% endfor %}", "processor seconds or 512 MiB"),
+        ("{{ 9 ** (9 ** 9) }}", "processor seconds"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "recursion depth"),
+        ("{" * 1_000_001, "1000001 characters, expected at most 1000000"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages[99].content }}", "has no"),
+        ("{{ raise_exception('no') }}", "refuses the message: no"),
+        ("{% if %}", "refuses the message"),
+        ("{{ messages.append(1) }}", "refuses the message"),
+        ("{{ ().__class__.__bases__[0].__subclasses__() }}", "refuses the message"),
+    ],
+)
+def test_a_template_that_does_not_end_or_fails_is_refused(tmp_path: Path, template: str, words: str) -> None:
+    folder = write_template(tmp_path / "tokenizer", template, file=True)
+    with pytest.raises(InputRefused, match=words):
+        render_chat(folder, MESSAGES)

@@ -12,7 +12,7 @@ from triton_repo.templates.reference.serving import fields
 from triton_repo.templates.reference.serving.fields import FieldError, describe, refuse_unsupported
 from triton_repo.templates.reference.serving.generation import Defaults, parse_item
 from triton_repo.templates.reference.serving.parameters import ParameterError, Parameters
-from triton_repo.templates.reference.serving.words import pack_words, unpack_words
+from triton_repo.templates.reference.serving.words import check_words, pack_words, unpack_words
 
 HONOURED = {
     "preprocessing": {
@@ -168,3 +168,31 @@ def test_a_leftover_or_a_typo_never_becomes_a_default(value: str, message: str) 
         parameters(key=value).boolean("key")
     with pytest.raises(ParameterError, match="missing"):
         parameters().text("key")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([b"x" * 8_000_000], "has a word of 8000000 bytes, expected at most 4096"),
+        ([b"x"] * 1_000_000, "has 1000000 words, expected at most 1024"),
+        ([b"x" * 4096] * 17, "has words of 69632 bytes together, expected at most 65536"),
+    ],
+)
+def test_words_that_are_too_many_or_too_long_are_refused_by_name(words: list[bytes], told: str) -> None:
+    with pytest.raises(FieldError, match=f"STOP_WORDS_DICT.*{told}"):
+        check_words(words, field="STOP_WORDS_DICT")
+
+
+def test_words_at_the_bounds_are_taken() -> None:
+    check_words([b"x" * 4096] * 16, field="STOP_WORDS_DICT")
+    check_words([b""] * 1024, field="STOP_WORDS_DICT")
+    check_words([], field="STOP_WORDS_DICT")
+
+
+def test_words_given_as_ids_have_the_same_bounds() -> None:
+    many = np.zeros((2, 2000), np.int32)
+    many[1] = np.arange(1, 2001)
+    with pytest.raises(FieldError, match=r"stop_words_list.*has 2000 words, expected at most 1024"):
+        unpack_words(many, field="stop_words_list")
+    with pytest.raises(FieldError, match=r"bad_words_list.*has 70000 ids, expected at most 65536"):
+        unpack_words(np.zeros((2, 70_000), np.int32), field="bad_words_list")

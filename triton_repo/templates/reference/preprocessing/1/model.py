@@ -16,7 +16,7 @@ from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
 from serving.parameters import Parameters
 from serving.tensors import error_response, read_inputs, response
 from serving.tokenizer import Tokenizer
-from serving.words import Words, pack_words
+from serving.words import Words, check_words, pack_words
 
 
 class TritonPythonModel:
@@ -114,6 +114,8 @@ class TritonPythonModel:
         """The tokens of each word of each item; empty words, which clients send for none, are left out."""
         if field not in inputs:
             return [()] * size
+        for row in inputs[field]:
+            check_words(row, field=field)
         return [
             tuple(tuple(ids) for word in row if (ids := self._word(word, field))) for row in inputs[field]
         ]
