@@ -26,6 +26,7 @@ FOR_OTHERS = {
     "accelerate": "transformers loads quantized checkpoints by it",
     "pandas": "lm-eval: the last version that works with numpy 1",
     "pyarrow": "lm-eval: the last version that works with numpy 1",
+    "sentencepiece": "transformers reads tokenizer.model by it",
 }
 
 
