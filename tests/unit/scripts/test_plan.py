@@ -66,7 +66,9 @@ def test_the_recipe_is_one_that_up_reads(tmp_path: Path) -> None:
         == 0
     )
     recipe = parse_recipe(file.read_text(encoding="utf-8"), path=file)
-    assert (recipe.model, recipe.tp, recipe.quantize) == ("meta-llama/Llama-3.3-70B-Instruct", 2, "fp8")
+    # FP8 needs calibration: the recipe builds from what `tpforge quantize` makes beside it.
+    assert (Path(recipe.model).name, recipe.tp) == ("Llama-3.3-70B-Instruct-fp8", 2)
+    assert "tpforge quantize meta-llama/Llama-3.3-70B-Instruct --format fp8" in file.read_text("utf-8")
     assert (recipe.runtime, recipe.sm) == ("tensorrt", 90)
     assert (recipe.limits.max_input_len, recipe.limits.max_seq_len) == (3996, 4096)
 
@@ -92,8 +94,10 @@ def test_the_recipe_names_a_model_in_any_folder(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(known.config))
     file = tmp_path / "recipe.toml"
-    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file)]) == 0
+    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file), "--format", "none"]) == 0
     assert parse_recipe(file.read_text(encoding="utf-8"), path=file).model == str(folder)
+    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file), "--force", "--tp", "1"]) == 0
+    assert parse_recipe(file.read_text(encoding="utf-8"), path=file).model == f"{folder}-fp8"
 
 
 @pytest.mark.parametrize(
