@@ -123,10 +123,15 @@ def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_
     """Of every kind of GPU the fewest that do what is asked of a model.
 
     Raises:
+        UsageError: there is a budget and no price.
         InputRefused: the model or the file is wrong or not known.
         NothingFits: no kind does it.
     """
     kinds, prices = known_gpus(gpu_file)
+    if budget is not None and not prices.per_gpu_hour:
+        raise UsageError(
+            "--budget needs prices: give --gpu-file FILE with [per_gpu_hour], a price for each GPU"
+        )
     blueprint = find_blueprint(model)
     ask = _ask(load, goal=goal, price=None)
     picks = pick_gpus(
