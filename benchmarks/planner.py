@@ -118,20 +118,28 @@ def _numbers(values: Sequence[float]) -> tuple[str, ...]:
     )
 
 
-def orders(found: Sequence[Error]) -> tuple[int, int, list[tuple[str, ...]]]:
-    """Groups of rows that differ in tp only: how many have the right order, of how many; the wrong ones."""
+def orders(found: Sequence[Error], *, per_gpu: bool = False) -> tuple[int, int, list[tuple[str, ...]]]:
+    """Groups of rows that differ in tp only: how many have the right order, of how many; the wrong ones.
+
+    The order is by tokens/s, or by tokens/s per GPU.
+    """
+
+    def value(row: Row, tokens: float) -> float:
+        return tokens / (row.tp if per_gpu else 1)
+
     groups: dict[tuple[str, ...], list[Error]] = {}
     for row, error in found:
         groups.setdefault(row.group, []).append((row, error))
     wrong: list[tuple[str, ...]] = []
     several = [sorted(group, key=lambda one: one[0].tp) for group in groups.values() if len(group) > 1]
     for group in several:
-        measured = sorted(group, key=lambda one: one[0].measured)
-        estimated = sorted(group, key=lambda one: one[0].measured * (1 + one[1]))
+        measured = sorted(group, key=lambda one: value(one[0], one[0].measured))
+        estimated = sorted(group, key=lambda one: value(one[0], one[0].measured * (1 + one[1])))
         if [one[0].tp for one in measured] != [one[0].tp for one in estimated]:
             release, model, gpu, precision, _, lengths = group[0][0].group
             cells = ", ".join(
-                f"TP{row.tp} {row.measured:.0f} -> {row.measured * (1 + error):.0f}" for row, error in group
+                f"TP{row.tp} {value(row, row.measured):.0f} -> {value(row, row.measured * (1 + error)):.0f}"
+                for row, error in group
             )
             wrong.append((release, f"{model} {precision}", gpu, lengths, cells))
     return len(several) - len(wrong), len(several), wrong
@@ -163,8 +171,10 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
     """Titled tables."""
     calibrated, checked = errors(rows("calibration"), fit), errors(rows("check"), fit)
     dense = [one for one in checked if is_dense(one[0])]
-    right, total, wrong = orders(dense)
-    own_right, own_total, _ = orders(calibrated)
+    right, _, wrong = orders(dense)
+    own_right, _, _ = orders(calibrated)
+    gpu_right, gpu_total, gpu_wrong = orders(dense, per_gpu=True)
+    own_gpu_right, own_gpu_total, _ = orders(calibrated, per_gpu=True)
     beyond = misses(dense, beyond=0.25)
     return [
         (
@@ -192,9 +202,17 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
             summary(dense, lambda row: f"{row.tp}x{row.pp}"),
         ),
         (
-            "Order of TP sizes by throughput",
-            ("data", "right", "of"),
-            [("calibration", str(own_right), str(own_total)), ("check", str(right), str(total))],
+            "Order of TP sizes, by tokens/s and by tokens/s per GPU",
+            ("data", "right by tokens/s", "right per GPU", "of"),
+            [
+                ("calibration", str(own_right), str(own_gpu_right), str(own_gpu_total)),
+                ("check", str(right), str(gpu_right), str(gpu_total)),
+            ],
+        ),
+        (
+            "Wrong orders per GPU (measured -> estimated tokens/s per GPU)",
+            ("release", "model", "GPU", "lengths", "TP sizes"),
+            gpu_wrong,
         ),
         (
             "Wrong orders (measured -> estimated tokens/s)",

@@ -107,7 +107,8 @@ def command(
     Nothing is downloaded for known models. Speeds are estimates; how far they are off is in docs/planning.md.
     Exit status 5 when nothing fits, 4 when no hardware could do what is asked; both name what would work.
     """
-    from scripts.flows.plan import GpuWishes, LoadWishes, PlanWishes, plan, recipe_text
+    from scripts.flows.plan import GpuWishes, LoadWishes, PlanWishes, plan
+    from scripts.flows.plan_recipe import recipe_text
     from scripts.reports.plan import plan_text
     from tpforge.plan.record import plan_record
 
@@ -127,7 +128,7 @@ def command(
         write_atomic(html, _page(chosen))
         output.note(f"wrote {html}")
     if recipe is not None:
-        write_atomic(recipe, recipe_text(chosen, model=model))
+        write_atomic(recipe, recipe_text(chosen, model=model, path=recipe))
         output.note(f"wrote {recipe}")
 
 

@@ -17,7 +17,6 @@ from tpforge.measure.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
 from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, gpus, make_cluster, read_gpu_file
-from tpforge.plan.known import find_known
 from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
@@ -124,10 +123,15 @@ def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_
     """Of every kind of GPU the fewest that do what is asked of a model.
 
     Raises:
+        UsageError: there is a budget and no price.
         InputRefused: the model or the file is wrong or not known.
         NothingFits: no kind does it.
     """
     kinds, prices = known_gpus(gpu_file)
+    if budget is not None and not prices.per_gpu_hour:
+        raise UsageError(
+            "--budget needs prices: give --gpu-file FILE with [per_gpu_hour], a price for each GPU"
+        )
     blueprint = find_blueprint(model)
     ask = _ask(load, goal=goal, price=None)
     picks = pick_gpus(
@@ -199,38 +203,3 @@ def _formats(given: tuple[str, ...]) -> tuple[str | None, ...]:
     """The formats; ``none`` and float types stand for weights as they are."""
     plain = ("none", "float16", "bfloat16", "fp16", "bf16")
     return tuple(None if name in plain else find_format(name).name for name in given)
-
-
-def recipe_text(plan: Plan, *, model: str) -> str:
-    """recipe.toml of the chosen option: one replica, for `tpforge up`."""
-    import tomli_w
-
-    option, load = plan.chosen, plan.ask.load
-    assert option.speed is not None
-    max_len = max(plan.ask.max_len, load.request_tokens)
-    known = None if model == "demo" or Path(model).exists() else find_known(model)
-    head = [
-        f"# {option.label}, chosen by tpforge plan for {plan.cluster.num_gpus} x {plan.cluster.gpu.title}:",
-        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); "
-        "this is one of them.",
-    ]
-    if option.kv_dtype != option.dtype.value:
-        head.append(f"# The plan counts on a KV cache in {option.kv_dtype}.")
-    values = {
-        "model": known.id if known is not None else model,
-        "tp": option.mapping.tp_size,
-        "pp": option.mapping.pp_size if option.mapping.pp_size > 1 else None,
-        "moe_ep": option.mapping.moe_ep_size if option.mapping.moe_ep_size > 1 else None,
-        "dtype": option.dtype.value,
-        "quantize": option.weight_format,
-        "runtime": plan.ask.runtime,
-        "sm": plan.cluster.gpu.sm,
-        "trtllm": plan.ask.version,
-    }
-    limits = {
-        "max_batch_size": option.speed.batch,
-        "max_input_len": min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens)),
-        "max_seq_len": max_len,
-    }
-    given = {key: value for key, value in values.items() if value is not None}
-    return "\n".join(head) + "\n" + tomli_w.dumps({**given, "limits": limits})

@@ -19,6 +19,12 @@ BAR_WIDTH = 48
 _MARKS = {"weights": "W", "activations": "a", "logits": "l", "KV cache": "K", "free": ".", "other": "o"}
 _SHOWN = 10
 OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "per GPU", "batch", "TTFT", "TPOT", "comm.")
+ORDERS = {
+    "throughput": "tokens/s",
+    "latency": "time a token",
+    "cost": "tokens/s per GPU",
+    "gpus": "fewest GPUs",
+}
 FRONTIER_HEADER = ("tokens/s per user, at least", "is", "tokens/s per GPU", "option", "batch", "TTFT")
 
 
@@ -201,7 +207,19 @@ def options_text(plan: Plan, *, limit: int | None) -> str:
     rows = [option_cells(one) for one in working[:limit]]
     rows += [(f"instead: {one.model}, {one.label}", *option_cells(one)[1:]) for one in plan.instead]
     more = f"\n{len(working) - limit} more: --all" if limit is not None and len(working) > limit else ""
-    return f"options that work, the best first by {plan.goal}\n{table(rows, header=OPTION_HEADER)}{more}"
+    title = f"options that work, the best first by {ORDERS[plan.goal]}; of those within 10 % the simplest"
+    return f"{title}\n{table(rows, header=OPTION_HEADER)}{more}{undecided_text(plan)}"
+
+
+def undecided_text(plan: Plan) -> str:
+    """Which other options lie within the band of the chosen one, so that only a measurement decides."""
+    labels = [one.label for one in plan.undecided]
+    if not labels:
+        return ""
+    return (
+        f"\nundecided: {len(labels)} other(s) lie within the band of {plan.chosen.label}: "
+        f"{_joined(labels, limit=3)}; measure them (tpforge bench --sweep)"
+    )
 
 
 def option_cells(option: Option) -> tuple[str, ...]:

@@ -51,6 +51,24 @@ class Plan:
         return rank_options([one for one in self.options if one.rejection is None], goal=self.goal)
 
     @property
+    def undecided(self) -> tuple[Option, ...]:
+        """Other options whose tokens/s lie within the band of the chosen one: their order may be chance.
+
+        Those of other precision in doubt are left out, and all where speed is not what was ranked by.
+        """
+        band = self.chosen.band
+        if band is None or self.goal not in ("throughput", "cost"):
+            return ()
+        best = _score(self.chosen, self.goal)
+        return tuple(
+            one
+            for one in self.working
+            if one is not self.chosen
+            and _doubt(one) == _doubt(self.chosen)
+            and band.low * best <= _score(one, self.goal) <= band.high * best
+        )
+
+    @property
     def rejected(self) -> tuple[Option, ...]:
         """The others."""
         return tuple(one for one in self.options if one.rejection is not None)

@@ -5,6 +5,7 @@ It does not look at this machine. What nobody published is absent, and what is a
 
 from __future__ import annotations
 
+import re
 import tomllib
 from difflib import get_close_matches
 from functools import cache
@@ -26,6 +27,11 @@ HOST_LINK_GB_S = 50.0
 """Assumed between hosts, per GPU and direction: 400 Gb/s. Source: aiconfigurator-core 0.12.0,
 systems/*.yaml.
 """
+
+
+_OTHER_VENDORS = re.compile(
+    r"(amd|radeon|instinct|mi-?\d{2,3}|rx-?\d|intel|arc-|gaudi|habana|tpu|trainium|inferentia|ascend)"
+)
 
 
 class Gpu(Record):
@@ -158,6 +164,11 @@ def find_gpu(name: str, *, own: tuple[Gpu, ...] = ()) -> Gpu:
     for row in rows:
         if wanted in (row.name, *row.aliases):
             return row
+    if _OTHER_VENDORS.match(wanted):
+        raise InputRefused(
+            f"GPU {name!r} is not NVIDIA's: TensorRT-LLM runs on NVIDIA GPUs alone; "
+            "name one of `tpforge gpus`"
+        )
     names = [known for row in rows for known in (row.name, *row.aliases)]
     near = get_close_matches(wanted, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""

@@ -120,6 +120,7 @@ class PlanRecord(Record):
     """The whole plan; `options` holds those that work, the best first, then the rejected ones.
 
     Without a stated load or limit, `frontier` has what each speed of a user costs.
+    `undecided` are options within the band of the chosen one.
     """
 
     model: str
@@ -141,6 +142,7 @@ class PlanRecord(Record):
     alternatives: list[OptionRecord]
     advice: list[AdviceRecord]
     options: list[OptionRecord]
+    undecided: list[str] = Field(default_factory=list)
     frontier: list[FrontierRecord] = Field(default_factory=list)
 
 
@@ -172,6 +174,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         alternatives=[option_record(one, plan) for one in plan.instead],
         advice=[AdviceRecord(rule=one.rule, level=one.level, text=one.text) for one in plan.advice],
         options=[option_record(one, plan) for one in (*plan.working, *plan.rejected)],
+        undecided=[one.label for one in plan.undecided],
         frontier=[
             FrontierRecord(
                 label=one.option.label,

@@ -66,7 +66,9 @@ def test_the_recipe_is_one_that_up_reads(tmp_path: Path) -> None:
         == 0
     )
     recipe = parse_recipe(file.read_text(encoding="utf-8"), path=file)
-    assert (recipe.model, recipe.tp, recipe.quantize) == ("meta-llama/Llama-3.3-70B-Instruct", 2, "fp8")
+    # FP8 needs calibration: the recipe builds from what `tpforge quantize` makes beside it.
+    assert (Path(recipe.model).name, recipe.tp) == ("Llama-3.3-70B-Instruct-fp8", 2)
+    assert "tpforge quantize meta-llama/Llama-3.3-70B-Instruct --format fp8" in file.read_text("utf-8")
     assert (recipe.runtime, recipe.sm) == ("tensorrt", 90)
     assert (recipe.limits.max_input_len, recipe.limits.max_seq_len) == (3996, 4096)
 
@@ -92,8 +94,10 @@ def test_the_recipe_names_a_model_in_any_folder(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(known.config))
     file = tmp_path / "recipe.toml"
-    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file)]) == 0
+    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file), "--format", "none"]) == 0
     assert parse_recipe(file.read_text(encoding="utf-8"), path=file).model == str(folder)
+    assert main(["plan", str(folder), "--gpu", "l40s", "--recipe", str(file), "--force", "--tp", "1"]) == 0
+    assert parse_recipe(file.read_text(encoding="utf-8"), path=file).model == f"{folder}-fp8"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +108,10 @@ def test_the_recipe_names_a_model_in_any_folder(tmp_path: Path) -> None:
         (["llama-3-8b", "--gpu", "h100", "--max-len", "9000"], 4, "use 8192 or less"),
         (["llama-3.1-8b", "--gpu", "h900"], 4, "is not in the table"),
         (["llama-3.1-8b", "--gpu", "a100", "--format", "fp8"], 4, "SM80 is not supported"),
+        (["llama-3.1-8b", "--gpu", "mi300x"], 4, "'mi300x' is not NVIDIA's"),
+        (["llama-3.1-8b", "--gpu", "AMD Instinct MI250"], 4, "is not NVIDIA's"),
+        (["llama-3.1-8b", "--gpu", "h100", "--rate", "2", "--concurrency", "3"], 2, "give one of them"),
+        (["llama-3.1-8b", "--gpu", "h100", "--min-gpus"], 2, "give --rate or --concurrency"),
         (["llama-3.1-8b", "--gpu", "v100"], 4, "compute capability 8.0"),
         (["llama-3.1-9b", "--gpu", "h100"], 4, "did you mean llama-3.1-8b"),
         (["llama-3.1-8b", "--gpu", "h100", "--format", "fp7"], 2, "'fp7' is unknown"),
@@ -119,6 +127,27 @@ def test_an_impossible_ask_says_what_would_work_without_a_traceback(
     assert captured.err.startswith("error: ")
     assert said in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_budget_without_prices_asks_for_them_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpus", "--model", "llama-3.1-8b", "--budget", "10"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--gpu-file FILE with [per_gpu_hour]" in said
+
+
+def test_options_within_the_band_of_the_chosen_one_are_called_undecided_and_not_ranked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*MODEL, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    low, high = value["chosen"]["speed"]["low"], value["chosen"]["speed"]["high"]
+    eight_bits = [one for one in value["options"] if one["works"] and one["weights"] != "int4_awq"]
+    near = [one["label"] for one in eight_bits if low <= one["speed"]["tokens_per_second"] <= high]
+    assert sorted([value["chosen"]["label"], *value["undecided"]]) == sorted(near)
+    assert len(near) > 2
+    assert main([*MODEL, "--goal", "latency", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["undecided"] == []
 
 
 def test_a_plan_of_three_kinds_of_gpu_takes_less_than_a_second(capsys: pytest.CaptureFixture[str]) -> None:

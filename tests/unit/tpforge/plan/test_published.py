@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 from functools import cache
 
 from benchmarks.planner import PAGE, Error, band_kind, errors, is_dense, orders, report
@@ -41,6 +42,17 @@ def test_the_order_of_tp_sizes_is_right_in_nine_of_ten_groups() -> None:
     assert total > 50
     assert right / total >= 0.9
     assert len(wrong) == total - right
+
+
+def test_orders_per_gpu_are_judged_by_tokens_of_one_gpu() -> None:
+    right, total, wrong = orders(dense(), per_gpu=True)
+    assert (right + len(wrong), total) == (total, orders(dense())[1])
+    one = next(row for row, _ in dense() if row.tp == 1 and row.pp == 1)
+    wide = replace(one, tp=4, measured=2 * one.measured)
+    # Four GPUs give twice as much: more in total, and less per GPU; the estimates agree with the total.
+    assert orders([(one, 0.0), (wide, 0.0)], per_gpu=True)[0] == 1
+    assert orders([(one, 0.0), (wide, 1.5)], per_gpu=True)[0] == 0
+    assert orders([(one, 0.0), (wide, 1.5)])[0] == 1
 
 
 def test_orders_in_which_eight_gpus_are_slower_than_four_are_among_them() -> None:

@@ -1,0 +1,115 @@
+"""The recipe of a plan's chosen option: what `tpforge up` runs, and what must be made before.
+
+It plans nothing and quantizes nothing: a format that needs calibration is named as the command that makes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from builders.asked_quantization import PORTABLE
+from tpforge.errors import InputRefused
+from tpforge.plan.choose import Plan
+from tpforge.plan.known import find_known
+from tpforge.quantization import find_format
+
+
+def recipe_text(plan: Plan, *, model: str, path: Path) -> str:
+    """recipe.toml, to be written to `path`, of the chosen option: one replica, for `tpforge up`.
+
+    Raises:
+        InputRefused: nothing makes the option's cache or weights for its runtime.
+    """
+    import tomli_w
+
+    option = plan.chosen
+    named = _named(model, folder=path.parent)
+    head = [
+        f"# {option.label}, chosen by tpforge plan for {plan.cluster.num_gpus} x {plan.cluster.gpu.title}:",
+        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); "
+        "this is one of them.",
+    ]
+    source, weights = named, _weights(plan)
+    if option.weight_format is not None and find_format(option.weight_format).made_by == "modelopt":
+        source = _calibrated(named, option.weight_format)
+        head += [
+            "# First, in the folder of this file, calibrate (the model is quantized there):",
+            f"#   tpforge quantize {_word(named)} --format {option.weight_format} --out {_word(source)}",
+        ]
+    values = {
+        "model": source,
+        "tp": option.mapping.tp_size,
+        "pp": option.mapping.pp_size if option.mapping.pp_size > 1 else None,
+        "moe_ep": option.mapping.moe_ep_size if option.mapping.moe_ep_size > 1 else None,
+        "dtype": option.dtype.value,
+        **weights,
+        "kv_cache": _kv_cache(plan),
+        "runtime": plan.ask.runtime,
+        "sm": plan.cluster.gpu.sm,
+        "trtllm": plan.ask.version,
+    }
+    given = {key: value for key, value in values.items() if value is not None}
+    tables: dict[str, Any] = {"limits": _limits(plan)}
+    if plan.ask.runtime == "tensorrt":
+        tables["tensorrt"] = {"container": "docker"}
+    return "\n".join(head) + "\n" + tomli_w.dumps({**given, **tables})
+
+
+def _named(model: str, *, folder: Path) -> str:
+    """A known model's id on the hub, a path as seen from the recipe's folder, or the name as it is."""
+    if Path(model).exists():
+        # A plan takes a config.json, a build wants the folder that it is in.
+        where = Path(model).absolute()
+        where = where.parent if where.name == "config.json" else where
+        relative = os.path.relpath(where, folder.absolute())
+        return relative if relative.startswith("..") else f"./{relative}"
+    known = None if model == "demo" else find_known(model)
+    return known.id if known is not None else model
+
+
+def _word(text: str) -> str:
+    """A word of a command in a comment of TOML, which has no control characters."""
+    return shlex.quote("".join(letter if letter.isprintable() else "?" for letter in text))
+
+
+def _calibrated(named: str, weight_format: str) -> str:
+    """The folder of the calibrated checkpoint, beside the recipe."""
+    return f"./{Path(named).name}-{weight_format}"
+
+
+def _weights(plan: Plan) -> dict[str, Any]:
+    """How the weights are quantized while converting."""
+    name = plan.chosen.weight_format
+    if name is None or find_format(name).made_by == "modelopt":
+        return {}
+    if find_format(name).made_by == "checkpoint":
+        raise InputRefused(f"--recipe: {name} is read from a checkpoint and not made; plan another --format")
+    portable = plan.ask.runtime == "tensorrt" and name in PORTABLE
+    return {"quantize": name, "portable": True if portable else None}
+
+
+def _kv_cache(plan: Plan) -> str | None:
+    """The format of the cache where it is not the float type's."""
+    option = plan.chosen
+    if option.kv_dtype == option.dtype.value:
+        return None
+    if option.kv_dtype != "fp8":
+        raise InputRefused(
+            f"--recipe: nothing measures the steps of a {option.kv_dtype} cache for runtime "
+            f"{plan.ask.runtime}; plan with --kv fp8"
+        )
+    return option.kv_dtype
+
+
+def _limits(plan: Plan) -> dict[str, int]:
+    load, speed = plan.ask.load, plan.chosen.speed
+    assert speed is not None
+    max_len = max(plan.ask.max_len, load.request_tokens)
+    return {
+        "max_batch_size": speed.batch,
+        "max_input_len": min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens)),
+        "max_seq_len": max_len,
+    }

@@ -1,0 +1,96 @@
+"""A plan's recipe through `tpforge up --dry-run`, for every format that a plan tries or is asked for."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from scripts.main import main
+from tests.support.tiny import write_tiny_llama
+from tpforge.recipe import parse_recipe
+
+CONVERTED = [
+    ("none", "h100", "bfloat16"),
+    ("none", "h100", "fp8"),
+    ("int8_wo", "h100", "bfloat16"),
+    ("int8_wo", "h100", "fp8"),
+    ("fp8_rowwise", "h100", "fp8"),
+    ("nvfp4", "b200", "fp8"),
+]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("work", "recipes"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return write_tiny_llama(tmp_path / "models" / "tiny llama", hidden_size=128, intermediate_size=256)
+
+
+def planned(model: Path | str, gpu: str, *words: str) -> Path:
+    file = Path("../recipes/out.toml")
+    lengths = ("--isl", "100", "--osl", "20", "--recipe", str(file))
+    assert main(["plan", str(model), "--gpu", gpu, *lengths, *words]) == 0
+    return file
+
+
+@pytest.mark.parametrize(("weights", "gpu", "kv"), CONVERTED)
+def test_up_accepts_the_recipe_of_every_format_that_is_made_while_converting(
+    weights: str, gpu: str, kv: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = planned(model, gpu, "--format", weights, "--kv", kv)
+    recipe = parse_recipe(file.read_text(encoding="utf-8"), path=file)
+    assert recipe.quantize == (None if weights == "none" else weights)
+    assert recipe.kv_cache == ("fp8" if kv == "fp8" else None)
+    assert recipe.tensorrt.container == "docker"
+    capsys.readouterr()
+    assert main(["up", str(file), "--dry-run"]) == 0
+    assert "trtllm-build" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weights", ["fp8", "int8_sq"])
+def test_a_format_that_needs_calibration_names_the_command_and_the_folder_that_it_makes(
+    weights: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = planned(model, "h100", "--format", weights)
+    text = file.read_text(encoding="utf-8")
+    folder = f"./tiny llama-{weights}"
+    assert f"tpforge quantize '../models/tiny llama' --format {weights} --out '{folder}'" in text
+    values = tomllib.loads(text)
+    assert values["model"] == folder
+    assert "quantize" not in values
+    # Once the folder is there, up reads it: a float checkpoint stands in for what modelopt writes.
+    assert main(["up", str(file), "--dry-run"]) == 4
+    assert f"tiny llama-{weights}: no such file" in capsys.readouterr().err
+    write_tiny_llama(file.parent / folder, hidden_size=128, intermediate_size=256)
+    assert main(["up", str(file), "--dry-run"]) == 0
+
+
+def test_the_model_is_named_as_seen_from_the_recipe_and_a_config_as_its_folder(model: Path) -> None:
+    file = planned(model / "config.json", "h100", "--format", "none")
+    found = parse_recipe(file.read_text(encoding="utf-8"), path=file).model
+    assert not tomllib.loads(file.read_text(encoding="utf-8"))["model"].startswith("/")
+    assert Path(found).samefile(model)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--format", "none", "--kv", "int8"), "plan with --kv fp8"),
+        (("--format", "gptq"), "is read from a checkpoint and not made"),
+    ],
+)
+def test_what_nothing_makes_is_refused_and_no_recipe_is_written(
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["plan", "llama-3.1-8b", "--gpu", "a100", *words]
+    assert main([*command, "--recipe", "no.toml"]) == 4
+    assert said in capsys.readouterr().err
+    assert not Path("no.toml").exists()
