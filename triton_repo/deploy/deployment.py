@@ -6,6 +6,8 @@ inputs give equal files. The targets print it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from math import ceil
 from pathlib import Path, PurePosixPath
@@ -75,6 +77,7 @@ class Deployment(Record):
     engine_dir: Path
     engine_key: str
     engine_bytes: int
+    engine_sha256: str
     tp_size: int
     pp_size: int
     num_nodes: int
@@ -156,6 +159,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         engine_dir=engine_dir,
         engine_key=engine_key(manifest.name, options.digest),
         engine_bytes=size,
+        engine_sha256=_engine_sha256(manifest),
         tp_size=manifest.mapping.tp_size,
         pp_size=manifest.mapping.pp_size,
         num_nodes=num_nodes,
@@ -191,6 +195,12 @@ def engine_key(name: str, digest: str | None) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", bare):
         raise UsageError(f"--digest {digest}: expected the 64 digits that `tpforge engines push` prints")
     return f"{name}-{bare[:12]}"
+
+
+def _engine_sha256(manifest: Manifest) -> str:
+    """What tells two engines of one name apart: paths and hashes of their files."""
+    listed = sorted((file.path, file.sha256) for file in manifest.files)
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def _trtllm(manifest: Manifest) -> str | None:

@@ -5,7 +5,10 @@ It writes nothing; a target's files are texts by their path.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +31,21 @@ DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "
 def template(path: str, **values: Any) -> str:
     """A template with its values; one that is not given is an error."""
     return _environment().get_template(path).render(values)
+
+
+def checksum(texts: Mapping[str, str], *, engine_sha256: str = "") -> str:
+    """Changes when a container that mounts these texts, and this engine, has to be started again.
+
+    A target puts it where its orchestrator compares containers: neither Kubernetes nor Compose looks into
+    what is mounted.
+    """
+    named = json.dumps([sorted(texts.items()), engine_sha256])
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def config(deployment: Deployment) -> dict[str, str]:
+    """The scripts that every container of an engine mounts, by name."""
+    return {"canary.py": canary(), "prepare.sh": prepare(deployment)}
 
 
 def canary() -> str:

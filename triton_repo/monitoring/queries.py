@@ -24,7 +24,18 @@ class Query:
     source: Source = "any"
 
 
-_OK = 'sum by (engine, instance) (rate(nv_inference_request_success{model=~"ensemble|tensorrt_llm"}[1m]))'
+def called(metric: str, *, window: str = "1m", more: str = "") -> str:
+    """The rate of a counter at the models that users call, by server.
+
+    These are the ensemble and tensorrt_llm_bls, where a repository has one; there tensorrt_llm counts the
+    same requests once more. The LLM API's repository has tensorrt_llm alone.
+    """
+
+    def rate(models: str) -> str:
+        labels = ",".join(filter(None, (f'model=~"{models}"', more)))
+        return f"sum by (engine, instance) (rate({metric}{{{labels}}}[{window}]))"
+
+    return f"{rate('ensemble|tensorrt_llm_bls')} or {rate('tensorrt_llm')}"
 
 
 def _mean_ms(metric: str) -> str:
@@ -36,7 +47,7 @@ def _mean_ms(metric: str) -> str:
 
 
 QUERIES: tuple[Query, ...] = (
-    Query("Requests answered", "{{instance}}", "reqps", _OK),
+    Query("Requests answered", "{{instance}}", "reqps", called("nv_inference_request_success")),
     Query(
         "Requests failed",
         "{{instance}} {{model}} {{reason}}",
@@ -127,12 +138,12 @@ QUERIES: tuple[Query, ...] = (
         "max by (engine, instance) (nv_gpu_utilization) - min by (engine, instance) (nv_gpu_utilization)",
         source="gpu",
     ),
-    Query("Server up", "{{instance}}", "short", 'up{job=~".*triton.*"}'),
+    Query("Server up", "{{instance}}", "short", 'up{job="triton",engine!=""}'),
     Query(
         "Restarts in an hour",
         "{{instance}}",
         "short",
-        "max by (engine, instance) (resets(nv_inference_request_success[1h]))",
+        'floor(changes(up{job="triton",engine!=""}[1h]) / 2)',
     ),
 )
 

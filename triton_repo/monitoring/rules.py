@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpforge.yaml_text import to_yaml
+from triton_repo.monitoring.queries import called
 
+_FAILED = called("nv_inference_request_failure", window="5m", more='reason!="CANCELED"')
+_ANSWERED = called("nv_inference_request_success", window="5m")
+_UP = 'up{job="triton",engine!=""}'
+"""Of our servers: every target gives them this job and the engine's name."""
 RECORDS = {
-    "tpforge:request_ms:mean1m": "sum by (engine, instance) "
-    '(rate(nv_inference_request_duration_us{model=~"ensemble|tensorrt_llm"}[1m])) / 1000'
-    " / (sum by (engine, instance) "
-    '(rate(nv_inference_request_success{model=~"ensemble|tensorrt_llm"}[1m])) > 0)',
-    "tpforge:queue_ms:mean1m": "sum by (engine, instance) (rate(nv_inference_queue_duration_us[1m])) / 1000"
-    " / (sum by (engine, instance) (rate(nv_inference_request_success[1m])) > 0)",
+    "tpforge:request_ms:mean1m": f"({called('nv_inference_request_duration_us')}) / 1000"
+    f" / (({called('nv_inference_request_success')}) > 0)",
+    # The model that waits longest: a mean over all models is diluted by those that are called for each token.
+    "tpforge:queue_ms:mean1m": "max by (engine, instance) "
+    "(sum by (engine, instance, model) (rate(nv_inference_queue_duration_us[1m])) / 1000"
+    " / (sum by (engine, instance, model) (rate(nv_inference_request_success[1m])) > 0))",
     "tpforge:requests_waiting": "sum by (engine, instance) "
     '(nv_trt_llm_request_metrics{request_type="waiting"})'
     " or sum by (engine, instance) (nv_inference_pending_request_count)",
@@ -85,27 +90,37 @@ ALERTS = (
     Alert(
         "TpforgeServerDown",
         "does-not-load",
-        'up{job=~".*triton.*"} == 0',
+        # One replica that starts is a rollout; none that answers, where one did, is an outage.
+        f"max by (namespace, engine) ({_UP}) == 0"
+        f" and max by (namespace, engine) (max_over_time({_UP}[1d])) == 1",
         "2m",
         "critical",
-        "{{ $labels.instance }} does not answer.",
+        "No server of {{ $labels.engine }} answers, and one did within the last day.",
         "Read its log (`tpforge logs`): an engine of another GPU, version or format does not load.",
+    ),
+    Alert(
+        "TpforgeServerDoesNotStart",
+        "does-not-load",
+        f"{_UP} == 0",
+        "90m",
+        "warning",
+        "{{ $labels.instance }} of {{ $labels.engine }} has not answered for longer than a start takes.",
+        "Read its log: the engine is still pulled, or does not load, or it starts again and again.",
     ),
     Alert(
         "TpforgeServerRestarts",
         "does-not-load",
-        "max by (engine, instance) (resets(nv_inference_request_success[30m])) > 2",
+        # Not by resets of a counter: one that was 0 and starts at 0 again shows none.
+        f"floor(changes({_UP}[2h]) / 2) >= 2",
         "0m",
         "critical",
-        "{{ $labels.instance }} started {{ $value }} times again within 30 minutes.",
+        "{{ $labels.instance }} went down {{ $value }} times or more within 2 hours, and came back.",
         "Read its log; go back to the fallback engine with `tpforge promote`.",
     ),
     Alert(
         "TpforgeRequestsFail",
         "does-not-load",
-        "sum by (engine, instance) (rate(nv_inference_request_failure[5m]))"
-        " / (sum by (engine, instance)"
-        " (rate(nv_inference_request_failure[5m]) or rate(nv_inference_request_success[5m])) > 0) > 0.01",
+        f"({_FAILED}) / ((({_FAILED}) + ({_ANSWERED})) > 0) > 0.01",
         "5m",
         "critical",
         "{{ $value | humanizePercentage }} of the requests fail.",

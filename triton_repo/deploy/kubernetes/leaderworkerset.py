@@ -41,7 +41,7 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
         "access": [objects.service_account(deployment), *_rights(deployment)],
         "network": [objects.network_policy(deployment, between_pods=True)],
     }
-    config = ["canary.py", "prepare.sh", "remote.sh", "leader.sh"]
+    config = _config(deployment)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -58,11 +58,17 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
     return {
         "kustomization.yaml": to_yaml(kustomization, comment=comment),
         **{f"{kind}.yaml": to_documents(found) for kind, found in kinds.items()},
-        "config/canary.py": files.canary(),
-        "config/prepare.sh": objects.prepare(deployment),
-        "config/remote.sh": files.template("multinode/remote.sh.j2", kubectl=f"{_TOOLS}/kubectl"),
-        "config/leader.sh": leader_script(deployment),
+        **{f"config/{name}": text for name, text in config.items()},
         "Dockerfile": files.dockerfile(deployment),
+    }
+
+
+def _config(deployment: Deployment) -> dict[str, str]:
+    """The scripts that leader and workers mount."""
+    return {
+        **files.config(deployment),
+        "remote.sh": files.template("multinode/remote.sh.j2", kubectl=f"{_TOOLS}/kubectl"),
+        "leader.sh": leader_script(deployment),
     }
 
 
@@ -116,8 +122,8 @@ def _template(deployment: Deployment, *, role: str) -> Object:
         spec["initContainers"].append(_bring_kubectl(deployment))
         spec["containers"][0]["volumeMounts"].append({"name": "tools", "mountPath": _TOOLS})
         spec["volumes"].append({"name": "tools", "emptyDir": {}})
-    labels = {**objects.labels(deployment), "tpforge/role": role}
-    return {"metadata": {"labels": labels}, "spec": spec}
+    metadata = objects.pod_metadata(deployment, _config(deployment), **{"tpforge/role": role})
+    return {"metadata": metadata, "spec": spec}
 
 
 def _bring_kubectl(deployment: Deployment) -> Object:

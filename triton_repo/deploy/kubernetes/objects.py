@@ -101,6 +101,14 @@ def metadata(deployment: Deployment, suffix: str = "") -> Object:
     return {"name": f"{deployment.name}{suffix}", "labels": labels(deployment)}
 
 
+def pod_metadata(deployment: Deployment, config: Mapping[str, str], **more: str) -> Object:
+    """Labels of a pod, and the checksum by which a new engine or a new script replaces running pods."""
+    return {
+        "labels": {**labels(deployment), **more},
+        "annotations": {"checksum/config": files.checksum(config, engine_sha256=deployment.engine_sha256)},
+    }
+
+
 def pod(
     deployment: Deployment,
     *,
@@ -271,7 +279,7 @@ def _deployment(deployment: Deployment) -> Object:
             # The new pod answers before an old one goes: no request is lost, and one more node is needed.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
-                "metadata": {"labels": labels(deployment)},
+                "metadata": pod_metadata(deployment, files.config(deployment)),
                 "spec": pod(deployment, command=list(deployment.command), probes=_lifecycle(deployment)),
             },
         },

@@ -16,7 +16,7 @@ from triton_repo.monitoring.dashboard import dashboard_json
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import ALERTS, RECORDS, rules_yaml
 
-LABELS = '{instance="i",job="triton"'
+LABELS = '{instance="i",job="triton",engine="e"'
 
 
 def promtool(*arguments: str, folder: Path) -> str:
@@ -76,16 +76,10 @@ SERIES: dict[str, tuple[list[dict[str, str]], str]] = {
         ],
         "10m",
     ),
-    "TpforgeServerDown": ([{"series": f"up{LABELS}}}", "values": "0x30"}], "5m"),
-    "TpforgeServerRestarts": (
-        [
-            {
-                "series": f'nv_inference_request_success{LABELS},model="ensemble"}}',
-                "values": "9 10 0 1 0 2 0 1 2 3",
-            }
-        ],
-        "9m",
-    ),
+    "TpforgeServerDown": ([{"series": f"up{LABELS}}}", "values": "1x10 0x30"}], "15m"),
+    "TpforgeServerDoesNotStart": ([{"series": f"up{LABELS}}}", "values": "0x100"}], "95m"),
+    # No request was served between two ends: the counters of such a server stay at 0.
+    "TpforgeServerRestarts": ([{"series": f"up{LABELS}}}", "values": "1x5 0x5 1x5 0x5 1x5"}], "25m"),
     "TpforgeRequestsFail": (
         [
             {

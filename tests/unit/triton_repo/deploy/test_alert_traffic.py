@@ -1,0 +1,118 @@
+"""Alerts and recordings on shapes of traffic: what has to wake someone does, what has not does not.
+
+promtool judges; the series are shaped as Triton counts an ensemble, whose postprocessing runs for each token.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpforge.yaml_text import to_yaml
+from triton_repo.monitoring.rules import rules_yaml
+
+pytestmark = pytest.mark.manifests
+ONE = 'instance="a:8002",job="triton",engine="e"'
+TWO = 'instance="b:8002",job="triton",engine="e"'
+STRANGER = 'instance="c:8002",job="vision-triton"'
+
+
+def series(name: str, labels: str, values: str) -> dict[str, str]:
+    return {"series": f"{name}{{{labels}}}", "values": values}
+
+
+def answered(*, a_minute: int) -> list[dict[str, str]]:
+    """An ensemble of 60 streamed tokens a request."""
+    counts = {"ensemble": 1, "preprocessing": 1, "tensorrt_llm": 1, "postprocessing": 60}
+    return [
+        series("nv_inference_request_success", f'{ONE},model="{model}"', f"0+{count * a_minute}x60")
+        for model, count in counts.items()
+    ]
+
+
+def failed(reason: str, *, a_minute: int) -> list[dict[str, str]]:
+    labels = f'{ONE},model="ensemble",reason="{reason}"'
+    return [series("nv_inference_request_failure", labels, f"0+{a_minute}x60")]
+
+
+def queued(model: str, *, us_a_minute: int) -> list[dict[str, str]]:
+    return [series("nv_inference_queue_duration_us", f'{ONE},model="{model}"', f"0+{us_a_minute}x60")]
+
+
+FIRES = {
+    "30 s in the queue of the generator": (
+        "TpforgeQueueGrows",
+        [
+            *answered(a_minute=10),
+            *queued("tensorrt_llm", us_a_minute=300_000_000),
+            *queued("postprocessing", us_a_minute=60_000),
+        ],
+    ),
+    "one request in five fails": (
+        "TpforgeRequestsFail",
+        [*answered(a_minute=80), *failed("OTHER", a_minute=20)],
+    ),
+    "all requests fail": (
+        "TpforgeRequestsFail",
+        [*answered(a_minute=0), *failed("OTHER", a_minute=20)],
+    ),
+}
+SILENT = {
+    "clients cancel a third": (
+        "TpforgeRequestsFail",
+        [*answered(a_minute=80), *failed("CANCELED", a_minute=40), *failed("OTHER", a_minute=0)],
+    ),
+    "a rollout: one starts while the other answers": (
+        "TpforgeServerDown",
+        [series("up", ONE, "1x60"), series("up", TWO, "0x40 1x20")],
+    ),
+    "a stranger's server is down": ("TpforgeServerDown", [series("up", STRANGER, "1x5 0x55")]),
+    "a rollout is no restart": (
+        "TpforgeServerRestarts",
+        [series("up", ONE, "1x10 0x20 1x30"), series("up", TWO, "0x20 1x40")],
+    ),
+}
+
+
+def firing(alert: str, given: list[dict[str, str]], *, times: int, folder: Path) -> str:
+    """What promtool says when so many series of the alert are expected to fire within the hour."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    looked = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+    expected = [{"labels": "{}", "value": times}]
+    test: dict[str, Any] = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": given,
+                "promql_expr_test": [
+                    {"expr": looked, "eval_time": f"{minute}m", "exp_samples": expected}
+                    for minute in (20, 25, 30, 35)
+                ],
+            }
+        ],
+    }
+    (folder / "rules.yml").write_text(rules_yaml())
+    (folder / "test.yml").write_text(to_yaml(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_an_alert_fires_on_what_users_feel(case: str, tmp_path: Path) -> None:
+    alert, given = FIRES[case]
+    assert firing(alert, given, times=1, folder=tmp_path) == ""
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_an_alert_sleeps_through_what_is_no_failure(case: str, tmp_path: Path) -> None:
+    alert, given = SILENT[case]
+    assert firing(alert, given, times=0, folder=tmp_path) == ""
