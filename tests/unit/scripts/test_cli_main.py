@@ -47,10 +47,10 @@ def test_every_command_takes_debug_and_those_that_print_a_result_take_json() -> 
 def test_one_option_name_has_one_meaning_everywhere() -> None:
     """The same flag never takes another type in another command, but for these.
 
-    --model is a model of the repository or a name; --max-batch-size and --concurrency take several values
-    where several engines or levels are meant.
+    --model is a model of the repository or a name; --max-batch-size, --concurrency and --rate take several
+    values where several engines or levels are meant.
     """
-    several = ("--model", "--max-batch-size", "--concurrency")
+    several = ("--model", "--max-batch-size", "--concurrency", "--rate")
     types: dict[str, set[str]] = {}
     for name in COMMANDS:
         command = cli.cli.get_command(click.Context(cli.cli), name)
