@@ -5,7 +5,7 @@ It reads no weights and plans nothing; `tpforge.plan` does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from builders.families.base import Family
 from builders.families.reading import ConfigReader
 from builders.families.registry import find_family
+from builders.stored_format import stored_format
 from builders.transforms import transformed_shape
 from tpforge.architectures import pytorch_only
 from tpforge.dtypes import DType
@@ -22,7 +23,7 @@ from tpforge.plan.known import find_known, known_models
 from tpforge.plan.weights import Blueprint
 from tpforge.sharding import ShardPlan
 
-# What config.json says of quantized weights: a plan asks about formats itself.
+# What config.json says of quantized weights: `stored_format` reads it.
 _QUANTIZED = ("quantization_config", "compression_config")
 _DEMO = "smollm2-135m"
 
@@ -34,16 +35,24 @@ def find_blueprint(location: str) -> Blueprint:
         InputRefused: there is none, or its config is wrong or of an unknown architecture.
     """
     found = find_config(location)
-    return blueprint_from_config(found.values, name=found.name, where=found.where)
+    blueprint = blueprint_from_config(found.values, name=found.name, where=found.where)
+    if found.folder is None:
+        return blueprint
+    stored = stored_format(found.values, folder=found.folder, where=found.where)
+    return replace(blueprint, stored_format=stored)
 
 
 @dataclass(frozen=True)
 class FoundConfig:
-    """A config.json: what the model is called, where the config is from, its values."""
+    """A config.json: what the model is called, where the config is from, its values.
+
+    `folder` is where it lies, None for the known models, which are kept as their floats.
+    """
 
     name: str
     where: str
     values: dict[str, Any]
+    folder: Path | None = None
 
 
 def find_config(location: str) -> FoundConfig:
@@ -86,7 +95,7 @@ def _read(path: Path, *, name: str) -> FoundConfig:
 
     if path.suffix == ".gguf":
         raise InputRefused(f"{path}: a plan is made of a config.json; give its directory or the model's name")
-    return FoundConfig(name, str(path), read_json_object(path))
+    return FoundConfig(name, str(path), read_json_object(path), path.parent)
 
 
 def _family(architectures: object, *, where: str) -> Family:

@@ -33,7 +33,8 @@ def recipe_text(plan: Plan, *, model: str, path: Path) -> str:
         "this is one of them.",
     ]
     source, weights = named, _weights(plan)
-    if option.weight_format is not None and find_format(option.weight_format).made_by == "modelopt":
+    if weights is None:
+        assert option.weight_format is not None
         source = _calibrated(named, option.weight_format)
         head += [
             "# First, in the folder of this file, calibrate (the model is quantized there):",
@@ -45,7 +46,7 @@ def recipe_text(plan: Plan, *, model: str, path: Path) -> str:
         "pp": option.mapping.pp_size if option.mapping.pp_size > 1 else None,
         "moe_ep": option.mapping.moe_ep_size if option.mapping.moe_ep_size > 1 else None,
         "dtype": option.dtype.value,
-        **weights,
+        **(weights or {}),
         "kv_cache": _kv_cache(plan),
         "runtime": plan.ask.runtime,
         "sm": plan.cluster.gpu.sm,
@@ -80,11 +81,17 @@ def _calibrated(named: str, weight_format: str) -> str:
     return f"./{Path(named).name}-{weight_format}"
 
 
-def _weights(plan: Plan) -> dict[str, Any]:
-    """How the weights are quantized while converting."""
+def _weights(plan: Plan) -> dict[str, Any] | None:
+    """How the weights are quantized while converting; None where they must be calibrated before."""
     name = plan.chosen.weight_format
-    if name is None or find_format(name).made_by == "modelopt":
+    if name is None or name == plan.blueprint.stored_format:
         return {}
+    if plan.blueprint.stored_format is not None:
+        raise InputRefused(
+            f"--recipe: the checkpoint holds {plan.blueprint.stored_format} and cannot be made {name}"
+        )
+    if find_format(name).made_by == "modelopt":
+        return None
     if find_format(name).made_by == "checkpoint":
         raise InputRefused(f"--recipe: {name} is read from a checkpoint and not made; plan another --format")
     portable = plan.ask.runtime == "tensorrt" and name in PORTABLE

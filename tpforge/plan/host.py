@@ -37,6 +37,9 @@ def host_needs(
         mapping.tp_size * weight_bytes(shapes, stage=stage, dtype=dtype, weight_format=weight_format)
         for stage in range(mapping.pp_size)
     )
+    if blueprint.stored_format is not None:
+        # Already quantized: read as it is, and about as large as what is written.
+        return HostNeeds(ranks, ranks, ranks, None)
     source = num_parameters(blueprint) * blueprint.model.dtype.num_bytes
     by_modelopt = weight_format is not None and find_format(weight_format).made_by == "modelopt"
     return HostNeeds(source, ranks, ranks, source if by_modelopt else None)

@@ -159,7 +159,8 @@ def _options(
         except PlanError as error:
             yield replace(base, rejection=Rejection("sharding", str(error)))
             continue
-        for weight_format in ask.formats or FORMATS:
+        stored = (blueprint.stored_format,) if blueprint.stored_format else FORMATS
+        for weight_format in ask.formats or stored:
             for kv_dtype in ask.kv_dtypes or (dtype.value, "fp8"):
                 option = replace(base, weight_format=weight_format, kv_dtype=kv_dtype)
                 yield _sized(option, shapes, ask, calibration=calibration)

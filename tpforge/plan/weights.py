@@ -28,7 +28,8 @@ class Blueprint:
     """A model and what its family says of its tensors; `name` is what the user calls it.
 
     `shapes` gives every source tensor of a spec, `reshape` what a transform does to a shape, `objections` why
-    TensorRT-LLM's definition cannot take a plan. `known` keeps what `rank_shapes` has computed.
+    TensorRT-LLM's definition cannot take a plan. `stored_format` is what its weights are quantized as, None
+    where they are floats. `known` keeps what `rank_shapes` has computed.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Blueprint:
     shapes: Callable[[ModelSpec], dict[str, Shape]]
     reshape: Callable[[Shape, str | None], Shape]
     objections: Callable[[ShardPlan], list[str]] = lambda plan: []
+    stored_format: str | None = None
     known: dict[tuple[int, int, bool], RankShapes] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -85,6 +85,56 @@ def test_a_directory_with_nothing_but_a_config_can_be_planned(
     assert "on 1 x L40S" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("declared", "gpu", "weights"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}, "b200", "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "h100", "fp8"),
+        (
+            {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False},
+            "a100",
+            "gptq",
+        ),
+        (None, "h100", "bfloat16"),
+    ],
+)
+def test_a_checkpoint_is_planned_as_what_its_config_says_it_holds(
+    declared: dict[str, object] | None,
+    gpu: str,
+    weights: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tpforge.plan.known import find_known
+
+    known = find_known("llama-3.1-8b")
+    assert known is not None
+    extra = {} if declared is None else {"quantization_config": declared}
+    (tmp_path / "config.json").write_text(json.dumps({**known.config, **extra}))
+    assert main(["plan", str(tmp_path), "--gpu", gpu, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    found = {one["weights"] for one in value["options"]}
+    assert found == {weights} if declared is not None else weights in found
+    bits = {"nvfp4": 4.5, "fp8": 8, "gptq": 4.25}.get(weights, 16)
+    if declared is not None:
+        # 7.5 billion of its 8 billion weights are in matrices that are quantized.
+        least = 6.9e9 * bits / 8
+        assert least < value["chosen"]["memory"]["lines"][0]["bytes"] < least + 2.6e9
+
+
+def test_a_checkpoint_of_a_quantization_that_is_not_read_is_refused_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tpforge.plan.known import find_known
+
+    known = find_known("llama-3.1-8b")
+    assert known is not None
+    config = {**known.config, "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["plan", str(tmp_path), "--gpu", "h100"]) == 4
+    assert "bitsandbytes" in capsys.readouterr().err
+
+
 def test_the_recipe_names_a_model_in_any_folder(tmp_path: Path) -> None:
     from tpforge.plan.known import find_known
 
