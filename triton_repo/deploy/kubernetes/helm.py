@@ -190,6 +190,7 @@ def _documents(found: list[Object]) -> str:
 def _document(value: Object) -> str:
     text = to_yaml(value).replace("{{", _OPEN).replace("}}", _CLOSE)
     text = re.sub(r"^(\s*)storageClassName: VALUE_\S+\n", _storage_class, text, flags=re.MULTILINE)
+    text = re.sub(r"^(\s*)replicas: VALUE_\S+\n", _fixed_replicas, text, flags=re.MULTILINE)
     text = re.sub(r"^(\s*)nodeSelector: VALUE_\S+\n", _node_selector, text, flags=re.MULTILINE)
     text = re.sub(r"VALUE_(\w+?)_END", _expression, text)
     text = text.replace(_RELEASE, "{{ .Release.Name }}")
@@ -208,6 +209,13 @@ def _expression(match: re.Match[str]) -> str:
 def _storage_class(match: re.Match[str]) -> str:
     line = f"{match[1]}storageClassName: {{{{ . | quote }}}}\n"
     return f"{match[1]}{{{{- with .Values.storage.className }}}}\n{line}{match[1]}{{{{- end }}}}\n"
+
+
+def _fixed_replicas(match: re.Match[str]) -> str:
+    """With a number, each upgrade would undo what the autoscaler has set."""
+    indent = match[1]
+    line = f"{indent}replicas: {{{{ .Values.replicas }}}}\n"
+    return f"{indent}{{{{- if not .Values.autoscaling.enabled }}}}\n{line}{indent}{{{{- end }}}}\n"
 
 
 def _node_selector(match: re.Match[str]) -> str:

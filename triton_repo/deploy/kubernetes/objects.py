@@ -49,6 +49,13 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
         "resources": ["../../base", *(f"{kind}.yaml" for kind in watched)],
         "namespace": deployment.options.namespace,
         "configMapGenerator": [dashboard_config(deployment)],
+        # With a number here, each apply would undo what the autoscaler has set.
+        "patches": [
+            {
+                "target": {"kind": "Deployment", "name": deployment.name},
+                "patch": to_yaml([{"op": "remove", "path": "/spec/replicas"}]),
+            }
+        ],
     }
     return {
         **base,

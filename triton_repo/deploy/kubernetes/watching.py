@@ -39,9 +39,22 @@ def _autoscaler(deployment: Deployment, metadata: Object) -> Object:
                     },
                 }
             ],
-            # A replica takes as long as the engine loads: scale up at once, down slowly.
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": max(300, 2 * deployment.start_s)}},
+            "behavior": _behavior(deployment),
         },
+    }
+
+
+def _behavior(deployment: Deployment) -> Object:
+    """One replica more at once, the next when that one may have started; down slowly.
+
+    Until it serves, a new replica takes no load off the others, and more would be asked for. The longest
+    period that autoscaling/v2 takes is 1800 s, the longest window 3600 s.
+    """
+    one = {"type": "Pods", "value": 1, "periodSeconds": min(1800, deployment.start_s)}
+    window = min(3600, max(300, 2 * deployment.start_s))
+    return {
+        "scaleUp": {"policies": [one], "stabilizationWindowSeconds": 0},
+        "scaleDown": {"stabilizationWindowSeconds": window},
     }
 
 
@@ -84,10 +97,11 @@ ADAPTER = {
                     "overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}
                 },
                 "name": {"as": "tpforge_queue_ms"},
-                "metricsQuery": "sum by (<<.GroupBy>>) "
+                # The model that waits longest, as tpforge:queue_ms:mean1m.
+                "metricsQuery": "max by (<<.GroupBy>>) (sum by (<<.GroupBy>>, model) "
                 "(rate(nv_inference_queue_duration_us{<<.LabelMatchers>>}[1m]))"
-                " / 1000 / (sum by (<<.GroupBy>>)"
-                " (rate(nv_inference_request_success{<<.LabelMatchers>>}[1m])) > 0)",
+                " / 1000 / (sum by (<<.GroupBy>>, model)"
+                " (rate(nv_inference_request_success{<<.LabelMatchers>>}[1m])) > 0))",
             }
         ]
     }

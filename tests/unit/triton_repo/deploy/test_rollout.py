@@ -89,6 +89,19 @@ def test_what_no_container_reads_replaces_nothing(target: str, change: dict[str,
     assert render(target) == render(target, **change)
 
 
+def test_an_apply_does_not_undo_the_autoscaler_which_waits_for_a_replica_to_start() -> None:
+    deployment = deployment_of("llama70b-tensorrt", "kubernetes")
+    files = target_files("kubernetes", deployment)
+    overlay = yaml.safe_load(files["overlays/production/kustomization.yaml"])
+    (patch,) = overlay["patches"]
+    assert patch["target"] == {"kind": "Deployment", "name": deployment.name}
+    assert yaml.safe_load(patch["patch"]) == [{"op": "remove", "path": "/spec/replicas"}]
+    scaler = yaml.safe_load(files["overlays/production/autoscaling.yaml"])["spec"]["behavior"]
+    (policy,) = scaler["scaleUp"]["policies"]
+    assert policy == {"type": "Pods", "value": 1, "periodSeconds": deployment.start_s}
+    assert policy["periodSeconds"] == 685  # 141.1 GB at 250 MB/s, and two minutes: it takes no load before.
+
+
 def test_prometheus_and_grafana_start_again_when_their_files_change() -> None:
     def services(port: int) -> Any:
         files = target_files("compose", deployment_of("llama70b-tensorrt", "compose", port_base=port))
