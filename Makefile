@@ -14,7 +14,7 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: drills help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock clean
+.PHONY: drills help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ older-transformers: ready ## Install transformers 4.57.3 beside, for the tests t
 
 lock: ## Write requirements.lock again from requirements.in
 	scripts/dev/lock.sh --upgrade
+
+sbom: ready ## Write out/sbom.json, the bill of materials of requirements.lock (CycloneDX)
+	.venv/bin/python -m scripts.dev.sbom requirements.lock out/sbom.json
 
 clean: ## Stop the servers, remove out/ and the caches; keeps .venv
 	@if [ -x $(TPFORGE) ]; then $(TPFORGE) stop --all; fi

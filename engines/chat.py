@@ -1,8 +1,8 @@
 """A chat message as the prompt that the model was trained on, by the tokenizer's own template.
 
-Transformers renders it, in its sandbox and within bounds of time and size. The template and the special
-tokens are read from the tokenizer's files, so that a tokenizer whose class is code of its own has a prompt
-too. It does not tokenize.
+Transformers renders it, in its sandbox and within bounds. The template and the special tokens
+are read from the tokenizer's files, so that a tokenizer whose class is code of its own has a prompt too. It
+does not tokenize.
 """
 
 from __future__ import annotations

@@ -120,6 +120,8 @@ def serve(
         EnvironmentUnusable: a port is in use, no tritonserver, a wrong Python, the load timeout exceeded.
         InputRefused: the repository is none, or a model does not load: with the log's own reason.
     """
+    for warning in options.security.warnings(options.host):
+        progress(f"warning: {warning}")
     run = _serve_detached if options.detach else _serve_in_foreground
     return run(_plan(repository, options), progress, on_ready or (lambda _server: None))
 

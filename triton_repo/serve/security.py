@@ -5,6 +5,8 @@ Triton has no TLS for HTTP and metrics: with TLS these listen on this machine on
 
 from __future__ import annotations
 
+import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from pydantic import model_validator
 
 from tpforge.errors import UsageError
 from tpforge.records import Record
+from tpforge.system.opener import is_this_machine
 
 if TYPE_CHECKING:
     from triton_repo.client.channel import Tls
@@ -24,7 +27,9 @@ GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_KEY}"
 LOOPBACK = "127.0.0.1"
 KEY_PLACE = "{admin-key}"
 """Stands for the key in a command that is printed or kept in a file."""
+_SHARED_MEMORY, _CLOSED = "shared-memory", "tpforge-closed"
 _SMALLEST_KEY = 16
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class Security(Record):
@@ -87,6 +92,28 @@ class Security(Record):
         key = self.read_admin_key()
         return {GRPC_ADMIN_HEADER: key} if key is not None else {}
 
+    def warnings(self, host: str) -> tuple[str, ...]:
+        """What whoever serves on `host` with these options should know, a line each."""
+        found = [
+            f"{path}: can be read by other users of this machine (mode {mode:o}): chmod 600 it"
+            for path in (self.private_key, self.admin_key_file)
+            if path is not None and (mode := stat.S_IMODE(path.stat().st_mode)) & _OTHERS
+        ]
+        if host == "0.0.0.0" or host == "::" or not is_this_machine(host):
+            lacks = [] if self.has_tls else ["TLS (--tls-cert, --tls-key)"]
+            lacks += [] if self.admin_key_file else ["an administrator's key (--admin-key-file)"]
+            if lacks:
+                found.append(
+                    f"--host {host} without {' and '.join(lacks)}: whoever reaches this machine can ask the "
+                    "server, and read or change what is not protected"
+                )
+        if self.admin_key_file is not None:
+            found.append(
+                "tritonserver takes the administrator's key on its command line, where the users of this "
+                "machine can read it"
+            )
+        return tuple(found)
+
     def read_admin_key(self) -> str | None:
         """The key; None when the protocols are open.
 
@@ -118,8 +145,16 @@ class Security(Record):
         return list(words) if key is None else [word.replace(KEY_PLACE, key) for word in words]
 
     def arguments(self) -> list[str]:
-        """What tritonserver is told."""
-        return self.fill_key(self.arguments_without_key())
+        """What a tritonserver on this machine is told.
+
+        Without a key the registration of shared memory, by which a client reads and writes what other
+        processes share, is closed by a secret that nobody is told.
+        """
+        words = self.fill_key(self.arguments_without_key())
+        if self.admin_key_file is None:
+            closed = f"{_SHARED_MEMORY}:{_CLOSED}={secrets.token_hex(32)}"
+            words += [f"--grpc-restricted-protocol={closed}", f"--http-restricted-api={closed}"]
+        return words
 
     def arguments_without_key(self) -> list[str]:
         """What tritonserver is told, with `KEY_PLACE` for the key: to be printed, or kept in a file."""
