@@ -114,10 +114,10 @@ def _text(picks: tuple[Pick, ...]) -> str:
         "option",
         "tokens/s",
         "8 of 10 within",
-        "a GPU",
-        "a token",
-        "an hour",
-        "a million tokens",
+        "per GPU",
+        "TPOT",
+        "per hour",
+        "per million tokens",
     )
     refused = [(pick.gpu.name, pick.reason or "") for pick in picks if pick.option is None]
     parts = [table(rows, header=header)]

@@ -43,7 +43,7 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(["throughput", "latency", "cost"]),
     default="throughput",
     show_default=True,
-    help="Rank by tokens/s, by time a token, or by tokens/s a GPU.",
+    help="Rank by tokens/s, by time a token, or by tokens/s per GPU.",
 )
 @click.option("--tp", "tp_sizes", type=SIZE, multiple=True, help="Only this tp; may be repeated.")
 @click.option(

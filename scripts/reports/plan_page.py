@@ -60,7 +60,7 @@ def _values(plan: Plan) -> dict[str, Any]:
 def _figures(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("Memory of the fullest rank, GiB", _memory(plan)),
-        ("Tokens/s a GPU against time a token", _trade(plan)),
+        ("Tokens/s per GPU against time a token", _trade(plan)),
         ("Tokens/s by tensor parallelism", _scaling(plan)),
         ("Share of a step that is communication", _communication(plan)),
     ]
@@ -94,18 +94,18 @@ def _trade(plan: Plan) -> str:
         for one in _frontier(plan.working)
         if one.speed is not None
     ]
-    series.append(Series("none is better in both", tuple(best)))
+    series.append(Series("Pareto front", tuple(best)))
     return line_plot(
         series,
-        title="Tokens/s a GPU against time a token",
+        title="Tokens/s per GPU against time a token",
         x_label="ms a token (one user)",
-        y_label="output tokens/s a GPU",
+        y_label="output tokens/s per GPU",
         x_scale="log",
     )
 
 
 def _frontier(options: Sequence[Option]) -> list[Option]:
-    """The Pareto front: no other option is both faster a token and gives more tokens/s a GPU."""
+    """The Pareto front: no other option is both faster a token and gives more tokens/s per GPU."""
     front: list[Option] = []
     for one in sorted(options, key=lambda one: (_tpot(one), -one.tokens_per_gpu)):
         if not front or one.tokens_per_gpu > front[-1].tokens_per_gpu:

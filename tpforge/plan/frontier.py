@@ -39,7 +39,7 @@ def frontier(options: Sequence[Option], load: Load, *, calibration: Calibration)
 
 
 def at_user_speeds(points: Sequence[FrontierPoint]) -> tuple[tuple[int, FrontierPoint], ...]:
-    """For every speed of USER_SPEEDS that is reached: the point with most tokens/s a GPU."""
+    """For every speed of USER_SPEEDS that is reached: the point with most tokens/s per GPU."""
     found = []
     for wanted in USER_SPEEDS:
         enough = [one for one in points if one.user >= wanted]

@@ -52,8 +52,8 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
         return Advice(
             "tensor-parallelism",
             "note",
-            f"{most.label} would give {100 * change:+.0f} % tokens/s a GPU and {_tpot(most):.1f} ms a token "
-            f"against {_tpot(case.chosen):.1f}",
+            f"{most.label} would give {100 * change:+.0f} % tokens/s per GPU and {_tpot(most):.1f} ms "
+            f"a token against {_tpot(case.chosen):.1f}",
         )
     change = case.chosen.tokens_per_gpu / least.tokens_per_gpu - 1
     starved = least.speed is not None and least.speed.limit == "KV cache"
@@ -65,7 +65,7 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
     return Advice(
         "tensor-parallelism",
         "note",
-        f"{case.chosen.label} gives {100 * change:+.0f} % tokens/s a GPU against {least.label}{why}",
+        f"{case.chosen.label} gives {100 * change:+.0f} % tokens/s per GPU against {least.label}{why}",
     )
 
 
@@ -110,7 +110,7 @@ def diminishing_returns(case: Case) -> Advice | None:
     return Advice(
         "diminishing-returns",
         "warning",
-        f"doubling tp to {mapping.tp_size} lowers tokens/s a GPU by {100 * loss:.0f} %",
+        f"doubling tp to {mapping.tp_size} lowers tokens/s per GPU by {100 * loss:.0f} %",
     )
 
 

@@ -48,9 +48,13 @@ def test_it_is_asked_for_the_chosen_option_and_shown_beside_ours(
     answer = tmp_path / "answer"
     answer.write_text(ANSWER)
     path = program(tmp_path, f'printf "%s\\n" "$@" > {asked}; cp "$4/config.json" {tmp_path}; cat {answer}')
-    assert main(["plan", "llama-3.3-70b", "--gpu", "h100", "--gpus", "8", "--estimator", path]) == 0
     assert (
-        "aiconfigurator (trtllm (1.3.0rc20)): 2143 tokens/s a GPU, 55.8 ms a token" in capsys.readouterr().out
+        main(["plan", "llama-3.3-70b", "--gpu", "h100", "--gpus", "8", "--saturated", "--estimator", path])
+        == 0
+    )
+    assert (
+        "aiconfigurator (trtllm (1.3.0rc20)): 2143 tokens/s per GPU, 55.8 ms a token"
+        in capsys.readouterr().out
     )
     words = asked.read_text().split()
     pairs = dict(zip(words[2:-3:2], words[3:-3:2], strict=False))

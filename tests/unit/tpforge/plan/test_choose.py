@@ -101,7 +101,7 @@ def test_doubling_tp_where_it_loses_per_gpu_is_said() -> None:
         one.rule: one.text
         for one in advise(wide, options, blueprint=find_blueprint("llama-3.3-70b"), ask=ask)
     }
-    assert said["diminishing-returns"].startswith("doubling tp to 8 lowers tokens/s a GPU by")
+    assert said["diminishing-returns"].startswith("doubling tp to 8 lowers tokens/s per GPU by")
 
 
 def test_requests_beyond_the_cache_wait_and_the_plan_warns() -> None:
