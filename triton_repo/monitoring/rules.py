@@ -16,6 +16,11 @@ _FAILED = called("nv_inference_request_failure", window="5m", more='reason!="CAN
 _ANSWERED = called("nv_inference_request_success", window="5m")
 _UP = 'up{job="triton",engine!=""}'
 """Of our servers: every target gives them this job and the engine's name."""
+_LOADED_GPU = (
+    "avg_over_time(nv_gpu_utilization[5m]) and on (engine, instance, gpu_uuid)"
+    " nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes > 0.1"
+)
+"""GPUs that hold a rank: a server also reports those of its machine that it does not use."""
 RECORDS = {
     "tpforge:request_ms:mean1m": f"({called('nv_inference_request_duration_us')}) / 1000"
     f" / (({called('nv_inference_request_success')}) > 0)",
@@ -32,8 +37,8 @@ RECORDS = {
     "tpforge:ms_per_token:mean1m": "sum by (engine, instance) "
     '(nv_trt_llm_request_metrics{request_type="active"}) * 1000'
     " / (sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 0)",
-    "tpforge:gpu_imbalance": "max by (engine, instance) (nv_gpu_utilization)"
-    " - min by (engine, instance) (nv_gpu_utilization)",
+    "tpforge:gpu_imbalance": f"max by (engine, instance) ({_LOADED_GPU})"
+    f" - min by (engine, instance) ({_LOADED_GPU})",
 }
 
 

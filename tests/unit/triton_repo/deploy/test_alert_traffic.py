@@ -71,6 +71,18 @@ SILENT = {
         [series("up", ONE, "1x60"), series("up", TWO, "0x40 1x20")],
     ),
     "a stranger's server is down": ("TpforgeServerDown", [series("up", STRANGER, "1x5 0x55")]),
+    "GPUs of the machine that hold no rank": (
+        "TpforgeUnevenGpus",
+        [
+            series(f"nv_gpu_{name}", f'{ONE},gpu_uuid="{gpu}"', f"{value}x60")
+            for gpu, used, busy in (("a", 70, 0.9), ("b", 70, 0.85), ("idle", 1, 0))
+            for name, value in (
+                ("utilization", busy),
+                ("memory_used_bytes", used),
+                ("memory_total_bytes", 80),
+            )
+        ],
+    ),
     "a rollout is no restart": (
         "TpforgeServerRestarts",
         [series("up", ONE, "1x10 0x20 1x30"), series("up", TWO, "0x20 1x40")],

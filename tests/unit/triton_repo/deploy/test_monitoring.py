@@ -52,6 +52,11 @@ SERIES: dict[str, tuple[list[dict[str, str]], str]] = {
         [
             {"series": f'nv_gpu_utilization{LABELS},gpu_uuid="a"}}', "values": "0.95x30"},
             {"series": f'nv_gpu_utilization{LABELS},gpu_uuid="b"}}', "values": "0.45x30"},
+            *(
+                {"series": f'nv_gpu_memory_{kind}_bytes{LABELS},gpu_uuid="{gpu}"}}', "values": f"{value}x30"}
+                for kind, value in (("used", 60), ("total", 80))
+                for gpu in "ab"
+            ),
         ],
         "20m",
     ),
