@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.servers.scripted_openai import HttpScript, scripted_openai
-from tpforge.measure.metrics import summarize
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.runs.metrics import summarize
+from tpforge.measure.runs.prompts import Prompt
 from triton_repo.load.counting import Counting
 from triton_repo.load.openai_target import OpenAiOptions, OpenAiTarget
 from triton_repo.load.reading import read_repetition

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from builders.families.common.reading import ConfigReader
 from builders.families.llama import LLAMA
-from builders.families.reading import ConfigReader
 from tpforge.dtypes import DType
 
 CONFIG: dict[str, Any] = {

@@ -144,19 +144,19 @@ def run_child(way: str, source: Path, out: Path, *, tp: int, dtype: str | None) 
 
 def import_modules(way: str) -> None:
     """What either way imports, so that its time is not counted."""
-    for name in ("builders.convert", "builders.sources"):
+    for name in ("builders.conversion.convert", "builders.sources"):
         importlib.import_module(name)
     if way == "usual":
         importlib.import_module("transformers.models.llama.modeling_llama")
 
 
 def convert_ours(source: Path, out: Path, *, tp: int, dtype: str | None) -> None:
-    from builders.convert import convert
-    from builders.planned import plan_conversion
+    from builders.conversion.convert import convert
+    from builders.conversion.planned import plan_conversion
     from builders.sources import open_source
-    from tpforge.atomic import atomic_folder
     from tpforge.dtypes import parse_dtype
-    from tpforge.mapping import Mapping
+    from tpforge.outputs.atomic import atomic_folder
+    from tpforge.shards.mapping import Mapping
 
     with open_source(str(source)) as opened, atomic_folder(out) as folder:
         convert(

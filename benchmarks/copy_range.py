@@ -1,7 +1,7 @@
 """Measures three ways to bring the bytes of a mapped file into a new one, hashing them on the way.
 
-It is why builders/writer.py writes from the mapped file: copy_file_range must be followed by a read for the
-hash all the same. Run it as: python -m benchmarks.copy_range [--rounds N] [--folder DIR]
+It is why builders/conversion/writer.py writes from the mapped file: copy_file_range must be followed by a
+read for the hash all the same. Run it as: python -m benchmarks.copy_range [--rounds N] [--folder DIR]
 """
 
 from __future__ import annotations

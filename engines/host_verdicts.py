@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engines.host import Host
+from tpforge.trtllm.versions import Release, releases, version_key
 from tpforge.units import format_bytes
-from tpforge.versions import Release, releases, version_key
 
 Verdict = Literal["ok", "warning", "missing"]
 _SHM_BYTES = 1 << 30

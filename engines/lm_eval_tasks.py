@@ -12,7 +12,7 @@ from typing import Any
 
 from engines.likelihood import LikelihoodModel
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.measure.run import QualityScore
+from tpforge.measure.runs.run import QualityScore
 from tpforge.progress import Progress
 
 _Z = 1.959963984540054

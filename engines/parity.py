@@ -1,7 +1,7 @@
 """Whether the rank files compute what the source computes: logits and greedy tokens against transformers.
 
 The source's weights are rounded to the engine's dtype, and both sides compute in float32, so that
-nothing is left but what sharding did. It does not compare tensors; `builders.verify` does.
+nothing is left but what sharding did. It does not compare tensors; `builders.proof.verify` does.
 """
 
 from __future__ import annotations

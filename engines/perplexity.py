@@ -14,9 +14,9 @@ from torch import Tensor
 
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
-from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused
 from tpforge.measure.quality import Passage
+from tpforge.outputs.atomic import os_errors
 from tpforge.progress import Progress
 
 MIN_TOKENS = 2

@@ -9,7 +9,7 @@ from engines.remote import open_remote
 from engines.transfer_threads import TimeLimit
 from engines.transport import Transfer, pull, push
 from tpforge.errors import UsageError
-from tpforge.places import OUT, Places, find_engine, places_of
+from tpforge.outputs.places import OUT, Places, find_engine, places_of
 from tpforge.progress import Progress
 
 

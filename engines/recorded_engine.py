@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpforge.errors import InputRefused, UsageError
-from tpforge.places import OUT, Places, find_engine
+from tpforge.outputs.places import OUT, Places, find_engine
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
-    from tpforge.measure.decision import Choice
-    from tpforge.measure.run import Fact
+    from tpforge.measure.decisions.decision import Choice
+    from tpforge.measure.runs.run import Fact
 
 IDENTITY = (
     "weights_sha256", "precision", "quantization", "tp", "pp", "moe_ep", "runtime",
@@ -35,7 +35,7 @@ def find_recorded(record: Path, *, given: str | None, root: Path = OUT) -> Place
         UsageError: several engines under `root` have that name.
     """
     from engines.store import check_files, read_manifest
-    from tpforge.measure.decision import read_decision
+    from tpforge.measure.decisions.decision import read_decision
 
     choice = read_decision(record).fallback
     if choice is None:
@@ -62,7 +62,7 @@ def find_recorded(record: Path, *, given: str | None, root: Path = OUT) -> Place
 
 def differences(recorded: Mapping[str, Fact], manifest: Manifest) -> list[str]:
     """In what an engine is not the recorded one, a line each; a fact that was not known is one too."""
-    from tpforge.measure.engine_facts import engine_facts
+    from tpforge.measure.runs.engine_facts import engine_facts
 
     facts = engine_facts(manifest)
     found = []

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from engines.host import Gpu, Host
 from tpforge.manifest import Manifest
+from tpforge.trtllm.versions import Release, version_key
 from tpforge.units import format_bytes
-from tpforge.versions import Release, version_key
 
 _SHM_BYTES = 1 << 30
 _OVERHEAD = 1.15

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tpforge.atomic import hash_file, os_errors, remove_output, write_into
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
+from tpforge.outputs.atomic import hash_file, os_errors, remove_output, write_into
 
 MANIFEST_NAME = "engine.json"
 SCHEMA_VERSION = 1

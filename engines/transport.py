@@ -32,12 +32,12 @@ from engines.transfer_index import (
     read_index,
 )
 from engines.transfer_threads import Pace, TimeLimit, in_threads
-from tpforge.atomic import atomic_folder, hash_file, os_errors, refuse_existing
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.manifest import FileRecord, Manifest
+from tpforge.outputs.atomic import atomic_folder, hash_file, os_errors, refuse_existing
+from tpforge.outputs.written import is_beside
 from tpforge.progress import Progress
 from tpforge.units import format_bytes
-from tpforge.written import is_beside
 
 NUM_PARALLEL = 4
 NUM_TRIES = 3

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tpforge.dtypes import DType
-from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.padding import Padding
 from tpforge.quantization import Quantization
 from tpforge.records import Record
 from tpforge.runtime import Runtime as Runtime
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import Padding
 
 
 class FileRecord(Record):
@@ -153,8 +153,8 @@ class LlmApi(Record):
 class Manifest(Record):
     """The content of engine.json.
 
-    `code` is the key of the code of ours that decided the engine (`tpforge.deciding_code`); engines that were
-    built before it was kept have none.
+    `code` is the key of the code of ours that decided the engine (`tpforge.outputs.deciding_code`); engines
+    that were built before it was kept have none.
     """
 
     schema_version: Literal[1] = 1

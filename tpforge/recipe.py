@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from tpforge.atomic import os_errors
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
 from tpforge.manifest import Limits, Runtime
 from tpforge.model import ModelSpec
+from tpforge.outputs.atomic import os_errors
 from tpforge.records import Record
 from tpforge.repository_options import (
     RUNTIMES,
@@ -28,7 +28,7 @@ from tpforge.repository_options import (
     option_defaults,
     own_options,
 )
-from tpforge.versions import DEFAULT_RELEASE
+from tpforge.trtllm.versions import DEFAULT_RELEASE
 
 DEFAULT_MAX_SEQ_LEN = 2048
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpforge.atomic import os_errors
 from tpforge.errors import UsageError
-from tpforge.places import OUT
+from tpforge.outputs.atomic import os_errors
+from tpforge.outputs.places import OUT
 from tpforge.recipe import Recipe, recipe_of
 
 SWEEP_NAME = "sweep.json"

@@ -17,7 +17,7 @@ from builders.audit.formats import other_formats
 from builders.audit.tensors import TensorFindings, check_tensors
 from builders.audit.tokenizer import FoundTokenizer, find_tokenizer, vocabulary_problem
 from builders.audit.values import non_finite
-from builders.families.base import Family
+from builders.families.common.base import Family
 from builders.sources import Located
 from builders.sources.base import SourceKind, WeightReader, each_problem
 from builders.sources.directory import Directory, examine

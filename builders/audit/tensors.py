@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from builders.families.base import Family
+from builders.families.common.base import Family
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import ConfigField, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS
-from builders.families.keys import ConfigKeys
+from builders.families.common.base import ConfigField, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are
+from builders.families.common.rows import STACKED, TARGET, copy, cut, fused_qkv
 from builders.families.llama import (
     FIRST_ROWS,
     LLAMA,
@@ -19,12 +22,9 @@ from builders.families.llama import (
     llama_reads,
     read_llama_like,
 )
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are
-from builders.families.rows import STACKED, TARGET, copy, cut, fused_qkv
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
-from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
+from tpforge.shards.sharding import Cut, Part, Rule, ShardPlan, Stage
 
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."

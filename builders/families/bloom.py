@@ -5,13 +5,12 @@ Source: TensorRT-LLM 1.2, models/bloom; transformers 5, models/bloom.
 
 from __future__ import annotations
 
-from builders.families.base import Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS
-from builders.families.keys import ConfigKeys
-from builders.families.llama import llama_sizes
-from builders.families.plain import Keys, read_plain
-from builders.families.reading import ConfigReader
-from builders.families.rows import (
+from builders.families.common.base import Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.plain import Keys, read_plain
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rows import (
     GROUPED,
     TARGET,
     embedding_rows,
@@ -20,9 +19,10 @@ from builders.families.rows import (
     lm_head_rows,
     norm_rows,
 )
-from builders.families.tensors import linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.common.tensors import linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.llama import llama_sizes
 from tpforge.model import ModelSpec
-from tpforge.sharding import Cut, Stage
+from tpforge.shards.sharding import Cut, Stage
 
 _LAYER = "transformer.h.{layer}."
 _QKV = _LAYER + "self_attention.query_key_value"

@@ -8,13 +8,12 @@ chatglm3-6b and glm-4-9b.
 
 from __future__ import annotations
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, SWIGLU, constant, rope, with_fields
-from builders.families.keys import ConfigKeys
-from builders.families.llama import MAX_LAYERS, llama_sizes
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, SWIGLU, constant, rope, with_fields
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are
+from builders.families.common.rows import (
     STACKED,
     TARGET,
     biased,
@@ -25,9 +24,10 @@ from builders.families.rows import (
     fused_qkv,
     lm_head_rows,
 )
-from builders.families.tensors import if_biased
+from builders.families.common.tensors import if_biased
+from builders.families.llama import MAX_LAYERS, llama_sizes
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec, RopeSpec
-from tpforge.sharding import Cut, ShardPlan, Stage
+from tpforge.shards.sharding import Cut, ShardPlan, Stage
 
 _LAYER = "transformer.encoder.layers.{layer}."
 _ATTENTION = _LAYER + "self_attention."

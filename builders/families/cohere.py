@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import ConfigField, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, QK_NORM, constant, rope, with_fields
-from builders.families.keys import ConfigKeys
+from builders.families.common.base import ConfigField, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, QK_NORM, constant, rope, with_fields
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import embedding_by_rows
+from builders.families.common.rows import TARGET, cut, divided_embedding_rows
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -24,11 +27,8 @@ from builders.families.llama import (
     llama_sizes,
     read_llama_like,
 )
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import embedding_by_rows
-from builders.families.rows import TARGET, cut, divided_embedding_rows
 from tpforge.model import ModelSpec, MultiplierSpec, NormSpec
-from tpforge.sharding import Cut, ShardPlan
+from tpforge.shards.sharding import Cut, ShardPlan
 
 _EMBEDDING = "model.embed_tokens.weight"
 _ATTENTION = "model.layers.{layer}.self_attn."

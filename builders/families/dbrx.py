@@ -6,8 +6,8 @@ models/dbrx.
 
 from __future__ import annotations
 
-from builders.families.base import ConfigField, Family, Row, SourceTensor
-from builders.families.fields import (
+from builders.families.common.base import ConfigField, Family, Row, SourceTensor
+from builders.families.common.fields import (
     BASE_FIELDS,
     EXPERT_SIZE,
     ROTARY_FIELDS,
@@ -16,12 +16,11 @@ from builders.families.fields import (
     moe_field,
     with_fields,
 )
-from builders.families.keys import ROPE_READS, ConfigKeys
-from builders.families.llama import MAX_LAYERS, llama_sizes
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are
-from builders.families.rope import read_whole_rope
-from builders.families.rows import (
+from builders.families.common.keys import ROPE_READS, ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are
+from builders.families.common.rope import read_whole_rope
+from builders.families.common.rows import (
     STACKED,
     TARGET,
     copy,
@@ -31,10 +30,11 @@ from builders.families.rows import (
     lm_head_rows,
     norm_rows,
 )
+from builders.families.llama import MAX_LAYERS, llama_sizes
 from tpforge.dtypes import DType
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec
-from tpforge.sections import Section
-from tpforge.sharding import Cut, Part, Rule, Stage
+from tpforge.shards.sections import Section
+from tpforge.shards.sharding import Cut, Part, Rule, Stage
 
 _BLOCK = "transformer.blocks.{layer}."
 _ATTENTION = _BLOCK + "norm_attn_norm."

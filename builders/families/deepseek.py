@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import (
     BASE_FIELDS,
     DENSE_MOE,
     ROTARY_FIELDS,
@@ -18,7 +18,10 @@ from builders.families.fields import (
     constant,
     with_fields,
 )
-from builders.families.keys import ROPE_READS, ConfigKeys
+from builders.families.common.keys import ROPE_READS, ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rope import read_whole_rope
+from builders.families.common.rows import TARGET, copy, cut, expert_rows
 from builders.families.llama import (
     FIRST_ROWS,
     LAST_ROWS,
@@ -28,13 +31,10 @@ from builders.families.llama import (
     OUTER_TENSORS,
     llama_sizes,
 )
-from builders.families.reading import ConfigReader
-from builders.families.rope import read_whole_rope
-from builders.families.rows import TARGET, copy, cut, expert_rows
 from tpforge.dtypes import DType
 from tpforge.model import AttentionSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, RopeSpec
-from tpforge.sections import Section
-from tpforge.sharding import Cut, LayerKind, Part, Rule, ShardPlan
+from tpforge.shards.sections import Section
+from tpforge.shards.sharding import Cut, LayerKind, Part, Rule, ShardPlan
 
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."

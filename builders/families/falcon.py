@@ -5,15 +5,14 @@ Source: TensorRT-LLM 1.2, models/falcon/{config,convert,model}.py; transformers 
 
 from __future__ import annotations
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, constant, with_fields
-from builders.families.keys import ROPE_READS, ConfigKeys
-from builders.families.llama import llama_sizes
-from builders.families.plain import Keys, read_plain, with_attention
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are
-from builders.families.rope import read_whole_rope
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, constant, with_fields
+from builders.families.common.keys import ROPE_READS, ConfigKeys
+from builders.families.common.plain import Keys, read_plain, with_attention
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are
+from builders.families.common.rope import read_whole_rope
+from builders.families.common.rows import (
     GROUPED,
     TARGET,
     biased,
@@ -23,9 +22,10 @@ from builders.families.rows import (
     lm_head_rows,
     norm_rows,
 )
-from builders.families.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.common.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.llama import llama_sizes
 from tpforge.model import ModelSpec
-from tpforge.sharding import Cut, ShardPlan, Stage
+from tpforge.shards.sharding import Cut, ShardPlan, Stage
 
 _LAYER = "transformer.h.{layer}."
 _QKV = _LAYER + "self_attention.query_key_value"

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from builders.families.base import ConfigField, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, QK_NORM, ROTARY_FIELDS, constant, rope, with_fields
-from builders.families.keys import ConfigKeys
-from builders.families.llama import LLAMA, MLP_ROWS, llama_reads, read_llama_like
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import embedding_by_rows
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, QK_NORM, ROTARY_FIELDS, constant, rope, with_fields
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import embedding_by_rows
+from builders.families.common.rows import (
     TARGET,
     biased,
     copy,
@@ -25,9 +24,10 @@ from builders.families.rows import (
     output_biased,
     separate_qkv,
 )
-from builders.families.windows import with_windows
+from builders.families.common.windows import with_windows
+from builders.families.llama import LLAMA, MLP_ROWS, llama_reads, read_llama_like
 from tpforge.model import ModelSpec, RopeSpec
-from tpforge.sharding import Cut, Rule, Stage
+from tpforge.shards.sharding import Cut, Rule, Stage
 
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import GPT_FIELDS, constant, with_fields
-from builders.families.keys import ConfigKeys
-from builders.families.llama import llama_reads, llama_sizes, read_llama_like
-from builders.families.plain import GPT_KEYS, read_plain, with_attention
-from builders.families.reading import ConfigReader
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import GPT_FIELDS, constant, with_fields
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.plain import GPT_KEYS, read_plain, with_attention
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rows import (
     GROUPED,
     STACKED,
     TARGET,
@@ -29,10 +28,11 @@ from builders.families.rows import (
     norm_rows,
     separate_qkv,
 )
-from builders.families.tensors import if_biased, if_mlp_biased, if_untied
-from builders.families.windows import read_window
+from builders.families.common.tensors import if_biased, if_mlp_biased, if_untied
+from builders.families.common.windows import read_window
+from builders.families.llama import llama_reads, llama_sizes, read_llama_like
 from tpforge.model import ModelSpec, NormSpec
-from tpforge.sharding import Cut, ShardPlan, Stage
+from tpforge.shards.sharding import Cut, ShardPlan, Stage
 
 _H = "transformer.h.{layer}."
 _GPT2_ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "relu", "silu", "gelu_fast")

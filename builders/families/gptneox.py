@@ -6,15 +6,14 @@ Source: TensorRT-LLM 1.2, models/gptneox and models/gptj; transformers 5, models
 
 from __future__ import annotations
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, ROTARY_FIELDS, rope
-from builders.families.keys import ROPE_READS, ConfigKeys
-from builders.families.llama import llama_sizes
-from builders.families.plain import GPT_KEYS, Keys, read_plain, with_attention
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are, mlp_as_it_is
-from builders.families.rope import read_rope
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, ROTARY_FIELDS, rope
+from builders.families.common.keys import ROPE_READS, ConfigKeys
+from builders.families.common.plain import GPT_KEYS, Keys, read_plain, with_attention
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are, mlp_as_it_is
+from builders.families.common.rope import read_rope
+from builders.families.common.rows import (
     GROUPED,
     TARGET,
     cut,
@@ -25,9 +24,10 @@ from builders.families.rows import (
     norm_rows,
     separate_qkv,
 )
-from builders.families.tensors import linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.common.tensors import linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.llama import llama_sizes
 from tpforge.model import ModelSpec, RopeSpec
-from tpforge.sharding import Cut, Part, Rule, Stage
+from tpforge.shards.sharding import Cut, Part, Rule, Stage
 
 _NEOX_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu")
 _J_ACTIVATIONS = ("gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu")

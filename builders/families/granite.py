@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.keys import ConfigKeys
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
 from builders.families.llama import LLAMA, llama_reads, read_llama_like
-from builders.families.reading import ConfigReader
 from tpforge.model import ModelSpec, MultiplierSpec
 
 

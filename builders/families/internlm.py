@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import Dropped, Row, SourceTensor
-from builders.families.keys import ConfigKeys
-from builders.families.llama import LLAMA, llama_reads, read_llama_like
-from builders.families.reading import ConfigReader
-from builders.families.rows import (
+from builders.families.common.base import Dropped, Row, SourceTensor
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rows import (
     GROUPED,
     TARGET,
     biased,
@@ -23,9 +22,10 @@ from builders.families.rows import (
     lm_head_rows,
     output_biased,
 )
-from builders.families.tensors import if_biased, lm_head_tensor
+from builders.families.common.tensors import if_biased, lm_head_tensor
+from builders.families.llama import LLAMA, llama_reads, read_llama_like
 from tpforge.model import ModelSpec
-from tpforge.sharding import Cut, Stage
+from tpforge.shards.sharding import Cut, Stage
 
 _EMBEDDING = "model.tok_embeddings.weight"
 _LAYER = "model.layers.{layer}."

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import Dropped, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, LLAMA_FIELDS
-from builders.families.keys import ROPE_READS, ConfigKeys
-from builders.families.reading import ConfigReader
-from builders.families.rope import read_rope
-from builders.families.rows import (
+from builders.families.common.base import Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, LLAMA_FIELDS
+from builders.families.common.keys import ROPE_READS, ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rope import read_rope
+from builders.families.common.rows import (
     TARGET,
     biased,
     copy,
@@ -25,10 +25,10 @@ from builders.families.rows import (
     output_biased,
     separate_qkv,
 )
-from builders.families.tensors import if_biased, if_mlp_biased, if_output_biased, if_untied
-from builders.families.windows import read_window
+from builders.families.common.tensors import if_biased, if_mlp_biased, if_output_biased, if_untied
+from builders.families.common.windows import read_window
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
-from tpforge.sharding import Cut, LayerKind, Rule, Stage
+from tpforge.shards.sharding import Cut, LayerKind, Rule, Stage
 
 _EMBEDDING = "model.embed_tokens.weight"
 _LAYER = "model.layers.{layer}."

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import SourceTensor
-from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, LLAMA_FIELDS, SWIGLU, moe_field, with_fields
-from builders.families.keys import ConfigKeys
+from builders.families.common.base import SourceTensor
+from builders.families.common.fields import (
+    BASE_FIELDS,
+    EXPERT_SIZE,
+    LLAMA_FIELDS,
+    SWIGLU,
+    moe_field,
+    with_fields,
+)
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rows import expert_rows
+from builders.families.common.windows import read_window
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -20,9 +30,6 @@ from builders.families.llama import (
     llama_reads,
     read_llama_like,
 )
-from builders.families.reading import ConfigReader
-from builders.families.rows import expert_rows
-from builders.families.windows import read_window
 from tpforge.model import ModelSpec, MoeSpec
 
 _MOE = "model.layers.{layer}.block_sparse_moe."

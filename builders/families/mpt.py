@@ -6,12 +6,11 @@ Source: TensorRT-LLM 1.2, models/mpt and examples/models/contrib/mpt; transforme
 
 from __future__ import annotations
 
-from builders.families.base import ConfigField, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, constant, with_fields
-from builders.families.keys import ConfigKeys
-from builders.families.llama import MAX_LAYERS, llama_sizes
-from builders.families.reading import ConfigReader
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, constant, with_fields
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rows import (
     STACKED,
     TARGET,
     cut,
@@ -20,9 +19,10 @@ from builders.families.rows import (
     lm_head_rows,
     norm_rows,
 )
-from builders.families.tensors import lm_head_tensor
+from builders.families.common.tensors import lm_head_tensor
+from builders.families.llama import MAX_LAYERS, llama_sizes
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec
-from tpforge.sharding import Cut, Stage
+from tpforge.shards.sharding import Cut, Stage
 
 _LAYER = "transformer.blocks.{layer}."
 _EMBEDDING = "transformer.wte.weight"

@@ -6,18 +6,25 @@ Source: TensorRT-LLM 1.2, models/opt; transformers 5, models/opt.
 
 from __future__ import annotations
 
-from builders.families.base import Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, constant
-from builders.families.keys import ConfigKeys
+from builders.families.common.base import Family, Row, SourceTensor
+from builders.families.common.fields import BASE_FIELDS, constant
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.plain import Keys, read_plain
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are
+from builders.families.common.rows import (
+    TARGET,
+    embedding_rows,
+    linear_rows,
+    lm_head_rows,
+    norm_rows,
+    separate_qkv,
+)
+from builders.families.common.tensors import linear_tensors, lm_head_tensor, norm_tensors
 from builders.families.llama import llama_sizes
-from builders.families.plain import Keys, read_plain
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are
-from builders.families.rows import TARGET, embedding_rows, linear_rows, lm_head_rows, norm_rows, separate_qkv
-from builders.families.tensors import linear_tensors, lm_head_tensor, norm_tensors
 from tpforge.model import ModelSpec
-from tpforge.sections import Section
-from tpforge.sharding import Cut, Part, Rule, Stage
+from tpforge.shards.sections import Section
+from tpforge.shards.sharding import Cut, Part, Rule, Stage
 
 _LAYER = "model.decoder.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."

@@ -9,13 +9,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import BASE_FIELDS, EXPERT_SIZE, SWIGLU, constant, moe_field, rope, with_fields
-from builders.families.keys import ConfigKeys
-from builders.families.llama import llama_reads, llama_sizes, read_llama_like
-from builders.families.reading import ConfigReader
-from builders.families.restrictions import heads_as_they_are
-from builders.families.rows import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import (
+    BASE_FIELDS,
+    EXPERT_SIZE,
+    SWIGLU,
+    constant,
+    moe_field,
+    rope,
+    with_fields,
+)
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.restrictions import heads_as_they_are
+from builders.families.common.rows import (
     STACKED,
     TARGET,
     biased,
@@ -30,11 +37,12 @@ from builders.families.rows import (
     norm_rows,
     separate_qkv,
 )
-from builders.families.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
-from builders.families.windows import read_window
+from builders.families.common.tensors import if_biased, linear_tensors, lm_head_tensor, norm_tensors
+from builders.families.common.windows import read_window
+from builders.families.llama import llama_reads, llama_sizes, read_llama_like
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec, MoeSpec, NormSpec
-from tpforge.sharding import Cut, Part, Rule, ShardPlan, Stage
+from tpforge.shards.sharding import Cut, Part, Rule, ShardPlan, Stage
 
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builders.families.base import ConfigField, Dropped, Family, Row, SourceTensor
-from builders.families.fields import (
+from builders.families.common.base import ConfigField, Dropped, Family, Row, SourceTensor
+from builders.families.common.fields import (
     BASE_FIELDS,
     DENSE_MOE,
     QK_NORM,
@@ -20,7 +20,20 @@ from builders.families.fields import (
     rope,
     with_fields,
 )
-from builders.families.keys import ConfigKeys
+from builders.families.common.keys import ConfigKeys
+from builders.families.common.reading import ConfigReader
+from builders.families.common.rows import (
+    STACKED,
+    TARGET,
+    copy,
+    cut,
+    embedding_rows,
+    expert_rows,
+    fused_qkv,
+    gated_mlp_rows,
+    lm_head_rows,
+)
+from builders.families.common.windows import read_window, with_windows
 from builders.families.llama import (
     ATTENTION_ROWS,
     ATTENTION_TENSORS,
@@ -33,21 +46,8 @@ from builders.families.llama import (
     llama_sizes,
     read_llama_like,
 )
-from builders.families.reading import ConfigReader
-from builders.families.rows import (
-    STACKED,
-    TARGET,
-    copy,
-    cut,
-    embedding_rows,
-    expert_rows,
-    fused_qkv,
-    gated_mlp_rows,
-    lm_head_rows,
-)
-from builders.families.windows import read_window, with_windows
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, RopeSpec
-from tpforge.sharding import Cut, Part, Rule, Stage
+from tpforge.shards.sharding import Cut, Part, Rule, Stage
 
 _LAYER = "model.layers.{layer}."
 _MLP = _LAYER + "mlp."

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from builders.families.base import Family
+from builders.families.common.base import Family
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec

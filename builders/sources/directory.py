@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from builders.audit.rope import rope_disagreements
 from builders.audit.tensors import TensorFindings, check_tensors, grouped
-from builders.families.base import Family
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
+from builders.families.common.base import Family
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import find_family
 from builders.sources.base import each_problem
 from builders.sources.end_ids import NO_END, tokenizer_end_id
 from builders.sources.fused_experts import ExpertPart, split_experts
@@ -24,10 +24,10 @@ from builders.sources.quantization import FoundQuantization, declared_values, fi
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
 from builders.sources.wrapped_names import unwrapped
-from tpforge.architectures import pytorch_only
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
+from tpforge.trtllm.architectures import pytorch_only
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from builders.audit.tokenizer import FoundTokenizer
-from builders.families.base import Family
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
+from builders.families.common.base import Family
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import find_family
 from builders.sources.gguf_bounds import check_header
 from builders.sources.gguf_metadata import read_hf_config
 from builders.sources.input_file import refuse_lfs_pointer

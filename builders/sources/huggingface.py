@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from builders.families.base import Family
+from builders.families.common.base import Family
 from builders.sources.directory import Directory, examine
 from builders.sources.tokenizer_files import copy_tokenizer, find_tokenizer_files
 from builders.sources.weight_files import Weights

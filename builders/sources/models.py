@@ -1,6 +1,6 @@
 """Models as commands name them: a directory, a hub id with @revision, a .gguf file, or `demo`.
 
-It converts nothing; `builders.convert` goes on from an open source.
+It converts nothing; `builders.conversion.convert` goes on from an open source.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from builders.sources import Source, open_source
-from tpforge.atomic import hash_file
 from tpforge.manifest import FileRecord, SourceRecord
-from tpforge.places import DEMO_MODEL, cache_dir
+from tpforge.outputs.atomic import hash_file
+from tpforge.outputs.places import DEMO_MODEL, cache_dir
 
 
 def open_model(location: str) -> Source:

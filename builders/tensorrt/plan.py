@@ -12,11 +12,11 @@ from typing import Any
 from builders.tensorrt.presets import Goal, Setting, preset
 from builders.tensorrt.relations import Arguments, find_problems, find_warnings
 from builders.tensorrt.target import BuildTarget
-from tpforge.arguments import build_arguments, check_values
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
 from tpforge.quantization import formats
 from tpforge.quantization_gate import Question, judge
+from tpforge.trtllm.arguments import build_arguments, check_values
 
 CHECKPOINT, ENGINE = "checkpoint", "engine"
 """Folders of the rank files and of the engines, inside the engine folder: the build runs there."""

@@ -1,7 +1,7 @@
 """What no single argument of trtllm-build shows: arguments that exclude, need or silently undo each other.
 
 Every rule says what upstream would do, often hours later: fail, or build something else than was asked. The
-names, types and choices of single arguments are checked by `tpforge.arguments`.
+names, types and choices of single arguments are checked by `tpforge.trtllm.arguments`.
 """
 
 from __future__ import annotations

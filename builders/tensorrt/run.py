@@ -12,9 +12,9 @@ from pathlib import Path
 
 from builders.tensorrt.command import PROGRAM, BuildCommand, Where
 from builders.tensorrt.log import BuildLog, LogReader
-from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.system.programs import run_lines
+from tpforge.trtllm.causes import explain
 
 _TAIL = 400
 """Lines that are searched for the cause of a failure."""

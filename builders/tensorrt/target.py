@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tpforge.errors import InputRefused
-from tpforge.versions import Release
+from tpforge.trtllm.versions import Release
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .interleaved import ORDERS, signed_codes
+from .layers.interleaved import ORDERS, signed_codes
 
 LINEARS = (
     "attention.qkv",

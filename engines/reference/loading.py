@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .dequantize import Quantized, read_dequantized
 from .errors import EngineError
-from .layers import LayerNorm, Norm, RmsNorm
+from .layers.norms import LayerNorm, Norm, RmsNorm
 
 
 class RankFile:

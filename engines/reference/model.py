@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from .architectures import Residual
-from .attention import Attention
 from .batches import Batch, Logits, Prefill
 from .cache import KvCache, LayerCache
 from .config import EngineConfig
 from .exchanges import AllGather, AllReduce, Forward, Receive, Send, Step
-from .experts import Experts
-from .latent import LatentAttention
-from .layers import Norm
+from .layers.attention import Attention
+from .layers.experts import Experts
+from .layers.latent import LatentAttention
+from .layers.mlp import DenseMlp, read_dense_mlp
+from .layers.norms import Norm
 from .loading import RankFile
-from .mlp import DenseMlp, read_dense_mlp
 from .places import Place, Places
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .batches import Batch, Prefill
 from .config import EngineConfig
-from .rotary import Rope, RotaryTable, Rows
+from .layers.rotary import Rope, RotaryTable, Rows
 
 Mask = Tensor | None
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
 from scripts.reports.columns import table
-from tpforge.measure.metrics import NUM_FOR_TAIL
+from tpforge.measure.runs.metrics import NUM_FOR_TAIL
 
 if TYPE_CHECKING:
     from scripts.flows.bench import Bench
-    from scripts.flows.bench_plan import BenchOptions
+    from scripts.flows.benching.plan import BenchOptions
     from scripts.flows.sweep import Measured
-    from tpforge.measure.run import Level
-    from tpforge.measure.samples import MetricSummary
+    from tpforge.measure.runs.run import Level
+    from tpforge.measure.runs.samples import MetricSummary
     from tpforge.sweep import Sweep
     from triton_repo.load.measuring import RunPosition
 
@@ -88,7 +88,7 @@ class BenchMeter:
 
     def _bar(self, progress: RunPosition, now: float) -> str:
         """How much of all levels and repeats is done, as far as it can be told."""
-        from scripts.flows.bench_plan import duration
+        from scripts.flows.benching.plan import duration
 
         options = self._options
         whole = duration(options)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
 from scripts.reports.columns import table
-from tpforge.arguments import build_arguments, write_value
+from tpforge.trtllm.arguments import build_arguments, write_value
 
 if TYPE_CHECKING:
-    from builders.llm_engine import LlmEngine
-    from scripts.flows.compilation import Compilation
+    from builders.llm_api.engine import LlmEngine
+    from scripts.flows.folders.compilation import Compilation
 
 UNRUN = "nothing of this was run: TensorRT-LLM needs an NVIDIA GPU"
 

@@ -9,7 +9,7 @@ from scripts.reports.columns import table
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
-    from scripts.flows.planned_folder import PlannedFolder
+    from scripts.flows.folders.planned_folder import PlannedFolder
 
 
 def print_plan(output: Output, folder: PlannedFolder) -> None:

@@ -9,7 +9,7 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from scripts.flows.bench_preview import Preview
+    from scripts.flows.benching.preview import Preview
 
 
 def print_preview(output: Output, preview: Preview) -> None:

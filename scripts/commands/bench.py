@@ -13,8 +13,8 @@ from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from scripts.flows.bench_plan import BenchOptions
-    from tpforge.measure.run import Slo
+    from scripts.flows.benching.plan import BenchOptions
+    from tpforge.measure.runs.run import Slo
     from triton_repo.load.measuring import OnProgress
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
@@ -155,7 +155,7 @@ def command(url: str | None, sweep: Path | None, dry_run: bool, as_json: bool, *
 
 def _preview(output: Output, url: str | None, sweep: Path | None, options: BenchOptions) -> None:
     from scripts.cli.show_preview import print_preview
-    from scripts.flows.bench_preview import preview_bench
+    from scripts.flows.benching.preview import preview_bench
 
     if sweep is not None:
         raise UsageError("--dry-run is of one measurement; leave out --sweep, whose points are all alike")
@@ -200,7 +200,7 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
     Raises:
         UsageError: a list of numbers, a limit or a sampling value cannot be read.
     """
-    from scripts.flows.bench_plan import BenchOptions
+    from scripts.flows.benching.plan import BenchOptions
 
     names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
     connection = read_connection(**{name: values[name] for name in names})
@@ -260,7 +260,7 @@ def _numbers(text: str | None, option: str, kind: type[int] | type[float]) -> li
 
 
 def _slo(text: str | None) -> Slo | None:
-    from tpforge.measure.run import Slo
+    from tpforge.measure.runs.run import Slo
 
     if text is None:
         return None

@@ -18,7 +18,7 @@ from scripts.cli.show_plan import print_plan
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
-    from scripts.flows.planned_folder import Built
+    from scripts.flows.folders.planned_folder import Built
     from tpforge.recipe import EngineRecipe
 
 
@@ -80,7 +80,8 @@ def command(
 
 def _tensorrt(output: Output, recipe: EngineRecipe, *, out: Path | None, force: bool, dry_run: bool) -> None:
     from scripts.cli.show_compilation import print_compilation
-    from scripts.flows import compilation, compile
+    from scripts.flows import compile
+    from scripts.flows.folders import compilation
 
     if dry_run:
         print_compilation(output, compilation.plan_compilation(recipe, out=out))
@@ -97,7 +98,7 @@ def _tensorrt(output: Output, recipe: EngineRecipe, *, out: Path | None, force: 
 
 def _pytorch(output: Output, recipe: EngineRecipe, *, out: Path | None, force: bool, dry_run: bool) -> None:
     from scripts.cli.show_compilation import print_llm_engine
-    from scripts.flows import llm_engine
+    from scripts.flows.folders import llm_engine
 
     if dry_run:
         print_llm_engine(output, llm_engine.plan_llm_engine(recipe, out=out))

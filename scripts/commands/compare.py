@@ -13,8 +13,8 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from tpforge.measure.compare import Comparison
-    from tpforge.measure.found_runs import FoundRun
+    from tpforge.measure.comparison.compare import Comparison
+    from tpforge.measure.runs.found_runs import FoundRun
 
 _PERCENT = click.FloatRange(min=0)
 
@@ -68,8 +68,8 @@ def command(
     the whole interval of the loss is within it. Exit status 7 when it is not, 4 when it could not be checked.
     """
     from scripts.flows.compare import compare, write_comparison
-    from tpforge.measure.gates import apply_gates
-    from tpforge.measure.verdicts import Primary
+    from tpforge.measure.comparison.gates import apply_gates
+    from tpforge.measure.comparison.verdicts import Primary
 
     output = Output(as_json=as_json)
     compared = compare(names, prices=prices, plan_file=plan_file, primary=Primary.parse(primary))

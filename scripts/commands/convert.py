@@ -81,7 +81,7 @@ def command(
 
 def _order_notes(quantization: Quantization | None) -> tuple[str, ...]:
     """For whom the integers of INT4 in groups lie as they do: no rank file says it."""
-    from tpforge.weight_order import ORDERED
+    from tpforge.shards.weight_order import ORDERED
 
     if quantization is None or quantization.format not in ORDERED:
         return ()

@@ -10,8 +10,8 @@ import click
 
 from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, SIZE, Decorator, out_option
 from scripts.cli.output import Output
-from tpforge.measure.decision import Production, Request
-from tpforge.measure.limits import Limits
+from tpforge.measure.comparison.limits import Limits
+from tpforge.measure.decisions.decision import Production, Request
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -77,7 +77,7 @@ def command(
     so where the numbers speak against the recommendation.
     """
     from scripts.flows.decide import decide, write_decision
-    from tpforge.places import OUT
+    from tpforge.outputs.places import OUT
 
     output = Output(as_json=as_json)
     decided = decide(names, _request(values), prices=prices)

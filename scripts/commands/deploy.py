@@ -65,7 +65,7 @@ def command(
     from pydantic import ValidationError
 
     from scripts.flows.deploy import apply, write_deployment
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
     from triton_repo.deploy.deployment import DeployOptions
 
     output = Output(as_json=as_json)

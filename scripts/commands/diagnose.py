@@ -13,7 +13,7 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from tpforge.measure.diagnosis import Diagnosis, Finding
+    from tpforge.measure.failures.diagnosis import Diagnosis, Finding
 
 _FILE = click.Path(path_type=Path)
 
@@ -65,7 +65,7 @@ def command(
 
 
 def _text(found: Diagnosis) -> str:
-    from tpforge.measure.diagnosis import TITLES
+    from tpforge.measure.failures.diagnosis import TITLES
 
     lines = [f"looked at: {', '.join(found.looked_at) or 'nothing'}", ""]
     lines.append(

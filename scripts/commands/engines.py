@@ -79,7 +79,7 @@ def show(engine: str | None, as_json: bool) -> None:
     """Show what an engine is made of and what was proven of it."""
     from engines.store import read_manifest
     from scripts.cli.show_proof import parity_rows
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -111,7 +111,7 @@ def show(engine: str | None, as_json: bool) -> None:
 def verify(engine: str | None, as_json: bool) -> None:
     """Check that the files of an engine are still those that were built: size and SHA-256."""
     from engines.store import check_files, read_manifest
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)
@@ -137,8 +137,8 @@ def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove engines, with the repository and the logs that were derived from them."""
     from engines.store import read_manifest
     from scripts.flows import serve
-    from scripts.flows.remove import remove
-    from tpforge.places import find_engine
+    from scripts.flows.folders.remove import remove
+    from tpforge.outputs.places import find_engine
 
     output = Output(as_json=as_json)
     found = [find_engine(engine) for engine in engines]

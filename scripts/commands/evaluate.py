@@ -85,7 +85,7 @@ def command(
     """
     from scripts.flows.evaluate import Options, evaluate, evaluated_engine
     from tpforge.measure.evaluation import apply_limits, default_file, keep, keep_with_run, read_baseline
-    from tpforge.measure.found_runs import find_run
+    from tpforge.measure.runs.found_runs import find_run
 
     output = Output(as_json=as_json)
     found = find_run(run_name) if run_name is not None else None

@@ -37,7 +37,7 @@ def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool
     status is 4 when there is one. Only headers and configs are read, but for --deep.
     """
     from scripts.flows.inspect import inspect_model
-    from tpforge.mapping import Mapping
+    from tpforge.shards.mapping import Mapping
 
     output = Output(as_json=as_json)
     mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)

@@ -12,7 +12,7 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 
 if TYPE_CHECKING:
-    from builders.migration import Migration
+    from builders.migration.settings import Migration
 
 _PATH = click.Path(path_type=Path)
 
@@ -44,9 +44,9 @@ def command(
     trtllm-build. Every setting is mapped, changed or dropped, with the reason; the result is a recipe, and a
     plan to measure before and after. Upstream dropped compiled engines in 1.3.0rc21.
     """
-    from builders.migration_recipe import UNKNOWN_MODEL
+    from builders.migration.recipe import UNKNOWN_MODEL
     from scripts.flows.migrate import migrate, moves_of, write_recipe
-    from tpforge.versions import DEFAULT_RELEASE
+    from tpforge.trtllm.versions import DEFAULT_RELEASE
 
     output = Output(as_json=as_json)
     migrated = migrate(source, trtllm=trtllm or DEFAULT_RELEASE, **values)

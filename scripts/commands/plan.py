@@ -10,8 +10,8 @@ import click
 
 from scripts.cli.options.common import DEBUG, FORCE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
-from tpforge.atomic import write_atomic
 from tpforge.errors import InputRefused
+from tpforge.outputs.atomic import write_atomic
 
 if TYPE_CHECKING:
     from tpforge.plan.choose import Plan

@@ -191,7 +191,7 @@ def _promote_cluster(
 
 def _releases(engine: str | None, connection: Connection, values: dict[str, Any]) -> Releases:
     from engines.store import read_manifest
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
     from triton_repo.promote.cluster import Releases
 
     missing = [f"--{name}" for name in ("service", "active", "candidate") if values[name] is None]

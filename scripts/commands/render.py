@@ -28,9 +28,9 @@ def command(engine: str | None, out: Path | None, force: bool, as_json: bool, **
     """
     from engines.store import read_manifest
     from scripts.flows.render import render_repository
-    from tpforge.arguments import parse_pairs
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
     from tpforge.repository_options import repository_options
+    from tpforge.trtllm.arguments import parse_pairs
 
     output = Output(as_json=as_json)
     places = find_engine(engine)

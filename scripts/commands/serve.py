@@ -15,7 +15,7 @@ from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
     from scripts.flows.launch import Launch
-    from tpforge.places import Places
+    from tpforge.outputs.places import Places
     from tpforge.recipe import ServeRecipe
     from tpforge.repository_options import TensorrtOptions
     from triton_repo.serve.security import Security
@@ -49,7 +49,7 @@ def command(
     """
     from scripts.flows import serve
     from scripts.flows.launch import is_launched
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
     from tpforge.recipe import ServeRecipe
 
     output = Output(as_json=as_json)

@@ -52,10 +52,10 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
 def _print_commands(output: Output, recipe: Recipe) -> None:
     """What would be run for TensorRT-LLM's runtimes; the server's command once there is an engine."""
     from scripts.cli.show_compilation import print_compilation, print_llm_engine
-    from scripts.flows import llm_engine
-    from scripts.flows.compilation import plan_compilation
+    from scripts.flows.folders import llm_engine
+    from scripts.flows.folders.compilation import plan_compilation
     from scripts.flows.launch import plan_launch
-    from tpforge.places import Places
+    from tpforge.outputs.places import Places
 
     if recipe.runtime == "tensorrt":
         compilation = plan_compilation(recipe, out=None)

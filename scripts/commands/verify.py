@@ -41,7 +41,7 @@ def command(
     from scripts.cli.show_proof import parity_rows, quality_rows
     from scripts.flows import prove
     from scripts.flows.quantize import refuse_drop
-    from tpforge.places import find_engine
+    from tpforge.outputs.places import find_engine
 
     output = Output(as_json=as_json)
     places = find_engine(engine)

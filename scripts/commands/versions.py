@@ -7,7 +7,7 @@ import click
 from scripts.cli.options.common import DEBUG, JSON
 from scripts.cli.output import Output
 from scripts.reports.columns import table
-from tpforge.versions import Release, find_release, releases
+from tpforge.trtllm.versions import Release, find_release, releases
 
 
 @click.command("versions")
@@ -58,7 +58,7 @@ def _print_all(output: Output) -> None:
 
 
 def _print_one(output: Output, release: Release) -> None:
-    from tpforge.arguments import build_arguments, llm_arguments
+    from tpforge.trtllm.arguments import build_arguments, llm_arguments
 
     build = build_arguments(release) if release.build_arguments else ()
     llm = llm_arguments(release) if release.llm_arguments else ()

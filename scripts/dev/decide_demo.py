@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpforge.atomic import write_atomic
-from tpforge.measure.compare import Comparison, compare_runs
-from tpforge.measure.found_runs import FoundRun, find_run
-from tpforge.measure.prompts import Prompt
-from tpforge.places import OUT, places_of
+from tpforge.measure.comparison.compare import Comparison, compare_runs
+from tpforge.measure.runs.found_runs import FoundRun, find_run
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.outputs.atomic import write_atomic
+from tpforge.outputs.places import OUT, places_of
 
 FOLDER = OUT / "decide-demo"
 LEVELS = (1, 2, 4)

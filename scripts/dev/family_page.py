@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from builders.families.base import Family
-from builders.families.keys import INERT, SHARED_READS
-from builders.families.registry import FAMILIES
+from builders.families.common.base import Family
+from builders.families.common.keys import INERT, SHARED_READS
+from builders.families.common.registry import FAMILIES
 
 _HEAD = """# Model families
 

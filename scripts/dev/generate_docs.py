@@ -13,8 +13,8 @@ import click
 
 from scripts.dev.family_page import families_page
 from scripts.main import cli
-from tpforge.atomic import write_atomic
 from tpforge.manifest import json_schema
+from tpforge.outputs.atomic import write_atomic
 from tpforge.plan.record import PlanRecord
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tpforge import __version__
-from tpforge.atomic import write_atomic
+from tpforge.outputs.atomic import write_atomic
 
 _PACKAGE = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?==(?P<version>[^\s;\\\\]+)")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")

@@ -12,15 +12,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scripts.flows.bench_plan import Asked, BenchOptions, Server, duration, plan_bench
-from tpforge.atomic import refuse_existing
+from scripts.flows.benching.plan import Asked, BenchOptions, Server, duration, plan_bench
 from tpforge.errors import EnvironmentUnusable, UsageError
-from tpforge.measure.engine_facts import engine_facts, environment_facts
-from tpforge.measure.exports import export_texts
-from tpforge.measure.joining import join_runs, refuse_different
-from tpforge.measure.prompts import Prompt, hash_prompts
-from tpforge.measure.run import Fact, Run, Workload, read_run, read_samples, write_run
-from tpforge.places import OUT
+from tpforge.measure.runs.engine_facts import engine_facts, environment_facts
+from tpforge.measure.runs.exports import export_texts
+from tpforge.measure.runs.joining import join_runs, refuse_different
+from tpforge.measure.runs.prompts import Prompt, hash_prompts
+from tpforge.measure.runs.run import Fact, Run, Workload, read_run, read_samples, write_run
+from tpforge.outputs.atomic import refuse_existing
+from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
 from triton_repo.load.run_prompts import BenchTokenizer
 from triton_repo.load.server_facts import openai_facts, triton_facts

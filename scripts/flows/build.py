@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from builders.sources.models import input_files, open_model
 from builders.sources.tokenizer_files import require_tokenizer
-from scripts.flows import compile, llm_engine
+from scripts.flows import compile
 from scripts.flows.convert import resumable_folder
-from scripts.flows.engine_folder import plan_manifest, write_engine
-from scripts.flows.kept_engine import find_kept, kept_differences
-from scripts.flows.planned_folder import (
+from scripts.flows.folders import llm_engine
+from scripts.flows.folders.engine_folder import plan_manifest, write_engine
+from scripts.flows.folders.kept_engine import find_kept, kept_differences
+from scripts.flows.folders.planned_folder import (
     Built,
     PlannedFolder,
     plan_engine_folder,
@@ -25,7 +26,7 @@ from scripts.flows.planned_folder import (
 from scripts.flows.quantize import measure_drop
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits, Manifest
-from tpforge.places import Places
+from tpforge.outputs.places import Places
 from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
 
@@ -126,7 +127,7 @@ def _with_kv_scales(
     recipe: EngineRecipe, planned: PlannedFolder, source: Source, *, limits: Limits, progress: Progress
 ) -> PlannedFolder:
     """The plan with the steps of its KV cache, measured on an engine of one rank without it."""
-    from builders.planned import with_kv_scales
+    from builders.conversion.planned import with_kv_scales
     from engines.kv_scales import measure_kv_scales
 
     assert recipe.kv_cache is not None

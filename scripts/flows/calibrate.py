@@ -17,8 +17,8 @@ from builders.quantize.calibration.formats import refuse_format
 from builders.sources.base import Source
 from builders.sources.models import open_model
 from tpforge import __version__
-from tpforge.atomic import atomic_folder
-from tpforge.places import cache_dir
+from tpforge.outputs.atomic import atomic_folder
+from tpforge.outputs.places import cache_dir
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import refuse_two

@@ -1,6 +1,6 @@
 """Runs by their names to a comparison and its pages: composes tpforge.measure, a plan and the reports.
 
-It prints nothing; what is compared is `tpforge.measure.compare`.
+It prints nothing; what is compared is `tpforge.measure.comparison.compare`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.reports.comparison import comparison_html, comparison_markdown
-from tpforge.atomic import write_texts
-from tpforge.measure.compare import ComparisonSet, compare_all
-from tpforge.measure.cost import read_prices
+from tpforge.measure.comparison.compare import ComparisonSet, compare_all
+from tpforge.measure.comparison.expected import with_plan
+from tpforge.measure.comparison.verdicts import DEFAULT_PRIMARY, Primary
+from tpforge.measure.decisions.cost import read_prices
 from tpforge.measure.evaluation import with_paired_quality
-from tpforge.measure.expected import with_plan
-from tpforge.measure.found_runs import FoundRun, find_runs
-from tpforge.measure.verdicts import DEFAULT_PRIMARY, Primary
+from tpforge.measure.runs.found_runs import FoundRun, find_runs
+from tpforge.outputs.atomic import write_texts
 from tpforge.plan.record import read_plan
 
 

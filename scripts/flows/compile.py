@@ -8,32 +8,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from builders.kept_checkpoint import checkpoint_beside, discard_checkpoint, holds, keep_checkpoint
+from builders.conversion.kept_checkpoint import checkpoint_beside, discard_checkpoint, holds, keep_checkpoint
 from builders.sources import models
-from scripts.flows.compilation import (
+from scripts.flows.convert import resumable_folder
+from scripts.flows.folders.compilation import (
     Compilation,
     command_of,
     is_checkpoint,
     plan_compilation,
     where_to_run,
 )
-from scripts.flows.convert import resumable_folder
-from scripts.flows.kept_engine import find_kept, kept_differences
-from scripts.flows.planned_folder import (
+from scripts.flows.folders.kept_engine import find_kept, kept_differences
+from scripts.flows.folders.planned_folder import (
     Built,
     PlannedFolder,
 )
 from tpforge import __version__
-from tpforge.atomic import atomic_folder, hash_file, refuse_existing
-from tpforge.deciding_code import code_key
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
 from tpforge.manifest import EngineBuild, FileRecord, Manifest
-from tpforge.places import Places
+from tpforge.outputs.atomic import atomic_folder, hash_file, refuse_existing
+from tpforge.outputs.deciding_code import code_key
+from tpforge.outputs.places import Places
+from tpforge.outputs.written import note_files
 from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
+from tpforge.shards.weight_order import order_for
 from tpforge.system.linking import link_tree
-from tpforge.weight_order import order_for
-from tpforge.written import note_files
 
 if TYPE_CHECKING:
     from builders.sources.base import Source
@@ -181,7 +181,7 @@ def _converted_source(
     progress: Progress,
     meter: BytesProgress | None,
 ) -> tuple[Path, tuple[str, ...]]:
-    from builders.convert import conversion_provenance, convert
+    from builders.conversion.convert import conversion_provenance, convert
 
     asked = conversion_provenance(source, planned.conversion)
     if checkpoint.is_dir():

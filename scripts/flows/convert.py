@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builders.journal import is_resumable
+from builders.conversion.journal import is_resumable
 from builders.sources.models import open_model
-from scripts.flows.planned_folder import PlannedFolder, plan_checkpoint_folder
-from tpforge.atomic import atomic_folder, partial_folder
+from scripts.flows.folders.planned_folder import PlannedFolder, plan_checkpoint_folder
+from tpforge.outputs.atomic import atomic_folder, partial_folder
+from tpforge.outputs.written import note_files
 from tpforge.progress import BytesProgress, Progress
 from tpforge.recipe import EngineRecipe
-from tpforge.written import note_files
 
 if TYPE_CHECKING:
-    from builders.convert import Conversion
+    from builders.conversion.convert import Conversion
 
 
 def plan_checkpoint(recipe: EngineRecipe, *, out: Path | None) -> PlannedFolder:
@@ -49,7 +49,7 @@ def convert_checkpoint(
     with open_model(recipe.model) as source:
         # Refused before a folder is made, and before torch is imported, which takes longer than to refuse.
         planned = plan_checkpoint_folder(recipe, source, out=out)
-        from builders.convert import convert
+        from builders.conversion.convert import convert
 
         with resumable_folder(planned.out, force=force, resume=resume, progress=progress) as folder:
             conversion = convert(source, planned.conversion, out=folder, progress=meter)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpforge.atomic import atomic_folder, refuse_existing
 from tpforge.errors import EnvironmentUnusable
-from tpforge.places import Places
+from tpforge.outputs.atomic import atomic_folder, refuse_existing
+from tpforge.outputs.places import Places
 
 if TYPE_CHECKING:
     from triton_repo.deploy.deployment import Deployment, DeployOptions

@@ -1,6 +1,6 @@
 """Evidence gathered for a diagnosis: log files, metrics, topology, runs, and the server that runs here.
 
-It prints nothing; what the evidence shows is `tpforge.measure.diagnosis` and `symptoms`.
+It prints nothing; what the evidence shows is `tpforge.measure.failures.diagnosis` and `symptoms`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
-from tpforge.measure.diagnosis import (
+from tpforge.measure.failures.diagnosis import (
     Diagnosis,
     Evidence,
     Finding,
@@ -19,10 +18,11 @@ from tpforge.measure.diagnosis import (
     diagnose_topology,
     summarize,
 )
-from tpforge.measure.found_runs import find_run
-from tpforge.measure.metric_samples import MetricSample
-from tpforge.measure.run import SAMPLES_NAME, read_samples
-from tpforge.measure.symptoms import diagnose_metrics, diagnose_run
+from tpforge.measure.failures.metric_samples import MetricSample
+from tpforge.measure.failures.symptoms import diagnose_metrics, diagnose_run
+from tpforge.measure.runs.found_runs import find_run
+from tpforge.measure.runs.run import SAMPLES_NAME, read_samples
+from tpforge.outputs.atomic import os_errors
 from tpforge.topology import parse_topology
 
 

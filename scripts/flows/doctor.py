@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from engines.host import Host, container_problem, find_host
 from engines.host_verdicts import Finding, Verdicts, judge_host
 from tpforge.errors import EnvironmentUnusable
-from tpforge.versions import DEFAULT_RELEASE, Release, find_release
+from tpforge.trtllm.versions import DEFAULT_RELEASE, Release, find_release
 from triton_repo.serve.tritonserver import find_tritonserver
 
 

@@ -17,7 +17,6 @@ from scripts.flows.serve import find_server
 from tpforge import __version__
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.evaluation import Baseline, against, listed
-from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
 from tpforge.measure.quality import (
     Evaluation,
     Passage,
@@ -26,8 +25,9 @@ from tpforge.measure.quality import (
     perplexity,
     structured_validity,
 )
-from tpforge.measure.run import QualityScore
-from tpforge.places import Places, find_engine
+from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
+from tpforge.measure.runs.run import QualityScore
+from tpforge.outputs.places import Places, find_engine
 from tpforge.progress import Progress
 from triton_repo.load.prompt_sets import load_prompts
 

@@ -9,8 +9,8 @@ from builders.audit.survey import survey
 from builders.inspection import Inspection, inspect_survey
 from builders.sources import locate
 from builders.sources.models import model_location
-from tpforge.mapping import Mapping
 from tpforge.progress import BytesProgress
+from tpforge.shards.mapping import Mapping
 
 
 def inspect_model(

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from scripts.flows.render import fresh_repository, kept_options
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
-from tpforge.places import Places
+from tpforge.outputs.places import Places
 from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import PytorchOptions, RepositoryOptions, TensorrtOptions
-from tpforge.versions import Release, find_release
+from tpforge.trtllm.versions import Release, find_release
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server

@@ -1,6 +1,6 @@
 """From a compiled engine to a recipe for the LLM API and a plan to compare both: composes the parts.
 
-It prints nothing; what becomes of which setting is `builders.migration`.
+It prints nothing; what becomes of which setting is `builders.migration.settings`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.llmapi import LlmTarget, plan_llm
-from builders.migration import Migration, plan_migration, read_old_engine
-from builders.migration_recipe import UNKNOWN_MODEL, measurement_plan, recipe_text
+from builders.llm_api.arguments import LlmTarget, plan_llm
+from builders.migration.recipe import UNKNOWN_MODEL, measurement_plan, recipe_text
+from builders.migration.settings import Migration, plan_migration, read_old_engine
 from engines.store import read_manifest
-from tpforge.atomic import refuse_existing, write_atomic
 from tpforge.manifest import Limits
-from tpforge.mapping import Mapping
+from tpforge.outputs.atomic import refuse_existing, write_atomic
 from tpforge.recipe import parse_recipe
-from tpforge.versions import release_for
+from tpforge.shards.mapping import Mapping
+from tpforge.trtllm.versions import release_for
 from triton_repo.render.parameters import read_parameters
 
 

@@ -13,7 +13,7 @@ from builders.blueprint import find_blueprint
 from engines.host import find_host
 from engines.host_cluster import HOST, host_cluster
 from tpforge.errors import InputRefused, NothingFits, UsageError
-from tpforge.measure.found_runs import find_run
+from tpforge.measure.runs.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
 from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, gpus, make_cluster, read_gpu_file

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from engines.store import read_manifest
 from tpforge.errors import UsageError
-from tpforge.places import find_engine
+from tpforge.outputs.places import find_engine
 from triton_repo.promote.promotion import Backend
 from triton_repo.serve.local import status
 

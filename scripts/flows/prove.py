@@ -1,6 +1,6 @@
 """The proof of an engine, kept beside it: composes builders and engines.
 
-It prints nothing; what is compared is `builders.verify` and `engines.parity`.
+It prints nothing; what is compared is `builders.proof.verify` and `engines.parity`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builders.planned import plan_of
+from builders.conversion.planned import plan_of
 from builders.sources.models import input_files, open_model
 from scripts.flows.quantize import quality_of
-from tpforge.atomic import write_into
-from tpforge.deciding_code import code_key
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
-from tpforge.places import Places
+from tpforge.outputs.atomic import write_into
+from tpforge.outputs.deciding_code import code_key
+from tpforge.outputs.places import Places
+from tpforge.outputs.provenance import Provenance, engine_input, made_of
+from tpforge.outputs.stages import is_unchanged, keep_stage
 from tpforge.progress import Progress
-from tpforge.provenance import Provenance, engine_input, made_of
-from tpforge.sharding import ShardPlan
-from tpforge.stages import is_unchanged, keep_stage
+from tpforge.shards.sharding import ShardPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,10 +52,10 @@ def verify_engine(
         InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
+    from builders.proof.verify import verify_shards
     from builders.quantize.proof.own_shapes import differing
     from builders.sources.end_ids import NO_END
     from builders.sources.huggingface import HuggingFaceSource
-    from builders.verify import verify_shards
     from engines.parity import measure_parity
     from engines.store import check_files, read_manifest, write_manifest
 

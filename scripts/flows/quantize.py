@@ -68,8 +68,8 @@ def measure_drop(
     Raises:
         RegressionFound: it is not.
     """
-    from builders.planned import plan_of
-    from builders.verify import verify_shards
+    from builders.conversion.planned import plan_of
+    from builders.proof.verify import verify_shards
 
     progress(f"measuring what {manifest.quantization and manifest.quantization.format} costs")
     report = verify_shards(source, folder / "checkpoint", plan=plan_of(manifest), dtype=manifest.dtype)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tpforge.atomic import refuse_existing
-from tpforge.deciding_code import code_key
 from tpforge.errors import UsageError
-from tpforge.places import Places
-from tpforge.provenance import Provenance, engine_input, made_of
+from tpforge.outputs.atomic import refuse_existing
+from tpforge.outputs.deciding_code import code_key
+from tpforge.outputs.places import Places
+from tpforge.outputs.provenance import Provenance, engine_input, made_of
+from tpforge.outputs.stages import is_unchanged, keep_stage, kept_stage
+from tpforge.outputs.stages import kept_options as kept_step_options
 from tpforge.repository_options import (
     PytorchOptions,
     RepositoryOptions,
     TensorrtOptions,
     repository_options,
 )
-from tpforge.stages import is_unchanged, keep_stage, kept_stage
-from tpforge.stages import kept_options as kept_step_options
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest

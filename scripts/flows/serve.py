@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from engines.chat import chat_prompt
 from scripts.flows.render import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
-from tpforge.places import OUT, Places, find_engine
+from tpforge.outputs.places import OUT, Places, find_engine
 from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import RepositoryOptions

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.flows.serve import find_server
-from tpforge.atomic import write_atomic
-from tpforge.places import find_engine
+from tpforge.outputs.atomic import write_atomic
+from tpforge.outputs.places import find_engine
 
 if TYPE_CHECKING:
     from triton_repo.smoke import CheckResult, SmokeOptions, SmokeReport

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scripts.flows import up
 from scripts.flows.bench import Bench, bench
-from scripts.flows.bench_plan import BenchOptions
-from tpforge.atomic import os_errors, write_atomic
+from scripts.flows.benching.plan import BenchOptions
 from tpforge.errors import InputRefused, TpforgeError
-from tpforge.measure.run import RUN_NAME, read_run
-from tpforge.places import OUT
+from tpforge.measure.runs.run import RUN_NAME, read_run
+from tpforge.outputs.atomic import os_errors, write_atomic
+from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
 from tpforge.sweep import Point, Sweep
 

@@ -18,15 +18,15 @@ from scripts.flows.launch import is_launched, plan_launch, serve_launch
 from scripts.flows.render import fresh_repository, rendered_of
 from scripts.flows.serve import ask, serve_engine, servers, stop_servers
 from scripts.flows.smoke import smoke_server
-from tpforge.deciding_code import code_key
 from tpforge.errors import VerificationFailed
 from tpforge.manifest import Manifest, Parity
-from tpforge.places import Places
+from tpforge.outputs.deciding_code import code_key
+from tpforge.outputs.places import Places
+from tpforge.outputs.provenance import Input, Provenance, made_of
+from tpforge.outputs.stages import is_unchanged, keep_stage
 from tpforge.progress import Progress
-from tpforge.provenance import Input, Provenance, made_of
 from tpforge.recipe import Recipe
 from tpforge.repository_options import PytorchOptions
-from tpforge.stages import is_unchanged, keep_stage
 from tpforge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from scripts.reports.values import (
     run_name,
     verdict_text,
 )
-from tpforge.measure.compare import Comparison, ComparisonSet
-from tpforge.measure.rows import Row
-from tpforge.measure.run import Prediction, Run
-from tpforge.measure.variables import Change, Variables
+from tpforge.measure.comparison.compare import Comparison, ComparisonSet
+from tpforge.measure.comparison.rows import Row
+from tpforge.measure.comparison.variables import Change, Variables
+from tpforge.measure.runs.run import Prediction, Run
 
 HEADER = ("metric", "baseline", "candidate", "change", "verdict")
 

@@ -11,17 +11,17 @@ from scripts.reports.comparison import HEADER, cells, groups
 from scripts.reports.figures import figures
 from scripts.reports.page import render_html, render_markdown
 from scripts.reports.values import fact_text, run_name
-from tpforge.measure.decision import Production, tokens_per_second
-from tpforge.measure.level_rows import fullest_gpu
-from tpforge.measure.limits import Limits, check_level, in_order, levels_within
-from tpforge.measure.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Fact, Run, Workload
-from tpforge.places import OUT
+from tpforge.measure.comparison.level_rows import fullest_gpu
+from tpforge.measure.comparison.limits import Limits, check_level, in_order, levels_within
+from tpforge.measure.decisions.decision import Production, tokens_per_second
+from tpforge.measure.runs.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Fact, Run, Workload
+from tpforge.outputs.places import OUT
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tpforge.measure.decided import Decided
+    from tpforge.measure.decisions.decided import Decided
 
 _LIMITS = {
     "ttft_p95_ms": "p95 of time to first token at most {:g} ms",

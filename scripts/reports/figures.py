@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from scripts.reports.page import inline
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
-from tpforge.measure.decision import Decision, num_ranks, tokens_per_second
-from tpforge.measure.latencies import request_latency
-from tpforge.measure.level_rows import fullest_gpu, measured
-from tpforge.measure.run import Level, Run
-from tpforge.measure.samples import Sample, Statistic
+from tpforge.measure.comparison.level_rows import fullest_gpu, measured
+from tpforge.measure.decisions.decision import Decision, num_ranks, tokens_per_second
+from tpforge.measure.runs.latencies import request_latency
+from tpforge.measure.runs.run import Level, Run
+from tpforge.measure.runs.samples import Sample, Statistic
 from tpforge.units import format_bytes
 
 _MOST_POINTS = 300

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from scripts.reports.axes import format_number
-from tpforge.measure.rows import Measured, Row
-from tpforge.measure.run import Fact, Run
+from tpforge.measure.comparison.rows import Measured, Row
+from tpforge.measure.runs.run import Fact, Run
 from tpforge.units import format_bytes
 
 NAMES = {

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from builders.convert import convert
-from builders.planned import plan_conversion
+from builders.conversion.convert import convert
+from builders.conversion.planned import plan_conversion
 from builders.sources import open_source
 from tests.support.conversions import Tensors
 from tests.support.families.cases import CASES
 from tests.support.families.configs import write_tiny_family
-from tests.support.quantized_checkpoints import write_quantized
+from tests.support.quantized.checkpoints import write_quantized
 from tests.support.tiny import write_tiny_llama
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 
 RULES = tomllib.loads((Path(__file__).parent / "upstream" / "excluded_modules.toml").read_text())
 FAMILIES = ("llama", "qwen2", "mixtral", "qwen2_moe", "gpt2", "bloom")

@@ -16,7 +16,7 @@ from pathlib import Path
 from scripts.main import main
 from tests.drills.figures import Figure
 from tests.support.tiny_engine import write_tiny_engine
-from tpforge.written import RECORD_NAME
+from tpforge.outputs.written import RECORD_NAME
 
 Words = Callable[[Path, Path], list[str]]
 
@@ -43,7 +43,13 @@ MINE = {"credentials.env": b"KEY=1", "mine/notes.md": b"of the user"}
 # Children are forked by a process that has all of it loaded: loading takes longer than the work, and is safe.
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(
-    ["torch", "builders.convert", "engines.transport", "scripts.flows.build", "scripts.flows.deploy"]
+    [
+        "torch",
+        "builders.conversion.convert",
+        "engines.transport",
+        "scripts.flows.build",
+        "scripts.flows.deploy",
+    ]
 )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from scripts.flows.bench import bench
-from scripts.flows.bench_plan import BenchOptions
+from scripts.flows.benching.plan import BenchOptions
 from tests.e2e.conftest import Engine, Serving
-from tpforge.measure.run import read_samples
+from tpforge.measure.runs.run import read_samples
 from triton_repo.client.client import Client
 
 pytestmark = pytest.mark.e2e

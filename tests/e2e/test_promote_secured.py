@@ -17,11 +17,11 @@ from tests.e2e.conftest import Engine, free_ports, quiet
 from tests.e2e.test_tls import Authority, authority, mutual
 from tests.support.runs import level_of, run_of
 from tpforge.errors import TpforgeError
-from tpforge.measure.decided import decide
-from tpforge.measure.decision import Request
-from tpforge.measure.engine_facts import engine_facts
-from tpforge.measure.found_runs import FoundRun
-from tpforge.places import Places
+from tpforge.measure.decisions.decided import decide
+from tpforge.measure.decisions.decision import Request
+from tpforge.measure.runs.engine_facts import engine_facts
+from tpforge.measure.runs.found_runs import FoundRun
+from tpforge.outputs.places import Places
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
 from triton_repo.promote.promotion import ROUTER_FOLDER

@@ -27,8 +27,8 @@ from scripts.main import main
 from tests.golden.models import GEMMA3_27B, LLAMA_70B, MIXTRAL_8X7B, QWEN3_32B, write_hollow
 from tests.support.records import manifest_of
 from tpforge.manifest import EngineBuild, Limits, LlmApi
-from tpforge.mapping import Mapping
-from tpforge.padding import plan_padding
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
 
 FILES = Path(__file__).parent / "runtimes"
 LIMITS = ("--max-batch-size", "64", "--max-input-len", "4096", "--max-seq-len", "8192")

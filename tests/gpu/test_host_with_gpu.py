@@ -11,7 +11,7 @@ import torch
 
 from engines.host import find_host
 from scripts.main import main
-from tpforge.measure.run import SeriesSummary
+from tpforge.measure.runs.run import SeriesSummary
 from triton_repo.load.gpus import Gpus
 from triton_repo.load.machine import machine_facts
 from triton_repo.load.telemetry import Recorder

@@ -18,8 +18,8 @@ from tests.support.families.proving import prove
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_engine_of, write_tiny_engine
 from tpforge.dtypes import DType
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization, find_format
+from tpforge.shards.mapping import Mapping
 
 MADE_HERE = ("int8_wo", "int4_wo", "fp8_rowwise", "fp8_block", "mxfp4", "nvfp4")
 TOKENS = tuple(3 + (5 * i * i + 7 * i) % 120 for i in range(40))

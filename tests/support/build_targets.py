@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from builders.tensorrt.target import BuildTarget, CheckpointFacts
-from tpforge.versions import find_release
+from tpforge.trtllm.versions import find_release
 
 RELEASE = find_release("1.2.1")
 

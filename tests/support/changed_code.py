@@ -1,4 +1,5 @@
-"""A copy of our packages in which a file can be another one, as `tpforge.deciding_code` then finds it.
+"""A copy of our packages in which a file can be another one, as `tpforge.outputs.deciding_code` then finds
+it.
 
 What runs is the real code all the time; only what decides an output is looked for in the copy.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tpforge import deciding_code
+from tpforge.outputs import deciding_code
 
 Changed = Callable[[str], AbstractContextManager[None]]
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from builders.convert import Conversion, convert
-from builders.planned import plan_conversion
+from builders.conversion.convert import Conversion, convert
+from builders.conversion.planned import plan_conversion
 from builders.sources import open_source
 from tpforge.dtypes import DType
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 
 Tensors = dict[str, torch.Tensor]
 

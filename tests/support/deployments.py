@@ -13,9 +13,9 @@ import yaml
 
 from tests.support.records import manifest_of, model_of
 from tpforge.manifest import EngineBuild, FileRecord, Limits, LlmApi, Manifest
-from tpforge.mapping import Mapping
 from tpforge.model import AttentionSpec, MlpSpec
-from tpforge.padding import plan_padding
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
 from triton_repo.deploy.crossing import crossing_warnings
 from triton_repo.deploy.deployment import Deployment, DeployOptions, plan_deployment
 from triton_repo.deploy.targets import target_files

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tpforge.measure.metrics import count_errors, summarize
-from tpforge.measure.run import (
+from tpforge.measure.runs.metrics import count_errors, summarize
+from tpforge.measure.runs.run import (
     ENGINE_FIELDS,
     ENVIRONMENT_FIELDS,
     Fact,
@@ -16,7 +16,7 @@ from tpforge.measure.run import (
     Workload,
     unavailable_facts,
 )
-from tpforge.measure.samples import ErrorKind, Sample
+from tpforge.measure.runs.samples import ErrorKind, Sample
 
 
 def sample(

@@ -6,9 +6,9 @@ from typing import Any
 
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
-from tpforge.mapping import Mapping
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec, RopeSpec, SpecialTokens
-from tpforge.padding import plan_padding
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
 
 
 def model_of(**fields: Any) -> ModelSpec:

@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.support.measured import RUN, WORKLOAD, sample
-from tpforge.measure.metrics import count_errors, summarize
-from tpforge.measure.run import Fact, GpuTelemetry, Level, QualityScore, Repeat, Run, SeriesSummary, Telemetry
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.metrics import count_errors, summarize
+from tpforge.measure.runs.run import (
+    Fact,
+    GpuTelemetry,
+    Level,
+    QualityScore,
+    Repeat,
+    Run,
+    SeriesSummary,
+    Telemetry,
+)
+from tpforge.measure.runs.samples import Sample
 
 GIB = 1024**3
 

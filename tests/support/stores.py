@@ -7,8 +7,8 @@ from pathlib import Path
 
 from engines import store
 from tests.support.records import manifest_of
-from tpforge.atomic import hash_file
-from tpforge.written import RECORD_NAME
+from tpforge.outputs.atomic import hash_file
+from tpforge.outputs.written import RECORD_NAME
 
 BIG = bytes(index * 7 % 251 for index in range(3_000_000))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from builders.convert import convert
-from builders.planned import plan_conversion
+from builders.conversion.convert import convert
+from builders.conversion.planned import plan_conversion
 from builders.sources import open_source
 from engines.store import write_manifest
 from tests.support.tiny import write_tiny_llama
 from tpforge import __version__
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 
 
 def write_tiny_engine(

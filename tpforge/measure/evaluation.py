@@ -12,10 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tpforge.atomic import os_errors, write_atomic
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.found_runs import FoundRun, find_run
-from tpforge.measure.gates import GATES, GateResult, check_rows, refuse_unkept, worst
+from tpforge.measure.comparison.gates import GATES, GateResult, check_rows, refuse_unkept, worst
+from tpforge.measure.comparison.score_rows import DROP, rows_of_scores
 from tpforge.measure.quality import (
     QUALITY_NAME,
     Evaluation,
@@ -23,10 +22,11 @@ from tpforge.measure.quality import (
     perplexity_increase,
     share_drop,
 )
-from tpforge.measure.run import RUN_NAME, QualityScore, update_run
-from tpforge.measure.score_rows import DROP, rows_of_scores
-from tpforge.places import Places, find_engine
-from tpforge.written import renew_record
+from tpforge.measure.runs.found_runs import FoundRun, find_run
+from tpforge.measure.runs.run import RUN_NAME, QualityScore, update_run
+from tpforge.outputs.atomic import os_errors, write_atomic
+from tpforge.outputs.places import Places, find_engine
+from tpforge.outputs.written import renew_record
 
 _GATE = "quality-drop"
 

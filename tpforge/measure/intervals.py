@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import stdev
 
-from tpforge.measure.samples import Interval
+from tpforge.measure.runs.samples import Interval
 from tpforge.measure.statistics import student_t_quantile
 
 

@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from tpforge.measure.json_schema import check_text
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.run import QualityScore
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.run import QualityScore
 from tpforge.measure.statistics import mean_interval, proportion_interval, sign_test, student_t_quantile
 from tpforge.records import Record
 

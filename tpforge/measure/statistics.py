@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist, fmean, stdev
 
-from tpforge.measure.samples import Interval
+from tpforge.measure.runs.samples import Interval
 
 _TINY = 1e-300
 _EPSILON = 1e-15

@@ -13,7 +13,6 @@ from typing import Literal
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
-from tpforge.mapping import Mapping
 from tpforge.plan.calibration import Band, Calibration, TimeBand
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
@@ -23,6 +22,7 @@ from tpforge.plan.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.runtime import Runtime
+from tpforge.shards.mapping import Mapping
 from tpforge.units import format_bytes
 
 FORMATS: tuple[str | None, ...] = (None, "fp8", "int8_wo", "nvfp4", "int4_awq")

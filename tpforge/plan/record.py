@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused
+from tpforge.outputs.atomic import os_errors
 from tpforge.plan.choose import Plan
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option

@@ -6,7 +6,7 @@ It measures and plans nothing: the run's level is estimated as any option is, an
 from __future__ import annotations
 
 from tpforge.errors import InputRefused
-from tpforge.measure.run import Level, Run
+from tpforge.measure.runs.run import Level, Run
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.options import Ask, list_options

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tpforge.dtypes import DType
-from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.packing import Packing, is_quantized
-from tpforge.padding import plan_padding
 from tpforge.quantization import Format, find_format
 from tpforge.quantization_gate import Linear
-from tpforge.sharding import RankTensor, Rule, Shape, ShardPlan, Stage, rank_tensors
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.packing import Packing, is_quantized
+from tpforge.shards.padding import plan_padding
+from tpforge.shards.sharding import RankTensor, Rule, Shape, ShardPlan, Stage, rank_tensors
 
 Basis = Literal["exact", "modelled", "assumed"]
 

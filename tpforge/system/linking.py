@@ -1,6 +1,6 @@
 """Files linked where the file system can, copied where it cannot.
 
-It replaces nothing that exists, and flushes nothing: `tpforge.atomic` does.
+It replaces nothing that exists, and flushes nothing: `tpforge.outputs.atomic` does.
 """
 
 from __future__ import annotations

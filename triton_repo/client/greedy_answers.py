@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
+from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
 from tpforge.progress import Progress
 from triton_repo.client.client import Client, RequestRefused
 

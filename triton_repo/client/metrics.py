@@ -11,7 +11,7 @@ from typing import cast
 from prometheus_client.parser import text_string_to_metric_families
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.measure.metric_samples import MetricKind, MetricSample
+from tpforge.measure.failures.metric_samples import MetricKind, MetricSample
 from tpforge.system.opener import read_url
 
 _KINDS = ("counter", "gauge", "histogram", "summary")

@@ -19,8 +19,8 @@ from tpforge import __version__
 from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
 from tpforge.records import Record
+from tpforge.trtllm.versions import find_release
 from tpforge.units import GIB
-from tpforge.versions import find_release
 from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
 from triton_repo.serve.ports import Ports
 

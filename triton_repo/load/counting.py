@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.samples import Sample
 from triton_repo.load.exchange import Reading, TokenSource
 
 SEVERAL = 1.05

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.samples import ErrorKind, Phase
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.samples import ErrorKind, Phase
 
 TokenSource = Literal["tokenizer", "server", "responses"]
 

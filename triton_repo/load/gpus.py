@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tpforge.measure.run import GpuTelemetry
+from tpforge.measure.runs.run import GpuTelemetry
 from triton_repo.load.series import gauge, rates
 
 _UNEVEN_UTILIZATION = 15.0

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from tpforge import __version__
-from tpforge.measure.run import Fact, unavailable_facts
+from tpforge.measure.runs.run import Fact, unavailable_facts
 from triton_repo.load.gpus import NoGpus, open_nvml
 
 _GPU_FACTS = ("gpu", "num_gpus", "driver", "cuda", "topology")

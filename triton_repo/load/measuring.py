@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from tpforge.measure.metrics import count_errors, count_prompts, summarize
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.run import Level, Repeat, Slo, Telemetry
-from tpforge.measure.samples import Sample
-from tpforge.measure.steadiness import level_notes
+from tpforge.measure.runs.metrics import count_errors, count_prompts, summarize
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.run import Level, Repeat, Slo, Telemetry
+from tpforge.measure.runs.samples import Sample
+from tpforge.measure.runs.steadiness import level_notes
 from triton_repo.load.counting import Counting, counting_notes
 from triton_repo.load.exchange import Target, TokenSource
 from triton_repo.load.order import InTurn, Order, Passes

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
+from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
 from triton_repo.load.http_stream import Connection, Endpoint, MalformedAnswer, parse_answer
 

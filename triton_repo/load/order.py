@@ -15,8 +15,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.samples import Phase
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.samples import Phase
 
 
 @dataclass(frozen=True)

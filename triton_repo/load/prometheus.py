@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tpforge.measure.metric_samples import MetricSample
-from tpforge.measure.run import SeriesSummary
+from tpforge.measure.failures.metric_samples import MetricSample
+from tpforge.measure.runs.run import SeriesSummary
 from triton_repo.client.metrics import parse_metrics
 from triton_repo.load.series import counter, gauge
 

@@ -1,6 +1,6 @@
 """The prompts of a run: a set that ships, the user's own JSONL, or synthetic ones of an exact length.
 
-The sets lie in prompts/NAME.jsonl; what a prompt is, is `tpforge.measure.prompts`.
+The sets lie in prompts/NAME.jsonl; what a prompt is, is `tpforge.measure.runs.prompts`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
-from tpforge.atomic import os_errors
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.prompts import Prompt, parse_prompts
+from tpforge.measure.runs.prompts import Prompt, parse_prompts
+from tpforge.outputs.atomic import os_errors
 
 SETS = (
     "easy", "average", "long-context", "malformed", "high-value", "multilingual", "structured-output",

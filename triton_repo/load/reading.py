@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tpforge.measure.run import Repeat
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.run import Repeat
+from tpforge.measure.runs.samples import Sample
 from triton_repo.load.counting import Counting, Output
 from triton_repo.load.exchange import Exchange, Reading, Target, TokenSource
 from triton_repo.load.runner import Extent, Repetition

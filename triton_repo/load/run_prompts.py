@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
+from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
 
 if TYPE_CHECKING:
     from triton_repo.load.counting import Counting

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.run import CountedBy
-from tpforge.measure.samples import Phase
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.run import CountedBy
+from tpforge.measure.runs.samples import Phase
 from triton_repo.load.exchange import Exchange, Failure, Target
 from triton_repo.load.order import InTurn, Order
 from triton_repo.load.schedule import Closed, Load, Trace, arrivals

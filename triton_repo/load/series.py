@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from tpforge.measure.run import SeriesSummary
+from tpforge.measure.runs.run import SeriesSummary
 
 
 def gauge(values: Sequence[float], *, unit: str) -> SeriesSummary:

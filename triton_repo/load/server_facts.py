@@ -1,6 +1,6 @@
 """What a run records of the server, from the server's own word.
 
-It measures nothing; `machine` has the machine's facts, `tpforge.measure.engine_facts` the engine's.
+It measures nothing; `machine` has the machine's facts, `tpforge.measure.runs.engine_facts` the engine's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import urllib.error
 from typing import TYPE_CHECKING, Any
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.measure.run import Fact
+from tpforge.measure.runs.run import Fact
 from tpforge.system.opener import read_url
 
 if TYPE_CHECKING:

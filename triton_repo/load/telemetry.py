@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.measure.run import SeriesSummary, Telemetry
+from tpforge.measure.runs.run import SeriesSummary, Telemetry
 from triton_repo.client.metrics import fetch_metrics
 from triton_repo.load.gpus import Gpus, GpuSeries, NoGpus, uneven_gpus
 from triton_repo.load.prometheus import summarize_metrics

@@ -17,8 +17,8 @@ from grpc import aio
 from tritonclient.grpc import service_pb2
 
 from tpforge.errors import UsageError
-from tpforge.measure.prompts import DEFAULT_MAX_TOKENS, Prompt
-from tpforge.measure.samples import ErrorKind
+from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
+from tpforge.measure.runs.samples import ErrorKind
 from triton_repo.client.channel import Tls, aio_channel, check_url
 from triton_repo.client.client import Client, timeout_us
 from triton_repo.client.wire import Response, Tensor, decode_response, encode_request, tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.runs.prompts import Prompt
 from triton_repo.load.exchange import Exchange, Failure, Target
 
 _GIVE_UP = ("timeout", "unreachable", "broken")

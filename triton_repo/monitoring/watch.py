@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpforge.measure.metric_samples import MetricSample
+from tpforge.measure.failures.metric_samples import MetricSample
 from tpforge.units import format_bytes
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tpforge.errors import RegressionFound, TpforgeError, VerificationFailed
-from tpforge.places import OUT
+from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ import grpc
 from grpc import aio
 from pydantic import ValidationError
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
+from tpforge.outputs.atomic import os_errors
 from tpforge.records import Record
 from triton_repo.client.channel import CHANNEL_OPTIONS, Tls, aio_channel
 from triton_repo.serve import processes

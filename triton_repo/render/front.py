@@ -10,11 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
+from tpforge.outputs.atomic import atomic_folder
+from tpforge.outputs.written import written_names
 from tpforge.repository_options import PytorchOptions
-from tpforge.written import written_names
 from triton_repo.render.check import FRONT_PARAMETERS, check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.llmapi import CONFIG, model_yaml, refuse_engine

@@ -8,11 +8,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
+from tpforge.outputs.atomic import atomic_folder
+from tpforge.outputs.written import written_names
 from tpforge.repository_options import PytorchOptions
-from tpforge.written import written_names
 from triton_repo.render.check import check_llm_repository
 from triton_repo.render.contract import LLM_MODEL, llm_tensors
 from triton_repo.render.repository import TEMPLATES, RenderedRepository, environment_of, text_of

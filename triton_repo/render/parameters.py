@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tpforge.arguments import Argument, Value, check_values, write_value
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
+from tpforge.trtllm.arguments import Argument, Value, check_values, write_value
 
 
 class Parameter(Argument):

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
+from tpforge.outputs.atomic import atomic_folder
+from tpforge.outputs.written import written_names
 from tpforge.repository_options import CommonOptions, ReferenceOptions
 from tpforge.system.linking import link_tree
-from tpforge.written import written_names
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS, ensemble_steps, expected_tensors
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-from tpforge.atomic import atomic_folder
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Manifest
+from tpforge.outputs.atomic import atomic_folder
+from tpforge.outputs.written import written_names
 from tpforge.repository_options import TensorrtOptions
-from tpforge.written import written_names
 from triton_repo.render.check import check_repository
 from triton_repo.render.contract import MODELS
 from triton_repo.render.parameters import check_parameters, parameter_texts

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable
-from tpforge.places import state_home
+from tpforge.outputs.atomic import os_errors
+from tpforge.outputs.places import state_home
 
 MAX_BYTES = 1 << 20
 """Of a file of ours; a larger one is not ours."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpforge.causes import explain
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.progress import Progress
+from tpforge.trtllm.causes import explain
 from tpforge.units import format_seconds
 from triton_repo.serve import processes, triton_log
 from triton_repo.serve.launched import generate_one

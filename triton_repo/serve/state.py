@@ -16,8 +16,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable
+from tpforge.outputs.atomic import os_errors
 from tpforge.records import Record
 from triton_repo.serve.launched import ContainerName
 from triton_repo.serve.ports import Ports

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable, TpforgeError
+from tpforge.outputs.atomic import os_errors
 from tpforge.progress import Progress
 from tpforge.records import Record
 from tpforge.units import format_seconds

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tpforge.atomic import os_errors
 from tpforge.errors import EnvironmentUnusable
+from tpforge.outputs.atomic import os_errors
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.processes import MARK_VARIABLE
 from triton_repo.serve.security import Security

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.measure.metric_samples import MetricSample
+from tpforge.measure.failures.metric_samples import MetricSample
 from triton_repo.client.metrics import fetch_metrics, parse_metrics
 
 FAMILY = "nv_trt_llm_request_metrics"

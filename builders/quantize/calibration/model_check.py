@@ -8,10 +8,10 @@ from __future__ import annotations
 from math import prod
 
 from builders.audit import audit
-from builders.planning import plan_rank_files, plan_shards
+from builders.conversion.planning import plan_rank_files, plan_shards
 from builders.sources.base import Source
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 from tpforge.units import format_bytes
 
 

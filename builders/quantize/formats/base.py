@@ -1,7 +1,7 @@
 """What a quantization format is to conversion: how the matrix of a rank is made of what the source holds.
 
-Which tensors those are is in `tpforge.packing`, how a checkpoint lays it out in `builders.sources`. A format
-knows no ranks and no files.
+Which tensors those are is in `tpforge.shards.packing`, how a checkpoint lays it out in `builders.sources`. A
+format knows no ranks and no files.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 
 from builders.sources.quantized.components import Components
 from tpforge.dtypes import DType
-from tpforge.packing import STORED, Packing, StoredFormat
+from tpforge.shards.packing import STORED, Packing, StoredFormat
 
 Rows = Iterable[torch.Tensor]
 """The rows of a matrix in order, as blocks; they can be gone through again."""
 Tensors = tuple[torch.Tensor, ...]
-"""The tensors of a matrix as stored, the packed weight first, in the order of `tpforge.packing`."""
+"""The tensors of a matrix as stored, the packed weight first, in the order of `tpforge.shards.packing`."""
 
 
 @dataclass(frozen=True)

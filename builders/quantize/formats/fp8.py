@@ -15,7 +15,7 @@ from builders.quantize.formats.base import Tensors, WeightFormat
 from builders.quantize.formats.e4m3 import LARGEST
 from builders.sources.quantized.components import Components
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 
 def _keep(parts: Sequence[Components], packing: Packing, dtype: DType) -> Tensors:

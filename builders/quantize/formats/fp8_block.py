@@ -14,7 +14,7 @@ from builders.quantize.formats.base import Rows, Tensors, WeightFormat
 from builders.quantize.formats.e4m3 import LARGEST, scaled_to_e4m3
 from builders.sources.quantized.components import Components, joined
 from tpforge.dtypes import DType
-from tpforge.packing import BLOCK, Packing
+from tpforge.shards.packing import BLOCK, Packing
 
 
 def pack_block(rows: Rows, shape: tuple[int, int], dtype: DType) -> Tensors:

@@ -15,7 +15,7 @@ from builders.quantize.formats.base import Rows, Tensors, WeightFormat
 from builders.quantize.formats.e4m3 import LARGEST, scaled_to_e4m3
 from builders.sources.quantized.components import Components, joined
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 
 def pack_rowwise(rows: Rows, shape: tuple[int, int], dtype: DType) -> Tensors:

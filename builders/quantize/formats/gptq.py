@@ -15,7 +15,7 @@ from builders.quantize.writing.interleave import interleave
 from builders.sources.quantized.components import Components, joined
 from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 
 def _keep(parts: Sequence[Components], packing: Packing, dtype: DType) -> Tensors:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from builders.quantize.formats.base import Tensors, WeightFormat
 from builders.sources.quantized.components import Components, joined
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 
 def _keep(parts: Sequence[Components], packing: Packing, dtype: DType) -> Tensors:

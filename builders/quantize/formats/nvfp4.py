@@ -18,7 +18,7 @@ from builders.quantize.formats.base import Rows, Tensors, WeightFormat
 from builders.quantize.formats.e2m1 import pack_e2m1
 from builders.sources.quantized.components import Components, joined
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 GROUP = 16
 _LARGEST = 6.0

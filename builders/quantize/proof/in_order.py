@@ -12,7 +12,7 @@ import torch
 
 from builders.torch_types import TORCH_DTYPES
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 _ROWS = (
     *(0, 1, 8, 9, 16, 17, 24, 25, 2, 3, 10, 11, 18, 19, 26, 27),

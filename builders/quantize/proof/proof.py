@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from builders.proof.reassemble import CheckpointSizes, reassemble
 from builders.quantize.proof.formats.registry import PROOFS
-from builders.reassemble import CheckpointSizes, reassemble
-from tpforge.packing import Packing
-from tpforge.sharding import Cut
+from tpforge.shards.packing import Packing
+from tpforge.shards.sharding import Cut
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 import torch
 
+from builders.proof.reassemble import CheckpointSizes
+from builders.proof.targets import read_parts, targets
+from builders.proof.unfuse import unfuse
 from builders.quantize.proof import proof
 from builders.quantize.proof.formats.base import Kept, KeptMatrix
 from builders.quantize.proof.formats.registry import PROOFS
 from builders.quantize.proof.in_order import in_plain_order
-from builders.reassemble import CheckpointSizes
 from builders.sources.base import Source
 from builders.sources.safetensors_reader import SafetensorsFile
-from builders.targets import read_parts, targets
 from builders.transforms import transformed
-from builders.unfuse import unfuse
 from tpforge.dtypes import DType
 from tpforge.manifest import WeightError
-from tpforge.packing import Packing, declared_packing
-from tpforge.sharding import Rule, ShardPlan
+from tpforge.shards.packing import Packing, declared_packing
+from tpforge.shards.sharding import Rule, ShardPlan
 
 
 @dataclass(frozen=True)

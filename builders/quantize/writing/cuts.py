@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from builders.audit.tensors import grouped
 from tpforge.errors import PlanError
-from tpforge.sections import cut_problem
-from tpforge.sharding import RankTensor, Slice
+from tpforge.shards.sections import cut_problem
+from tpforge.shards.sharding import RankTensor, Slice
 
 if TYPE_CHECKING:
     from builders.sources.quantized.reading import QuantizedWeights

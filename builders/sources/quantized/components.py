@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from tpforge.errors import PlanError
-from tpforge.sections import Span, cut_problem
+from tpforge.shards.sections import Span, cut_problem
 
 
 @dataclass(frozen=True)

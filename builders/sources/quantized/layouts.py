@@ -24,7 +24,7 @@ from builders.sources.quantized.companions import (
 from builders.sources.quantized.components import Components
 from builders.sources.quantized.gptq import Read
 from tpforge.errors import InputRefused
-from tpforge.packing import STORED
+from tpforge.shards.packing import STORED
 
 Shape = tuple[int, ...]
 _INSTEAD = "give the unquantized checkpoint, with --quantize int8_wo or int4_wo where it is to be smaller"

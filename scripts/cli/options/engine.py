@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def _nested_runtimes(values: dict[str, Any]) -> dict[str, Any]:
     """The values of `tensorrt_llm_options` in a recipe's tables; what was not given keeps its default."""
-    from tpforge.arguments import parse_pairs
     from tpforge.recipe import PytorchRecipe, TensorrtRecipe
+    from tpforge.trtllm.arguments import parse_pairs
 
     others = {key: value for key, value in values.items() if key not in ("trtllm", "sm") or value is not None}
     for option in ("build_args", "llm_args"):

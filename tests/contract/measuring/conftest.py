@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.servers.virtual_openai import Script, measure_virtually, prompts_of
-from tpforge.measure.run import Level
+from tpforge.measure.runs.run import Level
 from triton_repo.load.measuring import Measured, Plan
 from triton_repo.load.runner import Extent
 from triton_repo.load.schedule import Load

@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.measuring.conftest import Put, value
 from tests.support.servers.virtual_openai import Answer, Asked, Script, prompts_of, steadily
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.runs.prompts import Prompt
 from triton_repo.load.schedule import Closed, Open
 
 LENGTHS = tuple(range(10, 210, 10))

@@ -17,7 +17,7 @@ from tests.support.servers.virtual_openai import (
     prompts_of,
     steadily,
 )
-from tpforge.measure.latencies import send_lag, time_to_first_token
+from tpforge.measure.runs.latencies import send_lag, time_to_first_token
 from triton_repo.load.openai_target import OpenAiOptions
 from triton_repo.load.schedule import Closed, Open, Trace, TraceRow
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.contract.measuring.conftest import Put
 from tests.support.servers.virtual_openai import Answer, Asked, Message
-from tpforge.measure.latencies import inter_token_latency
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.latencies import inter_token_latency
+from tpforge.measure.runs.samples import Sample
 from triton_repo.load.counting import Counting, spread
 from triton_repo.load.openai_target import OpenAiOptions
 from triton_repo.load.schedule import Closed

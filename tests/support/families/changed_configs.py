@@ -15,8 +15,8 @@ import torch
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import find_family
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from tests.support.families.configs import FamilyCase, tiny_config, tiny_model
@@ -25,7 +25,7 @@ from tests.support.tiny_engine import write_engine_of
 from tpforge.dtypes import DType
 from tpforge.errors import TpforgeError
 from tpforge.manifest import Limits
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 
 Config = dict[str, Any]
 

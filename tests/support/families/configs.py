@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 
 Tensors = dict[str, torch.Tensor]
 Export = Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]]

@@ -16,7 +16,7 @@ from engines.reference.batches import Decode, Logits, Prefill
 from tests.support.families.configs import FamilyCase, write_tiny_family
 from tests.support.tiny_engine import write_engine_of
 from tpforge.manifest import Limits
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 
 TOKENS = tuple(3 + (5 * i * i + 7 * i) % 120 for i in range(24))
 _DECODED = (len(TOKENS) - 2, len(TOKENS) - 1)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 import transformers
 
-from builders.families.registry import find_family
+from builders.families.common.registry import find_family
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase
 from tests.support.families.proving import Proof, prove
-from tpforge.atomic import write_atomic
+from tpforge.outputs.atomic import write_atomic
 
 RECORD = Path(__file__).resolve().parents[3] / "docs" / "families.json"
 

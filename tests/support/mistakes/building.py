@@ -14,7 +14,7 @@ from tests.support.mistakes.making import (
     scaled_cache,
     wrong_world,
 )
-from tpforge.versions import release_for
+from tpforge.trtllm.versions import release_for
 
 BUILDING = [
     # --- trtllm-build ---

@@ -13,8 +13,8 @@ from typing import Any
 from unittest import mock
 
 import engines.reference
-from builders.llm_formats import require_loadable
-from builders.llmapi import LlmTarget, plan_llm
+from builders.llm_api.arguments import LlmTarget, plan_llm
+from builders.llm_api.formats import require_loadable
 from builders.sources import open_source
 from builders.sources.quantization import find_quantization
 from builders.tensorrt.plan import plan_build
@@ -26,11 +26,11 @@ from tests.support.build_targets import target_of
 from tests.support.hosts import gpu, host_of
 from tests.support.tiny import write_tiny_llama
 from tpforge.manifest import EngineBuild, Limits, Manifest
-from tpforge.mapping import Mapping
-from tpforge.places import Places
+from tpforge.outputs.places import Places
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import TensorrtOptions
-from tpforge.versions import find_release
+from tpforge.shards.mapping import Mapping
+from tpforge.trtllm.versions import find_release
 from triton_repo.render.check import check_repository
 from triton_repo.render.parameters import check_parameters
 from triton_repo.render.tensorrt import render_tensorrt

@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-from tpforge.arguments import build_arguments
-from tpforge.versions import find_release
+from tpforge.trtllm.arguments import build_arguments
+from tpforge.trtllm.versions import find_release
 
 _PROGRAM = """#!{python}
 import argparse, json, os, pathlib, sys

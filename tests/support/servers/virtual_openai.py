@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.support.virtual_time import run_virtually
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.runs.prompts import Prompt
 from triton_repo.load import openai_target
 from triton_repo.load.http_stream import Endpoint
 from triton_repo.load.measuring import Measured, Plan, carry_out

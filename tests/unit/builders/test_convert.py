@@ -1,4 +1,4 @@
-"""builders.convert: rank files against an independent computation over numbered weights."""
+"""builders.conversion.convert: rank files against an independent computation over numbered weights."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders.input_hashes import InputHashes
+from builders.conversion.input_hashes import InputHashes
 from builders.sources import open_source
 from tests.support.conversions import (
     assert_equal,
@@ -274,11 +274,11 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import builders.convert, builders.rank_writing as module
-from builders.planned import plan_conversion
+import builders.conversion.convert, builders.conversion.rank_writing as module
+from builders.conversion.planned import plan_conversion
 from builders.sources import open_source
-from tpforge.atomic import atomic_folder
-from tpforge.mapping import Mapping
+from tpforge.outputs.atomic import atomic_folder
+from tpforge.shards.mapping import Mapping
 
 write, count = module._write_slice, 0
 def counted(*arguments):
@@ -289,7 +289,7 @@ def counted(*arguments):
     write(*arguments)
 module._write_slice = counted
 with open_source(sys.argv[1]) as source, atomic_folder(Path(sys.argv[2])) as out:
-    builders.convert.convert(source, plan_conversion(source, mapping=Mapping(tp_size=2)), out=out)
+    builders.conversion.convert.convert(source, plan_conversion(source, mapping=Mapping(tp_size=2)), out=out)
 """
 
 

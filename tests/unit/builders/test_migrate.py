@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from builders.migration import plan_migration, read_old_engine, settings_of
+from builders.migration.settings import plan_migration, read_old_engine, settings_of
 from scripts.main import main
-from tpforge.arguments import build_arguments, llm_arguments
 from tpforge.errors import InputRefused
 from tpforge.recipe import parse_recipe
-from tpforge.versions import find_release
+from tpforge.trtllm.arguments import build_arguments, llm_arguments
+from tpforge.trtllm.versions import find_release
 from triton_repo.render.parameters import parameter_tables
 
 RELEASE = find_release("1.2.1")

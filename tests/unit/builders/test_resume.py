@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from builders.journal import Journal, is_resumable
-from builders.rank_writing import Meter
-from builders.writer import HashingWriter
+from builders.conversion.journal import Journal, is_resumable
+from builders.conversion.rank_writing import Meter
+from builders.conversion.writer import HashingWriter
 from scripts.cli.meter import ByteMeter
 from scripts.cli.output import Output
 from tests.support.conversions import assert_equal, convert_to, load_ranks
 from tests.support.tiny import write_tiny_llama
-from tpforge.written import RECORD_NAME
+from tpforge.outputs.written import RECORD_NAME
 
 # Ends after the given number of target tensors, by the given signal; 0: runs to its end.
 INTERRUPTED = """
 import os, sys
-import builders.rank_writing as module
+import builders.conversion.rank_writing as module
 from scripts.main import main
 write, count = module._write_tensor, 0
 def counted(*arguments, **options):

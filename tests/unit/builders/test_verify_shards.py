@@ -1,4 +1,4 @@
-"""builders.verify: right shards pass, and every kind of wrong one is caught and named."""
+"""builders.proof.verify: right shards pass, and every kind of wrong one is caught and named."""
 
 import json
 from collections.abc import Callable
@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.convert import Conversion
+from builders.conversion.convert import Conversion
+from builders.proof.verify import ShardReport, verify_shards
 from builders.sources import open_source
-from builders.verify import ShardReport, verify_shards
 from tests.support.conversions import Tensors, convert_to
 from tests.support.tiny import write_tiny_llama
 

@@ -1,4 +1,5 @@
-"""builders.writer, builders.blocks, builders.transforms: bytes in order, hashed as they are written."""
+"""builders.conversion.writer, builders.conversion.blocks, builders.transforms: bytes in order, hashed as they
+are written."""
 
 import hashlib
 import json
@@ -7,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from builders import blocks
-from builders.blocks import slice_blocks
+from builders.conversion import blocks
+from builders.conversion.blocks import slice_blocks
+from builders.conversion.writer import HashingWriter, plan_rank_file, write_config
 from builders.transforms import transformed, transformed_shape
-from builders.writer import HashingWriter, plan_rank_file, write_config
 from tests.support.models import model_of
 from tpforge.dtypes import DType
-from tpforge.sections import Span
-from tpforge.sharding import RankTensor, Slice
+from tpforge.shards.sections import Span
+from tpforge.shards.sharding import RankTensor, Slice
 
 
 def test_the_header_is_complete_and_aligned_before_any_data() -> None:

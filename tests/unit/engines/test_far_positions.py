@@ -17,8 +17,8 @@ from engines.store import write_manifest
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_engine_of
 from tpforge.manifest import Limits, Manifest, Parity
-from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
+from tpforge.shards.mapping import Mapping
 
 WINDOW = 320
 LIMITS = Limits(max_batch_size=1, max_input_len=448, max_seq_len=480)

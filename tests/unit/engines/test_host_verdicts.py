@@ -10,7 +10,7 @@ import pytest
 from engines.host import Gpu, Host
 from engines.host_verdicts import judge_host, newest_for
 from scripts.main import main
-from tpforge.versions import find_release
+from tpforge.trtllm.versions import find_release
 
 GIB = 1 << 30
 RELEASE = find_release("1.2.1")

@@ -12,10 +12,10 @@ from scripts.flows.decide import write_decision
 from tests.support.runs import level_of, run_of
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.decided import decide
-from tpforge.measure.decision import Request, read_decision
-from tpforge.measure.engine_facts import engine_facts
-from tpforge.measure.found_runs import FoundRun
+from tpforge.measure.decisions.decided import decide
+from tpforge.measure.decisions.decision import Request, read_decision
+from tpforge.measure.runs.engine_facts import engine_facts
+from tpforge.measure.runs.found_runs import FoundRun
 
 TTFTS = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 

@@ -11,7 +11,7 @@ from engines import store
 from tests.support.records import manifest_of
 from tests.support.stores import write_engine
 from tpforge.errors import InputRefused
-from tpforge.written import write_record
+from tpforge.outputs.written import write_record
 
 
 def test_a_manifest_that_is_written_is_read_back_equal(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from scripts.main import main
 from tests.support.deployments import deployment_of
 from tests.support.records import manifest_of
 from tests.support.stores import BIG, add_file, contents, write_engine
-from tpforge.atomic import hash_file
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
+from tpforge.outputs.atomic import hash_file
 from triton_repo.deploy.files import prepare
 
 TOKENIZER = "tokenizer/tokenizer.json"

@@ -58,7 +58,7 @@ def files_with(*wanted: str) -> set[str]:
         ("renderer of chat templates", ["transformers.utils.chat_template_utils", "jinja2.sandbox"],
          {"engines/chat.py"}),
         # `written` keeps what is not ours beside a new output: links as links, times as they were.
-        ("link", ["os.link"], {"tpforge/system/linking.py", "tpforge/written.py"}),
+        ("link", ["os.link"], {"tpforge/system/linking.py", "tpforge/outputs/written.py"}),
         ("reader of nvidia-smi's links", ["tpforge.topology.parse_topology"],
          {"engines/host.py", "scripts/flows/diagnose.py"}),
     ],

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.bench_plan import BenchOptions
-from scripts.flows.bench_preview import preview_bench
+from scripts.flows.benching.plan import BenchOptions
+from scripts.flows.benching.preview import preview_bench
 from scripts.main import main
 from tests.support.runs import level_of, run_of
 from tpforge.errors import UsageError
-from tpforge.measure.power import smallest_change
-from tpforge.measure.run import write_run
+from tpforge.measure.comparison.power import smallest_change
+from tpforge.measure.runs.run import write_run
 
 NOWHERE = "localhost:1"
 

@@ -10,35 +10,46 @@ from typing import Any
 
 import pytest
 
-from builders.convert import conversion_provenance, convert
-from builders.kept_checkpoint import holds, keep_checkpoint
-from builders.planned import plan_conversion
+from builders.conversion.convert import conversion_provenance, convert
+from builders.conversion.kept_checkpoint import holds, keep_checkpoint
+from builders.conversion.planned import plan_conversion
 from builders.sources.models import input_files, open_model
-from scripts.flows import build, compile, llm_engine, prove, render, up
-from scripts.flows.compilation import plan_compilation
+from scripts.flows import build, compile, prove, render, up
+from scripts.flows.folders import llm_engine
+from scripts.flows.folders.compilation import plan_compilation
 from scripts.main import main
 from tests.support.changed_code import Changed, copied_code
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_tiny_engine
-from tpforge import deciding_code
 from tpforge.manifest import Manifest
-from tpforge.mapping import Mapping
-from tpforge.places import Places
-from tpforge.provenance import differences, engine_provenance
+from tpforge.outputs import deciding_code
+from tpforge.outputs.places import Places
+from tpforge.outputs.provenance import differences, engine_provenance
 from tpforge.recipe import EngineRecipe, Recipe
 from tpforge.repository_options import ReferenceOptions
+from tpforge.shards.mapping import Mapping
 
 ENGINE = Path("out/tiny-llama-tp2/engine")
 OTHER_CODE = ["it was made by other code of this version of tpforge"]
 UNRELATED = (
     *("tpforge/plan/throughput.py", "tpforge/plan/gpus.toml"),
-    *("tpforge/measure/compare.py", "tpforge/measure/diagnosis.toml"),
+    *("tpforge/measure/comparison/compare.py", "tpforge/measure/failures/diagnosis.toml"),
     *("triton_repo/load/runner.py", "scripts/reports/page.py", "scripts/commands/build.py"),
 )
 CONVERSION = (
-    *("builders/convert.py", "builders/rank_writing.py", "builders/planning.py", "builders/transforms.py"),
+    *(
+        "builders/conversion/convert.py",
+        "builders/conversion/rank_writing.py",
+        "builders/conversion/planning.py",
+        "builders/transforms.py",
+    ),
     *("builders/families/gemma.py", "builders/sources/safetensors_reader.py", "builders/audit/tensors.py"),
-    *("tpforge/sharding.py", "tpforge/padding.py", "tpforge/quantization.toml", "tpforge/dtypes.py"),
+    *(
+        "tpforge/shards/sharding.py",
+        "tpforge/shards/padding.py",
+        "tpforge/quantization.toml",
+        "tpforge/dtypes.py",
+    ),
 )
 
 
@@ -84,7 +95,7 @@ def test_a_reference_engine(model: Path, changed: Changed, capsys: pytest.Captur
         assert (status, "unchanged" in said, OTHER_CODE[0] in said) in ((0, True, False), (4, False, True))
         return status == 0
 
-    assert wrong(changed, is_same, deciding=(*CONVERSION, "scripts/flows/engine_folder.py")) == []
+    assert wrong(changed, is_same, deciding=(*CONVERSION, "scripts/flows/folders/engine_folder.py")) == []
 
 
 def test_an_engine_that_was_built_before_its_code_was_kept_is_read_and_kept(
@@ -147,7 +158,12 @@ def test_an_engine_of_trtllm_build(model: Path, changed: Changed) -> None:
             return compile.plan_manifest(recipe, compilation, source, inputs=input_files(source))
 
     kept = engine_provenance(manifest())
-    deciding = (*CONVERSION, *room("builders/tensorrt"), "tpforge/build_args.toml", "tpforge/versions.toml")
+    deciding = (
+        *CONVERSION,
+        *room("builders/tensorrt"),
+        "tpforge/trtllm/build_args.toml",
+        "tpforge/trtllm/versions.toml",
+    )
 
     def is_same() -> bool:
         found = differences(kept, engine_provenance(manifest()))
@@ -161,8 +177,12 @@ def test_an_engine_of_the_llm_api(model: Path, changed: Changed, monkeypatch: py
     recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90)
     built = llm_engine.build_llm_engine(recipe, out=None, existing="refuse", progress=print)
     monkeypatch.setattr(llm_engine, "_build", lambda *_, **__: SimpleNamespace(reused=False))
-    deciding = ("builders/llmapi.py", "builders/padded_model.py", "builders/llm_engine.py")
-    deciding += ("tpforge/llm_args.toml", "tpforge/padding.py", "tpforge/yaml_text.py")
+    deciding = (
+        "builders/llm_api/arguments.py",
+        "builders/llm_api/padded_model.py",
+        "builders/llm_api/engine.py",
+    )
+    deciding += ("tpforge/trtllm/llm_args.toml", "tpforge/shards/padding.py", "tpforge/yaml_text.py")
     assert built.places.engine == ENGINE
     assert wrong(changed, lambda: build.fresh_engine(recipe, progress=print).reused, deciding=deciding) == []
 
@@ -172,10 +192,20 @@ def test_a_proof(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch)
     assert main(["verify"]) == 0
     monkeypatch.setattr(prove, "verify_engine", lambda *_, **__: SimpleNamespace(parity=None))
     deciding = (
-        *("builders/verify.py", "builders/unfuse.py", "builders/targets.py", "builders/families/qwen.py"),
+        *(
+            "builders/proof/verify.py",
+            "builders/proof/unfuse.py",
+            "builders/proof/targets.py",
+            "builders/families/qwen.py",
+        ),
         *room("builders/quantize/proof"),
-        *("engines/parity.py", "engines/prompts.toml", "engines/reference/layers.py", "engines/quality.py"),
-        *("tpforge/sections.py", "tpforge/quantization.toml", "scripts/flows/prove.py"),
+        *(
+            "engines/parity.py",
+            "engines/prompts.toml",
+            "engines/reference/layers/norms.py",
+            "engines/quality.py",
+        ),
+        *("tpforge/shards/sections.py", "tpforge/quantization.toml", "scripts/flows/prove.py"),
     )
     assert (
         wrong(changed, lambda: prove.fresh_proof(Places(ENGINE), progress=print)[1], deciding=deciding) == []

@@ -18,8 +18,8 @@ from scripts.commands.bench import command_line, read_options
 from scripts.main import main
 from tests.support.servers.scripted_server import Running, Script, scripted_server
 from tests.support.tiny import write_tiny_tokenizer
-from tpforge.measure.metrics import summarize
-from tpforge.measure.run import Run, Slo, read_run, read_samples
+from tpforge.measure.runs.metrics import summarize
+from tpforge.measure.runs.run import Run, Slo, read_run, read_samples
 
 FAST = Script(ttft_s=0.02, itl_s=0.002)
 

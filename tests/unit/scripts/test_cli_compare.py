@@ -10,7 +10,7 @@ import pytest
 
 from scripts.main import main
 from tests.support.runs import level_of, run_of
-from tpforge.measure.run import write_run
+from tpforge.measure.runs.run import write_run
 
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))

@@ -10,8 +10,8 @@ import pytest
 from scripts.main import main
 from scripts.reports.decision import commands_to_repeat
 from tests.support.runs import level_of, run_of
-from tpforge.measure.run import write_run
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.run import write_run
+from tpforge.measure.runs.samples import Sample
 
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))

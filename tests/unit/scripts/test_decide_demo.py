@@ -6,9 +6,9 @@ from pathlib import Path
 
 from scripts.dev.decide_demo import LEVELS, OPTIONS, _bottleneck, _choose, _prompts, turns
 from tests.support.runs import level_of, run_of, score
-from tpforge.measure.checklist import CASES
-from tpforge.measure.found_runs import FoundRun
-from tpforge.measure.run import QualityScore
+from tpforge.measure.decisions.checklist import CASES
+from tpforge.measure.runs.found_runs import FoundRun
+from tpforge.measure.runs.run import QualityScore
 
 TTFTS = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 

@@ -10,7 +10,7 @@ import pytest
 from scripts.main import main
 from tests.support.runs import level_of, run_of
 from tests.support.tiny_engine import write_tiny_engine
-from tpforge.measure.run import write_run
+from tpforge.measure.runs.run import write_run
 
 Command = Callable[[Path], Sequence[str]]
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from scripts.main import main
-from tests.support.quantized_checkpoints import CONFIGS, write_quantized
+from tests.support.quantized.checkpoints import CONFIGS, write_quantized
 from tests.support.tiny import write_tiny_llama
 
 PARAMETERS = 2 * 320 * 256 + 2 * 256 * 1024 + 2 * 256 * 512 + 3 * 256 * 512 + 3 * 256

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from builders import planned
-from builders.planned import plan_conversion, with_kv_scales
+from builders.conversion import planned
+from builders.conversion.planned import plan_conversion, with_kv_scales
 from builders.sources.models import open_model
 from scripts.flows import build
 from scripts.main import main
@@ -18,9 +18,9 @@ from tests.support.servers.standin_trtllm_build import write_standin
 from tests.support.tiny import write_tiny_llama
 from tests.unit.triton_repo.serve.test_tensorrt_launch import host_of
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
 from tpforge.recipe import EngineRecipe
+from tpforge.shards.mapping import Mapping
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from engines.store import read_manifest, write_manifest
 from scripts.flows.prove import fresh_proof
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
-from tpforge.atomic import hash_file
+from tpforge.outputs.atomic import hash_file
 
 ENGINE = Path("out/tiny-llama-tp2/engine")
 
@@ -26,7 +26,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_proof_is_written_once_and_kept_until_the_engine_changes(model: Path) -> None:
-    from tpforge.places import Places
+    from tpforge.outputs.places import Places
 
     assert main(["verify"]) == 0
     manifest = read_manifest(ENGINE)

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.flows.render import fresh_repository
 from tests.support.tiny_engine import write_tiny_engine
-from tpforge.places import Places
+from tpforge.outputs.places import Places
 from tpforge.repository_options import ReferenceOptions
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from scripts.flows import sweep as sweep_flow
 from scripts.flows import up
-from scripts.flows.bench_plan import BenchOptions, Server
+from scripts.flows.benching.plan import BenchOptions, Server
 from scripts.flows.sweep import Measured, Telling, refuse_failed, run_sweep
 from tests.support.servers.scripted_server import Running, Script, scripted_server
 from tpforge.errors import InputRefused, PlanError, UsageError
-from tpforge.measure.run import read_run
+from tpforge.measure.runs.run import read_run
 from tpforge.recipe import Recipe
 from tpforge.sweep import read_sweep
 
@@ -107,7 +107,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]
         monkeypatch.setattr(up, "Run", FakeStages)
         # There is no engine on disk whose manifest could be read.
         monkeypatch.setattr(
-            "scripts.flows.bench_plan.find", lambda url, options: Server(url, None, None, None)
+            "scripts.flows.benching.plan.find", lambda url, options: Server(url, None, None, None)
         )
         yield running
 

@@ -1,7 +1,8 @@
-"""tpforge.architectures: which TensorRT-LLM runs an architecture, and whom the table sends elsewhere."""
+"""tpforge.trtllm.architectures: which TensorRT-LLM runs an architecture, and whom the table sends
+elsewhere."""
 
-from builders.families.registry import FAMILIES
-from tpforge.architectures import architecture_support, pytorch_only
+from builders.families.common.registry import FAMILIES
+from tpforge.trtllm.architectures import architecture_support, pytorch_only
 
 
 def spans(architecture: str) -> dict[str, str]:

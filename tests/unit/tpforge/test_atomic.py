@@ -1,4 +1,4 @@
-"""tpforge.atomic: outputs appear whole or not at all."""
+"""tpforge.outputs.atomic: outputs appear whole or not at all."""
 
 import errno
 import hashlib
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tpforge import atomic
-from tpforge.atomic import atomic_folder, hash_file, os_errors, write_atomic
 from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.outputs import atomic
+from tpforge.outputs.atomic import atomic_folder, hash_file, os_errors, write_atomic
 
 
 def names(folder: Path) -> set[str]:
@@ -121,7 +121,7 @@ def test_two_writers_of_one_output_exclude_each_other(tmp_path: Path) -> None:
 
 def test_a_writer_killed_with_sigkill_leaves_no_output_and_no_lock(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib, signal\nfrom tpforge.atomic import atomic_folder\n"
+        "import os, pathlib, signal\nfrom tpforge.outputs.atomic import atomic_folder\n"
         f"with atomic_folder(pathlib.Path({str(tmp_path / 'out')!r})) as folder:\n"
         "    (folder / 'file').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

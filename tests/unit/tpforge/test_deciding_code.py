@@ -1,4 +1,4 @@
-"""tpforge.deciding_code: what is found of a small tree of packages, by every way to name a module."""
+"""tpforge.outputs.deciding_code: what is found of a small tree of packages, by every way to name a module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tpforge.deciding_code import code_key, deciding_files
+from tpforge.outputs.deciding_code import code_key, deciding_files
 
 FILES = {
     "builders/__init__.py": "",

@@ -1,9 +1,9 @@
-"""tpforge.mapping: ranks, stages and their layers."""
+"""tpforge.shards.mapping: ranks, stages and their layers."""
 
 import pytest
 
 from tpforge.errors import PlanError, UsageError
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 
 
 def test_rank_is_stage_times_tp_plus_tp_rank() -> None:

@@ -1,4 +1,4 @@
-"""tpforge.padding: which source head lies where, and what is zero."""
+"""tpforge.shards.padding: which source head lies where, and what is zero."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.support.models import model_of
 from tpforge.errors import PlanError
-from tpforge.padding import plan_padding
+from tpforge.shards.padding import plan_padding
 
 N = None
 

@@ -1,4 +1,4 @@
-"""tpforge.provenance: in what two outputs differ, and in which words."""
+"""tpforge.outputs.provenance: in what two outputs differ, and in which words."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import pytest
 from tests.support.models import model_of
 from tpforge.dtypes import DType
 from tpforge.manifest import FileRecord, Limits, LlmApi, Manifest, SourceRecord
-from tpforge.mapping import Mapping
-from tpforge.padding import plan_padding
-from tpforge.provenance import Input, Provenance, differences, engine_input, engine_provenance, made_of
+from tpforge.outputs.provenance import (
+    Input,
+    Provenance,
+    differences,
+    engine_input,
+    engine_provenance,
+    made_of,
+)
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
 
 
 def record(**changes: Any) -> Provenance:

@@ -1,4 +1,5 @@
-"""tpforge.sections and builders.unfuse: which rows of a fused tensor are which matrix, written out by hand.
+"""tpforge.shards.sections and builders.proof.unfuse: which rows of a fused tensor are which matrix, written
+out by hand.
 
 Every row of a source is numbered, so that a misplaced one shows.
 """
@@ -8,14 +9,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from builders.unfuse import unfuse
+from builders.proof.unfuse import unfuse
 from tests.support.models import model_of
 from tpforge.errors import PlanError
-from tpforge.mapping import Mapping
 from tpforge.model import LatentSpec, ModelSpec, MoeSpec
-from tpforge.padding import plan_padding
-from tpforge.sections import Section, Span, compose, merge, section_spans
-from tpforge.sharding import Cut, Part, RankTensor, Rule, ShardPlan, rank_tensors
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
+from tpforge.shards.sections import Section, Span, compose, merge, section_spans
+from tpforge.shards.sharding import Cut, Part, RankTensor, Rule, ShardPlan, rank_tensors
 
 
 def with_latent(model: ModelSpec) -> ModelSpec:

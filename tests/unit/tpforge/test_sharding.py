@@ -1,4 +1,4 @@
-"""tpforge.sharding: spans, and the tensors of a rank file."""
+"""tpforge.shards.sharding: spans, and the tensors of a rank file."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from tests.support.models import model_of
 from tpforge.errors import PlanError
-from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.padding import plan_padding
-from tpforge.sections import Span
-from tpforge.sharding import Cut, Part, Rule, ShardPlan, Slice, Stage, rank_tensors, spans
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
+from tpforge.shards.sections import Span
+from tpforge.shards.sharding import Cut, Part, Rule, ShardPlan, Slice, Stage, rank_tensors, spans
 
 
 def plan_of(model: ModelSpec, *, tp_size: int = 1, pp_size: int = 1) -> ShardPlan:

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from scripts.main import main
-from tpforge.arguments import build_arguments, check_values, llm_arguments, parse_pairs
 from tpforge.errors import UsageError
-from tpforge.versions import DEFAULT_RELEASE, find_release, release_for, releases, version_key
+from tpforge.trtllm.arguments import build_arguments, check_values, llm_arguments, parse_pairs
+from tpforge.trtllm.versions import DEFAULT_RELEASE, find_release, release_for, releases, version_key
 
 BUILD = build_arguments(find_release("1.2.1"))
 LLM = llm_arguments(find_release("1.2.1"))

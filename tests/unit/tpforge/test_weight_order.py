@@ -9,7 +9,7 @@ import pytest
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
 from tpforge.quantization_gate import Linear, Question, judge
-from tpforge.weight_order import order_for, order_problems
+from tpforge.shards.weight_order import order_for, order_problems
 
 
 def problems(*linears: Linear, **changes: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""tpforge.written: replacing an output loses nothing that its earlier run did not write."""
+"""tpforge.outputs.written: replacing an output loses nothing that its earlier run did not write."""
 
 import json
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tpforge import atomic, written
-from tpforge.atomic import atomic_folder, write_atomic, write_into
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.written import RECORD_NAME
+from tpforge.outputs import atomic, written
+from tpforge.outputs.atomic import atomic_folder, write_atomic, write_into
+from tpforge.outputs.written import RECORD_NAME
 
 
 def write(folder: Path, files: dict[str, str], *, force: bool = True) -> None:

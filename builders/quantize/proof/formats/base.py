@@ -13,7 +13,7 @@ import torch
 from tpforge.dtypes import DType
 
 Tensors = tuple[torch.Tensor, ...]
-"""The stored tensors of a matrix, in the order of `tpforge.packing`."""
+"""The stored tensors of a matrix, in the order of `tpforge.shards.packing`."""
 
 
 @dataclass(frozen=True)

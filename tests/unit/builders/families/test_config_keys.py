@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from builders.families.base import Family
+from builders.families.common.base import Family
+from builders.families.common.keys import INERT, SHARED_READS
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import FAMILIES, find_family
 from builders.families.config_classes import config_class
-from builders.families.keys import INERT, SHARED_READS
-from builders.families.reading import ConfigReader
-from builders.families.registry import FAMILIES, find_family
 from tests.support.families.cases import CASES
 from tests.support.families.changed_configs import (
     NOT_OF_THE_MODEL,
@@ -31,8 +31,8 @@ from tests.support.families.changed_configs import (
     transformers_logits,
 )
 from tests.support.families.configs import FamilyCase
-from tests.support.published_configs import PUBLISHED
-from tests.support.published_configs_older import OLDER
+from tests.support.published.configs import PUBLISHED
+from tests.support.published.older import OLDER
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 

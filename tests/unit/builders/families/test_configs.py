@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from builders.families.reading import ConfigReader
-from builders.families.registry import find_family
-from tests.support.published_configs import ALIKE, PUBLISHED, Published
-from tests.support.published_configs_older import OLDER
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import find_family
+from tests.support.published.configs import ALIKE, PUBLISHED, Published
+from tests.support.published.older import OLDER
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec
-from tpforge.padding import plan_padding
-from tpforge.sharding import ShardPlan
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.padding import plan_padding
+from tpforge.shards.sharding import ShardPlan
 
 MODELS = (*PUBLISHED, *OLDER)
 BY_NAME = {one.name: one.config for one in MODELS}

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
+from builders.conversion.planning import plan_shards
+from builders.families.common.reading import ConfigReader
+from builders.families.common.registry import FAMILIES, find_family
 from builders.families.llama import LLAMA, MISTRAL
-from builders.families.reading import ConfigReader
-from builders.families.registry import FAMILIES, find_family
-from builders.planning import plan_shards
 from builders.sources import open_source
 from tests.support.tiny import write_tiny_llama
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
 from tpforge.model import ModelSpec, RopeSpec
+from tpforge.shards.mapping import Mapping
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -207,8 +207,8 @@ def test_every_expected_source_tensor_is_used_by_a_rule_and_every_rule_has_its_s
 
 
 def plan_of(spec: ModelSpec, *, tp_size: int = 1, parallel_embedding_dim: int | None = None) -> Any:
-    from tpforge.padding import plan_padding
-    from tpforge.sharding import ShardPlan
+    from tpforge.shards.padding import plan_padding
+    from tpforge.shards.sharding import ShardPlan
 
     return ShardPlan(
         model=spec,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.families.registry import FAMILIES
+from builders.families.common.registry import FAMILIES
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase
 from tests.support.families.proving import prove

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from builders.planning import plan_shards
+from builders.conversion.planning import plan_shards
+from builders.proof.verify import verify_shards
 from builders.sources import open_source
-from builders.verify import verify_shards
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase, write_tiny_family
 from tests.support.tiny_engine import write_engine_of
 from tpforge.errors import PlanError
-from tpforge.mapping import Mapping
-from tpforge.sharding import ShardPlan
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.sharding import ShardPlan
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from builders.convert import Conversion, convert
-from builders.planned import plan_conversion
+from builders.conversion.convert import Conversion, convert
+from builders.conversion.planned import plan_conversion
+from builders.proof.verify import verify_shards
 from builders.quantize.proof.verification import dequantized_weights
 from builders.sources import open_source
 from builders.sources.safetensors_reader import SafetensorsFile
-from builders.verify import verify_shards
 from scripts.main import main
-from tests.support.quantized_checkpoints import CONFIGS, write_quantized
+from tests.support.quantized.checkpoints import CONFIGS, write_quantized
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 
 FORMATS = {
     "gptq": "gptq",

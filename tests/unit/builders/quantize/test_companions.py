@@ -20,7 +20,7 @@ from builders.quantize.proof.verification import dequantized_weights
 from builders.sources import locate, open_source
 from builders.sources.quantized import gptq, reading
 from builders.sources.safetensors_reader import SafetensorsFile
-from tests.support.quantized_checkpoints import CONFIGS, write_quantized
+from tests.support.quantized.checkpoints import CONFIGS, write_quantized
 from tests.support.tiny import write_tiny_llama
 from tests.unit.builders.quantize.test_checkpoints import SIZES, shard
 from tpforge.errors import InputRefused

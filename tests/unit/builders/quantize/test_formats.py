@@ -7,8 +7,8 @@ from builders.quantize.formats.registry import FORMATS
 from builders.quantize.proof.formats.registry import PROOFS
 from engines.reference.dequantize import quantization_problems
 from tpforge.dtypes import DType
-from tpforge.packing import STORED, Packing
 from tpforge.quantization import find_format, formats
+from tpforge.shards.packing import STORED, Packing
 
 MADE_HERE = [row.name for row in formats() if row.made_by == "convert"]
 SAFETENSORS = {

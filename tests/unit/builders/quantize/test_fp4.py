@@ -8,19 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.convert import convert
-from builders.planned import plan_conversion
+from builders.conversion.convert import convert
+from builders.conversion.planned import plan_conversion
 from builders.quantize.formats.mxfp4 import pack_mxfp4
 from builders.quantize.formats.nvfp4 import pack_nvfp4
 from builders.sources import open_source
 from tests.support.conversions import Tensors, load_ranks, load_source
-from tests.support.quantized_checkpoints import write_quantized
-from tests.support.quantizing import make
+from tests.support.quantized.checkpoints import write_quantized
+from tests.support.quantized.quantizing import make
 from tests.support.tiny import write_tiny_llama
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 
 E2M1 = [Fraction(half, 2) for half in (0, 1, 2, 3, 4, 6, 8, 12)]
 # e4m3: subnormals in steps of 2^-9, then eight numbers an exponent, up to 448.

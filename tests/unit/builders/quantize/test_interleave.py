@@ -11,11 +11,11 @@ import torch
 from builders.quantize.proof.in_order import in_plain_order
 from builders.quantize.writing.interleave import interleave
 from engines.reference.dequantize import low_high
-from engines.reference.interleaved import signed_codes
-from tests.support.int4_orders import SMS
+from engines.reference.layers.interleaved import signed_codes
 from tests.support.interleaved import laid_out
+from tests.support.quantized.int4_orders import SMS
 from tpforge.dtypes import DType
-from tpforge.packing import Packing
+from tpforge.shards.packing import Packing
 
 
 def numbered(num_inputs: int, num_outputs: int, *, digit: int) -> torch.Tensor:

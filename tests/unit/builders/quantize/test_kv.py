@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.planned import plan_of
+from builders.conversion.planned import plan_of
+from builders.proof.verify import verify_shards
 from builders.sources import open_source
-from builders.verify import verify_shards
 from engines.perplexity import load_texts
 from engines.reference.dequantize import kv_rounding
 from engines.store import read_manifest
 from scripts.main import main
-from tests.support.quantized_checkpoints import write_quantized
+from tests.support.quantized.checkpoints import write_quantized
 from tests.support.tiny import write_tiny_llama
 
 OPTIONS = ["--max-seq-len", "320", "--max-input-len", "256"]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from builders.quantize.calibration.modelopt import repair
 from scripts.main import main
-from tests.support.quantized_checkpoints import write_quantized
+from tests.support.quantized.checkpoints import write_quantized
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import VerificationFailed
 

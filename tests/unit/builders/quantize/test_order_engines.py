@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from engines.host import Gpu, Host
 from engines.store import read_manifest, write_manifest
 from scripts.main import main
-from tests.support.int4_orders import LAYER, SIZES, checkpoint
-from tests.support.quantized_checkpoints import write_quantized
+from tests.support.quantized.checkpoints import write_quantized
+from tests.support.quantized.int4_orders import LAYER, SIZES, checkpoint
 from tests.support.servers.standin_trtllm_build import write_standin
 from tests.support.tiny import write_tiny_llama
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.convert import Conversion, conversion_provenance
-from builders.planned import plan_conversion
+from builders.conversion.convert import Conversion, conversion_provenance
+from builders.conversion.planned import plan_conversion
+from builders.proof.verify import ShardReport, verify_shards
 from builders.sources import open_source
-from builders.verify import ShardReport, verify_shards
-from tests.support.int4_orders import LAYER, SMS, checkpoint, laid_out_ranks
 from tests.support.interleaved import laid_out
+from tests.support.quantized.int4_orders import LAYER, SMS, checkpoint, laid_out_ranks
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
-from tpforge.provenance import differences
+from tpforge.outputs.provenance import differences
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 
 
 def prove(model: Path, out: Path, conversion: Conversion, **changes: Any) -> ShardReport:

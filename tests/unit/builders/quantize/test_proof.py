@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from builders.asked_quantization import PORTABLE
-from builders.convert import Conversion
+from builders.conversion.convert import Conversion
+from builders.proof.verify import ShardReport, verify_shards
 from builders.quantize.proof.verification import dequantized_weights
 from builders.sources import open_source
 from builders.sources.safetensors_reader import SafetensorsFile
-from builders.verify import ShardReport, verify_shards
 from tests.support.conversions import load_source
 from tests.support.families.cases import CASES
 from tests.support.families.configs import write_tiny_family
-from tests.support.quantizing import make
+from tests.support.quantized.quantizing import make
 from tests.support.tiny import write_tiny_llama
 from tpforge.quantization import find_format
 

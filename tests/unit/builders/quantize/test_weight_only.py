@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from builders.convert import convert
-from builders.planned import plan_conversion
+from builders.conversion.convert import convert
+from builders.conversion.planned import plan_conversion
 from builders.quantize.formats.weight_only import quantize_rows
 from builders.sources import open_source
 from tests.support.conversions import Tensors, load_ranks
@@ -17,8 +17,8 @@ from tests.support.families.cases import CASES
 from tests.support.families.configs import write_tiny_family
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
 from tpforge.quantization import Quantization
+from tpforge.shards.mapping import Mapping
 
 
 def single(value: float) -> float:

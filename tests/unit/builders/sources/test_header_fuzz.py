@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 
 from builders.audit import audit
 from builders.audit.survey import survey
-from builders.division import TableLayout, divide
-from builders.planning import plan_shards
+from builders.conversion.division import TableLayout, divide
+from builders.conversion.planning import plan_shards
 from builders.sources import locate, open_source
 from builders.sources.quantized.reading import QuantizedWeights
 from engines.reference.refusing import refusals
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase, write_tiny_family
-from tests.support.quantized_checkpoints import CONFIGS, write_quantized
+from tests.support.quantized.checkpoints import CONFIGS, write_quantized
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import TpforgeError
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 
 SIZES = st.sampled_from([0, 1, 2, 3, 7, 64, 1 << 31, (1 << 63) - 1, 1 << 64, 10**400, -1])
 ODD = st.sampled_from([None, True, False, 0.0, -1.5, 1e308, float("nan"), float("inf"), "", "gelu", [], {}])

@@ -16,15 +16,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from builders.audit.survey import survey
 from builders.inspection import inspect_survey
-from builders.llm_model import open_llm_model
+from builders.llm_api.model import open_llm_model
 from builders.sources import locate
 from builders.sources.wrapped_names import unwrapped
 from tests.support.families.configs import SIZES
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_engine_of
 from tpforge.errors import InputRefused
-from tpforge.mapping import Mapping
-from tpforge.versions import find_release
+from tpforge.shards.mapping import Mapping
+from tpforge.trtllm.versions import find_release
 
 Tensors = dict[str, torch.Tensor]
 

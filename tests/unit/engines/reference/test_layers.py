@@ -17,9 +17,9 @@ from transformers.models.llama.modeling_llama import (
 
 from engines.reference import EngineError
 from engines.reference.fields import LongRope
-from engines.reference.layers import RmsNorm
+from engines.reference.layers.norms import RmsNorm
+from engines.reference.layers.rotary import Rope, RotaryTable, Rows, rotate, rotate_pairs
 from engines.reference.places import alibi_slopes
-from engines.reference.rotary import Rope, RotaryTable, Rows, rotate, rotate_pairs
 
 HEAD_SIZE = 32
 TRAINED = 64

@@ -10,11 +10,11 @@ from scipy import stats
 
 from tests.support.runs import GIB, level_of, run_of, score
 from tpforge.errors import UsageError
-from tpforge.measure.compare import Comparison, compare_runs
-from tpforge.measure.cost import cost_per_million_tokens
-from tpforge.measure.decision import findings_of
-from tpforge.measure.run import Prediction, Run, SeriesSummary, Telemetry
-from tpforge.measure.variables import compare_variables
+from tpforge.measure.comparison.compare import Comparison, compare_runs
+from tpforge.measure.comparison.variables import compare_variables
+from tpforge.measure.decisions.cost import cost_per_million_tokens
+from tpforge.measure.decisions.decision import findings_of
+from tpforge.measure.runs.run import Prediction, Run, SeriesSummary, Telemetry
 
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))

@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.runs import level_of, run_of, score
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.checklist import Evidence, fill_checklist
-from tpforge.measure.compare import compare_runs
-from tpforge.measure.decision import (
+from tpforge.measure.comparison.compare import compare_runs
+from tpforge.measure.decisions.checklist import Evidence, fill_checklist
+from tpforge.measure.decisions.decision import (
     Production,
     Request,
     check_choice,
@@ -20,7 +20,7 @@ from tpforge.measure.decision import (
     scaling_of,
     speaks_against,
 )
-from tpforge.measure.run import Run
+from tpforge.measure.runs.run import Run
 
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))

@@ -13,8 +13,8 @@ import pytest
 from scripts.main import main
 from tests.support.measured import sample
 from tests.support.runs import GIB, level_of, run_of
-from tpforge.measure import symptoms
-from tpforge.measure.diagnosis import (
+from tpforge.measure.failures import symptoms
+from tpforge.measure.failures.diagnosis import (
     LOOKED_FOR,
     TITLES,
     Finding,
@@ -23,8 +23,8 @@ from tpforge.measure.diagnosis import (
     log_signs,
     summarize,
 )
-from tpforge.measure.run import GpuTelemetry, Level, Run, SeriesSummary, Telemetry, write_run
-from tpforge.measure.symptoms import diagnose_metrics
+from tpforge.measure.failures.symptoms import diagnose_metrics
+from tpforge.measure.runs.run import GpuTelemetry, Level, Run, SeriesSummary, Telemetry, write_run
 from tpforge.topology import parse_topology
 from triton_repo.client.metrics import parse_metrics, read_series
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.support.runs import GIB, level_of, run_of
 from tests.unit.tpforge.measure.test_diagnosis import gpu, modes, run_with
-from tpforge.measure import symptoms
-from tpforge.measure.diagnosis import diagnose_log, summarize
-from tpforge.measure.symptoms import diagnose_metrics
+from tpforge.measure.failures import symptoms
+from tpforge.measure.failures.diagnosis import diagnose_log, summarize
+from tpforge.measure.failures.symptoms import diagnose_metrics
 from triton_repo.client.metrics import parse_metrics, read_series
 
 LOGS = tomllib.loads((Path(__file__).parents[3] / "support" / "failure_logs.toml").read_text("utf-8"))

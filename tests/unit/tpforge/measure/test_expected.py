@@ -10,8 +10,8 @@ import pytest
 
 from scripts.main import main
 from tests.support.runs import level_of, run_of
-from tpforge.measure.expected import find_option, with_predictions
-from tpforge.measure.run import Run, write_run
+from tpforge.measure.comparison.expected import find_option, with_predictions
+from tpforge.measure.runs.run import Run, write_run
 from tpforge.plan.record import PlanRecord
 
 TTFTS = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))

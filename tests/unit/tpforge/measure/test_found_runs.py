@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.runs import level_of, run_of
 from tpforge.errors import UsageError
-from tpforge.measure.cost import read_prices
-from tpforge.measure.found_runs import FoundRun, find_run, find_runs, pick_run
-from tpforge.measure.run import write_run
+from tpforge.measure.decisions.cost import read_prices
+from tpforge.measure.runs.found_runs import FoundRun, find_run, find_runs, pick_run
+from tpforge.measure.runs.run import write_run
 
 
 def keep(root: Path, engine: str, name: str) -> FoundRun:

@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.runs import GIB, level_of, run_of, score
 from tpforge.errors import InputRefused, RegressionFound
-from tpforge.measure.compare import Comparison, compare_runs
-from tpforge.measure.gates import apply_gates, check_gates
-from tpforge.measure.run import Run
+from tpforge.measure.comparison.compare import Comparison, compare_runs
+from tpforge.measure.comparison.gates import apply_gates, check_gates
+from tpforge.measure.runs.run import Run
 
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
@@ -82,7 +82,7 @@ def test_no_failures_in_few_requests_are_no_proof_that_none_happen() -> None:
 def test_failures_that_come_in_one_repeat_count_as_fewer_requests() -> None:
     base, _ = level_of(FAST, copies=20)
     samples_of = level_of(FAST, copies=20, num_failed=3)[1]
-    from tpforge.measure.metrics import count_errors, summarize
+    from tpforge.measure.runs.metrics import count_errors, summarize
 
     burst = [s.model_copy(update={"error_kind": None}) if s.repeat else s for s in samples_of]
     repeats = tuple(

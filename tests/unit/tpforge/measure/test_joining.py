@@ -7,11 +7,11 @@ import pytest
 from tests.support.measured import LEVEL, RUN, SAMPLES, sample
 from tests.support.runs import run_of
 from tpforge.errors import InputRefused
-from tpforge.measure.compare import compare_runs
-from tpforge.measure.joining import join_runs
-from tpforge.measure.metrics import count_errors, summarize
-from tpforge.measure.run import GpuTelemetry, Level, Repeat, Run, SeriesSummary, Telemetry
-from tpforge.measure.samples import Sample
+from tpforge.measure.comparison.compare import compare_runs
+from tpforge.measure.runs.joining import join_runs
+from tpforge.measure.runs.metrics import count_errors, summarize
+from tpforge.measure.runs.run import GpuTelemetry, Level, Repeat, Run, SeriesSummary, Telemetry
+from tpforge.measure.runs.samples import Sample
 
 
 def series(*values: float, unit: str = "B") -> SeriesSummary:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.runs import GIB, level_of, run_of
-from tpforge.measure.decision import Production, Request, unkept_limits
-from tpforge.measure.limits import Limits, check_level, levels_within
+from tpforge.measure.comparison.limits import Limits, check_level, levels_within
+from tpforge.measure.decisions.decision import Production, Request, unkept_limits
 
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))

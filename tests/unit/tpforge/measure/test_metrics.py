@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.support.measured import REPEATS, SAMPLES, WORKLOAD, sample
-from tpforge.measure.latencies import (
+from tpforge.measure.runs.latencies import (
     inter_chunk_latency,
     inter_token_latency,
     is_good,
@@ -17,7 +17,7 @@ from tpforge.measure.latencies import (
     time_to_first_token,
     time_to_second_token,
 )
-from tpforge.measure.metrics import (
+from tpforge.measure.runs.metrics import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
     count_errors,
@@ -25,8 +25,8 @@ from tpforge.measure.metrics import (
     nearest_percentiles,
     summarize,
 )
-from tpforge.measure.run import Repeat, Slo
-from tpforge.measure.samples import MetricSummary, Sample
+from tpforge.measure.runs.run import Repeat, Slo
+from tpforge.measure.runs.samples import MetricSummary, Sample
 
 
 def one_repeat(duration_s: float = 2.0) -> list[Repeat]:

@@ -10,13 +10,13 @@ from scipy import stats
 
 from tests.support.runs import level_of, run_of
 from tpforge.errors import RegressionFound
-from tpforge.measure.compare import compare_runs
+from tpforge.measure.comparison.compare import compare_runs
+from tpforge.measure.comparison.gates import check_gates
 from tpforge.measure.evaluation import Baseline, against, apply_limits, with_paired_quality
-from tpforge.measure.found_runs import FoundRun
-from tpforge.measure.gates import check_gates
-from tpforge.measure.prompts import Prompt
 from tpforge.measure.quality import QUALITY_NAME, Evaluation, expected_text, outcomes_of, share_drop
-from tpforge.measure.run import QualityScore
+from tpforge.measure.runs.found_runs import FoundRun
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.run import QualityScore
 from tpforge.measure.statistics import sign_test
 
 NAMES = [f"q-{number}" for number in range(400)]

@@ -23,7 +23,6 @@ from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
 from tpforge.measure.json_schema import check_text
-from tpforge.measure.prompts import Prompt
 from tpforge.measure.quality import (
     Passage,
     expected_text,
@@ -32,7 +31,8 @@ from tpforge.measure.quality import (
     perplexity_increase,
     structured_validity,
 )
-from tpforge.measure.run import read_run, write_run
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.run import read_run, write_run
 
 OBJECT = {
     "type": "object",

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tests.support.measured import RUN, SAMPLES
 from tpforge.errors import InputRefused
-from tpforge.measure.run import (
+from tpforge.measure.runs.run import (
     ENGINE_FIELDS,
     Fact,
     Run,
@@ -19,7 +19,7 @@ from tpforge.measure.run import (
     update_run,
     write_run,
 )
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.samples import Sample
 
 
 def test_run_and_samples_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy
 import pytest
 from scipy import stats
 
-from tpforge.measure.power import smallest_change
+from tpforge.measure.comparison.power import smallest_change
 
 DRAWS = 20_000
 

@@ -11,12 +11,12 @@ import pytest
 from scipy import stats
 
 from tpforge.errors import UsageError
-from tpforge.measure.judging import Judgement, judge_repeats
-from tpforge.measure.power import smallest_change, t_power
-from tpforge.measure.rows import Measured, Row
+from tpforge.measure.comparison.judging import Judgement, judge_repeats
+from tpforge.measure.comparison.power import smallest_change, t_power
+from tpforge.measure.comparison.rows import Measured, Row
+from tpforge.measure.comparison.turns import Turns, turns_of
+from tpforge.measure.comparison.verdicts import Primary, with_verdicts
 from tpforge.measure.statistics import fisher_exact, holm
-from tpforge.measure.turns import Turns, turns_of
-from tpforge.measure.verdicts import Primary, with_verdicts
 
 Truth = Callable[[float], float]
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from builders.blueprint import blueprint_from_config
-from builders.division import TableLayout
-from builders.families.registry import find_family
-from builders.planning import plan_rank_files, plan_shards
+from builders.conversion.division import TableLayout
+from builders.conversion.planning import plan_rank_files, plan_shards
+from builders.families.common.registry import find_family
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError, UsageError
-from tpforge.mapping import Mapping
 from tpforge.plan.hardware import find_gpu, gpus, make_cluster, read_gpu_file
 from tpforge.plan.known import find_known, known_models
 from tpforge.plan.kv import KvLayout, LayerKv, kv_layout, kv_tokens, longest_request, max_requests
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.weights import Blueprint, num_parameters, rank_shapes, weight_bytes
 from tpforge.quantization import Quantization, find_format
+from tpforge.shards.mapping import Mapping
 from tpforge.units import GIB
 
 

@@ -10,7 +10,7 @@ import pytest
 from builders.blueprint import find_blueprint
 from tests.support.runs import level_of, run_of
 from tpforge.errors import InputRefused
-from tpforge.measure.run import Run
+from tpforge.measure.runs.run import Run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.options import Ask

@@ -8,7 +8,6 @@ import pytest
 
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
-from tpforge.mapping import Mapping
 from tpforge.plan.calibration import calibration
 from tpforge.plan.communication import LinkShares, allreduce_seconds, find_measured, send_seconds
 from tpforge.plan.hardware import find_gpu, make_cluster
@@ -16,6 +15,7 @@ from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.throughput import Engine, Load, Speed, speed
 from tpforge.plan.weights import rank_shapes, stage_work
+from tpforge.shards.mapping import Mapping
 from tpforge.units import KIB, MIB
 
 SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7)

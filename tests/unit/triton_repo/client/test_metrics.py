@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.measure.metric_samples import MetricSample
+from tpforge.measure.failures.metric_samples import MetricSample
 from triton_repo.client.metrics import parse_metrics, read_series
 
 VALUES = st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=20)

@@ -18,7 +18,7 @@ from scripts.main import main
 from tests.support.deployments import CASES, GOLDEN, MANIFESTS, URL, deployment_of, documents, golden_files
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 from triton_repo.deploy.deployment import engine_key, label_of
 from triton_repo.deploy.kubernetes.helm import values
 from triton_repo.deploy.kubernetes.objects import objects

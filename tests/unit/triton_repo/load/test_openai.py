@@ -14,8 +14,8 @@ import pytest
 from tests.support.servers.scripted_openai import HttpScript, scripted_openai
 from tests.support.servers.scripted_server import Running
 from tpforge.errors import UsageError
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.samples import Sample
 from tpforge.measure.statistics import percentile
 from triton_repo.load.counting import Counting
 from triton_repo.load.exchange import Exchange, Reading

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.tiny import write_tiny_tokenizer
 from tpforge.errors import InputRefused, UsageError
-from tpforge.measure.prompts import Prompt, hash_prompts, parse_prompts
+from tpforge.measure.runs.prompts import Prompt, hash_prompts, parse_prompts
 from triton_repo.load.prompt_sets import SETS, load_prompts, synthetic_prompts
 from triton_repo.load.run_prompts import NUM_IN_WARMUP, BenchTokenizer, PromptChoice, fresh_prompts
 

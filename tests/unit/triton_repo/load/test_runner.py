@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers.scripted_server import Script, scripted_server
-from tpforge.measure.latencies import request_latency
-from tpforge.measure.metrics import summarize
-from tpforge.measure.prompts import Prompt
-from tpforge.measure.samples import Sample
+from tpforge.measure.runs.latencies import request_latency
+from tpforge.measure.runs.metrics import summarize
+from tpforge.measure.runs.prompts import Prompt
+from tpforge.measure.runs.samples import Sample
 from tpforge.measure.statistics import percentile
 from triton_repo.client.client import Client
 from triton_repo.load.counting import Counting

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tpforge.measure.run import GpuTelemetry
+from tpforge.measure.runs.run import GpuTelemetry
 from triton_repo.load.gpus import Gpus, NoGpus, uneven_gpus
 from triton_repo.load.machine import is_local, machine_facts
 from triton_repo.load.prometheus import summarize_metrics

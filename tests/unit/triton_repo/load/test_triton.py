@@ -9,7 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tpforge.errors import UsageError
-from tpforge.measure.prompts import Prompt
+from tpforge.measure.runs.prompts import Prompt
 from triton_repo.client.wire import tensor
 from triton_repo.load.exchange import Exchange, Reading
 from triton_repo.load.triton_target import TritonModel, TritonOptions, TritonTarget

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from scripts.main import main
 from tpforge.errors import EnvironmentUnusable
-from tpforge.places import state_home
+from tpforge.outputs.places import state_home
 from triton_repo.promote.router import Router
 from triton_repo.serve import private, processes, state
 from triton_repo.serve.launched import ContainerName, LaunchedProgram

@@ -17,9 +17,9 @@ from tests.support.records import manifest_of
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import UsageError
 from tpforge.manifest import EngineBuild, FileRecord, Manifest
-from tpforge.mapping import Mapping
+from tpforge.shards.mapping import Mapping
 from tpforge.topology import links_of, parse_topology
-from tpforge.versions import find_release
+from tpforge.trtllm.versions import find_release
 from triton_repo.deploy.shell import join_lines
 from triton_repo.serve.docker import Container, container_command
 from triton_repo.serve.mpirun import (

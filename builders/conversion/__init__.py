@@ -1,0 +1,1 @@
+"""From a source to rank files: planned to the byte, then written in one pass."""

@@ -1,0 +1,1 @@
+"""What the tables of families are made of: rows, tensors, keys of config.json, readers."""

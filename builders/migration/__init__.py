@@ -1,0 +1,1 @@
+"""From a compiled engine's settings to the LLM API's."""

@@ -1,0 +1,1 @@
+"""What `tpforge bench` is asked to measure, and what it could see."""

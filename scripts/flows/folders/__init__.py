@@ -1,0 +1,1 @@
+"""Engine folders as the flows plan, write, keep and remove them."""

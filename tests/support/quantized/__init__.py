@@ -1,0 +1,1 @@
+"""Quantized checkpoints as their tools write them, made by hand."""

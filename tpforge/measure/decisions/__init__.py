@@ -1,0 +1,1 @@
+"""A decision with the runs and the prices that it rests on."""

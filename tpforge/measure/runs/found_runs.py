@@ -1,0 +1,71 @@
+"""Runs as a person names them: by folder, id or label, each found with the folder that it lies in.
+
+It compares nothing; `compare` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpforge.errors import UsageError
+from tpforge.measure.runs.run import RUN_NAME, Run, read_run
+from tpforge.outputs.places import OUT
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run and the folder it lies in."""
+
+    folder: Path
+    run: Run
+
+
+def find_run(given: str, *, root: Path = OUT) -> FoundRun:
+    """The run in a folder, or the one of that id under out/NAME/runs/.
+
+    Raises:
+        UsageError: there is no such run; those that exist are named.
+        InputRefused: its run.json is broken.
+    """
+    for folder in (Path(given), *sorted(root.glob(f"*/runs/{given}"))):
+        if (folder / RUN_NAME).is_file():
+            return FoundRun(folder, read_run(folder))
+        if folder.is_file() and folder.name == RUN_NAME:
+            return FoundRun(folder.parent, read_run(folder))
+    known = sorted(path.parent.name for path in root.glob(f"*/runs/*/{RUN_NAME}"))
+    there = f"under {root}/ there are: {', '.join(known)}" if known else f"there are none under {root}/"
+    raise UsageError(f"{given}: no such run; {there}; `tpforge bench` makes one")
+
+
+def find_runs(given: Sequence[str], *, root: Path = OUT) -> tuple[FoundRun, ...]:
+    """Several runs, each another one.
+
+    Raises:
+        UsageError: a run is missing, or two have the same id.
+    """
+    found = tuple(find_run(name, root=root) for name in given)
+    ids = [one.run.id for one in found]
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        raise UsageError(f"{', '.join(twice)}: given more than once; a comparison needs different runs")
+    return found
+
+
+def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:
+    """The one of `runs` with this id, label, engine name or folder.
+
+    Raises:
+        UsageError: none or several fit.
+    """
+    fitting = [
+        one
+        for one in runs
+        if given in (one.run.id, one.run.label, one.run.engine["name"].value, str(one.folder))
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    known = ", ".join(f"{one.run.id} ({one.run.label})" for one in runs)
+    if fitting:
+        raise UsageError(f"{option} {given}: fits {len(fitting)} runs; give the id of one: {known}")
+    raise UsageError(f"{option} {given}: was not measured: none of the runs is called so: {known}")

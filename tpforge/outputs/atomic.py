@@ -1,0 +1,339 @@
+"""Folders and files that appear whole or not at all, and their hashes.
+
+A new output is made in a hidden sibling, flushed to disk, and renamed; an existing one is replaced only
+after the new one is complete. A killed run leaves a hidden sibling, which the next run removes. What in a
+replaced folder is not ours goes into the new one; `written` knows what is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import glob
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.manifest import FileRecord
+from tpforge.outputs.written import (
+    RECORD_NAME,
+    Carried,
+    carry_over,
+    read_written,
+    renew_record,
+    write_record,
+    written_names,
+)
+
+_log = logging.getLogger(__name__)
+# linux/fs.h and fcntl.h
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+
+
+@contextmanager
+def atomic_folder(
+    final: Path, *, force: bool = False, resume: bool = False, keep: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
+    """A temporary sibling of `final` to write into; it becomes `final` when the block ends well.
+
+    When the block fails, the sibling is removed; after an interrupt it stays if `keep` says so of it, and
+    a run with `resume` finds in it what the interrupted one wrote. Of a folder that is replaced, files that
+    no run of ours wrote stay, and a file of ours that was edited stays as NAME.kept, which is logged.
+
+    Raises:
+        InputRefused: `final` exists and `force` is not given, or it is not an output of ours.
+        EnvironmentUnusable: it cannot be written: permission, disk full, or another run is writing it.
+    """
+    final = final.absolute()
+    refuse_existing(final, force=force)
+    with os_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(final):
+        temporary = partial_folder(final)
+        with os_errors(final):
+            _finish_killed_exchange(final)
+            refuse_existing(final, force=force)
+            if not (resume and keep is not None and keep(temporary)):
+                _remove(temporary)
+            temporary.mkdir(exist_ok=True)
+        try:
+            with os_errors(final):
+                yield temporary
+                write_record(temporary)
+                _sync_files(temporary)
+                _swap(temporary, final)
+        except BaseException as error:
+            interrupted = not isinstance(error, Exception)
+            if not (interrupted and keep is not None and keep(temporary)):
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def partial_folder(final: Path) -> Path:
+    """The hidden sibling in which `final` is made."""
+    return final.absolute().parent / f".{final.name}.partial"
+
+
+def refuse_existing(final: Path, *, force: bool) -> None:
+    """Raise InputRefused when `final` exists and may not be replaced.
+
+    A file, a link, a folder that the current directory lies in, or one that no run of ours wrote is not
+    replaced even with `force`.
+    """
+    with os_errors(final):
+        exists = os.path.lexists(final)
+    if not exists:
+        return
+    if not force:
+        raise InputRefused(f"{final}: exists already; give another --out, or --force to replace it")
+    if final.is_symlink() or not final.is_dir():
+        raise InputRefused(f"{final}: is not a folder, so --force does not replace it; give another --out")
+    if Path.cwd().is_relative_to(final.resolve()):
+        raise InputRefused(f"{final}: holds the current directory, so --force does not replace it")
+    with os_errors(final):
+        read_written(final)
+
+
+def remove_output(folder: Path, *, first: str | None = None) -> bool:
+    """Remove what runs of ours wrote into a folder, `first` before all; whether the folder is gone.
+
+    It stays, with files that are not ours in it, which is logged.
+
+    Raises:
+        InputRefused: it is not an output of ours.
+    """
+    with os_errors(folder):
+        for name in sorted(written_names(folder), key=lambda name: name != first):
+            (folder / name).unlink()
+        (folder / RECORD_NAME).unlink(missing_ok=True)
+        for root, _, _ in os.walk(folder, topdown=False):
+            if not any(Path(root).iterdir()):
+                Path(root).rmdir()
+    if folder.exists():
+        _log.warning("note: %s: stays, since files in it are not of tpforge", folder)
+    return not folder.exists()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file by a temporary sibling and a rename; both are on the disk when it returns."""
+    with os_errors(path):
+        _remove_killed_writes(path)
+        temporary, descriptor = _open_temporary(path)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+                temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def write_into(folder: Path, name: str, text: str) -> None:
+    """Write a file of an output that is there already, and note in its record that it is ours."""
+    write_atomic(folder / name, text)
+    with os_errors(folder / name):
+        renew_record(folder, name)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for the one right to change a file, so that none of two who read, change and write it is lost."""
+    with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_temporary(path: Path) -> tuple[Path, int]:
+    """A new sibling of `path`, locked for as long as it is written."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        if _is_locked_now(descriptor) and temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)  # Another writer took it for the leftover of a killed one.
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_killed_writes(path: Path) -> None:
+    """Remove temporary siblings of `path` whose writer is gone, as their lock tells."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        try:
+            descriptor = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if _is_locked_now(descriptor):
+            leftover.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_locked_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def write_texts(folder: Path, texts: Mapping[str, str], *, force: bool) -> None:
+    """Write texts by file name into a folder, which appears whole.
+
+    Raises:
+        InputRefused: the folder exists and `force` is not given.
+    """
+    with atomic_folder(folder, force=force) as partial:
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
+
+
+def hash_file(path: Path, *, relative_to: Path) -> FileRecord:
+    """Size and SHA-256 of a file, under its path relative to a folder."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        size = file.tell()
+    return FileRecord(path=path.relative_to(relative_to).as_posix(), size=size, sha256=digest.hexdigest())
+
+
+@contextmanager
+def os_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into EnvironmentUnusable that names the path and the remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full; free space or give another --out",
+        errno.EDQUOT: "the disk quota is used up; free space or give another --out",
+        errno.EACCES: "no permission; give another --out, or change the permissions",
+        errno.EPERM: "no permission; give another --out, or change the permissions",
+        errno.EROFS: "the file system is read-only; give another --out",
+        errno.ENOTDIR: "a part of the path is a file, not a directory; give another --out",
+        errno.EEXIST: "a part of the path is a file, not a directory; give another --out",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in remedies:
+            raise
+        raise EnvironmentUnusable(f"{error.filename or path}: {remedies[error.errno]}") from error
+
+
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    """Hold the one right to write `final`; the lock ends with the process, however it ends."""
+    path = final.parent / f".{final.name}.lock"
+    with os_errors(final):
+        descriptor = _open_lock(path, final)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, final: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait for it to end") from None
+        # Its last holder may have removed the file between our open and our lock: then it guards nothing.
+        if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+        os.close(descriptor)
+
+
+def _sync_files(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for path in (Path(root) / name for name in names):
+            if path.is_file() and not path.is_symlink():
+                _sync(path)
+
+
+def _sync_folders(folder: Path) -> None:
+    for root, _, _ in os.walk(folder):
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a run left; what cannot be removed must not become a part of the next output."""
+    if os.path.lexists(folder):
+        shutil.rmtree(folder)
+
+
+def _swap(temporary: Path, final: Path) -> None:
+    """Put `temporary` in the place of `final` in one step; the old folder is removed last."""
+    if not final.exists():
+        _sync_folders(temporary)
+        temporary.rename(final)
+        _sync(final.parent)
+        return
+    written, carried = read_written(final), Carried()
+    carry_over(final, temporary, written=written, carried=carried)
+    shutil.copymode(final, temporary)
+    _sync_folders(temporary)
+    _exchange(temporary, final)
+    _sync(final.parent)
+    try:  # What came into the old folder in between.
+        carry_over(temporary, final, written=written, carried=carried)
+    except BaseException:
+        _exchange(temporary, final)
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+    if carried.kept:
+        names = ", ".join(carried.kept)
+        _log.warning(
+            "note: %s: was edited, or is not ours and had the name of a new file; kept as %s", final, names
+        )
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchange two paths, so that at no moment either is missing.
+
+    A file system without renameat2's exchange (some network ones) gets two renames instead: killed
+    between them, it keeps the old folder under a hidden name, and the next run brings it back.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    old, new = os.fsencode(first), os.fsencode(second)
+    if libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_EXCHANGE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        raise OSError(code, os.strerror(code), str(second))
+    aside = _aside(second)
+    second.rename(aside)
+    first.rename(second)
+    aside.rename(first)
+
+
+def _aside(final: Path) -> Path:
+    return final.parent / f".{final.name}.old"
+
+
+def _finish_killed_exchange(final: Path) -> None:
+    """Bring back the old folder when a run was killed between two renames of an exchange."""
+    aside = _aside(final)
+    if aside.exists() and not final.exists():
+        aside.rename(final)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""Finds the code that decides an output: a module of ours, all that it imports, and the tables beside them.
+
+It reads source files and imports none of them; `provenance` says what the answer is for.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
+"""Ours: what other packages compute is no part of what an output is made of."""
+HOME = Path(__file__).resolve().parents[2]
+"""The folder that they lie in."""
+
+
+def code_key(*modules: str, home: Path | None = None) -> str:
+    """SHA-256 over the files that decide what the functions of these modules make.
+
+    Raises:
+        ModuleNotFoundError: there is no such module of ours.
+    """
+    home = home or HOME
+    digest = hashlib.sha256()
+    for path in deciding_files(*modules, home=home):
+        digest.update(f"{path.relative_to(home).as_posix()} {_read(path).sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def deciding_files(*modules: str, home: Path | None = None) -> tuple[Path, ...]:
+    """The files that decide what the functions of these modules make; `home` holds our packages.
+
+    They are the modules, every module of ours that these import, inside functions too, and so on; and the
+    files that are no modules (tables, templates) of each package that one of them lies in. A package that is
+    imported as an object, as it is where its folder is copied, counts whole.
+
+    Raises:
+        ModuleNotFoundError: there is no such module of ours.
+    """
+    home = home or HOME
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        for module in _with_packages(waiting.pop()):
+            if module in found:
+                continue
+            path = _module_file(module, home)
+            if path is None:
+                raise ModuleNotFoundError(f"{module}: no such module under {home}")
+            found[module] = path
+            waiting += _imported(module, path, home)
+    packages = {path.parent for path in found.values() if path.name == "__init__.py"}
+    return tuple(sorted({*found.values(), *(file for package in packages for file in _tables(package))}))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A name that a module imports; relative ones keep their dots. `is_object`: it is what is imported."""
+
+    name: str
+    is_object: bool
+
+
+@dataclass(frozen=True)
+class _File:
+    sha256: str
+    names: frozenset[_Named]
+
+
+def _read(path: Path) -> _File:
+    status = path.stat()
+    return _read_as_of(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _read_as_of(path: Path, mtime_ns: int, size: int) -> _File:
+    """Within a process a file is read once as long as it stays as it is."""
+    data = path.read_bytes()
+    names = frozenset(_names(ast.parse(data))) if path.suffix == ".py" else frozenset()
+    return _File(hashlib.sha256(data).hexdigest(), names)
+
+
+def _names(tree: ast.AST) -> Iterator[_Named]:
+    """What a module imports, except for its type checker alone.
+
+    A string may name a module too, which is then run by that name or as that file.
+    """
+    for node in _executed(tree):
+        if isinstance(node, ast.Import):
+            yield from (_Named(alias.name, True) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            joint = "." if node.module else ""
+            yield _Named(base, False)
+            yield from (_Named(f"{base}{joint}{alias.name}", True) for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            package, _, rest = node.value.partition(".")
+            if package in PACKAGES and rest:
+                yield _Named(node.value, False)
+            elif rest == "py" and package.isidentifier():
+                yield _Named(f".{package}", False)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _imported(module: str, path: Path, home: Path) -> Iterator[str]:
+    """The modules of ours that a module imports."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for named in _read(path).names:
+        name = _absolute(named.name, package)
+        if name.partition(".")[0] not in PACKAGES:
+            continue
+        file = _module_file(name, home)
+        if file is None:
+            continue
+        yield name
+        if named.is_object and file.name == "__init__.py":
+            yield from _all_modules(name, file.parent)
+
+
+def _absolute(name: str, package: str) -> str:
+    """A name as it is written in a module of `package`, from our packages on."""
+    bare = name.lstrip(".")
+    num_dots = len(name) - len(bare)
+    if num_dots == 0:
+        return name
+    parents = package.split(".")
+    return ".".join([*parents[: len(parents) - num_dots + 1], *([bare] if bare else [])])
+
+
+def _with_packages(module: str) -> list[str]:
+    """A module after the packages that it lies in, whose own code runs before it."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def _module_file(module: str, home: Path) -> Path | None:
+    path = home.joinpath(*module.split("."))
+    for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+        if file.is_file():
+            return file
+    return None
+
+
+def _all_modules(package: str, folder: Path) -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            yield f"{package}.{path.stem}"
+        elif (path / "__init__.py").is_file():
+            yield f"{package}.{path.name}"
+            yield from _all_modules(f"{package}.{path.name}", path)
+
+
+def _tables(package: Path) -> Iterator[Path]:
+    """The files of a package's folder that are no modules of it or of its subpackages."""
+    for path in package.iterdir():
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            yield path
+        elif path.is_dir() and path.name != "__pycache__" and not (path / "__init__.py").is_file():
+            yield from (
+                file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
+            )

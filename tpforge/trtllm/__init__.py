@@ -1,0 +1,1 @@
+"""What is known of TensorRT-LLM, as data: releases, arguments, architectures, causes of failures."""

@@ -1,0 +1,66 @@
+"""Which TensorRT-LLM runtimes and versions run a Hugging Face architecture, from architectures.toml.
+
+It does not know which architectures tpforge converts: `builders.families` does.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+from tpforge.records import Record
+
+
+class Support(Record):
+    """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on."""
+
+    runtime: Literal["tensorrt", "pytorch"]
+    first: str
+    last: str | None = None
+    note: str | None = None
+    source: str
+
+    @property
+    def versions(self) -> str:
+        """``1.2.0 to 1.2.1``, or ``1.0.0 and later``, with the note."""
+        span = f"{self.first} and later" if self.last is None else f"{self.first} to {self.last}"
+        return span if self.note is None else f"{span}, {self.note}"
+
+
+class _Block(Support):
+    architectures: tuple[str, ...]
+
+
+def architecture_support(architecture: str) -> tuple[Support, ...]:
+    """Every runtime of TensorRT-LLM that is known to run `architecture`; none when it is unknown there."""
+    return _table().get(architecture, ())
+
+
+def pytorch_only(architecture: str) -> str | None:
+    """For an architecture that no TensorRT-LLM checkpoint format holds: what to use in place of one.
+
+    None when the tensorrt runtime knows it, or neither does.
+    """
+    found = architecture_support(architecture)
+    if not found or any(one.runtime == "tensorrt" for one in found):
+        return None
+    return (
+        f"no TensorRT-LLM checkpoint format holds {architecture}; the pytorch runtime "
+        f"(TensorRT-LLM's LLM API, {found[0].versions}) loads the Hugging Face checkpoint as it is"
+    )
+
+
+@cache
+def _table() -> dict[str, tuple[Support, ...]]:
+    text = files("tpforge.trtllm").joinpath("architectures.toml").read_text(encoding="utf-8")
+    table: dict[str, tuple[Support, ...]] = {}
+    for value in tomllib.loads(text)["support"]:
+        block = _Block.model_validate(value)
+        support = Support(**block.model_dump(exclude={"architectures"}))
+        for name in block.architectures:
+            held = table.get(name, ())
+            assert all(one.runtime != support.runtime for one in held), f"{name} given twice"
+            table[name] = (*held, support)
+    return table
