@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tpforge.errors import TpforgeError, UsageError
+from triton_repo.client.answers import Answer, Chunk, ModelMetadata, ModelState, TensorMetadata
 from triton_repo.client.channel import (
     DeadlineExceeded,
     RequestCancelled,
@@ -59,55 +59,6 @@ _STOP_DEADLINE_S = 2.0
 
 Scalar = bool | int | float | str | bytes
 Sampling = Scalar | Sequence[str]
-
-
-@dataclass(frozen=True)
-class TensorMetadata:
-    """A tensor as the server describes it; `shape` includes the batch dimension when there is one."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """A model's tensors as the server describes them."""
-
-    inputs: tuple[TensorMetadata, ...]
-    outputs: tuple[TensorMetadata, ...]
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """A model of the server's repository; `reason` says why it is not READY."""
-
-    name: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of an answer and the seconds from the request to it."""
-
-    text: str
-    seconds: float
-    final: bool
-
-
-@dataclass(frozen=True)
-class Answer:
-    """All of an answer; `chunks` are the responses in their order, an empty last one included."""
-
-    text: str
-    chunks: tuple[Chunk, ...]
-
-    @property
-    def num_final(self) -> int:
-        """How many responses carried the final flag; one, from a sound server."""
-        return sum(chunk.final for chunk in self.chunks)
 
 
 class Stream:
