@@ -43,3 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != RECORD_NAME
     }
+
+
+def quiet(_message: str) -> None:
+    """Progress that nobody reads."""

@@ -25,16 +25,12 @@ from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of
 from tests.support.records import manifest_of
-from tests.support.stores import BIG, add_file, contents, write_engine
+from tests.support.stores import BIG, add_file, contents, quiet, write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
 from tpforge.outputs.atomic import hash_file
 from triton_repo.deploy.files import prepare
 
 TOKENIZER = "tokenizer/tokenizer.json"
-
-
-def quiet(_message: str) -> None:
-    pass
 
 
 class Handler(BaseHTTPRequestHandler):
