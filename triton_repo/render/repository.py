@@ -201,7 +201,7 @@ def write_model(folder: Path, environment: Environment, values: Values) -> None:
 
 
 def copy_package(source: Path, target: Path) -> None:
-    """Copy the modules of a Python package.
+    """Copy the modules of a Python package, and of the packages in it.
 
     Raises:
         InputRefused: it is none.
@@ -209,5 +209,7 @@ def copy_package(source: Path, target: Path) -> None:
     if not (source / "__init__.py").is_file():
         raise InputRefused(f"{source}: is not a Python package; expected __init__.py in it")
     target.mkdir(parents=True)
-    for path in sorted(source.glob("*.py")):
-        shutil.copyfile(path, target / path.name)
+    for path in sorted(source.rglob("*.py")):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)

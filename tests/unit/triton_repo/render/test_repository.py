@@ -63,11 +63,10 @@ def test_a_repository_has_five_models_and_nothing_wrong(engine: Path, tmp_path: 
 
 def test_the_runtime_lies_beside_the_model_whole(engine: Path, tmp_path: Path) -> None:
     repository = rendered(engine, tmp_path / "repository")
-    copied = {
-        path.name: path.read_bytes() for path in (repository.path / "tensorrt_llm/1/reference").iterdir()
-    }
+    beside = repository.path / "tensorrt_llm/1/reference"
+    copied = {path.relative_to(beside): path.read_bytes() for path in beside.rglob("*") if path.is_file()}
 
-    assert copied == {path.name: path.read_bytes() for path in RUNTIME.glob("*.py")}
+    assert copied == {path.relative_to(RUNTIME): path.read_bytes() for path in RUNTIME.rglob("*.py")}
 
 
 def test_parameters_name_the_engine_and_its_limits(engine: Path, tmp_path: Path) -> None:
