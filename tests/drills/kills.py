@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from engines.store import MANIFEST_NAME, read_manifest
 from scripts.main import main
 from tests.drills.figures import Figure
 from tests.support.tiny_engine import write_tiny_engine
@@ -114,7 +115,9 @@ def _kill_push(here: Path, *, num_kills: int, dice: random.Random) -> Figure:
     begun = time.monotonic()
     assert _run(words)
     usual_s = time.monotonic() - begun
-    whole = contents(here / "engine")
+    # What engine.json lists is pushed; a person's files beside it are not.
+    listed = {MANIFEST_NAME, *(file.path for file in read_manifest(here / "engine").files)}
+    whole = {path: data for path, data in contents(here / "engine").items() if path in listed}
     for _ in range(num_kills):
         shutil.rmtree(place)
         child = _start(words)
