@@ -90,7 +90,11 @@ def test_signals_during_the_watch_leave_the_fallback_active_though_the_candidate
         ends = ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129))
         for number, status in ends:
             lines = []
-            with promotion("green", port, "--requests", "100") as child, ExitStack() as thaw:
+            # Thawed only when the promotion has ended, which therefore waited for none of its answers.
+            with (
+                ExitStack() as thaw,
+                promotion("green", port, "--requests", "100", "--deadline", "600") as child,
+            ):
                 assert child.stderr is not None
                 for line in child.stderr:
                     lines.append(line)
@@ -98,9 +102,7 @@ def test_signals_during_the_watch_leave_the_fallback_active_though_the_candidate
                         wait_asked(green)
                         thaw.enter_context(frozen(pid_of(green)))
                         child.send_signal(number)
-                        begun = time.monotonic()
             assert (child.returncode, lines[-2:-1]) == (status, ["went back to out/blue/engine\n"]), lines
-            assert time.monotonic() - begun < 15, "it waited for answers that do not come"
             assert active() == blue.grpc_url
             with Client(f"127.0.0.1:{port}") as client:
                 assert client.generate("Hello", max_tokens=2).text
