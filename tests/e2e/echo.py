@@ -39,7 +39,7 @@ class TritonPythonModel:
     def answer(self, request):
         sender = request.get_response_sender()
         value = lambda name: triton.get_input_tensor_by_name(request, name).as_numpy().reshape(-1)[0]
-        prompt_words = value("text_input").decode().split()
+        prompt_words = value("text_input").decode(errors="replace").split() or ["silence"]
         words = [f" {prompt_words[index % len(prompt_words)]}" for index in range(int(value("max_tokens")))]
         stream = triton.get_input_tensor_by_name(request, "stream")
         if stream is None or not stream.as_numpy().reshape(-1)[0]:
