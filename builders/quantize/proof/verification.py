@@ -36,6 +36,21 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class _Target:
+    """One quantized tensor of a stage: its rule, its place, and the rank files that hold it.
+
+    `layer` counts in the whole model; `first` is the rank of the first file.
+    """
+
+    rule: Rule
+    name: str
+    layer: int
+    files: list[SafetensorsFile]
+    packing: Packing
+    first: int
+
+
+@dataclass(frozen=True)
 class _Matrix:
     """One matrix (of one expert) over the ranks that share it: its parts in the source, its stored tensors.
 
@@ -54,8 +69,7 @@ def compare_quantized(
 ) -> list[Compared]:
     """Every quantized matrix of a checkpoint; empty when the plan quantizes nothing."""
     return [
-        _compare(source, rule, target, layer, files, packing, first=first, plan=plan, dtype=dtype)
-        for rule, target, layer, files, packing, first in _quantized(source, ranks, plan=plan)
+        _compare(source, target, plan=plan, dtype=dtype) for target in _quantized(source, ranks, plan=plan)
     ]
 
 
@@ -64,14 +78,15 @@ def dequantized_weights(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The source tensors that are quantized, by name, as float32 values put together from the ranks."""
     sizes = CheckpointSizes.of(plan)
-    for rule, target, layer, files, packing, _ in _quantized(source, ranks, plan=plan):
+    for target in _quantized(source, ranks, plan=plan):
+        rule = target.rule
         cuts = [part.cut for part in rule.parts]
         changed: dict[str, torch.Tensor] = {}
-        for matrix in _matrices(source, rule, target, layer, files, packing, plan=plan, dtype=dtype):
-            decoded = [PROOFS[packing.format].decode(stored) for stored in matrix.stored]
+        for matrix in _matrices(source, target, plan=plan, dtype=dtype):
+            decoded = [PROOFS[target.packing.format].decode(stored) for stored in matrix.stored]
             parts = proof.whole_parts(decoded, matrix.wholes, cuts, sizes=sizes)
             for part, values in zip(rule.parts, parts, strict=True):
-                name = part.source.format(layer=layer, expert=matrix.expert)
+                name = part.source.format(layer=target.layer, expert=matrix.expert)
                 whole = changed.setdefault(name, source.read(name).float().clone())
                 numbers = torch.arange(whole.numel()).reshape(whole.shape)
                 numbers = transformed(numbers, part.transform, model=source.spec)
@@ -82,33 +97,23 @@ def dequantized_weights(
         yield from changed.items()
 
 
-def _quantized(
-    source: Source, ranks: list[SafetensorsFile], *, plan: ShardPlan
-) -> Iterator[tuple[Rule, str, int, list[SafetensorsFile], Packing, int]]:
-    """(rule, target, global layer, files of the stage, packing, first rank) of every quantized matrix."""
+def _quantized(source: Source, ranks: list[SafetensorsFile], *, plan: ShardPlan) -> Iterator[_Target]:
+    """Every quantized tensor, stage by stage."""
     for stage in range(plan.mapping.pp_size):
         first = stage * plan.mapping.tp_size
-        for rule, target, layer in targets(source, plan=plan, stage=stage):
-            packing = declared_packing(target, plan.quantization)
+        files = ranks[first : first + plan.mapping.tp_size]
+        for rule, name, layer in targets(source, plan=plan, stage=stage):
+            packing = declared_packing(name, plan.quantization)
             if packing is not None:
-                yield rule, target, layer, ranks[first : first + plan.mapping.tp_size], packing, first
+                yield _Target(rule, name, layer, files, packing, first)
 
 
-def _matrices(
-    source: Source,
-    rule: Rule,
-    target: str,
-    layer: int,
-    files: list[SafetensorsFile],
-    packing: Packing,
-    *,
-    plan: ShardPlan,
-    dtype: DType,
-) -> Iterator[_Matrix]:
+def _matrices(source: Source, target: _Target, *, plan: ShardPlan, dtype: DType) -> Iterator[_Matrix]:
     """The matrix of a target, or that of each expert; neighbouring ranks hold different experts."""
+    rule, layer, packing = target.rule, target.layer, target.packing
     is_portable = plan.quantization is not None and plan.quantization.form == "portable"
-    names = (target,) if is_portable else packing.names(target)
-    stored = [tuple(file.read(name) for name in names) for file in files]
+    names = (target.name,) if is_portable else packing.names(target.name)
+    stored = [tuple(file.read(name) for name in names) for file in target.files]
     if not is_portable:
         stored = [in_plain_order(tensors, packing, dtype=dtype) for tensors in stored]
     if not rule.experts:
@@ -184,34 +189,25 @@ def _kept(
     return [kept(KeptMatrix(tuple(parts), layout.group, layout.row_group), dtype) for parts in ranks]
 
 
-def _compare(
-    source: Source,
-    rule: Rule,
-    target: str,
-    layer: int,
-    files: list[SafetensorsFile],
-    packing: Packing,
-    *,
-    first: int,
-    plan: ShardPlan,
-    dtype: DType,
-) -> Compared:
-    names = packing.names(target)
+def _compare(source: Source, target: _Target, *, plan: ShardPlan, dtype: DType) -> Compared:
+    names = target.packing.names(target.name)
     if plan.quantization is not None and plan.quantization.form == "portable":
-        names = (target,) * len(names)
-    if any(name not in file.entries for file in files for name in names):
+        names = (target.name,) * len(names)
+    if any(name not in file.entries for file in target.files for name in names):
         return Compared((), None)
     problems: list[str] = []
     lost = proof.Loss()
-    for matrix in _matrices(source, rule, target, layer, files, packing, plan=plan, dtype=dtype):
+    for matrix in _matrices(source, target, plan=plan, dtype=dtype):
         each = zip(matrix.stored, matrix.ranks, matrix.wanted, strict=True)
-        for rank, (stored, values, wanted) in enumerate(each, start=first):
+        for rank, (stored, values, wanted) in enumerate(each, start=target.first):
             found = list(proof.differences(stored, wanted, names=names))
-            where = f"rank{rank}" if not rule.experts else f"expert {matrix.expert}"
+            where = f"rank{rank}" if not target.rule.experts else f"expert {matrix.expert}"
             problems += [f"{where}: {problem}" for problem in found]
             if not found:
-                lost += proof.loss(stored, values, packing)
-    error = WeightError(name=_global_name(target, layer), relative=lost.relative, max_abs=lost.largest)
+                lost += proof.loss(stored, values, target.packing)
+    error = WeightError(
+        name=_global_name(target.name, target.layer), relative=lost.relative, max_abs=lost.largest
+    )
     return Compared(tuple(problems), None if problems else error)
 
 
