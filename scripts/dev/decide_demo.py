@@ -133,7 +133,7 @@ def _decide(folders: list[Path], *, longest_answer: int) -> int:
         "decide", *map(str, folders), "--recommend", chosen.run.label, "--fallback", fallback.run.label,
         "--because", because, "--question", QUESTION, "--force", "--out", str(FOLDER / "decision"),
         "--bottleneck", _bottleneck(baseline),
-        "--trigger", f"its p95 of time to first token at {load} requests at once exceeds the fallback's",
+        "--trigger", f"its mean time to first token at {load} requests at once exceeds the fallback's",
         "--complexity", "one process serves each option; every rank is one more file to load and check",
         "--production-input", str(round(longest)), "--production-output", str(longest_answer),
         "--production-concurrency", str(load),

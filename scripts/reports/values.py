@@ -90,4 +90,5 @@ def run_name(run: Run) -> str:
 
 
 def _signed(percent: float) -> str:
-    return f"{percent:+.1f}" if abs(percent) < 10 else f"{percent:+.0f}"
+    rounded = round(percent, 1) + 0.0  # A zero has no sign.
+    return f"{rounded:+.1f}" if abs(percent) < 10 else f"{percent:+.0f}"

@@ -101,23 +101,29 @@ def _of_drop(score: QualityScore) -> tuple[float, float, float] | None:
 
 
 def _unpaired(first: QualityScore, second: QualityScore) -> tuple[float, float, float] | None:
-    """The change where nobody knows which answers changed: points, or percent; from both intervals.
+    """The change where nobody knows which answers changed, from both intervals: points of a share; percent of
+    what is above zero, by its logarithm, so that nothing falls by more than 100 %.
 
     Source: Zou and Donner, "Construction of confidence limits about effect measures", 2008
     """
     ends = (first.low, first.high, second.low, second.high)
     if any(end is None for end in ends):
         return None
-    a_low, a_high, b_low, b_high = (end for end in ends if end is not None)
-    change = second.value - first.value
-    low = change - math.hypot(second.value - b_low, a_high - first.value)
-    high = change + math.hypot(b_high - second.value, first.value - a_low)
+    present = [end for end in ends if end is not None]
     if second.unit == "%":
-        return change, low, high
-    if first.value == 0:
+        return _difference((first.value, *present[:2]), (second.value, *present[2:]))
+    if min(present) <= 0:
         return None
-    scale = 100 / abs(first.value)
-    return change * scale, low * scale, high * scale
+    a_low, a_high, b_low, b_high = map(math.log, present)
+    before, after = (math.log(first.value), a_low, a_high), (math.log(second.value), b_low, b_high)
+    change, low, high = (100 * math.expm1(end) for end in _difference(before, after))
+    return change, low, high
+
+
+def _difference(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, float, float]:
+    """Of two values, each with the ends of its interval."""
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    return b - a, b - a - math.hypot(b - b_low, a_high - a), b - a + math.hypot(b_high - b, a - a_low)
 
 
 def _row(name: str, first: QualityScore | None, second: QualityScore | None) -> Row:

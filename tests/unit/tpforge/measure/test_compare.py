@@ -284,6 +284,15 @@ def test_scores_measured_against_this_baseline_are_judged_by_their_neutral_value
     assert "perplexity_increase" not in {row.metric for row in pair(other, second).rows}
 
 
+def test_a_perplexity_of_few_passages_never_falls_by_more_than_all_of_it() -> None:
+    wide = score(13.1, 4.31, 39.8, unit="perplexity", higher_is_better=False)
+    runs = [run_of(name, [], quality={"perplexity": wide}) for name in "ab"]
+    (row,) = [row for row in pair(*runs).rows if row.metric == "perplexity"]
+    assert row.change == 0 and row.change_low is not None and row.change_high is not None
+    assert -100 < row.change_low < 0 < row.change_high
+    assert (1 + row.change_low / 100) * (1 + row.change_high / 100) == pytest.approx(1)  # Even as a ratio.
+
+
 def test_a_million_tokens_cost_what_their_time_costs() -> None:
     # 500 tokens a second: 2000 s, five ninths of an hour.
     assert cost_per_million_tokens(500, price_per_hour=3.6) == pytest.approx(2.0)
