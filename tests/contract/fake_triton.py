@@ -26,6 +26,7 @@ class TritonModelException(Exception):
 
 
 class TritonError:
+    CANCELLED = "CANCELLED"
     UNAVAILABLE = "UNAVAILABLE"
 
     def __init__(self, message: str, code: str | None = None) -> None:

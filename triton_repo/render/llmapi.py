@@ -18,7 +18,7 @@ from triton_repo.render.contract import LLM_MODEL, llm_tensors
 from triton_repo.render.repository import TEMPLATES, RenderedRepository, environment_of, text_of
 
 CONFIG = "model.yaml"
-_FILES = ("model.py", "llm_requests.py")
+_FILES = ("model.py", "llm_requests.py", "llm_metrics.py")
 
 
 def render_llmapi(

@@ -1,26 +1,16 @@
-"""The model repositories of TensorRT-LLM: parameters, parsed back, and the model over the LLM API."""
+"""The model repositories of compiled engines: parameters, parsed back."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
-import sys
-import types
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 import engines.reference
-from engines.store import read_manifest, write_manifest
-from scripts.main import main
-from tests.contract.fake_triton import Request, Server, TritonModelException
-from tests.support.tiny import write_tiny_llama
+from engines.store import write_manifest
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import EngineBuild, Manifest
@@ -152,191 +142,6 @@ def test_an_engine_without_its_ranks_is_refused(
 def test_an_unknown_parameter_names_the_nearest(engine: tuple[Path, Manifest], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"did you mean kv_cache_free_gpu_mem_fraction\?"):
         render(engine, tmp_path / "out", parameters={"kv_cache_free_gpu_memory_fraction": 0.8})
-
-
-@dataclass
-class Piece:
-    text: str
-    finish_reason: str | None = None
-    stop_reason: str | None = None
-    cumulative_logprob: float | None = None
-
-
-@dataclass
-class Output:
-    """The stand-in's answer: upstream's RequestOutput, which is a future and a stream at once."""
-
-    pieces: list[str]
-    wait_s: float = 0
-    outputs: list[Piece] = field(default_factory=list)
-    aborted: bool = False
-
-    async def aresult(self) -> Output:
-        await asyncio.sleep(self.wait_s)
-        text = "".join(self.pieces)
-        self.outputs = [Piece(text, "stop", None, -1.5)]
-        return self
-
-    async def __aiter__(self) -> AsyncIterator[Output]:
-        for number in range(len(self.pieces)):
-            await asyncio.sleep(self.wait_s)
-            self.outputs = [Piece("".join(self.pieces[: number + 1]))]
-            yield self
-
-    def abort(self) -> None:
-        self.aborted = True
-        self.wait_s = 0
-
-
-class StandInLlm:
-    """A stand-in of tensorrt_llm.LLM: the same interface, no model."""
-
-    arguments: dict[str, Any] = {}  # noqa: RUF012
-    submitted: list[tuple[str, dict[str, Any], bool]] = []  # noqa: RUF012
-    answer = ("Par", "is")
-
-    def __init__(self, **arguments: Any) -> None:
-        if arguments.get("max_seq_len") == 1:
-            raise ValueError("max_seq_len is too small")
-        StandInLlm.arguments = arguments
-
-    def generate_async(self, prompt: str, params: dict[str, Any], *, streaming: bool) -> Output:
-        StandInLlm.submitted.append((prompt, params, streaming))
-        return Output(list(self.answer))
-
-    def shutdown(self) -> None:
-        pass
-
-
-def load_llm(repository: Path) -> Any:
-    path = repository / "tensorrt_llm" / "1" / "model.py"
-    spec = importlib.util.spec_from_file_location("llm_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = module.TritonPythonModel()
-    model.initialize({})
-    return model
-
-
-@pytest.fixture
-def llm_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The repository of a tiny engine of runtime pytorch, with stand-ins on the path."""
-    model, engine = write_tiny_llama(tmp_path / "model"), tmp_path / "engine"
-    limits = ["--max-seq-len", "64", "--max-batch-size", "4"]
-    assert (
-        main(["build", str(model), "--runtime", "pytorch", "--tp", "2", "--out", str(engine), *limits]) == 0
-    )
-    assert main(["render", str(engine)]) == 0
-    repository = tmp_path / "repository"
-    package = types.ModuleType("tensorrt_llm")
-    package.LLM = StandInLlm  # type: ignore[attr-defined]
-    package.SamplingParams = dict  # type: ignore[attr-defined]
-    triton = Server().module
-    triton.get_input_tensor_by_name = lambda request, name: next(  # type: ignore[attr-defined]
-        (one for one in request.inputs() if one.name() == name), None
-    )
-    monkeypatch.setitem(sys.modules, "tensorrt_llm", package)
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
-    monkeypatch.syspath_prepend(str(repository / "tensorrt_llm" / "1"))
-    StandInLlm.submitted.clear()
-    yield repository
-    sys.modules.pop("llm_requests", None)
-
-
-def text(*values: str) -> Any:
-    return np.array([value.encode() for value in values], dtype=np.object_)
-
-
-def test_the_llm_api_gets_the_engines_arguments(llm_repository: Path, tmp_path: Path) -> None:
-    model = load_llm(llm_repository)
-    engine = (tmp_path / "engine").resolve()
-    assert StandInLlm.arguments == {
-        "model": f"{engine}/model",
-        "tokenizer": f"{engine}/tokenizer",
-        **(read_manifest(engine).llm_api or pytest.fail("no llm_api")).arguments,
-    }
-    model.finalize()
-
-
-def test_a_request_is_answered_whole_with_what_it_asks_for(llm_repository: Path) -> None:
-    model = load_llm(llm_repository)
-    request = Request(
-        {
-            "text_input": text("The capital of France is "),
-            "sampling_param_max_tokens": np.array([8], dtype=np.int32),
-            "sampling_param_stop": text(".", ""),
-            "sampling_param_exclude_input_from_output": np.array([False]),
-            "return_finish_reason": np.array([True]),
-            "return_cumulative_logprob": np.array([True]),
-        }
-    )
-    assert model.execute([request]) is None
-    answer, end = list(request.sender.until_final())
-    assert answer.tensors["text_output"].tolist() == [b"The capital of France is Paris"]
-    assert answer.tensors["finish_reason"].tolist() == [b"stop"]
-    assert answer.tensors["cumulative_logprob"].tolist() == [-1.5]
-    assert set(answer.tensors) == {"text_output", "finish_reason", "cumulative_logprob"}
-    assert end.empty
-    assert StandInLlm.submitted == [
-        ("The capital of France is ", {"max_tokens": 8, "stop": ["."]}, False),
-    ]
-    model.finalize()
-
-
-def test_a_stream_carries_the_text_so_far(llm_repository: Path) -> None:
-    model = load_llm(llm_repository)
-    request = Request({"text_input": text("x"), "streaming": np.array([True])})
-    model.execute([request])
-    first, second, end = list(request.sender.until_final())
-    assert [first.tensors["text_output"][0], second.tensors["text_output"][0]] == [b"Par", b"Paris"]
-    assert end.empty
-    model.finalize()
-
-
-@pytest.mark.parametrize(
-    ("tensors", "said"),
-    [
-        ({"text_input": text("a", "b")}, "text_input: expected one prompt"),
-        ({"sampling_param_top_k": np.array([-1], dtype=np.int32)}, "top_k: found -1, expected 0 or more"),
-        ({"sampling_param_top_p": np.array([2.0], dtype=np.float32)}, "top_p: found 2.0, expected 0 to 1"),
-        ({"sampling_param_temperature": np.array([np.inf], dtype=np.float32)}, "temperature: found inf"),
-        ({"sampling_param_presence_penalty": np.array([np.nan], dtype=np.float32)}, "penalty: found nan"),
-        ({"text_input": np.array([b"\xff"], dtype=np.object_)}, "text_input: is not valid UTF-8"),
-        ({"sampling_param_max_tokens": np.array([1, 2], dtype=np.int32)}, "expected one value, found 2"),
-    ],
-)
-def test_what_would_end_the_engine_ends_the_request_alone(
-    llm_repository: Path, tensors: dict[str, Any], said: str
-) -> None:
-    model = load_llm(llm_repository)
-    request = Request({"text_input": text("x"), **tensors})
-    model.execute([request])
-    (only,) = list(request.sender.until_final())
-    assert said in (only.error or "")
-    assert StandInLlm.submitted == []
-    model.finalize()
-
-
-def test_an_engine_that_does_not_load_ends_the_load(llm_repository: Path) -> None:
-    file = llm_repository / "tensorrt_llm" / "1" / "model.yaml"
-    file.write_text(file.read_text().replace("max_seq_len: 64", "max_seq_len: 1"))
-    with pytest.raises(TritonModelException, match=r"refused model\.yaml: max_seq_len is too small"):
-        load_llm(llm_repository)
-
-
-def test_a_repository_whose_two_configs_disagree_on_streaming_is_found(
-    llm_repository: Path,
-) -> None:
-    from triton_repo.render.check import check_llm_repository
-
-    assert check_llm_repository(llm_repository) == []
-    file = llm_repository / "tensorrt_llm" / "1" / "model.yaml"
-    file.write_text(file.read_text().replace("decoupled: true", "decoupled: false"))
-    assert check_llm_repository(llm_repository) == [
-        "tensorrt_llm/config.pbtxt: decoupled is true in config.pbtxt, and not so in model.yaml"
-    ]
 
 
 def test_the_table_of_parameters_has_a_meaning_for_each() -> None:

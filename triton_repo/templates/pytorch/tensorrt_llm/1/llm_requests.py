@@ -35,6 +35,7 @@ class Asked:
     sampling: dict[str, Any]
     exclude_input: bool
     returned: tuple[str, ...]
+    perf_metrics: bool
 
 
 def read_request(tensor: Callable[[str], Any], *, decoupled: bool, exclude_input: bool) -> Asked:
@@ -54,6 +55,9 @@ def read_request(tensor: Callable[[str], Any], *, decoupled: bool, exclude_input
     stop = tensor(f"{_PREFIX}stop")
     if stop is not None and stop.size:
         sampling["stop"] = [_text(one, "sampling_param_stop") for one in stop.reshape(-1) if one]
+    perf_metrics = bool(_scalar(tensor, f"{_PREFIX}return_perf_metrics"))
+    if perf_metrics:
+        sampling["return_perf_metrics"] = True
     excluded = _scalar(tensor, f"{_PREFIX}exclude_input_from_output")
     return Asked(
         text=_text(prompts.reshape(-1)[0], "text_input"),
@@ -61,7 +65,13 @@ def read_request(tensor: Callable[[str], Any], *, decoupled: bool, exclude_input
         sampling=sampling,
         exclude_input=exclude_input if excluded is None else bool(excluded),
         returned=tuple(name for name in _RETURNED if _scalar(tensor, f"return_{name}")),
+        perf_metrics=perf_metrics,
     )
+
+
+def asks_to_stop(tensor: Callable[[str], Any]) -> bool:
+    """Whether the request ends the earlier one of its id, instead of asking for an answer."""
+    return bool(_scalar(tensor, "stop"))
 
 
 def _check(sampling: dict[str, Any]) -> None:

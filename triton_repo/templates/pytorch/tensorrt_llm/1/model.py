@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 import yaml
-from llm_requests import Asked, RequestRefused, read_request
+from llm_metrics import perf_metrics
+from llm_requests import Asked, RequestRefused, asks_to_stop, read_request
 
 _JOIN_TIMEOUT_S = 30
+
+
+class Cancelled(Exception):
+    """The answer to a request that ended another one."""
 
 
 class TritonPythonModel:
@@ -31,6 +37,7 @@ class TritonPythonModel:
         from tensorrt_llm import LLM, SamplingParams
 
         self._sampling_params = SamplingParams
+        self._running: dict[str, list[Any]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()
@@ -65,8 +72,10 @@ class TritonPythonModel:
         """Answer a request as it is generated; the end is always told."""
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
+            if asks_to_stop(_tensors_of(request)):
+                self._stop(request.request_id())
             asked = self._read(request)
-            output = self._submit(asked)
+            output = self._submit(asked, request.request_id())
             watch = asyncio.ensure_future(self._watch(sender.is_cancelled, output))
             try:
                 if asked.streaming:
@@ -76,6 +85,7 @@ class TritonPythonModel:
                     sender.send(_response(asked, await output.aresult()))
             finally:
                 watch.cancel()
+                self._forget(request.request_id(), output)
         except Exception as error:
             # A request that fails must not take the loop with it.
             sender.send(_error(error), flags=final)
@@ -84,13 +94,16 @@ class TritonPythonModel:
 
     async def _whole(self, request: Any) -> Any:
         try:
+            if asks_to_stop(_tensors_of(request)):
+                self._stop(request.request_id())
             asked = self._read(request)
-            output = self._submit(asked)
+            output = self._submit(asked, request.request_id())
             watch = asyncio.ensure_future(self._watch(request.is_cancelled, output))
             try:
                 return _response(asked, await output.aresult())
             finally:
                 watch.cancel()
+                self._forget(request.request_id(), output)
         except Exception as error:
             return _error(error)
 
@@ -103,15 +116,36 @@ class TritonPythonModel:
                 return
 
     def _read(self, request: Any) -> Asked:
-        def tensor(name: str) -> Any:
-            found = pb_utils.get_input_tensor_by_name(request, name)
-            return None if found is None else found.as_numpy()
-
+        tensor = _tensors_of(request)
         return read_request(tensor, decoupled=self._decoupled, exclude_input=self._exclude_input)
 
-    def _submit(self, asked: Asked) -> Any:
+    def _submit(self, asked: Asked, request_id: str) -> Any:
         params = self._sampling_params(**asked.sampling)
-        return self._llm.generate_async(asked.text, params, streaming=asked.streaming)
+        output = self._llm.generate_async(asked.text, params, streaming=asked.streaming)
+        if request_id:
+            self._running.setdefault(request_id, []).append(output)
+        return output
+
+    def _forget(self, request_id: str, output: Any) -> None:
+        left = [one for one in self._running.pop(request_id, []) if one is not output]
+        if left:
+            self._running[request_id] = left
+
+    def _stop(self, request_id: str) -> NoReturn:
+        """End the requests of an id; what is answered is upstream's."""
+        if not request_id:
+            raise RequestRefused("A request id must be provided for request cancellation")
+        for output in self._running.get(request_id, []):
+            output.abort()
+        raise Cancelled("Request cancelled by client")
+
+
+def _tensors_of(request: Any) -> Callable[[str], Any]:
+    def tensor(name: str) -> Any:
+        found = pb_utils.get_input_tensor_by_name(request, name)
+        return None if found is None else found.as_numpy()
+
+    return tensor
 
 
 def _response(asked: Asked, output: Any) -> Any:
@@ -126,6 +160,9 @@ def _response(asked: Asked, output: Any) -> Any:
             tensors.append(pb_utils.Tensor(name, numbers))
         else:
             tensors.append(_strings(name, ["" if value is None else str(value) for value in values]))
+    if asked.perf_metrics and answers:
+        values = perf_metrics(answers[0])
+        tensors += [pb_utils.Tensor(name, array) for name, array in values.items()]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
@@ -134,5 +171,8 @@ def _strings(name: str, values: list[str]) -> Any:
 
 
 def _error(error: Exception) -> Any:
+    if isinstance(error, Cancelled):
+        cancelled = pb_utils.TritonError(str(error), pb_utils.TritonError.CANCELLED)
+        return pb_utils.InferenceResponse(output_tensors=[], error=cancelled)
     kind = "" if isinstance(error, RequestRefused) else f"{type(error).__name__}: "
     return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(f"{kind}{error}"))
