@@ -140,7 +140,8 @@ class LlmApi(Record):
     """What the LLM API of runtime pytorch is given: llm.yaml as a record; `sm` is that of the target GPUs.
 
     `respelled` are the config files of the folder's copy that say what the source says in the spelling of the
-    release's transformers.
+    release's transformers. `checked_by` is the table that the arguments were compared with, `unchecked` are
+    those that were passed on past it.
     """
 
     trtllm: str
@@ -148,6 +149,8 @@ class LlmApi(Record):
     quant_algo: str | None = None
     sm: int | None = None
     respelled: tuple[str, ...] = ()
+    unchecked: dict[str, Any] = Field(default_factory=dict)
+    checked_by: str = ""
 
 
 class Manifest(Record):

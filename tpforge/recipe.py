@@ -78,10 +78,14 @@ class TensorrtRecipe(Record):
 
 
 class PytorchRecipe(Record):
-    """What the LLM API of runtime pytorch is given; `llm_args` are its arguments, nested or with dots."""
+    """What the LLM API of runtime pytorch is given; `llm_args` are its arguments, nested or with dots.
+
+    `llm_args_unchecked` are passed on without being compared with the table of the release.
+    """
 
     link_model: Switch = True
     llm_args: dict[str, Any] = Field(default_factory=dict)
+    llm_args_unchecked: dict[str, Any] = Field(default_factory=dict)
 
 
 class EngineRecipe(Record):

@@ -6,21 +6,22 @@ It writes no files and loads no model. Which quantized checkpoints the LLM API t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from builders.llm_api.given import check_given, checked_by, doubts, nest, read_unchecked
+from builders.llm_api.tagged import tag_problems
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
 from tpforge.shards.mapping import Mapping as RankMapping
-from tpforge.trtllm.arguments import check_values, llm_arguments
+from tpforge.trtllm.argument_tables import llm_table
+from tpforge.trtllm.arguments import ArgumentTable
 from tpforge.trtllm.versions import Release
 
-_SPARSE = {
-    "rocket": ("window_size", "kernel_size", "topr", "topk", "prompt_budget", "page_size"),
-    "dsa": ("index_n_heads", "index_head_dim", "index_topk", "indexer_max_chunk_size"),
-}
-_NEEDS_DRAFT_MODEL = ("Eagle", "DraftTarget")
-_NEEDS_DRAFT_LEN = ("Eagle", "NGram", "DraftTarget")
+_NEEDS_DRAFT_MODEL = ("Eagle", "Eagle3", "Draft_Target")
+_NEEDS_DRAFT_LEN = ("Eagle", "Eagle3", "NGram", "SA", "Draft_Target", "DSpark", "PARD")
+_DRAFT_MODEL = ("speculative_config.speculative_model_dir", "speculative_config.speculative_model")
+"""Its name up to 1.2, and from 1.3 on."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,15 @@ class LlmTarget:
 
 @dataclass(frozen=True)
 class LlmPlan:
-    """The arguments by their dotted names, in the order of the table; and what to know."""
+    """The arguments by their dotted names, in the order of the table; and what to know.
+
+    `unchecked` are those given past the table; `arguments` has them last. `checked_by` is the table.
+    """
 
     arguments: dict[str, Any]
     warnings: tuple[str, ...]
+    unchecked: dict[str, Any] = field(default_factory=dict)
+    checked_by: str = ""
 
     @property
     def nested(self) -> dict[str, Any]:
@@ -51,16 +57,21 @@ class LlmPlan:
         return self.arguments.get("enable_attention_dp") is True
 
 
-def plan_llm(target: LlmTarget, *, given: Mapping[str, Any]) -> LlmPlan:
+def plan_llm(
+    target: LlmTarget, *, given: Mapping[str, Any], unchecked: Mapping[str, Any] | None = None
+) -> LlmPlan:
     """The arguments for a target; `given` are the user's, nested or with dots.
 
+    `unchecked` are passed on as they are: the user knows the release better than the table.
+
     Raises:
-        UsageError: an argument is unknown, of a wrong type, or not a choice.
+        UsageError: an argument is unknown, of a wrong type, or not a choice; or unchecked and tpforge's own.
         InputRefused: arguments contradict each other or the GPUs; all of it at once.
     """
-    table = llm_arguments(target.release)
-    what = f"the LLM API of TensorRT-LLM {target.release.trtllm}"
-    own = check_values(flatten(given, known={one.name for one in table}), table, what=what)
+    table = llm_table(target.release)
+    rows = table.arguments
+    own = check_given(given, table, release=target.release)
+    forced = read_unchecked(unchecked or {}, table, own=own)
     mapping, limits = target.mapping, target.limits
     fixed: dict[str, Any] = {
         "backend": "pytorch",
@@ -76,38 +87,14 @@ def plan_llm(target: LlmTarget, *, given: Mapping[str, Any]) -> LlmPlan:
             "moe_tensor_parallel_size": mapping.moe_tp_size,
         }
     arguments = {**fixed, **own}
-    values = _Values(arguments, {one.name: one.default for one in table})
-    only = {one.name: one.only for one in table if one.only}
-    problems = sorted({*_problems(values, target), *_speculation(values, only)})
+    values = _Values({**arguments, **forced}, {one.name: one.default for one in rows})
+    problems = sorted({*_problems(values, target), *_speculation(values, table), *tag_problems(own, table)})
     if problems:
+        what = f"the LLM API of TensorRT-LLM {target.release.trtllm}"
         raise InputRefused.listing(f"{what} would refuse this, or not do what was asked:", problems)
-    ordered = {one.name: arguments[one.name] for one in table if one.name in arguments}
-    return LlmPlan(ordered, tuple(_warnings(values, target)))
-
-
-def flatten(values: Mapping[str, Any], *, known: set[str], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted names; a table that is an argument itself stays whole."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        has_parts = any(one.startswith(f"{name}.") for one in known)
-        if isinstance(value, Mapping) and (has_parts or name not in known):
-            flat |= flatten(value, known=known, prefix=f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
-def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names as nested tables."""
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        *tables, last = name.split(".")
-        table = nested
-        for part in tables:
-            table = table.setdefault(part, {})
-        table[last] = value
-    return nested
+    ordered = {one.name: arguments[one.name] for one in rows if one.name in arguments}
+    warnings = (*_warnings(values, target), *doubts(own, forced, table, release=target.release))
+    return LlmPlan({**ordered, **forced}, warnings, forced, checked_by(table, release=target.release))
 
 
 class _Values:
@@ -117,7 +104,9 @@ class _Values:
         self.given, self._defaults = dict(given), dict(defaults)
 
     def __getitem__(self, name: str) -> Any:
-        return self.given.get(name, self._defaults.get(name))
+        """A value; null, which upstream takes for the default too, is the default."""
+        found = self.given.get(name)
+        return self._defaults.get(name) if found is None else found
 
     def below(self, table: str) -> list[str]:
         """The arguments given of a table."""
@@ -188,34 +177,22 @@ def _dependencies(values: _Values) -> Iterator[str]:
     if not values["enable_lora"]:
         for name in (*values.below("lora_config"), *values.below("peft_cache_config")):
             yield f"{name}: needs enable_lora"
-    sparse = "sparse_attention_config"
-    algorithm = values[f"{sparse}.algorithm"]
-    for name in values.below(sparse):
-        field = name.removeprefix(f"{sparse}.")
-        if field != "algorithm" and field not in _SPARSE.get(algorithm or "", ()):
-            yield f"{name}: is not a field of the algorithm {algorithm or 'that is not given'}"
     connector = values.below("kv_connector_config")
-    if connector and len(connector) < 3:
+    if connector and "kv_connector_config.connector" not in connector and len(connector) < 3:
         yield "kv_connector_config: needs its module, its scheduler's class and its worker's class"
 
 
-def _speculation(values: _Values, only: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    table = "speculative_config"
-    given = values.below(table)
-    if not given:
+def _speculation(values: _Values, table: ArgumentTable) -> Iterator[str]:
+    prefix = "speculative_config"
+    kind = values[f"{prefix}.decoding_type"]
+    if kind is None or not values.below(prefix):
         return
-    kind = values[f"{table}.decoding_type"]
-    if kind is None:
-        yield f"{table}.decoding_type: missing"
-        return
-    for name in given:
-        if name in only and kind not in only[name]:
-            yield f"{name}: is not a field of decoding_type {kind}"
-    for field, kinds in (("max_draft_len", _NEEDS_DRAFT_LEN), ("speculative_model_dir", _NEEDS_DRAFT_MODEL)):
-        if kind in kinds and values[f"{table}.{field}"] is None:
-            yield f"{table}.{field}: missing; {kind} needs it"
+    model = next((one.name for one in table.arguments if one.name in _DRAFT_MODEL), _DRAFT_MODEL[0])
+    for name, kinds in ((f"{prefix}.max_draft_len", _NEEDS_DRAFT_LEN), (model, _NEEDS_DRAFT_MODEL)):
+        if kind in kinds and not values[name]:
+            yield f"{name}: missing; {kind} needs it"
     if values["max_beam_width"] > 1:
-        yield f"max_beam_width {values['max_beam_width']}: there is no beam search with {table}; use 1"
+        yield f"max_beam_width {values['max_beam_width']}: there is no beam search with {prefix}; use 1"
 
 
 def _warnings(values: _Values, target: LlmTarget) -> Iterator[str]:

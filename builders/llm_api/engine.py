@@ -10,8 +10,9 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builders.llm_api.arguments import LlmPlan, LlmTarget, flatten, plan_llm
+from builders.llm_api.arguments import LlmPlan, LlmTarget, plan_llm
 from builders.llm_api.formats import LoadedFormat, require_loadable
+from builders.llm_api.given import flatten, unchecked_word
 from builders.llm_api.model import LlmModel, open_llm_model
 from builders.llm_api.padded_model import DIVIDED_MLP, kept_files, padding_notes, refuse_padding, write_padded
 from builders.older_spelling import needs_older_spelling, respell, respelling_notes
@@ -28,8 +29,8 @@ from tpforge.recipe import EngineRecipe
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import Padding, plan_padding
 from tpforge.system.linking import link_or_copy
-from tpforge.trtllm.arguments import write_value
 from tpforge.trtllm.build_command import command_words
+from tpforge.trtllm.typed_values import Value, write_value
 from tpforge.trtllm.versions import Release, release_for
 from tpforge.yaml_text import to_yaml
 
@@ -83,7 +84,11 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     )
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
     limits = recipe.limits.resolve(model.spec)
-    plan = plan_llm(LlmTarget(release, mapping, limits, sm=sm), given=recipe.pytorch.llm_args)
+    plan = plan_llm(
+        LlmTarget(release, mapping, limits, sm=sm),
+        given=recipe.pytorch.llm_args,
+        unchecked=recipe.pytorch.llm_args_unchecked,
+    )
     padding = _padding(recipe, model, mapping, has_attention_dp=plan.has_attention_dp)
     if padding.notes:
         model = replace(model, files=kept_files(model))
@@ -195,6 +200,8 @@ def plan_manifest(recipe: EngineRecipe, engine: LlmEngine) -> Manifest:
             quant_algo=engine.quantization.algo,
             sm=engine.sm,
             respelled=_respelled(engine),
+            unchecked=engine.plan.unchecked,
+            checked_by=engine.plan.checked_by,
         ),
     )
 
@@ -243,6 +250,14 @@ def _command(recipe: EngineRecipe, engine: LlmEngine) -> tuple[str, ...]:
 def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:
     words = ["--trtllm", recipe.trtllm]
     words += ["--sm", str(recipe.sm)] if recipe.sm else []
-    for name, value in flatten(recipe.pytorch.llm_args, known=set()).items():
-        words += ["--llm-arg", f"{name}={write_value(value).replace(' ', ',')}"]
+    for name, value in flatten(recipe.pytorch.llm_args, known=()).items():
+        words += ["--llm-arg", f"{name}={_one_word(value)}"]
+    for name, value in flatten(recipe.pytorch.llm_args_unchecked, known=()).items():
+        words += ["--llm-arg-unchecked", f"{name}={unchecked_word(value)}"]
     return tuple(words)
+
+
+def _one_word(value: Value) -> str:
+    """A value as `--llm-arg` reads it: lists of plain values by commas, others as JSON."""
+    plain = isinstance(value, list) and not any(isinstance(one, dict | list) for one in value)
+    return ",".join(map(write_value, value)) if plain else write_value(value)

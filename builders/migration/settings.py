@@ -24,7 +24,7 @@ Verdict = Literal["mapped", "changed", "dropped", "unknown"]
 _LIMITS = ("max_batch_size", "max_input_len", "max_seq_len")
 _NOTHING: tuple[Any, ...] = (None, False, "", "none", "NONE", {}, [])
 _SPECULATION = {
-    "DRAFT_TOKENS_EXTERNAL": ("DraftTarget", "the draft model's folder goes to speculative_model_dir"),
+    "DRAFT_TOKENS_EXTERNAL": ("Draft_Target", "the draft model's folder goes to speculative_model_dir"),
     "LOOKAHEAD_DECODING": (
         "NGram",
         "there is no lookahead; n-grams of the prompt need no draft model",

@@ -16,7 +16,8 @@ from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
 from tpforge.quantization import formats
 from tpforge.quantization_gate import Question, judge
-from tpforge.trtllm.arguments import build_arguments, check_values
+from tpforge.trtllm.argument_tables import build_arguments
+from tpforge.trtllm.arguments import check_values
 
 CHECKPOINT, ENGINE = "checkpoint", "engine"
 """Folders of the rank files and of the engines, inside the engine folder: the build runs there."""

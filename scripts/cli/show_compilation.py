@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
 from scripts.reports.columns import table
-from tpforge.trtllm.arguments import build_arguments, write_value
+from tpforge.trtllm.argument_tables import build_arguments
+from tpforge.trtllm.typed_values import write_value
 
 if TYPE_CHECKING:
     from builders.llm_api.engine import LlmEngine
@@ -81,9 +82,11 @@ def print_llm_engine(output: Output, engine: LlmEngine) -> None:
         f"{engine.mapping.world_size} ranks; {len(model.files)} files go to model/ as they are"
     )
     output.result(
-        f"release        TensorRT-LLM {release.trtllm}, CUDA {release.cuda}, driver {release.driver} or newer"
+        f"release        TensorRT-LLM {release.trtllm}, CUDA {release.cuda}"
+        + (f", driver {release.driver} or newer" if release.driver else "")
     )
-    output.result(f"container      {release.image}")
+    output.result(f"container      {release.image or release.release_image}")
+    output.result(f"arguments by   {engine.plan.checked_by}")
     output.result(f"\nllm.yaml:\n{engine.yaml}")
     output.note(UNRUN)
     output.record(
@@ -97,6 +100,9 @@ def print_llm_engine(output: Output, engine: LlmEngine) -> None:
             "limits": engine.limits.model_dump(),
             "quant_algo": engine.quantization.algo,
             "arguments": engine.plan.arguments,
+            "unchecked": engine.plan.unchecked,
+            "checked_by": engine.plan.checked_by,
+            "release_image": release.release_image,
             "llm_yaml": engine.yaml,
             "files": [str(path) for path in model.files],
             "warnings": list(engine.plan.warnings),

@@ -58,7 +58,7 @@ def _print_all(output: Output) -> None:
 
 
 def _print_one(output: Output, release: Release) -> None:
-    from tpforge.trtllm.arguments import build_arguments, llm_arguments
+    from tpforge.trtllm.argument_tables import build_arguments, llm_arguments
 
     build = build_arguments(release) if release.build_arguments else ()
     llm = llm_arguments(release) if release.llm_arguments else ()

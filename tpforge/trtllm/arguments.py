@@ -1,46 +1,46 @@
 """Arguments of trtllm-build and of the LLM API, by release: name, type, default, choices; and values checked.
 
-It knows no relation between two arguments: `builders.tensorrt.relations` and `builders.llm_api.arguments` do.
+It knows no relation between two arguments: `builders.tensorrt.relations` and `builders.llm_api` do.
 """
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cache
-from importlib.resources import files
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 from pydantic import Field
 
 from tpforge.errors import UsageError
 from tpforge.records import Record
-from tpforge.trtllm.versions import Release
-
-ArgumentType = Literal["int", "float", "bool", "str", "choice", "switch", "flag", "list", "ints", "object"]
-Value: TypeAlias = Any
-"""bool, int, float, str, None, or lists and dicts of them: what TOML, JSON and YAML can hold."""
+from tpforge.trtllm.typed_values import ArgumentType, Value, read_typed, write_value
 
 
 class Argument(Record):
     """One argument; `default` None is left to the model, or off. `owned` ones are set by tpforge alone.
 
-    `nullable` ones may be None, which turns something off.
+    `also` are further types of a value. `only` are the tags of its table that it belongs to, and `defaults`
+    its defaults where they differ by tag. `nullable` ones may be None. `sure` is False where its release was
+    not read, but a neighbour.
     """
 
     name: str
     type: ArgumentType
+    also: tuple[ArgumentType, ...] = ()
     default: Value = None
+    defaults: dict[str, Value] = Field(default_factory=dict)
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    above: float | None = None
     maximum: float | None = None
+    below: float | None = None
     aliases: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     owned: bool = False
+    required: bool = False
     nullable: bool = False
     status: Literal["beta", "prototype", "deprecated", "removed"] | None = None
+    sure: bool = True
     meaning: str
     group: str = ""
     source: str = ""
@@ -50,39 +50,42 @@ class Argument(Record):
         """The type for people: its choices where it has some."""
         if self.type == "switch":
             return "enable|disable"
-        return "|".join(self.choices) if self.choices else self.type
+        names = [one for one in (self.type, *self.also) if not (one == "choice" and self.choices)]
+        return "|".join([*(() if self.type == "choice" else names), *self.choices])
 
     @property
     def default_text(self) -> str:
         """The default as it would be written; ``-`` for none."""
+        if self.defaults:
+            return ", ".join(f"{write_value(value)} ({tag})" for tag, value in self.defaults.items())
         return "-" if self.default is None else write_value(self.default)
 
 
-class _Group(Record):
-    table: str
+class ArgumentTable(Record):
+    """The arguments of one release or several; `tags` names, by table, the argument that `only` speaks of."""
+
     name: str
     source: str
-    arguments: tuple[Argument, ...] = Field(min_length=1)
+    arguments: tuple[Argument, ...]
+    tags: dict[str, str] = Field(default_factory=dict)
 
 
-def build_arguments(release: Release) -> tuple[Argument, ...]:
-    """The arguments of trtllm-build of a release, which must have a table of them."""
-    assert release.build_arguments is not None
-    return _table("build_args.toml", release.build_arguments)
-
-
-def llm_arguments(release: Release) -> tuple[Argument, ...]:
-    """The arguments of the LLM API of a release, which must have a table of them; a dot is a level."""
-    assert release.llm_arguments is not None
-    return _table("llm_args.toml", release.llm_arguments)
-
-
-def check_values(given: Mapping[str, Value], table: Iterable[Argument], *, what: str) -> dict[str, Value]:
+def check_values(
+    given: Mapping[str, Value],
+    table: Iterable[Argument],
+    *,
+    what: str,
+    why: Callable[[str, Value], str | None] | None = None,
+    advice: str | None = None,
+) -> dict[str, Value]:
     """The values by their arguments' own names; strings, as of a command line, become what they say.
+
+    `what` names the program in an error, `why` says of a name and value what is known of their end, and
+    `advice` is what to do all the same.
 
     Raises:
         UsageError: unknown names (with the nearest known), wrong types or choices, values that tpforge sets
-            itself; all of them at once. `what` names the program in it.
+            itself; all of them at once.
     """
     known = {name: one for one in table for name in (one.name, *one.aliases)}
     values: dict[str, Value] = {}
@@ -90,15 +93,19 @@ def check_values(given: Mapping[str, Value], table: Iterable[Argument], *, what:
     for key, value in given.items():
         name = key.removeprefix("--").replace("-", "_")
         argument = known.get(name)
+        reason = why(name, value) if why is not None else None
         if argument is None:
-            problems.append(f"{key}: {_unknown(name, known)}")
+            problems.append(f"{key}: {reason or _unknown(name, known)}")
             continue
+        if argument.name in values:
+            problems.append(f"{key}: given twice, as {argument.name} too")
         try:
             values[argument.name] = read_value(value, argument)
         except ValueError as error:
-            problems.append(f"{key}: {error}")
+            problems.append(f"{key}: {error}{f'; {reason}' if reason else ''}")
     if problems:
-        raise UsageError("\n  ".join([f"arguments of {what}:", *sorted(problems)]))
+        last = [advice] if advice else []
+        raise UsageError("\n  ".join([f"arguments of {what}:", *sorted(problems), *last]))
     return values
 
 
@@ -129,108 +136,47 @@ def read_value(value: Value, argument: Argument) -> Value:
         raise ValueError(f"is set by tpforge itself: {argument.meaning.split('; ')[0]}")
     if argument.status == "removed":
         raise ValueError(f"no longer works: {argument.meaning}")
-    if value is None or (argument.nullable and value in ("null", "none", "")):
+    if value is None or (
+        argument.nullable and value in ("null", "none", "") and value not in argument.choices
+    ):
         if argument.nullable:
             return None
         raise ValueError("found nothing, expected a value")
-    found = _typed(value, argument)
+    problems = []
+    for kind in (argument.type, *argument.also):
+        try:
+            return _read(value, kind, argument)
+        except ValueError as error:
+            problems.append(str(error))
+    first, *others = problems
+    raise ValueError(" or ".join([first, *(one.partition("expected ")[2] for one in others)]))
+
+
+def _read(value: Value, kind: ArgumentType, argument: Argument) -> Value:
+    found = read_typed(value, kind)
     for one in found if isinstance(found, list) else [found]:
-        if argument.choices and one not in argument.choices:
+        if argument.choices and isinstance(one, str) and one not in argument.choices:
             raise ValueError(f"found {one!r}, expected one of {', '.join(argument.choices)}")
         if isinstance(one, int | float) and not isinstance(one, bool):
             _check_range(one, argument)
     return found
 
 
-def write_value(value: Value) -> str:
-    """A value as a word of a command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return " ".join(write_value(one) for one in value)
-    return json.dumps(value) if isinstance(value, dict) else str(value)
-
-
 def _check_range(value: float, argument: Argument) -> None:
-    low, high = argument.minimum, argument.maximum
-    if (low is not None and value < low) or (high is not None and value > high):
-        span = f"{low:g} or more" if high is None else f"{low or 0:g} to {high:g}"
-        raise ValueError(f"found {value}, expected {span}")
-
-
-def _typed(value: Value, argument: Argument) -> Value:
-    match argument.type:
-        case "int":
-            return _integer(value)
-        case "float":
-            return _number(value)
-        case "bool" | "flag":
-            return _boolean(value)
-        case "switch":
-            return _switch(value)
-        case "list":
-            return [str(one) for one in (value.split(",") if isinstance(value, str) else _sequence(value))]
-        case "ints":
-            parts = value.strip("[] ").split(",") if isinstance(value, str) else _sequence(value)
-            return [_integer(one) for one in parts]
-        case "object":
-            return _object(value)
-    if not isinstance(value, str):
-        raise ValueError(f"found {value!r}, expected text")
-    return value
-
-
-def _integer(value: Value) -> int:
-    if isinstance(value, str):
-        try:
-            return int(value.replace("_", ""))
-        except ValueError:
-            raise ValueError(f"found {value!r}, expected a whole number") from None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"found {value!r}, expected a whole number")
-    return value
-
-
-def _number(value: Value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"found {value!r}, expected a number")
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"found {value!r}, expected a number") from None
-
-
-def _boolean(value: Value) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "1", "false", "0"):
-        return value.lower() in ("true", "1")
-    raise ValueError(f"found {value!r}, expected true or false")
-
-
-def _switch(value: Value) -> str:
-    if isinstance(value, bool):
-        return "enable" if value else "disable"
-    if value not in ("enable", "disable"):
-        raise ValueError(f"found {value!r}, expected enable or disable")
-    return str(value)
-
-
-def _sequence(value: Value) -> list[Value]:
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"found {value!r}, expected a list of one or more")
-    return list(value)
-
-
-def _object(value: Value) -> Value:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(f"found {value!r}, expected JSON") from None
-    if not isinstance(value, dict | list):
-        raise ValueError(f"found {value!r}, expected a table")
-    return value
+    low, above, high, below = argument.minimum, argument.above, argument.maximum, argument.below
+    reached = (low is None or value >= low) and (high is None or value <= high)
+    if reached and (above is None or value > above) and (below is None or value < below):
+        return
+    upper = (
+        None if high is None and below is None else f"{high:g}" if high is not None else f"below {below:g}"
+    )
+    if above is not None:
+        span = f"more than {above:g}" + (f", up to {upper}" if upper else "")
+    elif upper is None:
+        span = f"{low:g} or more"
+    else:
+        span = f"{low or 0:g} to {upper}"
+    raise ValueError(f"found {value}, expected {span}")
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
@@ -239,19 +185,3 @@ def _unknown(name: str, known: Iterable[str]) -> str:
         ends = [one for one in known if one.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
         nearest = ends[:1]
     return "unknown argument" + (f"; did you mean {nearest[0]}?" if nearest else "")
-
-
-@cache
-def _table(file: str, table: str) -> tuple[Argument, ...]:
-    text = files("tpforge.trtllm").joinpath(file).read_text(encoding="utf-8")
-    groups = [_Group.model_validate(value) for value in tomllib.loads(text)["group"]]
-    arguments = tuple(
-        one.model_copy(update={"group": group.name, "source": group.source})
-        for group in groups
-        if group.table == table
-        for one in group.arguments
-    )
-    names = [name for one in arguments for name in (one.name, *one.aliases)]
-    assert arguments, f"{file} has no table {table}"
-    assert len(set(names)) == len(names), f"{file}: an argument is given twice"
-    return arguments

@@ -1,13 +1,13 @@
-"""Releases of TensorRT-LLM: what each needs, which Triton container holds it, what it can do; from a table.
+"""Releases of TensorRT-LLM: what each needs, which containers hold it, what it can do; from a table.
 
 It does not look at this machine: `engines.host` does.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 import tomllib
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -18,14 +18,20 @@ from tpforge.records import Record
 DEFAULT_RELEASE = "1.2.1"
 """The last stable release with trtllm-build; it serves both runtimes."""
 
-_IMAGE = "nvcr.io/nvidia/tritonserver:{tag}-trtllm-python-py3"
+_TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:{tag}-trtllm-python-py3"
+_RELEASE_IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:{trtllm}"
+_WITHOUT_ENGINES = "1.3.0rc21"
+"""Source: NVIDIA/TensorRT-LLM, docs/source/legacy/tensorrt-backend-removal.md."""
+
+Sure = Literal["read", "near", "unsure"]
 
 
 class Release(Record):
     """One release; an empty string is a version that upstream's tables do not give.
 
     `engines` says whether trtllm-build exists; `build_arguments` and `llm_arguments` name the tables of
-    arguments that were compared with upstream's code, or are None.
+    arguments that hold for it, or are None; `arguments_sure` says how sure the latter is. `taken_from` is the
+    release of the table whose row was taken for one that the table does not have.
     """
 
     trtllm: str
@@ -40,13 +46,29 @@ class Release(Record):
     default_backend: Literal["tensorrt", "pytorch"]
     build_arguments: str | None = None
     llm_arguments: str | None = None
+    arguments_sure: Sure = "unsure"
+    date: str | None = None
+    pypi: bool | None = None
     note: str | None = None
+    taken_from: str | None = None
     sources: tuple[str, ...]
 
     @property
     def image(self) -> str | None:
         """The newest Triton container that holds this release; None when there is none listed."""
-        return _IMAGE.format(tag=self.triton[-1]) if self.triton else None
+        return _TRITON_IMAGE.format(tag=self.triton[-1]) if self.triton else None
+
+    @property
+    def release_image(self) -> str | None:
+        """TensorRT-LLM's own container of it, which has trtllm-serve; by upstream's naming, from 1.2 on."""
+        if version_key(self.trtllm) < version_key("1.2.0"):
+            return None
+        return _RELEASE_IMAGE.format(trtllm=self.trtllm)
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is a release candidate, and not a release."""
+        return "rc" in self.trtllm
 
     @property
     def runtimes(self) -> tuple[Literal["tensorrt", "pytorch"], ...]:
@@ -57,30 +79,58 @@ class Release(Record):
 
 
 @cache
+def _table() -> dict[str, object]:
+    return tomllib.loads(files("tpforge.trtllm").joinpath("versions.toml").read_text(encoding="utf-8"))
+
+
+@cache
 def releases() -> tuple[Release, ...]:
     """All releases of the table, oldest first."""
-    text = files("tpforge.trtllm").joinpath("versions.toml").read_text(encoding="utf-8")
-    table = tuple(Release.model_validate(row) for row in tomllib.loads(text)["release"])
+    rows = _table()["release"]
+    assert isinstance(rows, list)
+    table = tuple(Release.model_validate(row) for row in rows)
     names = [release.trtllm for release in table]
     assert len(set(names)) == len(names), "a release is given twice"
     assert list(names) == sorted(names, key=version_key), "the releases are not in order"
     return table
 
 
+def tables_read() -> datetime.date:
+    """The day on which the tables were compared with upstream."""
+    day = _table()["read"]
+    assert isinstance(day, datetime.date)
+    return day
+
+
 def find_release(version: str) -> Release:
     """The release of that version, spelled with or without ``v``.
 
+    One that the table does not have takes the row of the nearest of its line (1.3), the earlier one first.
+
     Raises:
-        UsageError: the table does not have it; names the nearest.
+        UsageError: it is no version, or the table has none of its line.
     """
     wanted = version.removeprefix("v")
     for release in releases():
         if release.trtllm == wanted:
             return release
-    names = [release.trtllm for release in releases()]
-    nearest = get_close_matches(wanted, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise UsageError(f"TensorRT-LLM {version}: not in the table{hint} `tpforge versions` lists {len(names)}")
+    nearest = _nearest(wanted)
+    if nearest is None:
+        raise UsageError(
+            f"TensorRT-LLM {version}: not in the table, nor any of its line; `tpforge versions` lists what "
+            "is. If it is installed, or in a container, `tpforge versions --learn` reads it"
+        )
+    return nearest.model_copy(
+        update={
+            "trtllm": wanted,
+            "triton": (),
+            "arguments_sure": "unsure",
+            "date": None,
+            "pypi": None,
+            "note": f"not in the table; what is said of it is taken from {nearest.trtllm}",
+            "taken_from": nearest.trtllm,
+        }
+    )
 
 
 def release_for(version: str, *, runtime: Literal["tensorrt", "pytorch"]) -> Release:
@@ -92,27 +142,49 @@ def release_for(version: str, *, runtime: Literal["tensorrt", "pytorch"]) -> Rel
     release = find_release(version)
     if runtime in release.runtimes:
         return release
-    known = ", ".join(one.trtllm for one in releases() if runtime in one.runtimes)
+    known = [one.trtllm for one in releases() if runtime in one.runtimes]
     if runtime == "tensorrt" and not release.engines:
         raise UsageError(
-            f"TensorRT-LLM {release.trtllm} has no trtllm-build: {release.note}; use --runtime pytorch, "
-            f"or one of {known} (`tpforge migrate` maps the settings)"
+            f"TensorRT-LLM {release.trtllm} has no trtllm-build: {_WITHOUT_ENGINES} dropped it; use "
+            f"--runtime pytorch, or one of {', '.join(known)} (`tpforge migrate` maps the settings)"
         )
     raise UsageError(
         f"TensorRT-LLM {release.trtllm}: the arguments of runtime {runtime} are not in the table; "
-        f"use one of {known}"
+        f"use one of {_span(known)}{_other_runtime(release)}"
     )
 
 
 def version_key(version: str) -> tuple[int | float, ...]:
-    """An order of versions: numbers by value, a release candidate before its release.
+    """An order of versions: numbers by value, a release candidate before its release, a post-release after.
 
     Raises:
         ValueError: it is not a version.
     """
-    match = re.match(r"(?P<core>\d+(?:\.\d+)*)(?:rc(?P<candidate>\d+))?", version.removeprefix("v"))
+    match = re.match(
+        r"(?P<core>\d+(?:\.\d+)*)(?:rc(?P<candidate>\d+))?(?:\.post(?P<post>\d+))?", version.removeprefix("v")
+    )
     if match is None:
         raise ValueError(f"{version!r} is not a version")
     numbers = [int(part) for part in match["core"].split(".")]
     padded = [*numbers, 0, 0, 0, 0][:4]
-    return (*padded, int(match["candidate"]) if match["candidate"] else float("inf"))
+    return (*padded, int(match["candidate"]) if match["candidate"] else float("inf"), int(match["post"] or 0))
+
+
+def _nearest(wanted: str) -> Release | None:
+    """The newest release before `wanted` with the same first two numbers, or else the next one."""
+    if not re.fullmatch(r"\d+\.\d+\.\d+(\.\d+)?(rc\d+)?(\.post\d+)?", wanted):
+        return None
+    key = version_key(wanted)
+    line = [one for one in releases() if version_key(one.trtllm)[:2] == key[:2]]
+    earlier = [one for one in line if version_key(one.trtllm) < key]
+    return earlier[-1] if earlier else line[0] if line else None
+
+
+def _span(names: list[str]) -> str:
+    """All of a few, the first and last of many."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]}"
+
+
+def _other_runtime(release: Release) -> str:
+    others = [f"--runtime {one}" for one in release.runtimes]
+    return f", or {' or '.join(others)} with {release.trtllm}" if others else ""

@@ -15,7 +15,8 @@ from typing import Any
 
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
-from tpforge.trtllm.arguments import Argument, Value, check_values, write_value
+from tpforge.trtllm.arguments import Argument, check_values
+from tpforge.trtllm.typed_values import Value, write_value
 
 
 class Parameter(Argument):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scripts.cli.options.tensorrt_llm import refuse_other_runtimes
+from scripts.cli.options.tensorrt_llm import option_of, refuse_other_runtimes
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,10 +17,9 @@ def _nested_runtimes(values: dict[str, Any]) -> dict[str, Any]:
     from tpforge.trtllm.arguments import parse_pairs
 
     others = {key: value for key, value in values.items() if key not in ("trtllm", "sm") or value is not None}
-    for option in ("build_args", "llm_args"):
+    for option in ("build_args", "llm_args", "llm_args_unchecked"):
         if option in others:
-            flag = f"--{option.replace('_', '-').removesuffix('s')}"
-            others[option] = parse_pairs(others[option], option=flag)
+            others[option] = parse_pairs(others[option], option=option_of(option))
     for table, fields in (("tensorrt", TensorrtRecipe), ("pytorch", PytorchRecipe)):
         own = {key: others.pop(key) for key in fields.model_fields if key in others}
         if own:

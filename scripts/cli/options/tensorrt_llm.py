@@ -52,7 +52,19 @@ def tensorrt_llm_options() -> Decorator:
             metavar="KEY=VALUE",
             help="pytorch: an argument of the LLM API, dots for levels; may be repeated.",
         ),
+        click.option(
+            "--llm-arg-unchecked",
+            "llm_args_unchecked",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="pytorch: one that the table of the release does not have or refuses; engine.json names it.",
+        ),
     )
+
+
+def option_of(field: str) -> str:
+    """The option of a field of a recipe's table, which holds what the option gives once or several times."""
+    return f"--{field.replace('_args', '_arg').replace('_', '-')}"
 
 
 def refuse_other_runtimes(values: dict[str, Any]) -> None:
@@ -65,7 +77,7 @@ def refuse_other_runtimes(values: dict[str, Any]) -> None:
 
     runtime = values.get("runtime", "reference")
     foreign = [
-        f"--{name.replace('_', '-').removesuffix('s')}: is for --runtime {of}, and this is {runtime}"
+        f"{option_of(name)}: is for --runtime {of}, and this is {runtime}"
         for of, table in (("tensorrt", TensorrtRecipe()), ("pytorch", PytorchRecipe()))
         for name, default in table.model_dump().items()
         if of != runtime and values.get(name) not in (None, (), default)

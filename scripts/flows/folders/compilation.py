@@ -15,8 +15,8 @@ from scripts.flows.folders.planned_folder import PlannedFolder, plan_engine_fold
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
 from tpforge.recipe import EngineRecipe
-from tpforge.trtllm.arguments import write_value
 from tpforge.trtllm.build_command import command_words
+from tpforge.trtllm.typed_values import write_value
 from tpforge.trtllm.versions import release_for
 
 if TYPE_CHECKING:

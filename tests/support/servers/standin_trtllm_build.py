@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from tpforge.trtllm.arguments import build_arguments
+from tpforge.trtllm.argument_tables import build_arguments
 from tpforge.trtllm.versions import find_release
 
 _PROGRAM = """#!{python}

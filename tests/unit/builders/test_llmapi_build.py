@@ -61,7 +61,7 @@ def test_a_field_of_another_speculation_is_refused() -> None:
 
 
 def test_speculation_of_the_other_backend_is_no_choice() -> None:
-    with pytest.raises(UsageError, match="found 'Medusa', expected one of MTP, Eagle, NGram"):
+    with pytest.raises(UsageError, match="found 'Medusa', expected one of MTP, Eagle, Eagle3, NGram"):
         plan({"speculative_config.decoding_type": "Medusa"})
 
 
@@ -103,7 +103,7 @@ def test_a_small_number_and_a_path_with_a_sign_reach_the_llm_api_as_they_are(tmp
     out, draft = tmp_path / "an #engine", str(tmp_path / "draft #1")
     given = {
         "kv_cache_config.free_gpu_memory_fraction": 1e-05,
-        "speculative_config.decoding_type": "DraftTarget",
+        "speculative_config.decoding_type": "Draft_Target",
         "speculative_config.max_draft_len": 4,
         "speculative_config.speculative_model_dir": draft,
     }

@@ -13,7 +13,7 @@ from builders.migration.settings import plan_migration, read_old_engine, setting
 from scripts.main import main
 from tpforge.errors import InputRefused
 from tpforge.recipe import parse_recipe
-from tpforge.trtllm.arguments import build_arguments, llm_arguments
+from tpforge.trtllm.argument_tables import build_arguments, llm_arguments
 from tpforge.trtllm.versions import find_release
 from triton_repo.render.parameters import parameter_tables
 

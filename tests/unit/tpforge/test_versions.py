@@ -8,7 +8,8 @@ import pytest
 
 from scripts.main import main
 from tpforge.errors import UsageError
-from tpforge.trtllm.arguments import build_arguments, check_values, llm_arguments, parse_pairs
+from tpforge.trtllm.argument_tables import build_arguments, llm_arguments
+from tpforge.trtllm.arguments import check_values, parse_pairs
 from tpforge.trtllm.versions import DEFAULT_RELEASE, find_release, release_for, releases, version_key
 
 BUILD = build_arguments(find_release("1.2.1"))
@@ -26,9 +27,38 @@ def test_a_release_is_found_with_or_without_its_v() -> None:
     assert find_release("v1.1.0") == find_release("1.1.0")
 
 
-def test_an_unknown_release_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"1\.2\.7: not in the table; did you mean 1\.2\."):
-        find_release("1.2.7")
+@pytest.mark.parametrize(
+    ("version", "nearest"),
+    [
+        ("1.2.2", "1.2.1"),
+        ("1.2.0rc6", "1.2.0"),
+        ("1.3.0rc3", "1.3.0rc15"),
+        ("1.3.0rc22.post2", "1.3.0rc22.post1"),
+        ("1.3.0", "1.3.0rc29"),
+        ("1.4.0rc2", "1.4.0rc1"),
+        ("v1.4.0", "1.4.0rc4"),
+    ],
+)
+def test_a_release_beside_known_ones_takes_the_row_of_the_nearest_and_says_so(
+    version: str, nearest: str
+) -> None:
+    found = find_release(version)
+    assert (found.trtllm, found.taken_from) == (version.removeprefix("v"), nearest)
+    assert (found.arguments_sure, found.image, found.date) == ("unsure", None, None)
+    assert found.llm_arguments == find_release(nearest).llm_arguments
+
+
+@pytest.mark.parametrize("version", ["1.9.9", "2.0.0", "0.8.0", "latest", "1.3.0rc24-dev", "1.3"])
+def test_a_release_of_no_known_line_is_refused_with_the_advice_to_learn_it(version: str) -> None:
+    with pytest.raises(UsageError, match=r"not in the table.*tpforge versions --learn"):
+        find_release(version)
+
+
+def test_a_release_candidate_of_today_is_prepared_for_the_llm_api_alone() -> None:
+    release = release_for("1.3.0rc24", runtime="pytorch")
+    assert (release.runtimes, release.arguments_sure) == (("pytorch",), "near")
+    assert release.release_image == "nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc24"
+    assert release.image is None
 
 
 def test_engines_for_a_release_without_trtllm_build_are_refused_with_the_way_out() -> None:
@@ -42,13 +72,14 @@ def test_a_release_whose_arguments_nobody_compared_is_refused() -> None:
 
 
 def test_a_release_candidate_comes_before_its_release_and_ten_after_nine() -> None:
-    versions = ["1.3.0", "1.3.0rc21", "1.3.0rc9", "0.10.0", "0.9.0", "1.0.3.2510", "1.0.0"]
+    versions = ["1.3.0", "1.3.0rc21", "1.3.0rc9", "1.3.0rc9.post1", "0.10.0", "0.9.0", "1.0.3.2510", "1.0.0"]
     assert sorted(versions, key=version_key) == [
         "0.9.0",
         "0.10.0",
         "1.0.0",
         "1.0.3.2510",
         "1.3.0rc9",
+        "1.3.0rc9.post1",
         "1.3.0rc21",
         "1.3.0",
     ]
@@ -170,4 +201,4 @@ def test_the_command_lists_every_release(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["versions"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(releases())
-    assert lines[-1].split()[:3] == ["1.3.0rc21", "-", "13"]
+    assert lines[-1].split()[:3] == ["1.4.0rc4", "-", "13"]

@@ -22,7 +22,7 @@ from tests.support.servers.standin_trtllm_build import LOG, write_standin
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits
-from tpforge.trtllm.arguments import build_arguments
+from tpforge.trtllm.argument_tables import build_arguments
 
 LIMITS = Limits(max_batch_size=64, max_input_len=2048, max_seq_len=4096)
 
