@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +117,7 @@ class OpenAiTarget:
                 for choice in value.get("choices") or ():
                     finish = choice.get("finish_reason") or finish
                     thought = thought or bool(_thinking(_message(choice)))
-                    text += _text(choice)
+                    text += text_of(choice)
                 if text:
                     # Servers that count in every message say how many there are so far.
                     so_far = (value.get("usage") or {}).get("completion_tokens") or 0
@@ -155,7 +155,7 @@ class OpenAiTarget:
         return body | dict(options.sampling)
 
 
-def events_of(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
+def events_of(parts: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, str]]:
     """The data of every server-sent event, with the stamp of the read that completed it.
 
     An event without its blank line is dropped.
@@ -179,7 +179,7 @@ def _whole_body(parts: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, s
         yield parts[-1][0], b"".join(part for _, part in parts).decode("utf-8", errors="replace")
 
 
-def _text(choice: dict[str, Any]) -> str:
+def text_of(choice: dict[str, Any]) -> str:
     """The text of a choice: of a streamed or whole chat message, or of a plain completion.
 
     What a model thinks, calls or refuses is its answer as well. Servers name its thinking in two ways, and

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from tpforge.manifest import GoldenAnswer, Manifest
 from triton_repo.client.client import Client, Tls
@@ -43,13 +43,17 @@ class CheckResult:
     seconds: float
 
 
+Asked = TypeVar("Asked")
+"""What a check asks: `Target` over gRPC, `openai.target.OpenAiTarget` over HTTP."""
+
+
 @dataclass(frozen=True)
-class Check:
+class Check(Generic[Asked]):
     """One check: `run` returns when it passes, and raises Failed or Skipped otherwise."""
 
     name: str
     proves: str
-    run: Callable[[Target], None]
+    run: Callable[[Asked], None]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tpforge.manifest import Manifest
 from triton_repo.client.client import Client, ServerUnreachable, Tls
 from triton_repo.serve.security import GRPC_ADMIN_HEADER
 from triton_repo.smoke import answers, malformed, traffic
-from triton_repo.smoke.check import Check, CheckResult, Failed, Skipped, Target
+from triton_repo.smoke.check import Asked, Check, CheckResult, Failed, Skipped, Target
 from triton_repo.smoke.health import HEALTH_CHECKS
 from triton_repo.smoke.metrics import ActiveRequests
 from triton_repo.smoke.report import SmokeReport
@@ -43,7 +43,7 @@ class _Asked:
     proves: str
     run: Callable[[Target, str], None]
 
-    def of(self, model: str) -> Check:
+    def of(self, model: str) -> Check[Target]:
         return Check(f"{model}.{self.name}", self.proves, lambda target: self.run(target, model))
 
 
@@ -76,7 +76,7 @@ _ENSEMBLE_CHECKS = (
 _BLS_CHECKS = (_GOLDEN, _STREAMING, _SEED, _STOP_WORDS, _BATCH, _CONCURRENCY, _CANCEL)
 
 
-def all_checks() -> tuple[Check, ...]:
+def all_checks() -> tuple[Check[Target], ...]:
     """Every check, in the order in which they run."""
     return (
         *HEALTH_CHECKS,
@@ -124,7 +124,7 @@ def run_smoke(
 
 
 def run_checks(
-    checks: tuple[Check, ...], target: Target, *, on_result: Callable[[CheckResult], None]
+    checks: tuple[Check[Asked], ...], target: Asked, *, on_result: Callable[[CheckResult], None]
 ) -> tuple[CheckResult, ...]:
     """Run `checks` in order; when the server goes away, the rest are skipped."""
     results = []
@@ -141,7 +141,7 @@ def run_checks(
     return tuple(results)
 
 
-def run_check(check: Check, target: Target) -> tuple[CheckResult, bool]:
+def run_check(check: Check[Asked], target: Asked) -> tuple[CheckResult, bool]:
     """Run one check; its result, and whether the server is gone."""
     result = partial(CheckResult, check.name, check.proves)
     begun = time.monotonic()
@@ -154,14 +154,14 @@ def run_check(check: Check, target: Target) -> tuple[CheckResult, bool]:
     except TpforgeError as error:
         is_gone = isinstance(error, ServerUnreachable)
         return result("fail", str(error), time.monotonic() - begun), is_gone
-    except (KeyError, ValueError, IndexError) as error:
-        # An answer that cannot be read: a tensor that is not there, or of a shape that is not the contract's.
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        # An answer that cannot be read: a tensor or field that is not there, or not of the contract's form.
         reason = f"the answer does not have the contract's form: {type(error).__name__}: {error}"
         return result("fail", reason, time.monotonic() - begun), False
     return result("pass", "", time.monotonic() - begun), False
 
 
-def _malformed(case: malformed.Malformed, model: str) -> Check:
+def _malformed(case: malformed.Malformed, model: str) -> Check[Target]:
     return Check(
         f"{model}.refuses.{case.name}",
         f"{case.what} is refused by the name {case.field}, and the server answers on",
