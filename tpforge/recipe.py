@@ -120,6 +120,8 @@ class EngineRecipe(Record):
 class ServeRecipe(Record):
     """Where the server listens: HTTP at `port_base`, gRPC one above, metrics two above.
 
+    `drain` is for how many seconds requests in flight may go on when the server is told to end.
+
     `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: where it runs ("auto": here
     when the engine's release is installed, else docker), how ranks are started, and on which GPUs.
     """
@@ -128,6 +130,7 @@ class ServeRecipe(Record):
     host: str = "127.0.0.1"
     tritonserver: Path | None = None
     load_timeout: Annotated[float, Field(gt=0)] | None = None
+    drain: Annotated[float, Field(ge=0)] | None = None
     container: Literal["auto", "none", "docker", "podman"] = "auto"
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"

@@ -17,17 +17,20 @@ from tpforge.records import Record
 Size = Annotated[int, Field(ge=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
+QUEUE_PER_SLOT = 16
+"""Who is behind more than so many others for a place will hardly wait for the answer."""
 
 
 class CommonOptions(Record):
     """What every runtime's repository has: how text becomes tokens, and how requests are answered.
 
-    `max_batch_size` None is the engine's own; `max_queue_size` 0 is unlimited.
+    `max_batch_size` None is the engine's own; `max_queue_size` None is `QUEUE_PER_SLOT` for each of the
+    batch, 0 is unlimited.
     """
 
     decoupled: Switch = True
     max_batch_size: Size | None = None
-    max_queue_size: Count = 0
+    max_queue_size: Count | None = None
     preprocessing_instances: Size = 1
     add_special_tokens: Switch = True
     skip_special_tokens: Switch = True
@@ -35,6 +38,10 @@ class CommonOptions(Record):
     accumulate_tokens: Switch = False
     cancellation_check_period_ms: Size = 100
     stats_check_period_ms: Size = 100
+
+    def queue_size(self, max_batch_size: int) -> int:
+        """How many requests may wait beside a batch of that size; 0 is any number."""
+        return QUEUE_PER_SLOT * max_batch_size if self.max_queue_size is None else self.max_queue_size
 
 
 class ExecutionOptions(CommonOptions):

@@ -154,6 +154,7 @@ def serve_launch(
     from triton_repo.serve.launched import ContainerName, LaunchedProgram
     from triton_repo.serve.local import ServeOptions, serve
     from triton_repo.serve.ports import Ports
+    from triton_repo.serve.tritonserver import DRAIN_S
 
     if launch.misfits:
         raise EnvironmentUnusable("\n  ".join(["this engine cannot be served here:", *launch.misfits]))
@@ -174,6 +175,7 @@ def serve_launch(
         ports=Ports.from_base(recipe.port_base),
         host=recipe.host,
         load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
+        drain_s=DRAIN_S if recipe.drain is None else recipe.drain,
         detach=detach,
         launch=program,
         security=launch.security,
@@ -238,6 +240,7 @@ def _command(
         # On this host the name keeps equal engines' regions apart, in containers nothing has to.
         prefix=f"{manifest.name}-" if container != "none" else f"{_name(places, manifest, recipe)}-",
         server_id=_name(places, manifest, recipe),
+        drain_s=recipe.drain,
         security=tuple(security.arguments_without_key()),
         addresses=_addresses(recipe, security) if container == "none" else (),
     )

@@ -45,6 +45,7 @@ def serve_engine(
     from triton_repo.serve.local import ServeOptions, serve
     from triton_repo.serve.ports import Ports
     from triton_repo.serve.security import Security
+    from triton_repo.serve.tritonserver import DRAIN_S
 
     refuse_running(places)
     repository, rendered = fresh_repository(places, options)
@@ -58,6 +59,7 @@ def serve_engine(
             host=recipe.host,
             tritonserver=recipe.tritonserver,
             load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
+            drain_s=DRAIN_S if recipe.drain is None else recipe.drain,
             detach=detach,
             security=security or Security(),
         ),

@@ -113,6 +113,7 @@ class Values:
             "max_seq_len": manifest.limits.max_seq_len,
             "end_id": tokens.end_ids[0] if tokens.end_ids else "",
             "end_ids": self._end_ids,
+            "max_queue_size": options.queue_size(self.max_batch_size),
             "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
             "stops_abandoned": self._stops_abandoned,
             "tensorrt_llm_model_name": "tensorrt_llm",

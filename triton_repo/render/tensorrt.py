@@ -92,7 +92,7 @@ class _TensorrtValues(Values):
         return {
             **super().context(model),
             "max_queue_delay_microseconds": self._own.max_queue_delay_microseconds,
-            "max_queue_size": self._own.max_queue_size,
+            "max_queue_size": self._own.queue_size(self.max_batch_size),
             "num_instances": 1 if devices is None else devices.count(";") + 1,
         }
 

@@ -26,7 +26,8 @@ from triton_repo.serve.tritonserver import DRAIN_S
 
 SUPERVISOR_LOG = "supervisor.log"
 _POLL_S = 0.1
-_STOP_TIMEOUT_S = 60.0
+_STOP_BEYOND_S = 30.0
+"""How long a supervisor may take to end, beyond the time that requests in flight have."""
 _KILL_TIMEOUT_S = 10.0
 
 _detached: dict[int, subprocess.Popen[bytes]] = {}
@@ -137,7 +138,7 @@ def stop(state_dir: Path) -> Status:
     if found is None:
         return before
     if state.is_supervised(state_dir, found) and processes.send_signal(found.supervisor, signal.SIGTERM):
-        if not processes.wait_gone(found.supervisor, timeout_s=_STOP_TIMEOUT_S):
+        if not processes.wait_gone(found.supervisor, timeout_s=found.drain_s + _STOP_BEYOND_S):
             processes.send_signal(found.supervisor, signal.SIGKILL)
         if not processes.wait_gone(found.supervisor, timeout_s=_KILL_TIMEOUT_S):
             raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")

@@ -6,6 +6,7 @@ tensorrt_llm/llmapi/trtllm-llmapi-launch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class TritonArguments:
     """What every tritonserver of a launch is told; `prefix` tells its shared memory from other servers'.
 
     `server_id` is what the first one answers when it is asked who it is; `security`, what that one alone is
-    told of certificates and keys, and `addresses` where it listens, since the others open no port.
+    told of certificates and keys, and `addresses` where it listens, since the others open no port. `drain_s`
+    is for how long requests in flight may go on at its end; None is Triton's own 30 s.
     """
 
     repository: Path
@@ -49,6 +51,7 @@ class TritonArguments:
     prefix: str = "prefix"
     log_file: str | None = None
     server_id: str | None = None
+    drain_s: float | None = None
     security: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
 
@@ -123,6 +126,8 @@ def _tritonserver(arguments: TritonArguments, *, rank: int, more: Iterable[str] 
         words += ["--log-verbose=1", f"--log-file={arguments.log_file}"]
     if rank > 0:
         words += ["--model-control-mode=explicit", f"--load-model={GENERATOR}"]
+    if arguments.drain_s is not None:
+        words.append(f"--exit-timeout-secs={math.ceil(arguments.drain_s)}")
     return [
         *words,
         *more,

@@ -30,6 +30,7 @@ from triton_repo.serve.private import (
 )
 from triton_repo.serve.processes import MARK, REGIONS, ProcessId, has_open, is_alive
 from triton_repo.serve.security import Security
+from triton_repo.serve.tritonserver import DRAIN_S
 
 Phase = Literal["starting", "ready", "restarting", "stopping", "failed"]
 
@@ -60,6 +61,8 @@ class ServerState(Record):
     shared_memory: str | None = Field(default=None, pattern=REGIONS)
     """Regions that must be, beside those of the mark."""
     security: Security = Security()
+    drain_s: float = DRAIN_S
+    """For how long requests in flight may go on at its end."""
     restarts: int = 0
     last_failure: str | None = None
     seconds_to_ready: float | None = None

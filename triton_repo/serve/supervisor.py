@@ -130,6 +130,7 @@ class Supervisor:
             mark=self._mark,
             supervisor=me,
             security=plan.security,
+            drain_s=plan.drain_s,
             container=plan.launch.container if plan.launch else None,
             shared_memory=plan.launch.shared_memory if plan.launch else None,
         )

@@ -34,7 +34,9 @@ def repository_options() -> Decorator:
             "--max-batch-size", type=SIZE, help="Requests in flight at once.  [default: the engine's]"
         ),
         click.option(
-            "--max-queue-size", type=COUNT, default=0, help="Requests that may wait; 0 is no limit."
+            "--max-queue-size",
+            type=COUNT,
+            help="Requests that may wait; 0 is no limit.  [default: 16 for each of the batch]",
         ),
         click.option(
             "--preprocessing-instances", type=SIZE, default=1, show_default=True, help="Tokenizing processes."

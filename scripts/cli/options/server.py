@@ -37,6 +37,11 @@ def server_options() -> Decorator:
             help="Seconds for all models to load.  [default: 300; TensorRT-LLM: 1800]",
         ),
         click.option(
+            "--drain",
+            type=click.FloatRange(min=0),
+            help="Seconds that requests in flight may go on when the server is told to end.  [default: 30]",
+        ),
+        click.option(
             "--container",
             type=click.Choice(["auto", "none", "docker", "podman"]),
             default="auto",

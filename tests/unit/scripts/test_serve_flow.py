@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.serve import find_log, stop_servers
+from scripts.flows.serve import find_log, serve_engine, stop_servers
 from tpforge.errors import UsageError
+from tpforge.outputs.places import Places
+from tpforge.recipe import ServeRecipe
 from triton_repo.serve import processes, state
+from triton_repo.serve.local import ServeOptions
 from triton_repo.serve.ports import Ports
 
 _locks = ExitStack()
@@ -105,3 +108,16 @@ def test_whose_log_is_asked_when_several_run_and_said_when_there_is_none(tmp_pat
         server(tmp_path, name, "ready", log="")
     with pytest.raises(UsageError, match="say whose log"):
         find_log(None, state.LOG_FILE, root=tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 30), (0, 0), (90.5, 90.5)])
+def test_requests_in_flight_have_the_time_that_the_recipe_gives_them(
+    asked: float | None, given: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[ServeOptions] = []
+    monkeypatch.setattr("scripts.flows.serve.fresh_repository", lambda *_: (tmp_path, False))
+    monkeypatch.setattr("triton_repo.serve.local.serve", lambda _, *, options, **_more: served.append(options))
+    serve_engine(
+        Places(tmp_path / "engine"), ServeRecipe(drain=asked), detach=True, progress=lambda _message: None
+    )
+    assert [options.drain_s for options in served] == [given]

@@ -52,6 +52,7 @@ def test_every_table_is_read() -> None:
         num_threads = 2
         [serve]
         port_base = 9000
+        drain = 90
         [smoke]
         enabled = false
         """,
@@ -62,7 +63,7 @@ def test_every_table_is_read() -> None:
     assert recipe.limits == LimitsRecipe(max_batch_size=16, max_input_len=100, max_seq_len=200)
     assert (recipe.repository.embed_engine, recipe.repository.decoupled) == (True, False)
     assert recipe.repository.num_threads == 2
-    assert (recipe.serve.port_base, recipe.smoke.enabled) == (9000, False)
+    assert (recipe.serve.port_base, recipe.serve.drain, recipe.smoke.enabled) == (9000, 90, False)
 
 
 def test_unknown_keys_suggest_the_nearest_known_one_in_any_table() -> None:

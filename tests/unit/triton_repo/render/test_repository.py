@@ -90,6 +90,18 @@ def test_parameters_name_the_engine_and_its_limits(engine: Path, tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "waiting"), [({}, "64"), ({"max_batch_size": 2}, "32"), ({"max_queue_size": 0}, "0")]
+)
+def test_a_queue_is_bounded_unless_it_is_said_not_to_be(
+    engine: Path, tmp_path: Path, options: dict[str, int], waiting: str
+) -> None:
+    """Sixteen requests wait for each of the four that the engine serves at once; 0 is no limit."""
+    path = rendered(engine, tmp_path / "repository", **options).path
+
+    assert parameters(path, "tensorrt_llm")["max_queue_size"] == waiting
+
+
 def test_an_engine_without_end_tokens_leaves_them_to_the_tokenizer(engine: Path, tmp_path: Path) -> None:
     manifest = manifest_of(model=model_of(special_tokens=SpecialTokens()))
     out = tmp_path / "repository"

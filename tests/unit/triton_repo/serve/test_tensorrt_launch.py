@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def test_leader_mode_starts_a_server_a_rank_and_only_the_first_has_all_models() 
     histograms = "--metrics-config=histogram_latencies=true"
     assert first == f"mpirun --allow-run-as-root {start} {ports} {histograms} {end}0_"
     assert second == f"{start} {ports} --model-control-mode=explicit --load-model=tensorrt_llm {end}1_"
+
+
+def test_every_rank_is_told_how_long_requests_in_flight_may_go_on() -> None:
+    for command in (
+        leader_command(replace(ARGUMENTS, drain_s=90.5), world_size=2),
+        orchestrator_command(replace(ARGUMENTS, drain_s=90.5), num_gpus=2),
+        llmapi_command(replace(ARGUMENTS, drain_s=90.5), world_size=2),
+    ):
+        assert command.words.count("--exit-timeout-secs=91") == command.words.count("tritonserver")
 
 
 def test_leader_mode_has_as_many_processes_as_ranks() -> None:
