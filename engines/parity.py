@@ -21,15 +21,17 @@ from engines.far_positions import expect_far, far_error, window_problems
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.greedy import greedy
-from engines.reference.opening import AUTO_DTYPE
 from engines.transformers_model import load_transformers
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.manifest import GoldenAnswer, Manifest, Parity
+from tpforge.golden import decisive_tokens, first_run
+from tpforge.manifest import GoldenAnswer, Manifest, Parity, Rounding
 from tpforge.progress import Progress
 
 LOGIT_TOLERANCE = 2e-3
 NUM_GREEDY_TOKENS = 64
+_NUM_RIVALS = 16
+"""Tokens that may stand in a greedy one's place; those behind them are too far off."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,18 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class _Rounded:
+    """The largest error of a logit, and of a difference between two that choose a greedy token."""
+
+    logit: float
+    margin: float
+
+
+@dataclass(frozen=True)
 class _Difference:
     """One prompt on the ranks against transformers."""
 
-    max_abs_error: float
+    rounding: _Rounded
     kl_divergences: Tensor
     num_top1_equal: int
     num_greedy_equal: int
@@ -97,16 +107,15 @@ def measure_parity(
         differences = []
         for item in expected:
             differences.append(_compare(item, executor))
-            progress(f"ranks: {item.prompt.name}: largest logit error {differences[-1].max_abs_error:.1e}")
+            progress(f"ranks: {item.prompt.name}: largest logit error {differences[-1].rounding.logit:.1e}")
         far_worst = 0.0 if far is None else far_error(far, executor)
     if far is not None and not far_worst < LOGIT_TOLERANCE:
         declared.append(
             f"a prompt of {len(far.tokens)} tokens: logits of its last positions off by up to "
             f"{far_worst:.2e}, where windows and scaled ropes show"
         )
-    worst = max(difference.max_abs_error for difference in differences)
-    served_dtype, served_worst = _served(config, expected, worst)
-    parity = _summarize(expected, differences, served_dtype, served_worst)
+    rounding = _measure_rounding(config, manifest, expected, differences, progress=progress)
+    parity = _summarize(expected, differences, rounding)
     parity = parity.model_copy(
         update={
             "passed": parity.passed and not declared,
@@ -114,7 +123,7 @@ def measure_parity(
             "problems": (*declared, *parity.problems),
         }
     )
-    return parity, tuple(_golden(item, manifest, engine_dir, served_worst) for item in expected)
+    return parity, tuple(_golden(item, manifest, engine_dir, parity) for item in expected)
 
 
 def load_prompts(tokenizer_dir: Path, *, manifest: Manifest) -> list[Prompt]:
@@ -209,7 +218,7 @@ def _compare(item: Expected, executor: Executor) -> _Difference:
     expected = item.logits.double().log_softmax(-1)
     divergences = (expected.exp() * (expected - logits.double().log_softmax(-1))).sum(-1)
     return _Difference(
-        max_abs_error=float((logits - item.logits).abs().max().nan_to_num(nan=torch.inf)),
+        rounding=_rounded(item, logits),
         kl_divergences=divergences,
         num_top1_equal=int((logits.argmax(-1) == item.logits.argmax(-1)).sum()),
         num_greedy_equal=first_miss,
@@ -234,24 +243,57 @@ def _deviations(item: Expected, logits: Tensor, executor: Executor) -> list[str]
     ]
 
 
-def _served(config: EngineConfig, expected: list[Expected], worst: float) -> tuple[DType, float]:
-    """The dtype a reference server computes in, and its largest logit error."""
-    dtype = DType(AUTO_DTYPE)
-    if config.kv_algorithm is None and dtype is DType.FLOAT32:
-        # The very computation that was compared.
-        return dtype, worst
-    with open_ranks(config, dtype.value) as executor:
-        errors = [float((forced_logits(item, executor) - item.logits).abs().max()) for item in expected]
-    return dtype, max(errors)
+def _rounded(item: Expected, logits: Tensor) -> _Rounded:
+    """How far logits are off: all of them, and what parts each greedy token from its likeliest rivals."""
+    start = len(item.prompt.ids) - 1
+    best = item.logits[start:].topk(min(1 + _NUM_RIVALS, logits.shape[1])).indices
+
+    def margins(values: Tensor) -> Tensor:
+        held = values[start:].gather(1, best)
+        return held[:, :1] - held
+
+    return _Rounded(
+        logit=_largest(logits - item.logits), margin=_largest(margins(logits) - margins(item.logits))
+    )
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().max().nan_to_num(nan=torch.inf))
+
+
+def _measure_rounding(
+    config: EngineConfig,
+    manifest: Manifest,
+    expected: list[Expected],
+    differences: list[_Difference],
+    *,
+    progress: Progress,
+) -> tuple[Rounding, ...]:
+    """What each dtype that a server may compute in does to the logits, with the KV cache as it is served.
+
+    Those are float32, bfloat16 and the engine's own.
+    """
+    found = []
+    for dtype in dict.fromkeys((DType.FLOAT32, DType.BFLOAT16, manifest.dtype)):
+        if dtype is DType.FLOAT32 and config.kv_algorithm is None:
+            # The very computation that was compared.
+            rounded = [difference.rounding for difference in differences]
+        else:
+            with open_ranks(config, dtype.value) as executor:
+                rounded = [_rounded(item, forced_logits(item, executor)) for item in expected]
+        logit, margin = max(one.logit for one in rounded), max(one.margin for one in rounded)
+        progress(f"computed in {dtype}: logits off by up to {logit:.1e}, margins by {margin:.1e}")
+        found.append(Rounding(compute_dtype=dtype, max_abs_logit_error=logit, max_margin_error=margin))
+    return tuple(found)
 
 
 def _summarize(
-    expected: list[Expected], differences: list[_Difference], served_dtype: DType, served_worst: float
+    expected: list[Expected], differences: list[_Difference], rounding: tuple[Rounding, ...]
 ) -> Parity:
     import safetensors
     import transformers
 
-    worst = max(difference.max_abs_error for difference in differences)
+    worst = max(difference.rounding.logit for difference in differences)
     num_positions = sum(item.logits.shape[0] for item in expected)
     problems = [problem for difference in differences for problem in difference.problems]
     if not worst < LOGIT_TOLERANCE:
@@ -268,8 +310,7 @@ def _summarize(
         num_greedy_tokens=sum(len(item.tokens) for item in expected),
         num_greedy_equal=sum(item.num_greedy_equal for item in differences),
         logit_tolerance=LOGIT_TOLERANCE,
-        served_dtype=served_dtype,
-        served_max_abs_logit_error=served_worst,
+        rounding=rounding,
         versions={
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -279,19 +320,21 @@ def _summarize(
     )
 
 
-def _golden(item: Expected, manifest: Manifest, engine_dir: Path, served_worst: float) -> GoldenAnswer:
+def _golden(item: Expected, manifest: Manifest, engine_dir: Path, parity: Parity) -> GoldenAnswer:
     from tokenizers import Tokenizer
 
     tokens = list(item.tokens)
     ends = [index for index, token in enumerate(tokens) if token in manifest.model.special_tokens.end_ids]
     answer = tokens[: ends[0]] if ends else tokens
-    unsure = (item.margins <= 2 * served_worst).nonzero().flatten().tolist()
     tokenizer = Tokenizer.from_file(str(engine_dir / "tokenizer" / "tokenizer.json"))
-    return GoldenAnswer(
+    golden = GoldenAnswer(
         name=item.prompt.name,
         prompt=item.prompt.text,
         prompt_ids=item.prompt.ids,
         token_ids=tuple(answer),
         text=tokenizer.decode(answer),
-        num_decisive=min([len(answer), *unsure]),
+        num_decisive=0,
+        margins=tuple(round(margin, 5) for margin in item.margins[: len(answer)].tolist()),
     )
+    decisive = decisive_tokens(golden, parity=parity, compute_dtype=DType.FLOAT32)
+    return golden.model_copy(update={"num_decisive": first_run(decisive).count})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
@@ -50,8 +50,8 @@ class Limits(Record):
 class GoldenAnswer(Record):
     """A prompt with the greedy tokens that transformers gave for it in float32.
 
-    The first `num_decisive` tokens were chosen by a margin larger than twice the largest logit error of
-    the served precision, so that any correct server gives them; later ones may tip over by rounding.
+    `margins` are by how much each token's logit was above the next; `tpforge.golden` says which of them
+    rounding in a compute dtype cannot change. The first `num_decisive` tokens are such in float32.
     """
 
     name: str
@@ -60,6 +60,18 @@ class GoldenAnswer(Record):
     token_ids: tuple[int, ...]
     text: str
     num_decisive: int
+    margins: tuple[float, ...] = ()
+
+
+class Rounding(Record):
+    """How far logits are from transformers' in float32 when the runtime computes in `compute_dtype`.
+
+    `max_margin_error` is the largest error of the difference between a greedy token's logit and a rival's.
+    """
+
+    compute_dtype: DType
+    max_abs_logit_error: float
+    max_margin_error: float
 
 
 class Parity(Record):
@@ -76,10 +88,18 @@ class Parity(Record):
     num_greedy_tokens: int
     num_greedy_equal: int
     logit_tolerance: float
-    served_dtype: DType
-    served_max_abs_logit_error: float
+    rounding: tuple[Rounding, ...] = ()
     versions: dict[str, str]
     problems: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        """Engines that were proven before `rounding` was measured say less, of one dtype."""
+        if not isinstance(values, dict):
+            return values
+        earlier = ("served_dtype", "served_max_abs_logit_error")
+        return {key: value for key, value in values.items() if key not in earlier}
 
 
 class WeightError(Record):

@@ -36,16 +36,19 @@ class RankFile:
         """Whether the file has the tensor, and it was not read yet."""
         return name in self._unread
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor in the dtype and on the device of the rank."""
+    def read(self, name: str, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor in `dtype`, without it in that of the rank, on the device of the rank."""
+        dtype = dtype or self._dtype
         if self._quantized is not None and self._quantized.applies(name):
             values = read_dequantized(self, name, shape, self._quantized)
-            return values.to(self._device, self._dtype).contiguous()
-        return self.read_unconverted(name, shape).to(self._device, self._dtype)
+            return values.to(self._device, dtype).contiguous()
+        return self.read_unconverted(name, shape).to(self._device, dtype)
 
-    def read_if(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+    def read_if(
+        self, name: str, shape: tuple[int, ...], *, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
         """As `read`, or None when the file does not hold it."""
-        return self.read(name, shape) if self.holds(name) else None
+        return self.read(name, shape, dtype=dtype) if self.holds(name) else None
 
     def read_unconverted(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor as it is in the file, on the CPU."""

@@ -89,8 +89,10 @@ class RankModel:
             return None
         if isinstance(batch, Prefill) and batch.logits is Logits.LAST:
             hidden = hidden[-1:]
-        logits = yield AllGather(functional.linear(self._final_norm(hidden), self._lm_head, self._lm_bias))
-        return self._scaled(logits[:, : self.config.vocab_size].float())
+        # In float32 whatever the dtype: a step of bfloat16 at 25 is 0.125, more than parts likely tokens.
+        logits = functional.linear(self._final_norm(hidden).float(), self._lm_head, self._lm_bias)
+        logits = yield AllGather(logits)
+        return self._scaled(logits[:, : self.config.vocab_size])
 
     def _sequential(self, layer: _Layer, hidden: Tensor, batch: Batch, place: Place) -> Step:
         assert layer.mlp_norm is not None, "sequential blocks have a norm each"
@@ -161,8 +163,8 @@ class RankModel:
             self._load_embedding(file, vocab_part=vocab)
         if self.is_last:
             self._final_norm = self._load_norm(file, "transformer.ln_f")
-            self._lm_head = file.read("lm_head.weight", (vocab, hidden))
-            self._lm_bias = file.read_if("lm_head.bias", (vocab,))
+            self._lm_head = file.read("lm_head.weight", (vocab, hidden), dtype=torch.float32)
+            self._lm_bias = file.read_if("lm_head.bias", (vocab,), dtype=torch.float32)
         file.refuse_unread()
 
     def _load_embedding(self, file: RankFile, *, vocab_part: int) -> None:

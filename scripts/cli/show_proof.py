@@ -39,9 +39,13 @@ def parity_rows(parity: Parity) -> list[tuple[str, str]]:
             f"{parity.max_abs_logit_error:.1e}  (below {parity.logit_tolerance:.0e}; "
             f"{parity.num_positions} positions of {parity.num_prompts} prompts, float32)",
         ),
-        (
-            f"largest logit error as served, {parity.served_dtype}",
-            f"{parity.served_max_abs_logit_error:.1e}",
+        *(
+            (
+                f"logit error computed in {one.compute_dtype}",
+                f"{one.max_abs_logit_error:.1e}; "
+                f"margins of greedy tokens off by up to {one.max_margin_error:.1e}",
+            )
+            for one in parity.rounding
         ),
         ("mean KL divergence", f"{parity.mean_kl_divergence:.1e}"),
         ("top-1 agreement", f"{parity.top1_agreement:.2%}"),

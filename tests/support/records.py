@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tpforge.dtypes import DType
-from tpforge.manifest import FileRecord, Limits, Manifest, SourceRecord
+from tpforge.manifest import FileRecord, Limits, Manifest, Parity, SourceRecord
 from tpforge.model import AttentionSpec, MlpSpec, ModelSpec, NormSpec, RopeSpec, SpecialTokens
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import plan_padding
@@ -51,3 +51,22 @@ def manifest_of(**fields: Any) -> Manifest:
         "command": ("tpforge", "build", "/models/tiny", "--tp", "2"),
     }
     return Manifest(**(values | fields))
+
+
+def parity_of(**fields: Any) -> Parity:
+    """A proof that passed."""
+    values: dict[str, Any] = {
+        "passed": True,
+        "num_tensors": 10,
+        "num_unequal_tensors": 0,
+        "num_prompts": 1,
+        "num_positions": 8,
+        "max_abs_logit_error": 1e-4,
+        "mean_kl_divergence": 1e-9,
+        "top1_agreement": 1.0,
+        "num_greedy_tokens": 4,
+        "num_greedy_equal": 4,
+        "logit_tolerance": 2e-3,
+        "versions": {},
+    }
+    return Parity(**(values | fields))

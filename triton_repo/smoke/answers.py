@@ -8,6 +8,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+from tpforge.golden import Run, first_run, longest_run, margin_error
 from tpforge.manifest import GoldenAnswer
 from triton_repo.client.client import Answer
 from triton_repo.client.wire import tensor
@@ -22,23 +23,31 @@ _STREAM_TOKENS = 24
 
 
 def check_golden_tokens(target: Target) -> None:
-    """tensorrt_llm continues all golden prompts, at once, by the tokens that rounding cannot change."""
+    """tensorrt_llm continues all golden prompts, at once, by the tokens that rounding cannot change.
 
-    def ask(golden: GoldenAnswer) -> tuple[int, ...]:
-        count = min(golden.num_decisive, _GOLDEN_TOKENS)
-        return target.continue_tokens([list(golden.prompt_ids)], num_tokens=count)
+    Where those come after others, the prompt is sent with these behind it.
+    """
+    golden = _known(target)
+    runs = [(answer, longest_run(target.decisive(answer))) for answer in golden]
+    runs = [(answer, run) for answer, run in runs if run.count]
+    if not runs:
+        raise Skipped(_indecisive(target, "no token"))
 
-    golden = _golden(target)
+    def ask(answer: GoldenAnswer, run: Run) -> tuple[int, ...]:
+        before = [*answer.prompt_ids, *answer.token_ids[: run.start]]
+        return target.continue_tokens([before], num_tokens=min(run.count, _GOLDEN_TOKENS))
+
     with ThreadPoolExecutor(target.num_clients) as pool:
-        for answer, found in zip(golden, pool.map(ask, golden), strict=True):
-            count = min(answer.num_decisive, _GOLDEN_TOKENS)
-            expect_equal(found, answer.token_ids[:count], what=f"tokens of golden prompt {answer.name!r}")
+        for (answer, run), found in zip(runs, pool.map(lambda pair: ask(*pair), runs), strict=True):
+            expected = answer.token_ids[run.start :][: min(run.count, _GOLDEN_TOKENS)]
+            after = f" after its first {run.start}" if run.start else ""
+            expect_equal(found, expected, what=f"tokens of golden prompt {answer.name!r}{after}")
 
 
 def check_golden_text(target: Target, model: str) -> None:
     """A golden prompt, as text, gets the golden text."""
     golden = _golden(target)[0]
-    count = min(golden.num_decisive, _GOLDEN_TOKENS)
+    count = min(first_run(target.decisive(golden)).count, _GOLDEN_TOKENS)
     found = target.client.generate(golden.prompt, max_tokens=count, model=model).text
     if count == len(golden.token_ids):
         expected = golden.text
@@ -188,11 +197,30 @@ def _expect_one_final(answer: Answer, *, what: str) -> None:
         raise Failed(f"{what}: responses came after the one with the final flag")
 
 
-def _golden(target: Target) -> tuple[GoldenAnswer, ...]:
+def _known(target: Target) -> tuple[GoldenAnswer, ...]:
     if target.manifest is None:
         raise Skipped("no engine is known: give --engine")
     if not target.manifest.golden:
         raise Skipped("the engine has no golden answers: run `tpforge verify` on it")
+    return target.manifest.golden
+
+
+def _golden(target: Target) -> tuple[GoldenAnswer, ...]:
+    """The golden answers that begin with a token that rounding cannot change."""
+    _known(target)
     if not target.golden:
-        raise Skipped("no token of the golden answers wins by more than the error of the logits as served")
+        raise Skipped(_indecisive(target, "no first token"))
     return target.golden
+
+
+def _indecisive(target: Target, what: str) -> str:
+    parity = target.manifest.parity if target.manifest is not None else None
+    error = margin_error(parity, compute_dtype=target.compute_dtype)
+    if error is None:
+        return (
+            f"verify did not measure what {target.compute_dtype} does to logits: run `tpforge verify` again"
+        )
+    return (
+        f"computed in {target.compute_dtype}, in which margins are off by up to {error:.1e}, {what} of the "
+        "golden answers wins by more than twice that"
+    )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
+from tpforge.dtypes import DType
+from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest
 from triton_repo.client.client import Client, Tls
 from triton_repo.client.wire import Response, tensor
@@ -21,6 +23,8 @@ NUM_TOKENS = 16
 """Tokens of an ordinary answer: enough to stream, few enough for a slow machine."""
 
 CANARY_TOKENS = 4
+AUTO_COMPUTE_DTYPE = DType.FLOAT32
+"""What the reference runtime computes in when its config says `auto`."""
 _DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")
 
 
@@ -67,11 +71,28 @@ class Target:
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: Tls | None = None
 
-    @property
+    @cached_property
+    def compute_dtype(self) -> DType:
+        """What the server computes in: the reference runtime's config says it, others use the engine's."""
+        parameters = self.client.config("tensorrt_llm").parameters
+        said = parameters["compute_dtype"].string_value if "compute_dtype" in parameters else ""
+        if said and said != "auto":
+            return DType(said)
+        return AUTO_COMPUTE_DTYPE if said or self.manifest is None else self.manifest.dtype
+
+    @cached_property
     def golden(self) -> tuple[GoldenAnswer, ...]:
-        """The engine's golden answers that decide at least a token."""
-        answers = self.manifest.golden if self.manifest is not None else ()
-        return tuple(answer for answer in answers if answer.num_decisive > 0)
+        """The engine's golden answers whose first token at least rounding cannot change."""
+        return tuple(answer for answer in self._answers if first_run(self.decisive(answer)).count)
+
+    @property
+    def _answers(self) -> tuple[GoldenAnswer, ...]:
+        return self.manifest.golden if self.manifest is not None else ()
+
+    def decisive(self, answer: GoldenAnswer) -> tuple[bool, ...]:
+        """Of each token of a golden answer, whether it can't depend on rounding as this server computes."""
+        parity = self.manifest.parity if self.manifest is not None else None
+        return decisive_tokens(answer, parity=parity, compute_dtype=self.compute_dtype)
 
     @property
     def prompt(self) -> str:
@@ -80,7 +101,16 @@ class Target:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Several prompts, all different."""
+        """Several prompts, all different.
+
+        Raises:
+            Skipped: golden answers are known, and rounding may change the first token of each.
+        """
+        if self._answers and not self.golden:
+            raise Skipped(
+                f"computed in {self.compute_dtype}, the answer to every golden prompt may begin otherwise "
+                "when requests are computed together"
+            )
         return tuple(answer.prompt for answer in self.golden) or _DEFAULT_PROMPTS
 
     def num_decisive(self, prompt: str) -> int:
@@ -89,7 +119,7 @@ class Target:
         Requests that are computed together may round otherwise than alone; without golden answers that
         risk is taken.
         """
-        known = {answer.prompt: answer.num_decisive for answer in self.golden}
+        known = {answer.prompt: first_run(self.decisive(answer)).count for answer in self.golden}
         return min(NUM_TOKENS, known.get(prompt, NUM_TOKENS))
 
     @cached_property

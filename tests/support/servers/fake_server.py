@@ -76,8 +76,8 @@ class FakeStream(Stream):
 class FakeServer(Client):
     """A client whose server is itself; `flaw` names the one way in which it is wrong."""
 
-    def __init__(self, flaw: str = "", *, clock: Clock | None = None) -> None:
-        self.flaw, self.clock = flaw, clock or Clock()
+    def __init__(self, flaw: str = "", *, clock: Clock | None = None, compute_dtype: str = "auto") -> None:
+        self.flaw, self.clock, self.compute_dtype = flaw, clock or Clock(), compute_dtype
         self.active = 0
         self.stopped: set[str] = set()
         self.num_requests = 0
@@ -119,7 +119,10 @@ class FakeServer(Client):
 
     def config(self, model: str) -> Any:
         """No parameter says that postprocessing notices abandoned streams, so the check asks to stop them."""
-        return model_config_pb2.ModelConfig(name=model)
+        config = model_config_pb2.ModelConfig(name=model)
+        if self.compute_dtype and model == "tensorrt_llm":
+            config.parameters["compute_dtype"].string_value = self.compute_dtype
+        return config
 
     def max_batch_size(self, model: str) -> int:
         return 1 if self.flaw == "no batches" else 8

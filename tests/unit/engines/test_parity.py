@@ -9,9 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from engines.parity import LOGIT_TOLERANCE, measure_parity
+from engines.reference import load_config, open_executor
+from engines.reference.batches import Logits, Prefill
 from tests.support.tiny_engine import write_tiny_engine
+from tpforge.dtypes import DType
+from tpforge.manifest import GoldenAnswer
 
 Tensors = dict[str, Tensor]
 
@@ -63,9 +68,51 @@ def test_a_wrong_shard_is_caught_by_the_logits(tmp_path: Path, damage: Callable[
 
 
 def test_bfloat16_engines_are_compared_with_the_source_rounded_alike(tmp_path: Path) -> None:
-    from tpforge.dtypes import DType
-
     engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2, dtype=DType.BFLOAT16)
     parity, _ = measure_parity(engine, manifest, source_path=source, progress=lambda _: None)
     assert parity.passed
     assert torch.isfinite(torch.tensor(parity.mean_kl_divergence))
+
+
+@pytest.mark.parametrize("own", [DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16])
+def test_rounding_is_measured_in_every_dtype_that_may_be_served(tmp_path: Path, own: DType) -> None:
+    """The errors of bfloat16 are measured again here, by the executor in bfloat16 and transformers alone."""
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2, dtype=own)
+    parity, golden = measure_parity(engine, manifest, source_path=source, progress=lambda _: None)
+    found = {one.compute_dtype: one for one in parity.rounding}
+    assert set(found) == {DType.FLOAT32, DType.BFLOAT16, own}
+    assert found[DType.FLOAT32].max_abs_logit_error == parity.max_abs_logit_error
+    assert found[DType.BFLOAT16].max_margin_error > 10 * found[DType.FLOAT32].max_margin_error
+    logits, margins = _errors_in_bfloat16(engine, source, golden, dtype=own)
+    assert found[DType.BFLOAT16].max_abs_logit_error >= logits > 0
+    assert found[DType.BFLOAT16].max_margin_error >= margins > 0
+    for answer in golden:
+        assert len(answer.margins) == len(answer.token_ids)
+        decided = [margin > 2 * found[DType.FLOAT32].max_margin_error for margin in answer.margins]
+        assert answer.num_decisive == [*decided, False].index(False)
+
+
+def _errors_in_bfloat16(
+    engine: Path, source: Path, golden: tuple[GoldenAnswer, ...], *, dtype: DType
+) -> tuple[float, float]:
+    """The largest error of any logit, and of best less second best, over the golden answers."""
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype.value)).float()
+    config = load_config(engine)
+    executor = open_executor(config, kind="lockstep", device="cpu", compute_dtype="bfloat16", num_slots=1)
+    worst, worst_margin = 0.0, 0.0
+    for answer in golden:
+        if not answer.token_ids:
+            continue
+        tokens = (*answer.prompt_ids, *answer.token_ids[:-1])
+        with torch.inference_mode():
+            true = model(torch.tensor([tokens])).logits[0]
+        logits = executor.forward(Prefill(0, 0, tokens, Logits.ALL))
+        assert logits is not None
+        worst = max(worst, float((logits - true).abs().max()))
+        for place in range(len(answer.prompt_ids) - 1, len(tokens)):
+            first, second = true[place].topk(2).indices.tolist()
+            error = (logits[place, first] - logits[place, second]) - (
+                true[place, first] - true[place, second]
+            )
+            worst_margin = max(worst_margin, abs(float(error)))
+    return worst - 1e-5, worst_margin - 1e-5

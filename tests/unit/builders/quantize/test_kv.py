@@ -76,9 +76,11 @@ def test_an_engine_with_a_quantized_cache_is_proven_and_scored_as_it_serves(
     assert main(["verify", str(tmp_path / "engine")]) == 0
 
     manifest = json.loads((tmp_path / "engine" / "engine.json").read_text())
-    # The shards are exact; the cache is in the error as served, and in the quality.
+    # The shards are exact; the cache is in the error of every dtype as served, and in the quality.
     assert manifest["parity"]["max_abs_logit_error"] < 1e-3
-    assert manifest["parity"]["served_max_abs_logit_error"] > 1e-3
+    rounding = {one["compute_dtype"]: one["max_abs_logit_error"] for one in manifest["parity"]["rounding"]}
+    assert set(rounding) == {"float32", "bfloat16"}
+    assert rounding["float32"] > 1e-3
     assert manifest["quality"]["mean_kl_divergence"] > 0
 
 
@@ -136,7 +138,7 @@ def test_the_scales_of_a_modelopt_kv_cache_become_its_steps(tmp_path: Path) -> N
     assert manifest.quantization is not None
     assert (manifest.quantization.kv_cache, manifest.quantization.kv_scales) == ("fp8", (1.0, 0.5))
     assert manifest.parity is not None and manifest.parity.passed
-    assert manifest.parity.served_max_abs_logit_error > manifest.parity.max_abs_logit_error
+    assert manifest.parity.rounding[0].max_abs_logit_error > manifest.parity.max_abs_logit_error
 
 
 def test_steps_that_are_not_those_of_the_checkpoint_are_named(tmp_path: Path) -> None:
