@@ -21,7 +21,8 @@ import click
 from engines.reference.process import spin_briefly
 from scripts.cli.output import for_people
 from tpforge import __version__
-from tpforge.errors import TpforgeError
+from tpforge.errors import EnvironmentUnusable, TpforgeError
+from tpforge.extras import extra_of, missing_extra
 from tpforge.printable import printable
 
 COMMANDS = {
@@ -181,6 +182,8 @@ def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
     match error:
         case TpforgeError():
             return f"error: {error}", error.exit_code
+        case ModuleNotFoundError(name=str() as module) if (extra := extra_of(module)) is not None:
+            return f"error: {missing_extra(extra, needed_by='this')}", EnvironmentUnusable.exit_code
         case click.exceptions.NoArgsIsHelpError():
             return error.format_message(), 2
         case click.UsageError():
