@@ -157,6 +157,7 @@ class Run:
     def stop_started(self) -> None:
         """Stop the server if this run started it."""
         if self._started is not None:
+            self.say("stopping the server")
             places, self._started = self._started, None
             stop_servers(str(places.engine), every=False)
 
@@ -261,7 +262,6 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
         done = True
     finally:
         if not (keep and done):
-            progress("stopping the server")
             run.stop_started()
     return run
 
