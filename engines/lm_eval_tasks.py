@@ -1,4 +1,4 @@
-"""lm-eval's tasks on an engine, through its own API: an optional extra (`pip install tpforge[eval]`).
+"""lm-eval's tasks on an engine, through its own API: an optional extra (`eval`).
 
 Tasks, prompts and metrics are lm-eval's; tpforge answers its questions with the reference runtime. Most tasks
 fetch their data sets from the hub; a folder of the user's own tasks needs no network.
@@ -12,6 +12,7 @@ from typing import Any
 
 from engines.likelihood import LikelihoodModel
 from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.extras import install_command
 from tpforge.measure.runs.run import QualityScore
 from tpforge.progress import Progress
 
@@ -40,7 +41,7 @@ def run_tasks(
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise EnvironmentUnusable(
-            f"lm-eval cannot be imported ({error}); install it with: pip install 'tpforge[eval]'"
+            f"lm-eval cannot be imported ({error}); install it with: {install_command('eval')}"
         ) from error
     manager = TaskManager(include_path=str(folder) if folder is not None else None)
     if unknown := sorted(set(names) - set(manager.all_tasks)):

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tpforge.errors import EnvironmentUnusable, UsageError
+from tpforge.extras import install_packages
 from tpforge.system.opener import Readable, RedirectRefused, open_url
 
 CHUNK = 1 << 20
@@ -70,11 +71,9 @@ class FsspecRemote:
             self._files: Any
             self._files, self._root = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
-            package = _DRIVERS.get(scheme, "its driver")
-            raise EnvironmentUnusable(
-                f"{url}: fsspec needs {package} for {scheme}://, which is not installed: "
-                f"pip install {package} ({error})"
-            ) from error
+            package = _DRIVERS.get(scheme)
+            how = f"; install it with: {install_packages([package])}" if package else f": {error}"
+            raise EnvironmentUnusable(f"{url}: the driver of {scheme}:// is not installed{how}") from error
         except ValueError as error:
             raise UsageError(f"{url}: {error}") from error
 

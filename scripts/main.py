@@ -20,8 +20,10 @@ import click
 
 from engines.reference.process import spin_briefly
 from scripts.cli.output import for_people
+from scripts.cli.usage import nearest, usage_text
 from tpforge import __version__
-from tpforge.errors import TpforgeError
+from tpforge.errors import EnvironmentUnusable, TpforgeError
+from tpforge.extras import extra_of, missing_extra
 from tpforge.printable import printable
 
 COMMANDS = {
@@ -82,6 +84,15 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; one that is not there is refused with the nearest that is."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command '{name}'{nearest(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table: nothing is imported."""
         with formatter.section("Commands"):
@@ -89,9 +100,13 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, name="tpforge", context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tpforge", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, "-v", "-V", "--version", prog_name="tpforge", message="%(prog)s %(version)s"
+)
 def cli() -> None:
-    """Tensor-parallel LLM engines for TensorRT-LLM and Triton that work the first time, with the proof.
+    """Tensor-parallel LLM engines for TensorRT-LLM and Triton, with the proof.
+
+    `tpforge help COMMAND` is the same as `tpforge COMMAND --help`.
 
     Exit status: 0 done, 1 a bug of ours, 2 usage, 3 this machine cannot, 4 the input is refused,
     5 nothing fits, 6 a verification failed, 7 a regression was found.
@@ -129,6 +144,8 @@ def _run(arguments: list[str]) -> int:
 
     Not by `cli.main`, which has its own mind about Ctrl-C and closed pipes.
     """
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         with cli.make_context("tpforge", arguments) as context:
             cli.invoke(context)
@@ -181,11 +198,13 @@ def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
     match error:
         case TpforgeError():
             return f"error: {error}", error.exit_code
+        case ModuleNotFoundError(name=str() as module) if (extra := extra_of(module)) is not None:
+            return f"error: {missing_extra(extra, needed_by='this')}", EnvironmentUnusable.exit_code
         case click.exceptions.NoArgsIsHelpError():
             return error.format_message(), 2
         case click.UsageError():
             path = error.ctx.command_path if error.ctx else "tpforge"
-            return f"error: {error.format_message()}\nsee: {path} --help", 2
+            return f"error: {usage_text(error)}\nsee: {path} --help", 2
         case click.ClickException():
             return f"error: {error.format_message()}", 2
         case KeyboardInterrupt():

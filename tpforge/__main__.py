@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from tpforge._origin import refuse_shadowed
+from tpforge._origin import make_importable
 from tpforge.errors import EnvironmentUnusable
 
 
 def main() -> int:
     """Run the command line of this process; the exit status."""
     try:
-        refuse_shadowed()
+        make_importable()
     except EnvironmentUnusable as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

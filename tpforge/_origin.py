@@ -1,17 +1,39 @@
-"""Refuses to run when a package such as `builders` is not the one that was installed with tpforge.
+"""Finds the packages that belong to tpforge, and refuses to run when another of their name would be imported.
 
-Their names are common: a folder of the same name in the current directory, or another distribution, may
-come first on the import path. It imports none of them: it only asks where they would come from.
+Their names are common. A checkout has them beside tpforge, and a folder of the same name in the current
+directory may come first there; a wheel carries them inside tpforge. It imports none of them.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable
 
 PACKAGES = ("builders", "engines", "scripts", "triton_repo")
+PARTS = Path(__file__).resolve().parent / "_parts"
+"""Where a wheel carries them, none at the top of site-packages; a checkout has no such folder."""
+
+
+def is_checkout() -> bool:
+    """Whether this is a checkout, installed or not, and not what a wheel installed."""
+    return not PARTS.is_dir()
+
+
+def make_importable() -> None:
+    """Let the packages be imported, those of a wheel before any other of their name.
+
+    Raises:
+        EnvironmentUnusable: a package is missing, or another folder of its name is found first.
+    """
+    if is_checkout():
+        refuse_shadowed()
+        return
+    if str(PARTS) not in sys.path:
+        sys.path.insert(0, str(PARTS))
+    refuse_shadowed(PARTS)
 
 
 def refuse_shadowed(root: Path | None = None) -> None:
@@ -20,12 +42,12 @@ def refuse_shadowed(root: Path | None = None) -> None:
     Raises:
         EnvironmentUnusable: a package is missing, or another folder of its name is found first.
     """
-    expected = root if root is not None else Path(__file__).resolve().parent.parent
+    expected = root if root is not None else PARTS.parents[1]
     problems = []
     for name in PACKAGES:
         found = _folder(name)
         if found is None:
-            problems.append(f"{name}: not found beside tpforge in {expected}; install tpforge again")
+            problems.append(f"{name}: not found in {expected}; install tpforge again")
         elif found != expected / name:
             problems.append(
                 f"{name}: found in {found}, which hides tpforge's own in {expected / name}; "

@@ -1,4 +1,4 @@
-"""Bytes and durations as people read them."""
+"""Bytes, durations and counts as people read them. It measures nothing."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def format_seconds(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 rank``, ``2 ranks``: a count with the plural that it needs."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

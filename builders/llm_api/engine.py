@@ -97,7 +97,9 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     )
     located = model.located
     name = recipe.name or engine_name(
-        located.location if located.kind == "hub" else str(located.path), mapping=mapping
+        located.location if located.kind == "hub" else str(located.path),
+        mapping=mapping,
+        runtime="pytorch",
     )
     return LlmEngine(
         name=name,

@@ -99,6 +99,10 @@ def read_old_engine(path: Path) -> OldEngine:
     file = next(
         (one for one in (path / "engine" / "config.json", path / "config.json", path) if one.is_file()), None
     )
+    if file is None and path.is_dir():
+        raise InputRefused(
+            f"{path}: holds no config.json of trtllm-build; expected a compiled engine, or a build config"
+        )
     if file is None:
         raise InputRefused(f"{path}: no such engine folder or config.json")
     try:

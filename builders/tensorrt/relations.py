@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from builders.tensorrt.target import BuildTarget
+from tpforge.units import counted
 
 _FUSED_REDUCE = ("LlamaForCausalLM", "Gemma2ForCausalLM", "MedusaForCausalLM")
 _REFUSED_ON_SM100 = (
@@ -216,7 +217,7 @@ def _parallelism(arguments: Arguments, target: BuildTarget) -> Iterator[str]:
     if arguments.is_on("gemm_allreduce_plugin") and target.checkpoint.tp_size == 1:
         yield "gemm_allreduce_plugin: there is no all-reduce at tp=1"
     if workers > world:
-        yield f"workers {workers}: there are only {world} ranks to build"
+        yield f"workers {workers}: there are only {counted(world, 'rank')} to build"
     elif target.num_gpus is not None and workers > target.num_gpus:
         yield f"workers {workers}: each needs a GPU, and there are {target.num_gpus}"
 

@@ -7,8 +7,10 @@ exit codes; `main` does.
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from tpforge.printable import printable, printable_json, shortened_lines
@@ -16,6 +18,8 @@ from tpforge.printable import printable, printable_json, shortened_lines
 SCHEMA_VERSION = 1
 MAX_RESULT_LINE, MAX_NOTE_LINE = 20_000, 2_000
 """Characters of a line for people; more are of a name that someone made to fill the screen."""
+_COUNT = re.compile(r"(.*?)(\d+) of (\d+)")
+_COUNT_PERIOD_S = 5.0
 
 
 def for_people(text: str, *, at_most: int = MAX_NOTE_LINE) -> str:
@@ -29,11 +33,13 @@ class Output:
     With `as_json`, `result` prints nothing: stdout belongs to the one object that `record` prints.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.as_json = as_json
         self._out: TextIO = sys.stdout
         self._err: TextIO = sys.stderr
         self._on_line = False
+        self._clock = clock
+        self._counted: dict[str, float] = {}
 
     def result(self, text: str) -> None:
         """A line, or several, of the result for people."""
@@ -64,14 +70,28 @@ class Output:
         print(for_people(text), file=self._err, flush=True)
 
     def progress(self, text: str) -> None:
-        """What is being done: one line that is written over on a terminal, a plain line elsewhere."""
+        """What is being done: one line that is written over on a terminal, a plain line elsewhere.
+
+        Elsewhere a count, as ``answers: 7 of 39``, is a line every few seconds, and its last one.
+        """
         text = for_people(text)
         if self._err.isatty():
             self._err.write(f"\r\x1b[K{text}")
             self._on_line = True
-        else:
+        elif self._is_due(text):
             self._err.write(f"{text}\n")
         self._err.flush()
+
+    def _is_due(self, text: str) -> bool:
+        count = _COUNT.fullmatch(text)
+        if count is None:
+            return True
+        what, number, total = count.groups()
+        now, before = self._clock(), self._counted.get(what)
+        if number != total and before is not None and now - before < _COUNT_PERIOD_S:
+            return False
+        self._counted[what] = now
+        return True
 
     def end_progress(self) -> None:
         """Wipe the progress line, so that the next output starts on a clean one."""

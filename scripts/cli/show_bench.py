@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.measure.runs.metrics import NUM_FOR_TAIL
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from scripts.flows.bench import Bench
@@ -113,7 +114,7 @@ def print_run(output: Output, found: Bench) -> None:
         output.result(line)
     for level in run.levels:
         for kind, count in level.errors.items():
-            output.note(f"{level.name}: {count} requests failed: {kind}")
+            output.note(f"{level.name}: {counted(count, 'request')} failed: {kind}")
         for note in level.telemetry.notes:
             output.note(f"{level.name}: {note}")
     for source, reason in run.levels[0].telemetry.unavailable.items():

@@ -9,6 +9,7 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.trtllm.argument_tables import build_arguments
 from tpforge.trtllm.typed_values import write_value
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from builders.llm_api.engine import LlmEngine
@@ -31,7 +32,7 @@ def print_compilation(output: Output, compilation: Compilation) -> None:
     output.result(
         f"checkpoint     {checkpoint.architecture} {checkpoint.dtype}, "
         f"{checkpoint.quant_algo or 'not quantized'}, tp={checkpoint.tp_size} pp={checkpoint.pp_size} "
-        f"moe_ep={checkpoint.moe_ep_size}, {checkpoint.world_size} ranks"
+        f"moe_ep={checkpoint.moe_ep_size}, {counted(checkpoint.world_size, 'rank')}"
     )
     output.result(
         f"release        TensorRT-LLM {release.trtllm}, TensorRT {release.tensorrt}, CUDA {release.cuda}, "
@@ -79,7 +80,7 @@ def print_llm_engine(output: Output, engine: LlmEngine) -> None:
     algo = engine.quantization.algo or "not quantized"
     output.result(
         f"model          {model.spec.architecture} {model.spec.dtype}, {algo}, "
-        f"{engine.mapping.world_size} ranks; {len(model.files)} files go to model/ as they are"
+        f"{counted(engine.mapping.world_size, 'rank')}; {len(model.files)} files go to model/ as they are"
     )
     output.result(
         f"release        TensorRT-LLM {release.trtllm}, CUDA {release.cuda}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
 from scripts.reports.columns import table
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from scripts.flows.folders.planned_folder import PlannedFolder
@@ -23,7 +23,7 @@ def print_plan(output: Output, folder: PlannedFolder) -> None:
     mapping = planned.plan.mapping
     output.result(
         f"would write {folder.out}: tp={mapping.tp_size} pp={mapping.pp_size} {planned.dtype}, "
-        f"{mapping.world_size} ranks, {format_bytes(total)}"
+        f"{counted(mapping.world_size, 'rank')}, {format_bytes(total)}"
     )
     rows = [(name, format_bytes(size)) for name, size in planned.file_sizes.items()]
     output.result(table(rows, header=("file", "size")))

@@ -11,6 +11,7 @@ from scripts.cli.options.common import COUNT, DEBUG, JSON, SIZE, Decorator, out_
 from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from scripts.flows.benching.plan import BenchOptions
@@ -170,7 +171,7 @@ def _run_sweep(
     from tpforge.sweep import read_sweep
 
     sweep = read_sweep(path)
-    output.note(f"{len(sweep.points)} points, listed in {sweep.summary}")
+    output.note(f"{counted(len(sweep.points), 'point')}, listed in {sweep.summary}")
     done = run_sweep(
         sweep,
         options,

@@ -15,7 +15,7 @@ from scripts.cli.options.sharding import sharding_options
 from scripts.cli.options.tensorrt_llm import tensorrt_llm_options
 from scripts.cli.output import Output
 from scripts.cli.show_plan import print_plan
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from scripts.flows.folders.planned_folder import Built
@@ -120,7 +120,7 @@ def _print_built(output: Output, built: Built) -> None:
     mapping = manifest.mapping
     output.result(
         f"{built.places.engine}: tp={mapping.tp_size} pp={mapping.pp_size} {manifest.dtype}, "
-        f"{mapping.world_size} ranks, {size}"
+        f"{counted(mapping.world_size, 'rank')}, {size}"
     )
     output.record(
         "build",

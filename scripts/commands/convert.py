@@ -14,7 +14,7 @@ from scripts.cli.options.sharding import sharding_options
 from scripts.cli.options.tensorrt_llm import SM
 from scripts.cli.output import Output
 from scripts.cli.show_plan import print_plan
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from tpforge.quantization import Quantization
@@ -65,7 +65,7 @@ def command(
     for name, reason in conversion.dropped.items():
         output.note(f"left out: {name}: {reason}")
     size = sum(file.size for file in conversion.files)
-    output.result(f"{folder}: {conversion.plan.mapping.world_size} ranks, {format_bytes(size)}")
+    output.result(f"{folder}: {counted(conversion.plan.mapping.world_size, 'rank')}, {format_bytes(size)}")
     output.record(
         "checkpoint",
         {

@@ -13,7 +13,7 @@ from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, FORCE, JSON, out_
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError, VerificationFailed
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from engines.transport import Transfer
@@ -125,7 +125,7 @@ def verify(engine: str | None, as_json: bool) -> None:
         raise VerificationFailed(
             "\n  ".join([f"{places.engine}: the files are not those that were built:", *problems])
         )
-    output.result(f"{places.engine}: {len(manifest.files)} files, all as built")
+    output.result(f"{places.engine}: engine.json and {counted(len(manifest.files), 'file')}, all as built")
 
 
 @command.command("rm", short_help="Remove engines and what was derived from them.")
@@ -190,7 +190,7 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
     places, moved = push_engine(
         engine, url, headers=parse_headers(headers), num_parallel=num_parallel, progress=output.progress
     )
-    output.result(f"{places.engine} is at {url}: {moved.num_files} files, {format_bytes(moved.num_bytes)}")
+    output.result(f"{places.engine} is at {url}: {_content(moved)}")
     output.result(f"sent    {format_bytes(moved.num_moved_bytes)}")
     output.result(f"digest  sha256:{moved.digest}")
     output.record("push", {"path": str(places.engine), "url": url, **_transfer_fields(moved)})
@@ -241,10 +241,16 @@ def pull(
         time_limit_s=time_limit_s,
         progress=output.progress,
     )
-    output.result(f"{folder}: {moved.num_files} files, {format_bytes(moved.num_bytes)}, all as pushed")
+    output.result(f"{folder}: {_content(moved)}, all as pushed")
     output.result(f"received  {format_bytes(moved.num_moved_bytes)}")
     output.result(f"digest    sha256:{moved.digest}")
     output.record("pull", {"path": str(folder), "url": url, **_transfer_fields(moved)})
+
+
+def _content(moved: Transfer) -> str:
+    """What was moved, counted as `verify` counts: the files that engine.json lists, and itself."""
+    files = counted(moved.num_files - 1, "file")
+    return f"engine.json and {files}, {format_bytes(moved.num_bytes)}"
 
 
 def _transfer_fields(moved: Transfer) -> dict[str, object]:

@@ -25,6 +25,7 @@ from scripts.flows.folders.planned_folder import (
 )
 from scripts.flows.quantize import measure_drop
 from tpforge.errors import InputRefused, UsageError
+from tpforge.extras import require_extra
 from tpforge.manifest import Limits, Manifest
 from tpforge.outputs.places import Places
 from tpforge.progress import BytesProgress, Progress
@@ -63,9 +64,11 @@ def build_engine(
 
     Raises:
         UsageError: the runtime or the limits are impossible.
+        EnvironmentUnusable: torch is not installed.
         InputRefused: the model is refused, or another engine is there and may not be replaced.
     """
     _refuse_runtime(recipe)
+    require_extra("convert", needed_by="building an engine")
     progress(f"opening {recipe.model}")
     with open_model(recipe.model) as source:
         require_tokenizer(source.path)

@@ -25,6 +25,7 @@ from scripts.flows.folders.planned_folder import (
 )
 from tpforge import __version__
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError, VerificationFailed
+from tpforge.extras import require_extra
 from tpforge.manifest import EngineBuild, FileRecord, Manifest
 from tpforge.outputs.atomic import atomic_folder, hash_file, refuse_existing
 from tpforge.outputs.deciding_code import code_key
@@ -75,6 +76,7 @@ def _compile(
     meter: BytesProgress | None = None,
 ) -> Built:
     """Do what is planned; everything that can be refused is refused before the conversion."""
+    require_extra("convert", needed_by="converting")
     from builders.tensorrt.run import require_program
     from engines.host import find_host
     from engines.store import write_manifest

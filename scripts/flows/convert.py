@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from builders.conversion.journal import is_resumable
 from builders.sources.models import open_model
 from scripts.flows.folders.planned_folder import PlannedFolder, plan_checkpoint_folder
+from tpforge.extras import require_extra
 from tpforge.outputs.atomic import atomic_folder, partial_folder
 from tpforge.outputs.written import note_files
 from tpforge.progress import BytesProgress, Progress
@@ -44,8 +45,10 @@ def convert_checkpoint(
     """Write the TensorRT-LLM checkpoint alone, by default to out/NAME/checkpoint; where it is, and what.
 
     Raises:
+        EnvironmentUnusable: torch is not installed.
         InputRefused: `out` exists and `force` is not given, or the model is refused.
     """
+    require_extra("convert", needed_by="converting")
     with open_model(recipe.model) as source:
         # Refused before a folder is made, and before torch is imported, which takes longer than to refuse.
         planned = plan_checkpoint_folder(recipe, source, out=out)

@@ -79,10 +79,26 @@ def apply(written: Written) -> None:
             f"{program} is not on PATH; the files are in {written.folder}, "
             f"run there: {shlex.join(written.apply)}"
         )
+    if written.apply[:2] == ("docker", "compose"):
+        _require_compose(written)
     done = subprocess.run(written.apply, cwd=written.folder, check=False)
     if done.returncode:
         raise EnvironmentUnusable(
             f"{shlex.join(written.apply)} (in {written.folder}): exit status {done.returncode}"
+        )
+
+
+def _require_compose(written: Written) -> None:
+    """Without its plugin docker takes the options of compose for its own, and says that they are unknown.
+
+    Raises:
+        EnvironmentUnusable: docker has no `compose`.
+    """
+    asked = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    if asked.returncode:
+        raise EnvironmentUnusable(
+            "docker has no compose plugin (the package docker-compose-plugin); the files are in "
+            f"{written.folder}, run there: {shlex.join(written.apply)}"
         )
 
 

@@ -16,6 +16,7 @@ from engines.store import read_manifest
 from scripts.flows.serve import find_server
 from tpforge import __version__
 from tpforge.errors import InputRefused, UsageError
+from tpforge.extras import require_extra
 from tpforge.measure.evaluation import Baseline, against, listed
 from tpforge.measure.quality import (
     Evaluation,
@@ -67,6 +68,8 @@ def evaluate(
         VerificationFailed: the engine failed while answering.
     """
     target = _find_target(given)
+    if target.url is None:
+        require_extra("convert", needed_by="evaluating an engine without its server")
     unavailable: dict[str, str] = {}
     prompts = _as_sent(load_prompts(options.prompts), target, options, unavailable)
     passages = _passages(target, options, unavailable, progress)
@@ -161,13 +164,13 @@ def _tasks(
     target: _Target, options: Options, unavailable: dict[str, str], progress: Progress
 ) -> dict[str, QualityScore]:
     """The scores of lm-eval's tasks, which ask for likelihoods, as a server does not give them."""
-    from engines.lm_eval_tasks import run_tasks
-
     if not options.tasks:
         return {}
     if target.places is None or "perplexity" in unavailable:
         unavailable["lm-eval"] = unavailable.get("perplexity", "needs the engine")
         return {}
+    from engines.lm_eval_tasks import run_tasks
+
     return run_tasks(
         target.places.engine,
         options.tasks,

@@ -15,6 +15,7 @@ from builders.migration.settings import Migration, plan_migration, read_old_engi
 from engines.store import read_manifest
 from tpforge.manifest import Limits
 from tpforge.outputs.atomic import refuse_existing, write_atomic
+from tpforge.outputs.places import find_engine
 from tpforge.recipe import parse_recipe
 from tpforge.shards.mapping import Mapping
 from tpforge.trtllm.versions import release_for
@@ -40,6 +41,7 @@ def migrate(
         UsageError: the release has no LLM API that tpforge knows.
     """
     release = release_for(trtllm, runtime="pytorch")
+    source = _located(source)
     engine = read_old_engine(source)
     parameters = read_parameters(repository) if repository else {}
     migration = plan_migration(engine, parameters=parameters, trtllm=release.trtllm, sm=sm)
@@ -51,6 +53,11 @@ def migrate(
     text = recipe_text(migration, model=model or known_model(source), trtllm=release.trtllm, sm=sm, name=name)
     checked = parse_recipe(text, path=source)
     return Migrated(migration, text, tuple(measurement_plan(checked)))
+
+
+def _located(source: Path) -> Path:
+    """The path itself, else the engine of that name under out/."""
+    return source if source.exists() else find_engine(str(source)).engine
 
 
 def write_recipe(migrated: Migrated, out: Path, *, force: bool) -> None:

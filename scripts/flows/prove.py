@@ -15,6 +15,7 @@ from builders.sources.models import input_files, open_model
 from scripts.flows.quantize import quality_of
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
+from tpforge.extras import require_extra
 from tpforge.manifest import GoldenAnswer, Manifest, Parity
 from tpforge.outputs.atomic import write_into
 from tpforge.outputs.deciding_code import code_key
@@ -49,9 +50,11 @@ def verify_engine(
     model that a quantized engine is scored against, without it the source, where that is not quantized.
 
     Raises:
+        EnvironmentUnusable: torch or transformers is not installed.
         InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
+    require_extra("convert", needed_by="proving an engine")
     from builders.proof.verify import verify_shards
     from builders.quantize.proof.own_shapes import differing
     from builders.sources.end_ids import NO_END

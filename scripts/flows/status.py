@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scripts.flows import serve
 from tpforge.errors import TpforgeError
+from tpforge.units import counted
 from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
 from triton_repo.serve.local import Status
 from triton_repo.serve.state import read_state
@@ -44,7 +45,7 @@ def picture(engine: str | None, before: Picture | None) -> Picture:
     lines, readings = [time.strftime("%H:%M:%S")], {}
     for status in serve.servers(engine):
         name = serve.places_of_server(status).engine
-        lines.append(f"{name}: {status.phase}, {status.restarts} restarts")
+        lines.append(f"{name}: {status.phase}, {counted(status.restarts, 'restart')}")
         reading = scrape(status)
         if reading is None:
             continue
@@ -53,7 +54,8 @@ def picture(engine: str | None, before: Picture | None) -> Picture:
         state = read_state(status.state_dir)
         if state is not None and state.server is not None:
             found += memory_rows(state.server.pid)
-        lines += [f"  {what:24}  {value}" for what, value in found]
+        width = max(len(what) for what, _ in found)
+        lines += [f"  {what.ljust(width)}  {value}" for what, value in found]
     return Picture(tuple(lines), {**(before.readings if before is not None else {}), **readings})
 
 

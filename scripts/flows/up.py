@@ -19,6 +19,7 @@ from scripts.flows.render import fresh_repository, rendered_of
 from scripts.flows.serve import ask, serve_engine, servers, stop_servers
 from scripts.flows.smoke import smoke_server
 from tpforge.errors import VerificationFailed
+from tpforge.extras import require_extra
 from tpforge.manifest import Manifest, Parity
 from tpforge.outputs.deciding_code import code_key
 from tpforge.outputs.places import Places
@@ -156,6 +157,7 @@ class Run:
     def stop_started(self) -> None:
         """Stop the server if this run started it."""
         if self._started is not None:
+            self.say("stopping the server")
             places, self._started = self._started, None
             stop_servers(str(places.engine), every=False)
 
@@ -236,10 +238,16 @@ QUESTION, ANSWER = "What is the capital of France?", "Paris"
 def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStage) -> Run:
     """All stages on the demo model, then a question, whole and streamed; the server is stopped unless `keep`.
 
+    What is missing on this machine is said before anything is fetched.
+
     Raises:
         TpforgeError: a stage failed.
         VerificationFailed: the answers differ, or do not hold what they must.
     """
+    from triton_repo.serve.tritonserver import find_tritonserver
+
+    require_extra("convert", needed_by="the demo")
+    find_tritonserver(recipe.serve.tritonserver)
     run = Run(recipe, progress=progress, on_stage=on_stage)
     done = False
     try:
@@ -254,7 +262,6 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
         done = True
     finally:
         if not (keep and done):
-            progress("stopping the server")
             run.stop_started()
     return run
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tpforge._origin import PARTS
+
 PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
 """Ours: what other packages compute is no part of what an output is made of."""
 HOME = Path(__file__).resolve().parents[2]
-"""The folder that they lie in."""
+"""The folder that tpforge lies in, and the others too but where a wheel carries them."""
 
 
 def code_key(*modules: str, home: Path | None = None) -> str:
@@ -26,8 +28,9 @@ def code_key(*modules: str, home: Path | None = None) -> str:
     """
     home = home or HOME
     digest = hashlib.sha256()
-    for path in deciding_files(*modules, home=home):
-        digest.update(f"{path.relative_to(home).as_posix()} {_read(path).sha256}\n".encode())
+    places = {_place(path, home): path for path in deciding_files(*modules, home=home)}
+    for place, path in sorted(places.items()):
+        digest.update(f"{place} {_read(path).sha256}\n".encode())
     return digest.hexdigest()
 
 
@@ -147,7 +150,21 @@ def _with_packages(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
+def _carried(home: Path) -> Path:
+    """Where a wheel that is installed in `home` carries the packages other than tpforge."""
+    return home / "tpforge" / PARTS.name
+
+
+def _place(path: Path, home: Path) -> str:
+    """The path of a file in a checkout, also when a wheel has it elsewhere: the same code, the same key."""
+    carried = _carried(home)
+    return path.relative_to(carried if path.is_relative_to(carried) else home).as_posix()
+
+
 def _module_file(module: str, home: Path) -> Path | None:
+    package, carried = module.partition(".")[0], _carried(home)
+    if package != "tpforge" and carried.is_dir():
+        home = carried
     path = home.joinpath(*module.split("."))
     for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
         if file.is_file():
@@ -169,7 +186,13 @@ def _tables(package: Path) -> Iterator[Path]:
     for path in package.iterdir():
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             yield path
-        elif path.is_dir() and path.name != "__pycache__" and not (path / "__init__.py").is_file():
+        elif _is_plain(path):
             yield from (
                 file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts
             )
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a folder within a package is neither a package nor what Python or a wheel put there."""
+    is_ours = path.name not in ("__pycache__", PARTS.name)
+    return is_ours and path.is_dir() and not (path / "__init__.py").is_file()

@@ -52,14 +52,20 @@ class Places:
         return self.engine.parent / f"{self.engine.name}-{name}"
 
 
-def engine_name(model: str, *, mapping: Mapping) -> str:
-    """``NAME-tp4`` of a directory, hub id or .gguf file called NAME; ``NAME-tp4-pp2-ep2`` when so divided."""
+_RUNTIME_ENDING = {"reference": "", "tensorrt": "-trt", "pytorch": "-pytorch"}
+
+
+def engine_name(model: str, *, mapping: Mapping, runtime: str = "reference") -> str:
+    """``NAME-tp4`` of a directory, hub id or .gguf file called NAME; ``NAME-tp4-pp2-ep2`` when so divided.
+
+    Engines of TensorRT-LLM end with ``-trt`` or ``-pytorch``, so that those of one model lie side by side.
+    """
     bare = model.rsplit("@", 1)[0] if not Path(model).exists() else model
     path = Path(bare).resolve() if Path(bare).exists() else Path(bare)
     stem = path.name.removesuffix(".gguf")
     staged = f"-pp{mapping.pp_size}" if mapping.pp_size > 1 else ""
     experts = f"-ep{mapping.moe_ep_size}" if mapping.moe_ep_size > 1 else ""
-    return f"{stem}-tp{mapping.tp_size}{staged}{experts}"
+    return f"{stem}-tp{mapping.tp_size}{staged}{experts}{_RUNTIME_ENDING[runtime]}"
 
 
 def places_of(name: str, *, root: Path = OUT) -> Places:

@@ -173,7 +173,7 @@ def find_gpu(name: str, *, own: tuple[Gpu, ...] = ()) -> Gpu:
     near = get_close_matches(wanted, names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise InputRefused(
-        f"GPU {name!r} is not in the table{hint} Known are {', '.join(row.name for row in rows)}; "
+        f"GPU {name!r} is not in the table{hint or '.'} Known are {', '.join(row.name for row in rows)}; "
         "describe another one with --gpu-file"
     )
 

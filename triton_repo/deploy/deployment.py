@@ -20,7 +20,7 @@ from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
 from tpforge.records import Record
 from tpforge.trtllm.versions import find_release
-from tpforge.units import GIB
+from tpforge.units import GIB, counted
 from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
 from triton_repo.serve.ports import Ports
 
@@ -145,7 +145,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
     gpus = options.gpus_per_node if manifest.runtime != "reference" else world_size
     if world_size > gpus and world_size % gpus:
         raise UsageError(
-            f"{world_size} ranks do not fill nodes of {gpus} GPUs; "
+            f"{counted(world_size, 'rank')} do not fill nodes of {counted(gpus, 'GPU')}; "
             f"give --gpus-per-node a divisor of {world_size}"
         )
     num_nodes = max(1, world_size // gpus)

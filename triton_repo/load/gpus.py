@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from tpforge.extras import install_command
 from tpforge.measure.runs.run import GpuTelemetry
 from triton_repo.load.series import gauge, rates
 
@@ -172,7 +173,7 @@ def _import_nvml() -> Any:
     try:
         import pynvml
     except ImportError:
-        raise NoGpus("nvidia-ml-py is not installed (tpforge's extra `gpu`)") from None
+        raise NoGpus(f"nvidia-ml-py is not installed: {install_command('gpu')}") from None
     return pynvml
 
 

@@ -12,8 +12,12 @@ import sys
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable
+from tpforge.extras import has_extra, missing_extra
 
-_REMEDY = "`make setup` makes an environment that fits"
+_REMEDY = (
+    "`make setup` in a checkout makes an environment that fits; `uv tool install` and `pipx install` take "
+    "the system's Python by --python"
+)
 _ASK_LIBRARY = (
     "import ctypes, sys\n"
     "library = ctypes.CDLL(sys.argv[1])\n"
@@ -26,7 +30,8 @@ def check_interpreter() -> None:
     """Raise unless models can run in this Python.
 
     Raises:
-        EnvironmentUnusable: all that is wrong: no python3 beside it, libpython of another version, numpy.
+        EnvironmentUnusable: all that is wrong: no python3 beside it, libpython of another version, numpy,
+            or what the models import.
     """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     python3 = Path(sys.executable).parent / "python3"
@@ -36,6 +41,7 @@ def check_interpreter() -> None:
             python3_problem(python3, is_file=python3.is_file()),
             library_problem(name, library_version(name), running=platform.python_version()),
             numpy_problem(numpy_version(python3)),
+            None if has_extra("convert") else missing_extra("convert", needed_by="the model on the server"),
         )
         if problem
     ]

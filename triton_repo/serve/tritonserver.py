@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable
+from tpforge.extras import install_command
 from tpforge.outputs.atomic import os_errors
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.processes import MARK_VARIABLE
@@ -61,7 +62,7 @@ def find_tritonserver(given: Path | None = None) -> TritonServer:
         return _describe(wheel, origin="nvidia-pytriton")
     raise EnvironmentUnusable(
         "no tritonserver: not on PATH, and nvidia-pytriton is not installed beside "
-        f"{sys.executable}; run `make setup`, or pip install 'tpforge[server]', or give --tritonserver FILE"
+        f"{sys.executable}; run `{install_command('server')}`, or give --tritonserver FILE"
     )
 
 

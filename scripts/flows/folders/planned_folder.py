@@ -100,6 +100,6 @@ def _name(recipe: EngineRecipe, source: Source) -> str:
     if recipe.name is not None:
         return recipe.name
     given = recipe.model if source.kind == "hub" else str(source.path)
-    name = engine_name(given, mapping=_mapping(recipe))
+    name = engine_name(given, mapping=_mapping(recipe), runtime=recipe.runtime)
     parts = [name, recipe.quantize, f"kv-{recipe.kv_cache}" if recipe.kv_cache else None]
     return "-".join(part for part in parts if part)

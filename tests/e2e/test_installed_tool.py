@@ -1,0 +1,93 @@
+"""The built wheel, installed by the ordinary clients into environments of its own, on each Python here.
+
+Packages come from the index that pip is configured for; without one the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny import write_tiny_llama
+from tests.support.wheel import build_wheel
+
+PYTHONS = ("3.11", "3.12")
+
+
+def find_python(version: str) -> str:
+    """A working interpreter of this version, with venv; skips without one."""
+    names = [f"/usr/bin/python{version}", shutil.which(f"python{version}")]
+    names += [str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")]
+    for name in filter(None, names):
+        asked = [name, "-c", "import ensurepip"]
+        if shutil.which(name) and subprocess.run(asked, check=False).returncode == 0:
+            return name
+    pytest.skip(f"no Python {version} here")
+
+
+def install(command: list[str], **environment: str) -> None:
+    """Run an installer; skips when it cannot reach a package index."""
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=280
+    )
+    unreachable = ("NewConnectionError", "Could not fetch URL", "No matching distribution", "client error")
+    if done.returncode and any(words in done.stderr for words in unreachable):
+        pytest.skip(f"no package index: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def tool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel and what it needs."""
+    python = find_python(request.param)
+    folder = tmp_path_factory.mktemp(f"tool{request.param}")
+    wheel = build_wheel(folder)
+    subprocess.run([python, "-m", "venv", str(folder / "venv")], check=True)
+    install([str(folder / "venv/bin/pip"), "--disable-pip-version-check", "install", "--quiet", str(wheel)])
+    return folder / "venv"
+
+
+def run(tool: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(tool / "bin" / "tpforge"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_nothing_of_a_common_name_nor_of_gigabytes_is_installed(tool: Path) -> None:
+    (packages,) = tool.glob("lib/python*/site-packages")
+    names = {path.name for path in packages.iterdir()}
+    assert "tpforge" in names
+    assert not names & {"builders", "engines", "scripts", "triton_repo", "torch", "transformers", "pytriton"}
+    size = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file())
+    assert size < 300e6
+
+
+def test_it_plans_inspects_and_says_what_converting_needs(tool: Path, tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "model")
+    load = ("--isl", "100", "--osl", "100", "--json")
+    planned = run(tool, "plan", str(model), "--gpu", "h100-sxm", "--gpus", "2", *load, cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    assert json.loads(planned.stdout)["kind"] == "deployment_plan"
+    assert run(tool, "inspect", str(model), "--tp", "2", cwd=tmp_path).returncode == 0
+    refused = run(tool, "convert", str(model), "--tp", "2", cwd=tmp_path)
+    assert refused.returncode == 3
+    assert f"{tool}/bin/python" in refused.stderr and "torch==" in refused.stderr
+    assert [line[:6] for line in refused.stderr.splitlines()].count("error:") == 1
+
+
+def test_uv_installs_it_as_a_tool(tmp_path: Path) -> None:
+    python = find_python("3.11")
+    uv = shutil.which("uv")
+    if uv is None:
+        subprocess.run([python, "-m", "venv", str(tmp_path / "uv")], check=True)
+        install([str(tmp_path / "uv/bin/pip"), "--disable-pip-version-check", "install", "--quiet", "uv"])
+        uv = str(tmp_path / "uv/bin/uv")
+    folders = {"UV_TOOL_DIR": str(tmp_path / "tools"), "UV_TOOL_BIN_DIR": str(tmp_path / "bin")}
+    install([uv, "tool", "install", "--python", python, str(build_wheel(tmp_path))], **folders)
+    done = subprocess.run([tmp_path / "bin" / "tpforge", "verify", "x"], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert f"uv pip install --python {tmp_path}/tools/tpforge " in done.stderr
