@@ -116,7 +116,8 @@ def test_requests_in_flight_have_the_time_that_the_recipe_gives_them(
 ) -> None:
     served: list[ServeOptions] = []
     monkeypatch.setattr("scripts.flows.serve.fresh_repository", lambda *_: (tmp_path, False))
-    monkeypatch.setattr("triton_repo.serve.local.serve", lambda _, *, options, **_more: served.append(options))
+    serve = "triton_repo.serve.local.serve"
+    monkeypatch.setattr(serve, lambda _, *, options, **_more: served.append(options))
     serve_engine(
         Places(tmp_path / "engine"), ServeRecipe(drain=asked), detach=True, progress=lambda _message: None
     )
