@@ -118,7 +118,7 @@ def test_scores_have_lm_evals_standard_error_as_interval() -> None:
 
 def test_without_lm_eval_it_says_how_to_install_it(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    with pytest.raises(EnvironmentUnusable, match="pip install 'lm-eval>=0.4'"):
+    with pytest.raises(EnvironmentUnusable, match=r"pip install 'lm-eval>=0\.4'"):
         run_tasks(tiny.engine, ["x"], progress=print)
 
 
