@@ -35,11 +35,10 @@ class Asked:
 
 
 def advised(text: str, *, asked: Asked) -> list[Asked]:
-    """What a refusal says to ask instead: each `--runtime X [--trtllm V]`, each `--trtllm V`, each `one of V, V`."""
+    """What a refusal says to ask instead: each `--runtime X [--trtllm V]`, `--trtllm V`, `one of V, V`."""
     found = []
-    for runtime, _, trtllm in re.findall(
-        rf"--runtime (\w+)(?: (--trtllm|with)(?: TensorRT-LLM)? ({VERSION}))?", text
-    ):
+    pattern = rf"--runtime (\w+)(?: (--trtllm|with)(?: TensorRT-LLM)? ({VERSION}))?"
+    for runtime, _, trtllm in re.findall(pattern, text):
         found.append(Asked(runtime, trtllm or asked.trtllm))
     for trtllm in re.findall(rf"(?:use|or) --trtllm ({VERSION})", text):
         found.append(Asked(asked.runtime, trtllm))
@@ -85,7 +84,7 @@ def test_a_release_of_no_known_line_names_learning_alone_which_needs_no_table() 
 
 
 def refusal_of_architecture(architecture: str, asked: Asked) -> str | None:
-    """Why a runtime of a release does not run an architecture that a family of ours reads; None when it does."""
+    """Why a runtime of a release does not run an architecture of our families; None when it does."""
     if said := refusal_of_release(asked):
         return said
     try:
