@@ -129,7 +129,9 @@ def _tensorrt_llm(host: Host, release: Release) -> Iterator[Finding]:
     installed = packages.get("tensorrt_llm")
     if installed is None:
         container = release.image or release.release_image
-        yield Finding("TensorRT-LLM", "not installed", "missing", f"use the container {container}")
+        advice = f"use the container {container}"
+        advice += ", or the extra tensorrt-llm in an environment of its own" if host.gpus else ""
+        yield Finding("TensorRT-LLM", "not installed", "missing", advice)
         return
     text = f"{installed}, TensorRT {packages.get('tensorrt', 'not found')}"
     known = _known(installed)

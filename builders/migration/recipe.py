@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 
 from tpforge.recipe import Recipe
+from tpforge.repository_options import PytorchOptions
 from tpforge.trtllm.versions import Release
 
 UNKNOWN_MODEL = "MODEL"
@@ -42,7 +43,8 @@ def recipe_text(found: Result, *, model: str, release: Release, sm: int | None, 
 def measurement_plan(recipe: Recipe, *, before: str) -> list[str]:
     """What to measure before and after, one variable at a time; `before` is what runs today."""
     name = recipe.name or "NEW"
-    front = '; front = "inflight" keeps the clients' if recipe.repository.front == "inflight" else ""
+    keeps = isinstance(recipe.repository, PytorchOptions) and recipe.repository.front == "inflight"
+    front = '; front = "inflight" keeps the clients' if keeps else ""
     return [
         f"serve {before} as it is today, and keep it: it is the baseline and the way back",
         "tpforge smoke URL; tpforge bench URL: the same prompts, lengths and concurrency as in production",

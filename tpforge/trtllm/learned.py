@@ -87,8 +87,8 @@ def learned_from(probed: Mapping[str, Any], *, where: str) -> Learned:
     problems = tuple(str(one) for one in probed.get("problems", ()))
     if "version" not in probed:
         raise EnvironmentUnusable(
-            f"{where}: {'; '.join(problems)}; give --python PATH of a Python that has TensorRT-LLM, or "
-            "--container docker"
+            f"{where}: {'; '.join(problems)}; give --python PATH of a Python that has TensorRT-LLM (the "
+            "extra tensorrt-llm brings it to a GPU host), or --container docker"
         )
     if not probed.get("version") or probed.get("schema") is None:
         missing = "the LLM API's arguments" if probed["version"] else "its version"

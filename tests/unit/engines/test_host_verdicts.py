@@ -46,7 +46,8 @@ def test_a_server_with_two_free_gpus_and_the_toolkit_serves_from_the_container()
     assert [found[part][0] for part in ("GPU 0", "GPU 1", "links", "driver", "containers")] == ["ok"] * 5
     assert found["TensorRT-LLM"] == (
         "missing",
-        "use the container nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        "use the container nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3, or the extra "
+        "tensorrt-llm in an environment of its own",
     )
     assert diagnosis.works[1:] == (
         "tensorrt: compile and serve with TensorRT-LLM 1.2.1, 2 GPUs",
@@ -121,7 +122,7 @@ def test_a_release_whose_driver_upstream_does_not_give_is_judged_by_its_cuda() -
     release = find_release("1.4.0rc1")
     found = {one.part: one for one in judge_host(host_of(), release=release).findings}
     assert (found["driver"].verdict, "do not give the driver" in found["driver"].advice) == ("warning", True)
-    assert found["TensorRT-LLM"].advice == "use the container nvcr.io/nvidia/tensorrt-llm/release:1.4.0rc1"
+    assert "use the container nvcr.io/nvidia/tensorrt-llm/release:1.4.0rc1" in found["TensorRT-LLM"].advice
     old = judge_host(host_of(driver="550.54.15", cuda="12.4"), release=release).findings
     assert "1.4.0rc1 needs a driver with CUDA 13 or newer" in {one.part: one for one in old}["driver"].advice
     assert any(line.startswith("tensorrt: nothing") for line in judge_host(host_of(), release=release).works)
