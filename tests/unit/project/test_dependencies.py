@@ -27,7 +27,7 @@ FOR_OTHERS = {
     "pandas": "lm-eval: the last version that works with numpy 1",
     "pyarrow": "lm-eval: the last version that works with numpy 1",
     "sentencepiece": "transformers reads tokenizer.model by it",
-    "tensorrt-llm": "Triton's models and this host's trtllm-build and trtllm-serve are it; we import it nowhere",
+    "tensorrt-llm": "Triton's models and this host's trtllm-build are it; we import it nowhere",
 }
 
 
