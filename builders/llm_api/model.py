@@ -20,6 +20,7 @@ from builders.sources.tokenizer_files import find_tokenizer_files
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.trtllm.architectures import architecture_support, pytorch_only
+from tpforge.trtllm.argument_tables import learned_architectures
 from tpforge.trtllm.versions import DEFAULT_RELEASE, Release, version_key
 
 _SKIPPED = ("*.gguf", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "original", ".*")
@@ -101,6 +102,13 @@ def refuse_architecture(architecture: str, release: Release, *, where: str) -> N
     Raises:
         InputRefused: with the runtimes and releases that do run it.
     """
+    if release.learned is not None and (names := learned_architectures(release)):
+        if architecture in names:
+            return
+        raise InputRefused(
+            f"{where}: the installed TensorRT-LLM {release.trtllm} registers no {architecture}, by what was "
+            f"learned from it; use --runtime reference, or another release"
+        )
     known = architecture_support(architecture)
     found = next((one for one in known if one.runtime == "pytorch"), None)
     if found is not None and version_key(release.trtllm) >= version_key(found.first):

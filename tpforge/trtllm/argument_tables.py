@@ -63,6 +63,11 @@ def llm_table(release: Release) -> ArgumentTable:
     return shipped_table("llm_args.toml", release.llm_arguments)
 
 
+def learned_architectures(release: Release) -> tuple[str, ...]:
+    """The architectures that a learned release registers; none where it was not learned."""
+    return _learned(release).architectures if release.learned is not None else ()
+
+
 def _learned(release: Release) -> Learned:
     found = find_learned(release.trtllm)
     assert found is not None, f"what was learned of {release.trtllm} is gone"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from builders.llm_api.model import refuse_architecture
 from engines.learning import learn_by_python
 from engines.store import read_manifest
 from scripts.main import main
 from tests.support.standin_tensorrt_llm import executable, write_docker, write_standin
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.trtllm.argument_tables import build_arguments, llm_arguments
+from tpforge.trtllm.argument_tables import build_arguments, learned_architectures, llm_arguments
 from tpforge.trtllm.learned import learned_path, read_learned, to_text
 from tpforge.trtllm.versions import find_release, known_releases, release_for
 
@@ -260,3 +261,13 @@ def test_learning_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_options_of_learning_that_contradict_each_other_are_refused(options: tuple[str, ...]) -> None:
     assert learn(*options) == 2
     assert main(["versions", "--python", "x"]) == 2
+
+
+def test_the_architectures_of_a_learned_release_are_those_that_it_registers(tmp_path: Path) -> None:
+    learn("--python", str(write_standin(tmp_path / "site").python))
+    release = find_release("1.9.9")
+    assert learned_architectures(release) == ("LlamaForCausalLM", "WarpForCausalLM")
+    assert learned_architectures(find_release("1.2.1")) == ()
+    refuse_architecture("LlamaForCausalLM", release, where="model")
+    with pytest.raises(InputRefused, match=r"1\.9\.9 registers no MistralForCausalLM.*--runtime reference"):
+        refuse_architecture("MistralForCausalLM", release, where="model")
