@@ -15,9 +15,11 @@ import pytest
 import yaml
 
 from builders.llm_api.given import check_given, flatten, nest
+from tests.support.upstream_schema import schema_of_facts
 from tpforge.errors import UsageError
 from tpforge.trtllm.argument_tables import llm_table, table_names
 from tpforge.trtllm.arguments import Argument, check_values
+from tpforge.trtllm.schema_arguments import arguments_of
 from tpforge.trtllm.versions import find_release
 from tpforge.yaml_text import to_yaml
 
@@ -209,6 +211,25 @@ def fits(value: Any, row: Fact) -> bool:
     }
     kind = next(kinds[word] for word in kinds if stated.startswith(word))
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool) or "bool" in stated)
+
+
+def test_what_would_be_learned_of_1_4_is_what_its_table_has() -> None:
+    """By names and tags; and whatever the table takes, the schema takes."""
+    learned, tags = arguments_of(schema_of_facts())
+    rows = {one.name: one for one in learned}
+    own = table("1.4")
+    levels = {one for one in rows if any(name.startswith(f"{one}.") for name in rows)}
+    assert rows.keys() - own.keys() - levels == {*ALIASES, *OTHER_FILE, *REPLACED}
+    assert own.keys() - rows.keys() == set()
+    assert tags == {
+        name: tag for name, tag in llm_table(find_release("1.4.0rc1")).tags.items() if name in tags
+    }
+    in_unions = [one for one in own.values() if one.name.partition(".")[0] in tags]
+    assert {one.name: set(one.only) for one in in_unions} == {
+        one.name: set(rows[one.name].only) for one in in_unions
+    }
+    given = {one.name: legal(one) for one in settable("1.4") if one.name not in levels}
+    assert check_values(given, [one for one in learned if not one.owned], what="x").keys() == given.keys()
 
 
 def test_a_yaml_of_every_argument_at_once_has_the_keys_and_types_of_the_schema() -> None:

@@ -62,7 +62,15 @@ def arguments_of(schema: Node) -> tuple[tuple[Argument, ...], dict[str, str]]:
         )
     found = _Found()
     _walk(schema, prefix="", defs=schema.get("$defs", {}), found=found, only=())
-    return tuple(found.rows.values()), found.tags
+    return tuple(_of_every_tag(one, found) for one in found.rows.values()), found.tags
+
+
+def _of_every_tag(row: Argument, found: _Found) -> Argument:
+    """A row that every member of a union has belongs to no tag in particular."""
+    prefix = row.name.partition(".")[0]
+    tag = found.rows.get(f"{prefix}.{found.tags.get(prefix, '')}")
+    is_common = tag is not None and set(row.only) == set(tag.choices)
+    return row.model_copy(update={"only": ()}) if is_common else row
 
 
 def _walk(node: Node, *, prefix: str, defs: Node, found: _Found, only: tuple[str, ...]) -> None:

@@ -109,7 +109,7 @@ def test_tags_ranges_null_and_unions_are_read_as_the_schema_has_them(tmp_path: P
     assert learned.tags == {"speculative_config": "decoding_type"}
     assert rows["speculative_config.decoding_type"].choices == ("MTP", "NGram")
     topk = rows["speculative_config.relaxed_topk"]
-    assert (topk.only, topk.defaults, topk.default) == (("MTP", "NGram"), {"MTP": 1, "NGram": 5}, None)
+    assert (topk.only, topk.defaults, topk.default) == ((), {"MTP": 1, "NGram": 5}, None)
     window = rows["speculative_config.window"]
     assert (window.only, window.required, window.above) == (("NGram",), True, 0)
     fraction = rows["kv_cache_config.free_gpu_memory_fraction"]
