@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engines.host import Host
-from tpforge.errors import UsageError
+from tpforge.errors import InputRefused, UsageError
 from tpforge.trtllm.versions import Release, find_release, releases, version_key
 from tpforge.units import counted, format_bytes
 
@@ -134,8 +134,8 @@ def _tensorrt_llm(host: Host, release: Release) -> Iterator[Finding]:
         yield Finding("TensorRT-LLM", "not installed", "missing", advice)
         return
     text = f"{installed}, TensorRT {packages.get('tensorrt', 'not found')}"
-    known = _known(installed)
-    advices = [] if known is not None and known.arguments_sure != "unsure" else [_advice_to_learn(known)]
+    known, doubt = _known(installed)
+    advices = [doubt] if doubt else []
     if installed != release.trtllm:
         advices.insert(0, f"judged for {release.trtllm}; build with --trtllm {installed}")
     yield Finding("TensorRT-LLM", text, "warning" if advices else "ok", "; ".join(advices))
@@ -145,17 +145,16 @@ def _tensorrt_llm(host: Host, release: Release) -> Iterator[Finding]:
         yield Finding("mpirun", "not on PATH", "warning", "several ranks need it, or --container")
 
 
-def _known(installed: str) -> Release | None:
-    """What is known of an installed release, by learning or the tables; None when nothing is."""
+def _known(installed: str) -> tuple[Release | None, str]:
+    """What is known of an installed release, by learning or the tables, and what is doubtful in it."""
     try:
-        return find_release(installed)
+        found = find_release(installed)
     except UsageError:
-        return None
-
-
-def _advice_to_learn(known: Release | None) -> str:
-    doubt = "no table knows this release" if known is None else "its arguments are not sure"
-    return f"{doubt}: `tpforge versions --learn` asks it"
+        return None, "no table knows this release: `tpforge versions --learn` asks it"
+    except InputRefused as error:
+        return None, str(error)
+    is_sure = found.arguments_sure != "unsure"
+    return found, "" if is_sure else "its arguments are not sure: `tpforge versions --learn` asks it"
 
 
 def _memory(host: Host) -> Iterator[Finding]:

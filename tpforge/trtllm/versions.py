@@ -159,7 +159,7 @@ def release_for(version: str, *, runtime: Literal["tensorrt", "pytorch"]) -> Rel
     release = find_release(version)
     if runtime in release.runtimes:
         return release
-    known = [one.trtllm for one in known_releases() if runtime in one.runtimes]
+    known = [one.trtllm for one in releases() if runtime in one.runtimes]
     if runtime == "tensorrt" and not release.engines:
         raise UsageError(
             f"TensorRT-LLM {release.trtllm} has no trtllm-build: {_WITHOUT_ENGINES} dropped it; use "

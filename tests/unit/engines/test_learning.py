@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from builders.llm_api.model import refuse_architecture
+from engines.host import Host
+from engines.host_verdicts import judge_host
 from engines.learning import learn_by_python
 from engines.store import read_manifest
 from scripts.main import main
@@ -25,6 +27,12 @@ from tpforge.trtllm.versions import find_release, known_releases, release_for
 def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "data"
+
+
+def host_with(trtllm: str) -> Host:
+    return Host(
+        packages=(("tensorrt_llm", trtllm),), shm_bytes=1 << 40, shm_free_bytes=1 << 40, memory_bytes=1 << 40
+    )
 
 
 def learn(*options: str) -> int:
@@ -211,6 +219,11 @@ def test_a_file_that_was_changed_is_not_believed(tmp_path: Path, capsys: pytest.
         path.write_text(text)
         assert main(["versions", "--trtllm", "1.9.9"]) == 4
         assert "learn it again, or remove it" in capsys.readouterr().err
+    assert release_for("1.2.1", runtime="pytorch").learned is None
+    installed = {
+        one.part: one for one in judge_host(host_with("1.9.9"), release=find_release("1.2.1")).findings
+    }
+    assert "learn it again, or remove it" in installed["TensorRT-LLM"].advice
     path.write_text(whole)
     path.rename(learned_path("1.9.8"))
     assert main(["versions", "--trtllm", "1.9.8"]) == 4
