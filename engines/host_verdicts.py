@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engines.host import Host
-from tpforge.trtllm.versions import Release, releases, version_key
+from tpforge.errors import InputRefused, UsageError
+from tpforge.trtllm.versions import Release, find_release, releases, version_key
 from tpforge.units import counted, format_bytes
 
 Verdict = Literal["ok", "warning", "missing"]
@@ -85,12 +86,16 @@ def _driver(host: Host, release: Release) -> Iterator[Finding]:
     if not host.gpus or host.driver is None:
         return
     text = f"{host.driver}, CUDA {host.cuda or 'not known'}"
-    if host.cuda and version_key(host.cuda)[0] < version_key(release.cuda)[0]:
+    if host.cuda and release.cuda and version_key(host.cuda)[0] < version_key(release.cuda)[0]:
         other = newest_for(host.cuda)
-        advice = f"TensorRT-LLM {release.trtllm} needs {release.driver} or newer"
+        wanted = release.driver if release.driver else f"a driver with CUDA {release.cuda}"
+        advice = f"TensorRT-LLM {release.trtllm} needs {wanted} or newer"
         if other is not None:
             advice += f"; this driver runs the container of {other.trtllm}"
         yield Finding("driver", text, "missing", advice)
+    elif not release.driver:
+        advice = f"upstream's tables do not give the driver that {release.trtllm} needs"
+        yield Finding("driver", text, "warning", advice)
     elif version_key(host.driver) < version_key(release.driver):
         advice = f"older than {release.driver} of the container; CUDA's minor version compatibility covers it"
         yield Finding("driver", text, "warning", advice)
@@ -123,18 +128,33 @@ def _tensorrt_llm(host: Host, release: Release) -> Iterator[Finding]:
     packages, programs = dict(host.packages), dict(host.programs)
     installed = packages.get("tensorrt_llm")
     if installed is None:
-        yield Finding("TensorRT-LLM", "not installed", "missing", f"use the container {release.image}")
+        container = release.image or release.release_image
+        advice = f"use the container {container}"
+        advice += ", or the extra tensorrt-llm in an environment of its own" if host.gpus else ""
+        yield Finding("TensorRT-LLM", "not installed", "missing", advice)
         return
     text = f"{installed}, TensorRT {packages.get('tensorrt', 'not found')}"
+    known, doubt = _known(installed)
+    advices = [doubt] if doubt else []
     if installed != release.trtllm:
-        advice = f"the table's default is {release.trtllm}; build with --trtllm {installed}"
-        yield Finding("TensorRT-LLM", text, "warning", advice)
-    else:
-        yield Finding("TensorRT-LLM", text, "ok")
-    if "trtllm-build" not in programs:
+        advices.insert(0, f"judged for {release.trtllm}; build with --trtllm {installed}")
+    yield Finding("TensorRT-LLM", text, "warning" if advices else "ok", "; ".join(advices))
+    if "trtllm-build" not in programs and (known or release).engines:
         yield Finding("trtllm-build", "not on PATH", "warning", "compiled engines need it, or --container")
     if "mpirun" not in programs:
         yield Finding("mpirun", "not on PATH", "warning", "several ranks need it, or --container")
+
+
+def _known(installed: str) -> tuple[Release | None, str]:
+    """What is known of an installed release, by learning or the tables, and what is doubtful in it."""
+    try:
+        found = find_release(installed)
+    except UsageError:
+        return None, "no table knows this release: `tpforge versions --learn` asks it"
+    except InputRefused as error:
+        return None, str(error)
+    is_sure = found.arguments_sure != "unsure"
+    return found, "" if is_sure else "its arguments are not sure: `tpforge versions --learn` asks it"
 
 
 def _memory(host: Host) -> Iterator[Finding]:
@@ -153,7 +173,9 @@ def _works(host: Host, release: Release, silent: Mapping[str, str]) -> Iterator[
     programs = dict(host.programs)
     prepared = "build and serve with --dry-run: arguments checked, commands and repositories written"
     has_container = host.gpus and host.has_nvidia_containers and _engines(host, silent)
-    if host.gpus and ("trtllm-build" in programs or has_container):
+    if "tensorrt" not in release.runtimes:
+        yield f"tensorrt: nothing; tpforge prepares no compiled engines for TensorRT-LLM {release.trtllm}"
+    elif host.gpus and ("trtllm-build" in programs or has_container):
         gpus = counted(len(host.gpus), "GPU")
         yield f"tensorrt: compile and serve with TensorRT-LLM {release.trtllm}, {gpus}"
     else:

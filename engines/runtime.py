@@ -164,7 +164,7 @@ def _installed_problems(manifest: Manifest, host: Host, release: Release) -> Ite
     packages = dict(host.packages)
     found = packages.get("tensorrt_llm")
     if found is None:
-        yield "tensorrt_llm: not installed here; use --container docker"
+        yield "tensorrt_llm: not installed here; use --container docker, or install the extra tensorrt-llm"
     elif found != release.trtllm:
         yield (
             f"tensorrt_llm: {found} is installed, the engine is of {release.trtllm} "

@@ -53,7 +53,7 @@ COMMANDS = {
     "decide": "Write a decision record from measured runs.",
     "engines": "List, show, check, remove, push or pull engine folders.",
     "doctor": "Show what this host can do: GPUs, links, driver, containers, TensorRT-LLM, Triton.",
-    "migrate": "Map a compiled engine's settings to TensorRT-LLM's LLM API, as a table.",
+    "migrate": "Map an engine's or llm.yaml's settings to a release of the LLM API, as a table.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "demo-model": "Fetch the demo model and print its path.",
 }

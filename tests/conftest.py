@@ -18,10 +18,11 @@ spin_briefly()
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state() -> Iterator[None]:
-    """The state of the servers of tests lies in a folder of their own, not with the user's."""
+    """The state of the servers of tests, and what they learn, lies in a folder of its own, not the user's."""
     with (
         tempfile.TemporaryDirectory(prefix="tpforge-state-") as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setitem(os.environ, "XDG_STATE_HOME", folder)
+        patch.setitem(os.environ, "XDG_DATA_HOME", f"{folder}/data")
         yield

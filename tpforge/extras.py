@@ -21,6 +21,7 @@ EXTRAS = {
     "eval": "the tasks of lm-eval",
     "gpu": "what the GPUs of this host are, and what they do",
     "server": "the Triton server on this host",
+    "tensorrt-llm": "TensorRT-LLM itself, on a GPU host",
 }
 """Every extra of the program with what it is for; `dev` is for those who develop it."""
 
@@ -31,6 +32,7 @@ _BROUGHT_BY = {
     "pytriton": "server",
     "safetensors": "convert",
     "sentencepiece": "convert",
+    "tensorrt_llm": "tensorrt-llm",
     "torch": "convert",
     "transformers": "chat",
 }
@@ -42,6 +44,7 @@ _MODULES = {
     "eval": ("lm_eval",),
     "gpu": ("pynvml",),
     "server": ("pytriton",),
+    "tensorrt-llm": ("tensorrt_llm",),
 }
 """The modules that are there when an extra is."""
 

@@ -5,6 +5,7 @@ It writes no files and loads no model. Which quantized checkpoints the LLM API t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,7 +129,7 @@ def _problems(values: _Values, target: LlmTarget) -> Iterator[str]:
 
 
 def _sizes(values: _Values, target: LlmTarget) -> Iterator[str]:
-    tokens, batch = values["max_num_tokens"], values["max_batch_size"]
+    tokens, batch = values["max_num_tokens"] or math.inf, values["max_batch_size"]
     input_len, seq_len = values["max_input_len"], values["max_seq_len"]
     if batch > tokens:
         yield f"max_batch_size {batch}: is above max_num_tokens {tokens}"
@@ -162,7 +163,7 @@ def _parallelism(values: _Values, target: LlmTarget) -> Iterator[str]:
         for name in ("enable_lm_head_tp_in_adp", *values.below("attention_dp_config")):
             if values.given.get(name):
                 yield f"{name}: needs enable_attention_dp"
-    if mapping.tp_size == 1 and values["allreduce_strategy"] != "AUTO":
+    if mapping.tp_size == 1 and values["allreduce_strategy"] not in (None, "AUTO"):
         yield f"allreduce_strategy {values['allreduce_strategy']}: there is no all-reduce at tp=1"
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tpforge.errors import UsageError
-from tpforge.trtllm.arguments import ArgumentTable, check_values, read_value
+from tpforge.trtllm.arguments import Argument, ArgumentTable, check_values, read_value
+from tpforge.trtllm.learned import NAME
 from tpforge.trtllm.llm_changes import reason_gone
 from tpforge.trtllm.versions import Release
 
@@ -45,10 +46,15 @@ def read_unchecked(
     Raises:
         UsageError: one is set by tpforge itself, or is given checked too.
     """
-    owned = {one.name for one in table.arguments if one.owned}
+    rows = {name: one for one in table.arguments for name in (one.name, *one.aliases)}
+    owned = {name for name, one in rows.items() if one.owned}
     values = {name: _plain(value) for name, value in flatten(given, known=()).items()}
     problems = [f"{name}: is set by tpforge itself" for name in values if name in owned]
     problems += [f"{name}: is given by --llm-arg too" for name in values if name in own]
+    if table.name == NAME:
+        problems += [
+            f"{name}{said}" for name, value in values.items() if (said := _refusal(value, rows.get(name)))
+        ]
     if problems:
         raise UsageError("\n  ".join(["--llm-arg-unchecked:", *sorted(problems)]))
     return values
@@ -61,6 +67,8 @@ def unchecked_word(value: Any) -> str:
 
 def checked_by(table: ArgumentTable, *, release: Release) -> str:
     """Which table it was and how sure it is, for people and for engine.json."""
+    if release.learned is not None:
+        return f"what was learned from TensorRT-LLM {release.trtllm} itself, {release.learned[:12]}"
     return f"table {table.name}, {_SURE[release.arguments_sure]}"
 
 
@@ -116,10 +124,23 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _advice(table: ArgumentTable, release: Release) -> str:
+    if release.learned is not None:
+        return f"checked by what was learned from it: {table.source}"
     return (
         f"checked by table {table.name} ({table.source}); if {release.trtllm} takes it all the same: "
         f"{_LEARN}, and --llm-arg-unchecked NAME=VALUE passes it on"
     )
+
+
+def _refusal(value: Any, row: Argument | None) -> str:
+    """What a release itself says against a value, which no word of ours gets past; empty for nothing."""
+    if row is None:
+        return ": the installed release does not have it, and unknown keys end its start"
+    try:
+        read_value(value, row)
+    except ValueError as error:
+        return f": the installed release refuses it: {error}"
+    return ""
 
 
 def _verdict(name: str, value: Any, table: ArgumentTable) -> str:

@@ -20,7 +20,8 @@ from builders.sources.tokenizer_files import find_tokenizer_files
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.trtllm.architectures import architecture_support, pytorch_only
-from tpforge.trtllm.versions import Release, version_key
+from tpforge.trtllm.argument_tables import learned_architectures
+from tpforge.trtllm.versions import DEFAULT_RELEASE, Release, version_key
 
 _SKIPPED = ("*.gguf", "*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "original", ".*")
 """Second copies of the weights, which the LLM API does not read."""
@@ -69,7 +70,7 @@ def open_llm_model(location: str, *, release: Release) -> LlmModel:
         weights = found.weights
         index = (weights.index_file,) if weights.index_file else ()
         inputs = {path / "config.json", *index, *weights.paths, *find_tokenizer_files(path)}
-    _refuse_architecture(spec.architecture, release, where=location)
+    refuse_architecture(spec.architecture, release, where=location)
     return LlmModel(
         located=located,
         spec=spec,
@@ -95,20 +96,32 @@ def _spec_of(found: Directory, problems: list[str]) -> tuple[ModelSpec | None, l
         return None, [*others, *each_problem(error)]
 
 
-def _refuse_architecture(architecture: str, release: Release, *, where: str) -> None:
-    for support in architecture_support(architecture):
-        if support.runtime != "pytorch":
-            continue
-        if version_key(release.trtllm) >= version_key(support.first):
+def refuse_architecture(architecture: str, release: Release, *, where: str) -> None:
+    """Refuse an architecture that a family of ours reads, and the LLM API of the release does not run.
+
+    Raises:
+        InputRefused: with the runtimes and releases that do run it.
+    """
+    if release.learned is not None and (names := learned_architectures(release)):
+        if architecture in names:
             return
         raise InputRefused(
-            f"{where}: the LLM API runs {architecture} in TensorRT-LLM {support.versions}, not in "
-            f"{release.trtllm}; use --runtime tensorrt, or a later release"
+            f"{where}: the installed TensorRT-LLM {release.trtllm} registers no {architecture}, by what was "
+            f"learned from it; use --runtime reference, or another release"
         )
-    raise InputRefused(
-        f"{where}: upstream lists no {architecture} for the LLM API; use --runtime tensorrt with "
-        "TensorRT-LLM 1.2.1, or --runtime reference"
+    known = architecture_support(architecture)
+    found = next((one for one in known if one.runtime == "pytorch"), None)
+    if found is not None and version_key(release.trtllm) >= version_key(found.first):
+        return
+    instead = [f"--trtllm {found.first} or later"] if found is not None else []
+    if any(one.runtime == "tensorrt" for one in known):
+        instead.append(f"--runtime tensorrt --trtllm {DEFAULT_RELEASE}")
+    said = (
+        f"upstream lists no {architecture} for the LLM API"
+        if found is None
+        else f"the LLM API runs {architecture} in TensorRT-LLM {found.versions}, not in {release.trtllm}"
     )
+    raise InputRefused(f"{where}: {said}; use {', or '.join([*instead, '--runtime reference'])}")
 
 
 def _files(root: Path) -> list[Path]:

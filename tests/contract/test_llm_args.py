@@ -1,31 +1,27 @@
 """Our tables of the LLM API's arguments against upstream's own schema of 1.4, and every value they take.
 
-The schema's facts are in upstream/llm_args_1.4.csv, read here by code of its own.
+The schema's facts are in upstream/llm_args_1.4.csv, read by code of its own.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from builders.llm_api.given import check_given, flatten, nest
+from tests.support.upstream_schema import Fact, read_facts, schema_of_facts
 from tpforge.errors import UsageError
 from tpforge.trtllm.argument_tables import llm_table, table_names
 from tpforge.trtllm.arguments import Argument, check_values
+from tpforge.trtllm.schema_arguments import arguments_of
 from tpforge.trtllm.versions import find_release
 from tpforge.yaml_text import to_yaml
 
 RELEASES = {"1.2": "1.2.1", "1.3": "1.3.0rc28", "1.4": "1.4.0rc1"}
-FILE = Path(__file__).parent / "upstream" / "llm_args_1.4.csv"
-Fact = dict[str, str]
-UNWRITABLE = ("python", "not a field")
-"""Python objects, and properties that are no fields."""
 ALIASES = {
     "hf_revision": "revision",
     "speculative_config.speculative_model_dir": "speculative_config.speculative_model",
@@ -47,15 +43,9 @@ SAMPLES = {
 WRONG = {"int": "x", "float": "x", "bool": "maybe", "str": 5, "choice": "no such", "object": "{", "list": 5}
 
 
-def facts() -> list[Fact]:
-    with FILE.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [row for row in rows if not any(word in row["status"] + row["only"] for word in UNWRITABLE)]
-
-
-def inner(facts_: list[Fact]) -> list[Fact]:
+def inner(facts: list[Fact]) -> list[Fact]:
     """Those that are no mere level of others, and no member of a list or of a table with free keys."""
-    paths = {row["path"] for row in facts_}
+    paths = {row["path"] for row in facts}
     whole = {
         "cuda_graph_config",
         "torch_compile_config",
@@ -65,7 +55,7 @@ def inner(facts_: list[Fact]) -> list[Fact]:
     whole |= {"scheduler_config.dynamic_batch_config", "multimodal_config.encoder_cuda_graph"}
     return [
         row
-        for row in facts_
+        for row in facts
         if "[]" not in row["path"]
         and ".*" not in row["path"]
         and (row["path"] in whole or not any(path.startswith(f"{row['path']}.") for path in paths))
@@ -101,12 +91,12 @@ def test_there_is_a_release_for_each_table() -> None:
 
 
 def test_the_table_of_1_4_has_the_arguments_of_upstreams_schema_and_no_others() -> None:
-    assert table("1.4").keys() == {row["path"] for row in inner(facts())}
+    assert table("1.4").keys() == {row["path"] for row in inner(read_facts())}
 
 
 def test_each_default_is_that_of_the_schema() -> None:
     wrong = {}
-    for row in inner(facts()):
+    for row in inner(read_facts()):
         argument = table("1.4")[row["path"]]
         found = next(
             (argument.defaults[tag] for tag in row["only"].split(",") if tag in argument.defaults), None
@@ -127,7 +117,7 @@ def test_each_default_is_that_of_the_schema() -> None:
 def test_each_choice_is_that_of_the_schema() -> None:
     """Values with remarks in brackets count without them; free text with known values takes only those."""
     wrong = {}
-    for row in inner(facts()):
+    for row in inner(read_facts()):
         if not row["type"].startswith("choice") or table("1.4")[row["path"]].owned:
             continue
         stated = {re.sub(r" ?\(.*", "", word) for word in row["values"].split("|")} - {""}
@@ -185,7 +175,7 @@ def test_null_is_taken_where_upstream_takes_it_and_nowhere_else(name: str) -> No
 
 
 def test_what_the_schema_lets_be_null_is_null_in_the_table_too() -> None:
-    stated = {row["path"] for row in inner(facts()) if "?" in row["type"]}
+    stated = {row["path"] for row in inner(read_facts()) if "?" in row["type"]}
     own = {name for name, one in table("1.4").items() if one.nullable or one.owned}
     assert stated - own == set()
 
@@ -211,6 +201,25 @@ def fits(value: Any, row: Fact) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool) or "bool" in stated)
 
 
+def test_what_would_be_learned_of_1_4_is_what_its_table_has() -> None:
+    """By names and tags; and whatever the table takes, the schema takes."""
+    learned, tags = arguments_of(schema_of_facts())
+    rows = {one.name: one for one in learned}
+    own = table("1.4")
+    levels = {one for one in rows if any(name.startswith(f"{one}.") for name in rows)}
+    assert rows.keys() - own.keys() - levels == {*ALIASES, *OTHER_FILE, *REPLACED}
+    assert own.keys() - rows.keys() == set()
+    assert tags == {
+        name: tag for name, tag in llm_table(find_release("1.4.0rc1")).tags.items() if name in tags
+    }
+    in_unions = [one for one in own.values() if one.name.partition(".")[0] in tags]
+    assert {one.name: set(one.only) for one in in_unions} == {
+        one.name: set(rows[one.name].only) for one in in_unions
+    }
+    given = {one.name: legal(one) for one in settable("1.4") if one.name not in levels}
+    assert check_values(given, [one for one in learned if not one.owned], what="x").keys() == given.keys()
+
+
 def test_a_yaml_of_every_argument_at_once_has_the_keys_and_types_of_the_schema() -> None:
     release = find_release("1.4.0rc1")
     given = {one.name: legal(one) for one in settable("1.4")}
@@ -224,7 +233,7 @@ def test_a_yaml_of_every_argument_at_once_has_the_keys_and_types_of_the_schema()
     del given["scheduler_config.dynamic_batch_config"]
     arguments = check_given(given, llm_table(release), release=release)
     read = yaml.safe_load(to_yaml(nest(arguments), comment="x"))
-    by_path = {row["path"]: row for row in inner(facts())}
+    by_path = {row["path"]: row for row in inner(read_facts())}
     found = flatten(read, known=by_path.keys())
     assert found.keys() == given.keys()
     assert {path: value for path, value in found.items() if not fits(value, by_path[path])} == {}

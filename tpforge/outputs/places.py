@@ -104,6 +104,13 @@ def state_home() -> Path:
     return root / "tpforge"
 
 
+def data_home() -> Path:
+    """Where what was learned is kept by the XDG base directories, for every project of the user."""
+    given = os.environ.get("XDG_DATA_HOME", "")
+    root = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "share"
+    return root / "tpforge"
+
+
 def cache_dir() -> Path:
     """Where the demo model is kept between runs."""
     return Path.home() / ".cache" / "tpforge"

@@ -1,4 +1,4 @@
-"""The tables of arguments of trtllm-build and of the LLM API: those that ship, from TOML, by release.
+"""The tables of arguments of trtllm-build and of the LLM API by release: what was learned, else what ships.
 
 It checks no value: `tpforge.trtllm.arguments` does.
 """
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tpforge.records import Record
 from tpforge.trtllm.arguments import Argument, ArgumentTable
+from tpforge.trtllm.learned import NAME, Learned, find_learned
 from tpforge.trtllm.versions import Release
 
 
@@ -43,6 +44,9 @@ class _File(Record):
 def build_arguments(release: Release) -> tuple[Argument, ...]:
     """The arguments of trtllm-build of a release, which must have a table of them."""
     assert release.build_arguments is not None
+    if release.build_arguments == NAME:
+        newest = shipped_table("build_args.toml", table_names("build_args.toml")[-1])
+        return _learned(release).build_table(newest.arguments)
     return shipped_table("build_args.toml", release.build_arguments).arguments
 
 
@@ -54,7 +58,20 @@ def llm_arguments(release: Release) -> tuple[Argument, ...]:
 def llm_table(release: Release) -> ArgumentTable:
     """The table of the LLM API's arguments of a release, with its source."""
     assert release.llm_arguments is not None
+    if release.llm_arguments == NAME:
+        return _learned(release).table
     return shipped_table("llm_args.toml", release.llm_arguments)
+
+
+def learned_architectures(release: Release) -> tuple[str, ...]:
+    """The architectures that a learned release registers; none where it was not learned."""
+    return _learned(release).architectures if release.learned is not None else ()
+
+
+def _learned(release: Release) -> Learned:
+    found = find_learned(release.trtllm)
+    assert found is not None, f"what was learned of {release.trtllm} is gone"
+    return found
 
 
 def table_names(file: str) -> tuple[str, ...]:

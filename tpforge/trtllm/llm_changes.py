@@ -15,6 +15,7 @@ from pydantic import Field
 from tpforge.records import Record
 from tpforge.trtllm.argument_tables import table_names
 from tpforge.trtllm.typed_values import Value
+from tpforge.trtllm.versions import Release, version_key
 
 
 class Change(Record):
@@ -65,6 +66,16 @@ def changes_between(old: str, new: str) -> tuple[Change, ...]:
     first, last = order.index(old), order.index(new)
     held = [one for one in changes() if one.verdict != "python"]
     return tuple(one for one in held if first < order.index(one.table) <= last)
+
+
+def place_of(release: Release) -> str:
+    """Where a release stands among the changes: its table; for a learned one the newest not later."""
+    names = table_names("llm_args.toml")
+    if release.llm_arguments in names:
+        return str(release.llm_arguments)
+    own = version_key(release.trtllm)[:2]
+    earlier = [name for name in names if version_key(name)[:2] <= own]
+    return earlier[-1] if earlier else names[0]
 
 
 def reason_gone(name: str, value: Value, *, table: str) -> str | None:

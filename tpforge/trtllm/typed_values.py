@@ -9,7 +9,19 @@ import json
 from typing import Any, Literal, TypeAlias
 
 ArgumentType = Literal[
-    "int", "float", "bool", "str", "choice", "switch", "flag", "list", "ints", "floats", "items", "object"
+    "int",
+    "float",
+    "bool",
+    "str",
+    "choice",
+    "switch",
+    "flag",
+    "list",
+    "ints",
+    "floats",
+    "items",
+    "object",
+    "any",
 ]
 Value: TypeAlias = Any
 """bool, int, float, str, None, or lists and dicts of them: what TOML, JSON and YAML can hold."""
@@ -40,6 +52,8 @@ def read_typed(value: Value, kind: ArgumentType) -> Value:
             return _parsed(value, list, "a list")
         case "object":
             return _parsed(value, dict, "a table")
+        case "any":
+            return _anything(value)
     if not isinstance(value, str):
         raise ValueError(f"found {value!r}, expected text")
     return value
@@ -98,6 +112,15 @@ def _sequence(value: Value) -> list[Value]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"found {value!r}, expected a list of one or more")
     return list(value)
+
+
+def _anything(value: Value) -> Value:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _parsed(value: Value, kind: type, expected: str) -> Value:

@@ -10,10 +10,11 @@ import re
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 from tpforge.errors import UsageError
 from tpforge.records import Record
+from tpforge.trtllm.learned import NAME, Learned, find_learned, learned_versions
 
 DEFAULT_RELEASE = "1.2.1"
 """The last stable release with trtllm-build; it serves both runtimes."""
@@ -31,7 +32,8 @@ class Release(Record):
 
     `engines` says whether trtllm-build exists; `build_arguments` and `llm_arguments` name the tables of
     arguments that hold for it, or are None; `arguments_sure` says how sure the latter is. `taken_from` is the
-    release of the table whose row was taken for one that the table does not have.
+    release of the table whose row was taken for one that the table does not have. `learned` is the hash of
+    what was learned from an installation, which goes before the tables.
     """
 
     trtllm: str
@@ -51,6 +53,7 @@ class Release(Record):
     pypi: bool | None = None
     note: str | None = None
     taken_from: str | None = None
+    learned: str | None = None
     sources: tuple[str, ...]
 
     @property
@@ -103,21 +106,35 @@ def tables_read() -> datetime.date:
 
 
 def find_release(version: str) -> Release:
-    """The release of that version, spelled with or without ``v``.
+    """The release of that version, spelled with or without ``v``; what was learned goes before the table.
 
     One that the table does not have takes the row of the nearest of its line (1.3), the earlier one first.
 
     Raises:
         UsageError: it is no version, or the table has none of its line.
+        InputRefused: what was learned of it was changed since.
     """
     wanted = version.removeprefix("v")
+    learned = find_learned(wanted)
+    if learned is not None:
+        return _with_learned(learned)
+    return _shipped(wanted)
+
+
+def known_releases() -> tuple[Release, ...]:
+    """The releases of the table, and those that were learned, oldest first."""
+    names = {release.trtllm for release in releases()} | set(learned_versions())
+    return tuple(find_release(name) for name in sorted(names, key=version_key))
+
+
+def _shipped(wanted: str) -> Release:
     for release in releases():
         if release.trtllm == wanted:
             return release
     nearest = _nearest(wanted)
     if nearest is None:
         raise UsageError(
-            f"TensorRT-LLM {version}: not in the table, nor any of its line; `tpforge versions` lists what "
+            f"TensorRT-LLM {wanted}: not in the table, nor any of its line; `tpforge versions` lists what "
             "is. If it is installed, or in a container, `tpforge versions --learn` reads it"
         )
     return nearest.model_copy(
@@ -178,6 +195,31 @@ def _nearest(wanted: str) -> Release | None:
     line = [one for one in releases() if version_key(one.trtllm)[:2] == key[:2]]
     earlier = [one for one in line if version_key(one.trtllm) < key]
     return earlier[-1] if earlier else line[0] if line else None
+
+
+def _with_learned(learned: Learned) -> Release:
+    """The release as its installation says; the shipped row where there is one, for the rest."""
+    builds = learned.build_options is not None
+    own: dict[str, Any] = {
+        "engines": builds,
+        "build_arguments": NAME if builds else None,
+        "llm_arguments": NAME,
+        "arguments_sure": "read",
+        "learned": learned.sha256,
+        **{
+            name: learned.packages[name]
+            for name in ("torch", "transformers", "tensorrt", "cuda")
+            if name in learned.packages
+        },
+    }
+    own |= {"modelopt": learned.packages["nvidia-modelopt"]} if "nvidia-modelopt" in learned.packages else {}
+    try:
+        return _shipped(learned.trtllm).model_copy(update=own)
+    except UsageError:
+        names = ("tensorrt", "cuda", "driver", "torch", "transformers", "modelopt")
+        empty: dict[str, Any] = dict.fromkeys(names, "")
+        values = {**empty, "triton": (), "default_backend": "pytorch", **own}
+        return Release(trtllm=learned.trtllm, sources=(learned.where,), **values)
 
 
 def _span(names: list[str]) -> str:

@@ -46,7 +46,8 @@ def test_a_server_with_two_free_gpus_and_the_toolkit_serves_from_the_container()
     assert [found[part][0] for part in ("GPU 0", "GPU 1", "links", "driver", "containers")] == ["ok"] * 5
     assert found["TensorRT-LLM"] == (
         "missing",
-        "use the container nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        "use the container nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3, or the extra "
+        "tensorrt-llm in an environment of its own",
     )
     assert diagnosis.works[1:] == (
         "tensorrt: compile and serve with TensorRT-LLM 1.2.1, 2 GPUs",
@@ -101,6 +102,30 @@ def test_what_is_not_right_has_advice(changes: dict[str, Any], part: str, verdic
     found = verdicts(host_of(**changes))[part]
     assert found[0] == verdict
     assert found[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [
+        ("1.2.1", ""),
+        ("1.1.0", "its arguments are not sure: `tpforge versions --learn` asks it"),
+        ("1.9.9", "no table knows this release: `tpforge versions --learn` asks it"),
+        ("1.4.0rc3", "judged for 1.2.1; build with --trtllm 1.4.0rc3; its arguments are not sure"),
+    ],
+)
+def test_an_installed_release_is_compared_with_what_is_known_of_it(installed: str, said: str) -> None:
+    verdict, advice = verdicts(host_of(packages=(("tensorrt_llm", installed),)))["TensorRT-LLM"]
+    assert (verdict, said in advice) == ("ok" if not said else "warning", True)
+
+
+def test_a_release_whose_driver_upstream_does_not_give_is_judged_by_its_cuda() -> None:
+    release = find_release("1.4.0rc1")
+    found = {one.part: one for one in judge_host(host_of(), release=release).findings}
+    assert (found["driver"].verdict, "do not give the driver" in found["driver"].advice) == ("warning", True)
+    assert "use the container nvcr.io/nvidia/tensorrt-llm/release:1.4.0rc1" in found["TensorRT-LLM"].advice
+    old = judge_host(host_of(driver="550.54.15", cuda="12.4"), release=release).findings
+    assert "1.4.0rc1 needs a driver with CUDA 13 or newer" in {one.part: one for one in old}["driver"].advice
+    assert any(line.startswith("tensorrt: nothing") for line in judge_host(host_of(), release=release).works)
 
 
 def test_the_command_looks_at_this_host(capsys: pytest.CaptureFixture[str]) -> None:

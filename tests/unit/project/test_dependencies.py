@@ -16,7 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
 ELSEWHERE = {
-    "tensorrt_llm": "TensorRT-LLM's own image has it",
     "triton_python_backend_utils": "Triton gives it to its Python models",
     "pip": "most environments of Python have it; where one has not, uv or that of PATH is taken",
     "modelopt": "calibration makes an environment of its own for it",
@@ -28,6 +27,7 @@ FOR_OTHERS = {
     "pandas": "lm-eval: the last version that works with numpy 1",
     "pyarrow": "lm-eval: the last version that works with numpy 1",
     "sentencepiece": "transformers reads tokenizer.model by it",
+    "tensorrt-llm": "Triton's models and this host's trtllm-build are it; we import it nowhere",
 }
 
 

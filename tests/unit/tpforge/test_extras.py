@@ -13,6 +13,7 @@ from scripts.main import main
 from tpforge import extras
 from tpforge.errors import EnvironmentUnusable
 from tpforge.extras import EXTRAS, extra_of, install_command, install_packages, require_extra
+from tpforge.trtllm.versions import DEFAULT_RELEASE
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OPTIONAL = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "dev"}
@@ -32,6 +33,10 @@ def test_every_extra_says_what_it_is_for() -> None:
 @pytest.mark.parametrize("extra", sorted(OPTIONAL))
 def test_the_modules_that_show_an_extra_are_brought_by_it(extra: str) -> None:
     assert set(extras._MODULES[extra]) <= names(extra)
+
+
+def test_the_extra_of_tensorrt_llm_is_pinned_to_the_release_that_the_tables_take_by_default() -> None:
+    assert OPTIONAL["tensorrt-llm"] == [f"tensorrt-llm=={DEFAULT_RELEASE}"]
 
 
 def test_a_missing_module_is_traced_to_the_smallest_extra_that_brings_it() -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
+from scripts.flows.versions import known
 from scripts.main import main
 from tpforge.errors import UsageError
 from tpforge.trtllm.argument_tables import build_arguments, llm_arguments
 from tpforge.trtllm.arguments import check_values, parse_pairs
-from tpforge.trtllm.versions import DEFAULT_RELEASE, find_release, release_for, releases, version_key
+from tpforge.trtllm.versions import (
+    DEFAULT_RELEASE,
+    find_release,
+    release_for,
+    releases,
+    tables_read,
+    version_key,
+)
 
 BUILD = build_arguments(find_release("1.2.1"))
 LLM = llm_arguments(find_release("1.2.1"))
@@ -197,8 +206,24 @@ def test_the_command_shows_a_release_with_its_arguments(capsys: pytest.CaptureFi
     assert "auto_parallel" not in names
 
 
-def test_the_command_lists_every_release(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_every_release_with_its_kind_and_how_old_the_tables_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["versions"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
     assert len(lines) == 1 + len(releases())
-    assert lines[-1].split()[:3] == ["1.4.0rc4", "-", "13"]
+    assert lines[-1].split()[:4] == ["1.4.0rc4", "candidate", "-", "13"]
+    assert next(line.split()[-1] for line in lines if line.startswith("1.4.0rc0")) == "read"
+    assert "newest stable: 1.2.1, in nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3" in captured.err
+    assert "newest candidate: 1.4.0rc4, in no Triton container, and nvcr.io/" in captured.err
+    assert f"compared with upstream on {tables_read()}" in captured.err
+
+
+def test_the_age_of_the_tables_is_counted_in_days() -> None:
+    assert known(tables_read() + timedelta(days=40)).days == 40
+
+
+def test_options_of_learning_are_refused_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["versions", "--container", "docker", "--out", "x"]) == 2
+    assert "--container, --out: only with --learn" in capsys.readouterr().err
