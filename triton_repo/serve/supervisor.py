@@ -134,7 +134,7 @@ class Supervisor:
             mark=self._mark,
             supervisor=me,
             security=plan.security,
-            drain_s=plan.drain_s,
+            drain_s=plan.drain_s + sum(item.drain_s for item in plan.companions),
             container=plan.launch.container if plan.launch else None,
             shared_memory=plan.launch.shared_memory if plan.launch else None,
             addresses={item.name: item.address for item in plan.companions if item.address},
