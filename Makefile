@@ -14,13 +14,16 @@ ARGS ?=
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: drills help setup ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock sbom clean
+.PHONY: drills help setup setup-openai ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install all that is needed: Debian packages, .venv; again: does nothing
 	@scripts/dev/setup.sh
+
+setup-openai: ready ## Install NVIDIA Dynamo in an environment of its own, for serve --openai
+	$(TPFORGE) setup openai
 
 ready:
 	@scripts/dev/setup.sh --quiet
@@ -46,7 +49,7 @@ stop: ready ## Stop the server
 status: ready ## Show the servers that run
 	$(TPFORGE) status $(ARGS)
 
-demo: ready ## The whole way with SmolLM2-135M: engine at TP=4, proof, Triton, smoke test, a question
+demo: ready ## The whole way with SmolLM2-135M: TP=4, proof, Triton, smoke test, a question
 	$(TPFORGE) demo $(ARGS)
 
 decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 30 min)

@@ -55,6 +55,7 @@ COMMANDS = {
     "doctor": "Show what this host can do: GPUs, links, driver, containers, TensorRT-LLM, Triton.",
     "migrate": "Map an engine's or llm.yaml's settings to a release of the LLM API, as a table.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
+    "setup": "Install what only some need, in environments of their own.",
     "demo-model": "Fetch the demo model and print its path.",
 }
 """Every command with its short help; the module is `scripts.commands.NAME`, the attribute `command`."""

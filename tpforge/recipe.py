@@ -33,6 +33,11 @@ from tpforge.trtllm.versions import DEFAULT_RELEASE
 DEFAULT_MAX_SEQ_LEN = 2048
 
 
+Port = Annotated[int, Field(ge=1024, le=65534, strict=True)]
+RouterMode = Literal["round-robin", "random", "power-of-two", "least-loaded", "kv"]
+"""How Dynamo's front divides requests; kv prefers the server that has seen the start of the prompt."""
+
+
 class LimitsRecipe(Record):
     """The limits as asked; what is left out follows from the model."""
 
@@ -124,6 +129,10 @@ class ServeRecipe(Record):
 
     `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: where it runs ("auto": here
     when the engine's release is installed, else docker), how ranks are started, and on which GPUs.
+
+    With `openai`, the front of NVIDIA Dynamo speaks OpenAI's API at `openai_port` (None: three above
+    `port_base`) and, where `kserve_port` is given, KServe's gRPC there. It divides requests over `replicas`
+    servers by `router`; `tool_call_parser` and `reasoning_parser` are Dynamo's, by name.
     """
 
     port_base: Annotated[int, Field(ge=1024, le=65533, strict=True)] = 8000
@@ -135,6 +144,13 @@ class ServeRecipe(Record):
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"
     devices: str | None = None
+    openai: Switch = False
+    openai_port: Port | None = None
+    kserve_port: Port | None = None
+    replicas: Size = 1
+    router: RouterMode = "round-robin"
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 class SmokeRecipe(Record):

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from triton_repo.serve.local import Server
 
 
+_FRONTS = {"openai": "OpenAI", "kserve": "KServe"}
+
+
 def print_ready(output: Output, server: Server, *, detach: bool) -> None:
     """Where a server is reached, and how it is stopped."""
     output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
     output.result(f"gRPC     {server.grpc_url}")
     output.result(f"HTTP     {server.http_url}")
     output.result(f"metrics  {server.metrics_url}")
+    for name, address in server.addresses.items():
+        output.result(f"{_FRONTS.get(name, name):<7}  {address}")
     output.result(f"log      {server.log}")
     output.record("server", server_fields(server))
     output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
@@ -62,6 +67,7 @@ def server_fields(server: Server) -> dict[str, object]:
         "http_url": server.http_url,
         "metrics_url": server.metrics_url,
         "repository": str(server.repository),
+        "addresses": dict(server.addresses),
         "state_dir": str(server.state_dir),
         "log": str(server.log),
         "seconds_to_ready": server.seconds_to_ready,

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="HTTP port to try first; gRPC is the next one, metrics the one after.",
 )
+@click.option("--openai", is_flag=True, help="Install NVIDIA Dynamo, and ask through OpenAI's API too.")
 @click.option("--keep", is_flag=True, help="Leave the server running; `tpforge stop` ends it.")
 @JSON
 @DEBUG
-def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
+def command(tp: int, port_base: int, openai: bool, keep: bool, as_json: bool) -> None:
     """Take the demo model the whole way, ask it a question, stop.
 
     Fetches SmolLM2-135M-Instruct, builds an engine, proves it, renders its repository, serves it with
@@ -36,7 +37,7 @@ def command(tp: int, port_base: int, keep: bool, as_json: bool) -> None:
     from tpforge.recipe import Recipe, ServeRecipe
 
     output = Output(as_json=as_json)
-    recipe = Recipe(model="demo", tp=tp, serve=ServeRecipe(port_base=port_base))
+    recipe = Recipe(model="demo", tp=tp, serve=ServeRecipe(port_base=port_base, openai=openai))
     done: list[Stage] = []
     try:
         run = up.run_demo(recipe, keep=keep, progress=output.progress, on_stage=done.append)

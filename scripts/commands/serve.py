@@ -47,8 +47,8 @@ def command(
     memory, driver, versions, ports and files have been checked; --dry-run prints the command and what is
     wrong.
     """
-    from scripts.flows import serve
     from scripts.flows.launch import is_launched
+    from scripts.flows.replicas import serve_replicas
     from tpforge.outputs.places import find_engine
     from tpforge.recipe import ServeRecipe
 
@@ -63,7 +63,7 @@ def command(
         _serve_launched(output, places, recipe, security, dry_run=dry_run, detach=detach)
         return
     _refuse_launched_options(recipe, dry_run=dry_run, stand_in=stand_in)
-    serve.serve_engine(
+    serve_replicas(
         places,
         recipe,
         options=options,

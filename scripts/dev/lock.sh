@@ -16,10 +16,18 @@ for package in torch aiohttp gevent geventhttpclient greenlet pyzmq sh wrapt typ
     echo "$package; $never"
 done >"$scratch/overrides.txt"
 
-"$scratch/venv/bin/uv" --quiet pip compile requirements.in \
-    --output-file requirements.lock "$@" \
-    --override "$scratch/overrides.txt" \
-    --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
-    --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
-    --custom-compile-command "make lock"
-grep -c '^[a-z].*==' requirements.lock | sed 's/$/ packages in requirements.lock/'
+compile() {
+    "$scratch/venv/bin/uv" --quiet pip compile "$1.in" \
+        --output-file "$1.lock" "${@:2}" \
+        --override "$scratch/overrides.txt" \
+        --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
+        --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+        --custom-compile-command "make lock"
+    grep -c '^[a-z].*==' "$1.lock" | sed "s|\$| packages in $1.lock|"
+}
+
+compile requirements "$@"
+
+# In its own environment Dynamo needs what ours leaves out, but not aisimulate, which is no package.
+echo "aisimulate; $never" >"$scratch/overrides.txt"
+compile triton_repo/openai/requirements "$@"

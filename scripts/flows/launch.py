@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.flows.front import companions_of
 from scripts.flows.render import fresh_repository, kept_options
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
@@ -92,6 +93,10 @@ def plan_launch(
     from triton_repo.serve.mpirun import parse_devices
     from triton_repo.serve.security import Security
 
+    if recipe.replicas > 1:
+        raise UsageError(
+            "--replicas: for the reference runtime; several of TensorRT-LLM: tpforge deploy, or a recipe each"
+        )
     guard = (security or Security()).absolute()
     guard.read_admin_key()
     manifest = read_manifest(places.engine)
@@ -179,6 +184,7 @@ def serve_launch(
         detach=detach,
         launch=program,
         security=launch.security,
+        companions=companions_of(places, recipe, security=launch.security),
     )
     return serve(launch.repository, options=options, progress=progress, on_ready=on_ready)
 

@@ -5,11 +5,12 @@ It prints nothing; the supervisor of a server is `triton_repo.deploy`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.chat import chat_prompt
+from scripts.flows.front import companions_of, port_base_of
 from scripts.flows.render import fresh_repository
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.outputs.places import OUT, Places, find_engine
@@ -35,8 +36,11 @@ def serve_engine(
     progress: Progress,
     on_ready: Callable[[Server], None] | None = None,
     security: Security | None = None,
+    number: int = 1,
 ) -> Server:
     """Start Triton on an engine's repository, which is rendered first when it is missing or out of date.
+
+    `number` tells the servers of an engine apart; the first has the fronts, and `replicas` starts them all.
 
     Raises:
         EnvironmentUnusable: ports, binary or interpreter cannot be used, or it runs already.
@@ -47,34 +51,37 @@ def serve_engine(
     from triton_repo.serve.security import Security
     from triton_repo.serve.tritonserver import DRAIN_S
 
-    refuse_running(places)
+    refuse_running(places, number=number)
     repository, rendered = fresh_repository(places, options)
     if rendered:
         progress(f"rendered {repository}")
     return serve(
         repository,
         options=ServeOptions(
-            state_dir=places.server,
-            ports=Ports.from_base(recipe.port_base),
+            state_dir=places.replica(number),
+            ports=Ports.from_base(port_base_of(recipe, number)),
             host=recipe.host,
             tritonserver=recipe.tritonserver,
             load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
             drain_s=DRAIN_S if recipe.drain is None else recipe.drain,
             detach=detach,
             security=security or Security(),
+            companions=companions_of(places, recipe, security=security or Security(), number=number),
         ),
         progress=progress,
         on_ready=on_ready,
     )
 
 
-def refuse_running(places: Places) -> None:
-    """Refuse a second server of an engine.
+def refuse_running(places: Places, *, number: int = 1) -> None:
+    """Refuse a second server of an engine, but for another `number`.
 
     Raises:
         EnvironmentUnusable: one runs already.
     """
-    if is_running(places):
+    from triton_repo.serve.local import status
+
+    if status(places.replica(number)).is_running:
         raise EnvironmentUnusable(
             f"{places.server}: a server of this engine runs already; see tpforge status, or tpforge stop"
         )
@@ -88,38 +95,45 @@ def is_running(places: Places) -> bool:
 
 
 def servers(engine: str | None, *, root: Path = OUT) -> tuple[Status, ...]:
-    """The servers under out/, or the one of an engine; stopped ones that left no trace are not listed.
+    """The servers under out/, or those of an engine; stopped ones that left no trace are not listed.
 
     Raises:
         UsageError: there is no such engine, nor a server of it.
     """
-    from triton_repo.serve.local import list_servers, status
+    from triton_repo.serve.local import list_servers, replicas_of, status
 
     if engine is None:
         return list_servers(root)
     places = find_engine(engine, root=root)
     if not (places.engine.is_dir() or places.server.is_dir()):
         raise UsageError(f"{engine}: no such engine; `tpforge engines list` and `tpforge status` show them")
-    return (status(places.server),)
+    return (status(places.server), *replicas_of(places.server))
 
 
 def stop_servers(engine: str | None, *, every: bool, root: Path = OUT) -> tuple[Status, ...]:
-    """Stop the server of an engine, or the only one that runs, or `every` one; what they were.
+    """Stop the servers of an engine, or of the only one that is served, or `every` one; what they were.
 
     A server that has failed is forgotten when no other runs, and never makes one that runs ambiguous.
 
     Raises:
         UsageError: several run, and it was not said which.
     """
-    from triton_repo.serve.local import stop
+    from triton_repo.serve.local import number_of, stop
 
     found = [status for status in servers(engine, root=root) if status.phase != "stopped"]
     if engine is None and not every and any(status.phase != "failed" for status in found):
         found = [status for status in found if status.phase != "failed"]
-    if engine is None and not every and len([status for status in found if status.phase != "failed"]) > 1:
-        names = ", ".join(status.state_dir.parent.name for status in found)
-        raise UsageError(f"several servers run ({names}); say which, or --all")
+    served = _engines([status for status in found if status.phase != "failed"])
+    if engine is None and not every and len(served) > 1:
+        raise UsageError(f"several servers run ({', '.join(served)}); say which, or --all")
+    # The first of an engine has the front, which is needed until the last of the others has ended.
+    found.sort(key=lambda status: (status.state_dir.parent, -number_of(status.state_dir)))
     return tuple(stop(status.state_dir) for status in found)
+
+
+def _engines(found: Iterable[Status]) -> list[str]:
+    """The names of the engines that servers serve, each once."""
+    return list(dict.fromkeys(status.state_dir.parent.name for status in found))
 
 
 def find_log(engine: str | None, name: str, *, root: Path = OUT) -> Path:
@@ -132,9 +146,8 @@ def find_log(engine: str | None, name: str, *, root: Path = OUT) -> Path:
         found = [find_engine(engine, root=root).server / name]
     else:
         running = [status for status in servers(None, root=root) if status.is_running]
-        if len(running) > 1:
-            names = ", ".join(status.state_dir.parent.name for status in running)
-            raise UsageError(f"several servers run ({names}); say whose log")
+        if len(served := _engines(running)) > 1:
+            raise UsageError(f"several servers run ({', '.join(served)}); say whose log")
         logs = sorted(root.glob(f"*/server/{name}"), key=lambda path: path.stat().st_mtime, reverse=True)
         found = [running[0].state_dir / name] if running else logs
     if not found or not found[0].is_file():
@@ -145,7 +158,9 @@ def find_log(engine: str | None, name: str, *, root: Path = OUT) -> Path:
 
 def places_of_server(status: Status) -> Places:
     """The folders of the engine that a server under out/ serves."""
-    folder, name = status.state_dir.parent, status.state_dir.name
+    from triton_repo.serve.local import first_of
+
+    folder, name = status.state_dir.parent, first_of(status.state_dir).name
     return Places(folder / (name.removesuffix("-server") if name != "server" else "engine"))
 
 
@@ -157,11 +172,13 @@ def find_server(url: str | None, *, root: Path = OUT) -> tuple[str, str | None, 
     Raises:
         UsageError: no URL was given, and none or several servers run.
     """
-    from triton_repo.serve.local import list_servers
+    from triton_repo.serve.local import first_of, list_servers
 
     running = [status for status in list_servers(root) if status.is_running and status.server]
     if url is not None:
         running = [status for status in running if status.server and status.server.grpc_url == _local(url)]
+    elif len(_engines(running)) == 1:  # Its servers are alike; the first is asked.
+        running = sorted(running, key=lambda status: status.state_dir != first_of(status.state_dir))[:1]
     if len(running) == 1 and running[0].server:
         server = running[0].server
         return server.grpc_url, server.metrics_url, places_of_server(running[0])

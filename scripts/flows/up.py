@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal
 
 from builders.sources import models
 from scripts.flows import build, prove
+from scripts.flows.front import ask_openai
 from scripts.flows.launch import is_launched, plan_launch, serve_launch
 from scripts.flows.render import fresh_repository, rendered_of
+from scripts.flows.replicas import serve_replicas
 from scripts.flows.serve import ask, serve_engine, servers, stop_servers
 from scripts.flows.smoke import smoke_server
 from tpforge.errors import VerificationFailed
@@ -126,7 +128,7 @@ class Run:
     def _start(self, places: Places) -> Server:
         recipe = self.recipe
         if not is_launched(places, recipe.repository):
-            return serve_engine(
+            return serve_replicas(
                 places, recipe.serve, options=recipe.repository, detach=True, progress=self._progress
             )
         launch = plan_launch(places, recipe.serve, options=recipe.repository, render=True)
@@ -166,9 +168,10 @@ class Run:
         from triton_repo.serve.ports import find_free_base
 
         asked = self.recipe.serve.port_base
-        free = find_free_base(start=asked, host=self.recipe.serve.host)
+        num_more = 1 if self.recipe.serve.openai else 0
+        free, last = find_free_base(start=asked, host=self.recipe.serve.host, num_more=num_more), 2 + num_more
         if free != asked:
-            self.say(f"ports {asked} to {asked + 2} are not all free; using {free} to {free + 2}")
+            self.say(f"ports {asked} to {asked + last} are not all free; using {free} to {free + last}")
             serve = self.recipe.serve.model_copy(update={"port_base": free})
             self.recipe = self.recipe.model_copy(update={"serve": serve})
 
@@ -196,17 +199,20 @@ class Run:
         rendered = rendered_of(places)
         if rendered is None:
             return None
-        launched = is_launched(places, self.recipe.repository)
+        launched, serve = is_launched(places, self.recipe.repository), self.recipe.serve
         deciding = serve_launch if launched else serve_engine
         return made_of(
             inputs={"repository": Input(location=str(places.repository), identity=rendered.identity)},
-            options=self.recipe.serve.model_dump(mode="json") if launched else {},
+            options=serve.model_dump(mode="json") if launched or serve.openai else {},
             code=code_key(deciding.__module__),
         )
 
     def _kept_server(self, places: Places) -> str | None:
         """The URL of a server that already serves this repository at the recipe's port."""
-        for status in servers(str(places.engine)):
+        found = servers(str(places.engine))
+        if len([status for status in found if status.phase == "ready"]) != self.recipe.serve.replicas:
+            return None
+        for status in found:
             if status.phase == "ready" and status.server is not None:
                 asked = self._provenance(places)
                 same = asked is not None and is_unchanged(places, "serve", asked=asked)
@@ -244,6 +250,7 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
         TpforgeError: a stage failed.
         VerificationFailed: the answers differ, or do not hold what they must.
     """
+    from triton_repo.openai.install import install
     from triton_repo.serve.tritonserver import find_tritonserver
 
     require_extra("convert", needed_by="the demo")
@@ -251,6 +258,10 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
     run = Run(recipe, progress=progress, on_stage=on_stage)
     done = False
     try:
+        if recipe.serve.openai:
+            with run.stage("openai front") as stage:
+                folder, is_new = install(progress=progress)
+                stage.unchanged, stage.result = not is_new, folder.name
         with run.stage("demo model") as stage:
             path = models.demo_model()
             stage.result = f"{path.name}, {format_bytes(path.stat().st_size)}, SHA-256 as pinned"
@@ -259,6 +270,8 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
         url = run.serve(places)
         run.smoke(url)
         _ask(run, places, url)
+        if run.recipe.serve.openai:
+            _ask_openai(run, places)
         done = True
     finally:
         if not (keep and done):
@@ -279,6 +292,18 @@ def _ask(run: Run, places: Places, url: str) -> None:
                 raise VerificationFailed(f"{QUESTION} The answer does not hold {ANSWER}: {answer.text!r}")
     if len(set(answers.values())) != 1:
         raise VerificationFailed(f"the streamed answer differs from the whole one: {answers}")
+
+
+def _ask_openai(run: Run, places: Places) -> None:
+    with run.stage("ask, OpenAI") as stage:
+        address = next(
+            status.server.addresses["openai"] for status in servers(str(places.engine)) if status.server
+        )
+        run.say(f"{QUESTION} by OpenAI's client, at {address}")
+        answer, pieces = ask_openai(places, address, QUESTION)
+        stage.result = f"{answer.strip()}  (streamed: {len(pieces)} pieces)"
+        if ANSWER not in answer or "".join(pieces) != answer:
+            raise VerificationFailed(f"{QUESTION} Over OpenAI's API: {answer!r}, streamed {pieces}")
 
 
 def _engine_text(places: Places, manifest: Manifest) -> str:

@@ -35,6 +35,10 @@ class Places:
         """Logs of the server, and the name under which its state is kept in `state_home`."""
         return self._sibling("server")
 
+    def replica(self, number: int) -> Path:
+        """`server` of the first server of this engine; each further one has its number."""
+        return self.server if number == 1 else self._sibling(f"server-{number}")
+
     @property
     def stages(self) -> Path:
         """What `tpforge up` did last."""

@@ -6,9 +6,11 @@ It parses no answer and tries nothing again.
 from __future__ import annotations
 
 import http.client
+import ssl
 import urllib.request
 from collections.abc import Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -56,12 +58,13 @@ def open_url(
     headers: Mapping[str, str] | None = None,
     credentials: Mapping[str, str] | None = None,
     proxies: Proxies = "none",
+    roots: Path | None = None,
 ) -> http.client.HTTPResponse:
     """The answer of a server, to be closed; GET and HEAD follow redirects.
 
     `credentials` are headers that go to the origin of `url` (scheme, host and port) and, after a redirect,
     nowhere else. `timeout_s` bounds each wait for the network. `proxies` "environment" takes the proxies of
-    the environment for all hosts but this machine.
+    the environment for all hosts but this machine. `roots` are trusted certificates beside the system's, PEM.
 
     Raises:
         UsageError: `url` is not of http or https, or holds a name or password.
@@ -72,7 +75,11 @@ def open_url(
     if (problem := _problem(url)) is not None:
         raise UsageError(f"{_shown(url)}: {problem}")
     request = _Request(url, method=method, headers=headers or {}, credentials=credentials or {}, body=body)
-    opener = urllib.request.build_opener(_Redirects(), _Proxies(None if proxies == "environment" else {}))
+    handlers: list[urllib.request.BaseHandler] = [_Redirects()]
+    handlers.append(_Proxies(None if proxies == "environment" else {}))
+    if roots is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=roots)))
+    opener = urllib.request.build_opener(*handlers)
     try:
         return cast(http.client.HTTPResponse, opener.open(request, timeout=timeout_s))
     except http.client.HTTPException as error:
@@ -86,13 +93,14 @@ def read_url(
     method: str = "GET",
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    roots: Path | None = None,
 ) -> bytes:
     """All that a server answers; for small answers of a server that is ours or was named by its user.
 
     Raises:
         UsageError, OSError: see `open_url`; an answer that breaks off is an OSError too.
     """
-    with open_url(url, timeout_s=timeout_s, method=method, body=body, headers=headers) as answer:
+    with open_url(url, timeout_s=timeout_s, method=method, body=body, headers=headers, roots=roots) as answer:
         try:
             return answer.read()
         except http.client.HTTPException as error:

@@ -6,22 +6,25 @@ It decides between the foreground and a supervisor of its own; what that one doe
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.progress import Progress
 from triton_repo.serve import processes, state, triton_log
+from triton_repo.serve.companions import Companion
 from triton_repo.serve.guard import module_command, module_environment
 from triton_repo.serve.launched import LaunchedProgram
+from triton_repo.serve.leftovers import clean_leftovers, clean_state
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.private import make_private, open_log
 from triton_repo.serve.security import Security
-from triton_repo.serve.supervisor import ServerPlan, Supervisor, clean, clean_leftovers
+from triton_repo.serve.supervisor import ServerPlan, Supervisor
 from triton_repo.serve.tritonserver import DRAIN_S
 
 SUPERVISOR_LOG = "supervisor.log"
@@ -29,6 +32,9 @@ _POLL_S = 0.1
 _STOP_BEYOND_S = 30.0
 """How long a supervisor may take to end, beyond the time that requests in flight have."""
 _KILL_TIMEOUT_S = 10.0
+
+_REPLICA = re.compile(r"(?<=server)-([0-9]+)$")
+"""How the folder of a further server of an engine ends."""
 
 _detached: dict[int, subprocess.Popen[bytes]] = {}
 """The supervisors that this process started and that outlive it; kept so that they can be reaped."""
@@ -41,7 +47,7 @@ class ServeOptions:
     `state_dir` holds the logs, one server at a time; under its name the state is kept in the user's own
     folder. `tritonserver` None is the one on PATH, else nvidia-pytriton's. `detach` leaves the server running
     under a supervisor of its own. With `launch` that command is run, and no tritonserver is looked for here.
-    `drain_s` is how long requests in flight may go on when it is told to end.
+    `drain_s` is how long requests in flight may go on when it is told to end. `companions` run beside it.
     """
 
     state_dir: Path
@@ -53,6 +59,7 @@ class ServeOptions:
     security: Security = field(default_factory=Security)
     launch: LaunchedProgram | None = None
     drain_s: float = DRAIN_S
+    companions: tuple[Companion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,21 +75,23 @@ class Server:
     pid: int
     """Of its supervisor."""
     security: Security = field(default_factory=Security)
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Where its companions are reached, by their names."""
 
     @property
     def grpc_url(self) -> str:
         """What a gRPC client wants."""
-        return f"{_reachable(self.host)}:{self.ports.grpc}"
+        return f"{reachable(self.host)}:{self.ports.grpc}"
 
     @property
     def http_url(self) -> str:
         """The base of the HTTP endpoints."""
-        return f"http://{_reachable(self.security.http_host(self.host))}:{self.ports.http}"
+        return f"http://{reachable(self.security.http_host(self.host))}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Where Prometheus would look."""
-        return f"http://{_reachable(self.security.http_host(self.host))}:{self.ports.metrics}/metrics"
+        return f"http://{reachable(self.security.http_host(self.host))}:{self.ports.metrics}/metrics"
 
 
 @dataclass(frozen=True)
@@ -144,8 +153,7 @@ def stop(state_dir: Path) -> Status:
             raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")
     if child := _detached.pop(found.supervisor.pid, None):
         child.wait()
-    clean(found.mark, state_dir, container=found.container, shared_memory=found.shared_memory)
-    state.remove_state(state_dir)
+    clean_state(found, state_dir)
     return before
 
 
@@ -162,10 +170,29 @@ def status(state_dir: Path) -> Status:
 
 
 def list_servers(root: Path) -> tuple[Status, ...]:
-    """The servers whose folders lie under `root` (ROOT/NAME/server), by path."""
+    """The servers whose folders lie under `root` (ROOT/NAME/server, server-2, ...), by path."""
     here = root.resolve()
-    names = [path.parent.name for path in state.known_folders() if path == here / path.parent.name / "server"]
-    return tuple(status(root / name / "server") for name in names)
+    found = [path for path in state.known_folders() if path.parent.parent == here]
+    found = [path for path in found if first_of(path).name == "server"]
+    return tuple(status(root / path.parent.name / path.name) for path in found)
+
+
+def replicas_of(state_dir: Path) -> tuple[Status, ...]:
+    """The further servers of the engine whose first one has this folder, by number."""
+    here = state_dir.resolve()
+    found = [path for path in state.known_folders() if path != here and first_of(path) == here]
+    return tuple(status(state_dir.with_name(path.name)) for path in sorted(found, key=number_of))
+
+
+def first_of(state_dir: Path) -> Path:
+    """The folder of the first server of the engine whose first or further one has `state_dir`."""
+    return state_dir.with_name(_REPLICA.sub("", state_dir.name))
+
+
+def number_of(state_dir: Path) -> int:
+    """Which of the servers of its engine has this folder; the first is 1."""
+    found = _REPLICA.search(state_dir.name)
+    return int(found[1]) if found else 1
 
 
 def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
@@ -179,6 +206,7 @@ def _plan(repository: Path, options: ServeOptions) -> ServerPlan:
         security=options.security.absolute(),
         launch=options.launch,
         drain_s=options.drain_s,
+        companions=tuple(item.absolute() for item in options.companions),
     )
 
 
@@ -255,7 +283,7 @@ def _await_ready(plan: ServerPlan, child: subprocess.Popen[bytes], progress: Pro
             if found.message != said:
                 said = found.message
                 progress(said)
-        elif return_code is not None:
+        if return_code is not None:
             log = plan.state_dir / SUPERVISOR_LOG
             last = triton_log.last_lines(triton_log.read_log(log))[-1:]
             raise EnvironmentUnusable(
@@ -280,9 +308,10 @@ def _server(state_dir: Path, found: state.ServerState) -> Server:
         seconds_to_ready=found.seconds_to_ready or 0.0,
         pid=found.supervisor.pid,
         security=found.security,
+        addresses=found.addresses,
     )
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """The address by which a client on this machine reaches a server that listens on `host`."""
     return "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else host

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.records import Record
 
 LAST_PORT = 65535
 NUM_PORTS = 3
+
+
+class NamedPort(Record):
+    """A port with the name of what it serves, and the option that moves it."""
+
+    name: str
+    port: int
+    host: str = "127.0.0.1"
+    option: str = "--port-base"
 
 
 class Ports(Record):
@@ -38,15 +48,19 @@ class Ports(Record):
         return (("HTTP", self.http), ("gRPC", self.grpc), ("metrics", self.metrics))
 
 
-def refuse_used(ports: Ports, *, host: str) -> None:
-    """Raise unless all ports can be listened on.
+def refuse_used(ports: Ports, *, host: str, others: Sequence[NamedPort] = ()) -> None:
+    """Raise unless all ports can be listened on, those of `others` on their own addresses.
 
     Raises:
         EnvironmentUnusable: names each port that is in use and the process that has it.
     """
-    problems = []
-    for name, port in ports.named():
+    own = [NamedPort(name=name, port=port, host=host) for name, port in ports.named()]
+    problems, options = [], dict[str, None]()
+    for wanted in (*own, *others):
+        name, port, host = wanted.name, wanted.port, wanted.host
         number = _bind_error(host, port)
+        if number is not None:
+            options[wanted.option] = None
         if number == errno.EADDRINUSE:
             problems.append(f"port {port} ({name}) is in use by {_owner(port)}")
         elif number == errno.EACCES:
@@ -58,16 +72,17 @@ def refuse_used(ports: Ports, *, host: str) -> None:
     if problems:
         raise EnvironmentUnusable(
             "; ".join(problems) + "; stop that process (`tpforge stop` for a server of ours), "
-            "or choose other ports with --port-base"
+            f"or choose other ports with {', '.join(options)}"
         )
 
 
-def find_free_base(*, start: int = 8000, host: str = "127.0.0.1") -> int:
-    """The first base from `start` on, in steps of ten, whose three ports are free."""
-    for base in range(start, LAST_PORT - NUM_PORTS, 10):
-        if all(_bind_error(host, port) is None for _, port in Ports.from_base(base).named()):
+def find_free_base(*, start: int = 8000, host: str = "127.0.0.1", num_more: int = 0) -> int:
+    """The first base from `start` on, in steps of ten, with three ports and `num_more` after them free."""
+    count = NUM_PORTS + num_more
+    for base in range(start, LAST_PORT - count, 10):
+        if all(_bind_error(host, port) is None for port in range(base, base + count)):
             return base
-    raise EnvironmentUnusable(f"no three free ports in a row from {start} on")
+    raise EnvironmentUnusable(f"no {count} free ports in a row from {start} on")
 
 
 def _bind_error(host: str, port: int) -> int | None:

@@ -63,6 +63,8 @@ class ServerState(Record):
     security: Security = Security()
     drain_s: float = DRAIN_S
     """For how long requests in flight may go on at its end."""
+    addresses: dict[str, str] = Field(default_factory=dict)
+    """Where its companions are reached, by their names."""
     restarts: int = 0
     last_failure: str | None = None
     seconds_to_ready: float | None = None

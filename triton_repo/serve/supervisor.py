@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -28,10 +27,12 @@ from tpforge.progress import Progress
 from tpforge.records import Record
 from tpforge.units import format_seconds
 from triton_repo.serve import processes, state
+from triton_repo.serve.companions import Companion, Companions, companions_mark
 from triton_repo.serve.guard import guarded
 from triton_repo.serve.heartbeat import Heartbeat, start_canary
 from triton_repo.serve.interpreter import check_interpreter
-from triton_repo.serve.launched import ContainerName, LaunchedProgram, remove_container
+from triton_repo.serve.launched import LaunchedProgram
+from triton_repo.serve.leftovers import TEMPORARY, clean, clean_leftovers
 from triton_repo.serve.ports import Ports, refuse_used
 from triton_repo.serve.private import open_log, private_folder
 from triton_repo.serve.readiness import (
@@ -52,7 +53,6 @@ from triton_repo.serve.tritonserver import (
     server_environment,
 )
 
-TEMPORARY = "tmp"
 WATCH_S = 0.2
 MAX_FAILURES = 5
 FAILURE_WINDOW_S = 300.0
@@ -72,6 +72,7 @@ class ServerPlan(Record):
     security: Security = Security()
     launch: LaunchedProgram | None = None
     drain_s: float = DRAIN_S
+    companions: tuple[Companion, ...] = ()
 
 
 class Supervisor:
@@ -89,6 +90,7 @@ class Supervisor:
         self._log = plan.state_dir / state.LOG_FILE
         self._private = private_folder(plan.state_dir)
         self._temporary = self._private / TEMPORARY
+        self._companions = Companions(plan.companions, mark=self._mark, cwd=self._private, progress=progress)
 
     def run(self) -> None:
         """Serve until `stop` or a signal.
@@ -98,7 +100,8 @@ class Supervisor:
             InputRefused: the repository holds no model, or one that does not load.
         """
         plan = self._plan
-        with state.exclusive(plan.state_dir), self._signals(), guarded(self._mark):
+        beside = guarded(companions_mark(self._mark)) if plan.companions else nullcontext()
+        with state.exclusive(plan.state_dir), self._signals(), guarded(self._mark), beside:
             clean_leftovers(plan.state_dir)
             try:
                 self._prepare()
@@ -109,6 +112,7 @@ class Supervisor:
                 self._write("failed", str(error), exit_code=error.exit_code)
                 raise
             finally:
+                self._companions.kill()
                 self._kill()
             state.remove_state(plan.state_dir)
 
@@ -130,12 +134,14 @@ class Supervisor:
             mark=self._mark,
             supervisor=me,
             security=plan.security,
-            drain_s=plan.drain_s,
+            drain_s=plan.drain_s + sum(item.drain_s for item in plan.companions),
             container=plan.launch.container if plan.launch else None,
             shared_memory=plan.launch.shared_memory if plan.launch else None,
+            addresses={item.name: item.address for item in plan.companions if item.address},
         )
         self._models = models_of(plan.repository)
-        refuse_used(plan.ports, host=plan.host)
+        others = [port for companion in plan.companions for port in companion.ports]
+        refuse_used(plan.ports, host=plan.host, others=others)
         with os_errors(self._log):
             if self._log.exists():
                 self._log.replace(self._log.with_name(f"{self._log.name}.1"))
@@ -174,6 +180,7 @@ class Supervisor:
             start = self._start()
             try:
                 wait_ready(start, progress=self._report, is_stopped=self._is_stopped)
+                self._start_companions()
             except TpforgeError as error:
                 if self._state.seconds_to_ready is None:
                     raise  # It has never worked: trying again would only hide why.
@@ -182,6 +189,13 @@ class Supervisor:
                 self._say_ready(time.monotonic() - begun)
                 cause = self._watch(start)
             self._restart_after(cause)
+
+    def _start_companions(self) -> None:
+        """Start those that do not run; the first time, until each answers."""
+        self._companions.start()
+        if self._state.seconds_to_ready is None and self._plan.companions:
+            self._report(f"starting {', '.join(item.name for item in self._plan.companions)}")
+            self._companions.wait_ready(timeout_s=self._plan.load_timeout_s, is_stopped=self._is_stopped)
 
     def _start(self) -> Start:
         plan = self._plan
@@ -245,6 +259,7 @@ class Supervisor:
                     return f"the process of model {model} (pid {stub.pid}) ended"
             if heartbeat is not None and (problem := heartbeat.problem()):
                 return problem
+            self._companions.look()
             time.sleep(WATCH_S)
 
     def _restart_after(self, cause: str) -> None:
@@ -253,6 +268,7 @@ class Supervisor:
         Raises:
             EnvironmentUnusable: it failed too often in a short time.
         """
+        self._companions.end_followers()
         self._kill()
         now = time.monotonic()
         self._failures.append(now)
@@ -280,6 +296,7 @@ class Supervisor:
         process = self._process
         if process is None or not was_ready:
             return
+        self._companions.drain(is_hurried=lambda: self._num_stops > 1)
         process.terminate()
         end = time.monotonic() + self._plan.drain_s + _GRACE_S
         while process.poll() is None and time.monotonic() < end and self._num_stops <= 1:
@@ -336,30 +353,6 @@ class Supervisor:
 def back_off_s(num_failures: int) -> float:
     """Seconds before the next start: none after the first failure, then 2, 4, 8."""
     return 0.0 if num_failures <= 1 else float(2 ** (num_failures - 1))
-
-
-def clean_leftovers(state_dir: Path) -> None:
-    """End what an earlier supervisor of this folder left behind when it was killed."""
-    old = state.read_state(state_dir)
-    if old is not None:
-        clean(old.mark, state_dir, container=old.container, shared_memory=old.shared_memory)
-        state.remove_state(state_dir)
-
-
-def clean(
-    mark: str,
-    state_dir: Path,
-    *,
-    container: ContainerName | None = None,
-    shared_memory: str | None = None,
-) -> None:
-    """Kill all processes of a mark, and remove their container, shared memory and temporary files."""
-    processes.kill_marked(mark)
-    if container is not None:
-        remove_container(container, mark=mark)
-    for prefix in (f"{mark}_", *([shared_memory] if shared_memory else [])):
-        processes.remove_shared_memory(prefix)
-    shutil.rmtree(private_folder(state_dir) / TEMPORARY, ignore_errors=True)
 
 
 def main(arguments: list[str]) -> int:

@@ -59,4 +59,40 @@ def server_options() -> Decorator:
         click.option(
             "--devices", metavar="0,1,...", help="TensorRT-LLM: which GPUs.  [default: the first ones]"
         ),
+        front_options(),
+    )
+
+
+def front_options() -> Decorator:
+    """The front of NVIDIA Dynamo before the server, or before several of one engine."""
+    return together(
+        click.option(
+            "--openai", is_flag=True, help="Speak OpenAI's API too, by NVIDIA Dynamo: tpforge setup openai."
+        ),
+        click.option(
+            "--openai-port",
+            type=click.IntRange(1024, 65534),
+            help="Its port.  [default: three above --port-base]",
+        ),
+        click.option(
+            "--kserve-port",
+            type=click.IntRange(1024, 65534),
+            help="Speak KServe's gRPC through Dynamo there.",
+        ),
+        click.option(
+            "--replicas",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Servers of the engine behind one front, their ports ten apart.",
+        ),
+        click.option(
+            "--router",
+            type=click.Choice(["round-robin", "random", "power-of-two", "least-loaded", "kv"]),
+            default="round-robin",
+            show_default=True,
+            help="How the front divides requests; kv: to where the start of the prompt was seen.",
+        ),
+        click.option("--tool-call-parser", metavar="NAME", help="Dynamo's parser of tool calls: hermes, ..."),
+        click.option("--reasoning-parser", metavar="NAME", help="Dynamo's parser of thoughts: qwen3, ..."),
     )

@@ -19,6 +19,8 @@ ELSEWHERE = {
     "triton_python_backend_utils": "Triton gives it to its Python models",
     "pip": "most environments of Python have it; where one has not, uv or that of PATH is taken",
     "modelopt": "calibration makes an environment of its own for it",
+    "dynamo": "`tpforge setup openai` makes an environment of its own for it",
+    "openai": "it lies in that environment",
 }
 NOT_INSTALLED = {"lm_eval": "lm-eval", "pynvml": "nvidia-ml-py", "pytriton": "nvidia-pytriton"}
 """The distributions of extras, which may be missing here."""

@@ -1,0 +1,1 @@
+"""OpenAI's and KServe's protocols before a Triton server, by NVIDIA Dynamo; installed on demand."""
