@@ -29,6 +29,12 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 @click.option("--gpus-per-node", type=SIZE, default=8, show_default=True, help="GPUs of a node.")
 @click.option("--gpu-product", metavar="LABEL", help="Kubernetes: nvidia.com/gpu.product of the nodes.")
 @click.option("--topology-key", metavar="LABEL", help="multi-node: the domain that a group must share.")
+@click.option(
+    "--grace",
+    type=click.IntRange(0, 86400),
+    metavar="SECONDS",
+    help="For requests in flight at the end.  [default: the longest request at 25 tokens/s, 30 to 600]",
+)
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
 @click.option("--partition", help="Slurm: the partition.")
 @click.option("--time-limit", default="24:00:00", show_default=True, help="Slurm: of the job.")

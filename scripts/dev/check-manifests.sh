@@ -10,6 +10,7 @@ say() { echo "check-manifests: $*" >&2; }
 packages=()
 command -v promtool >/dev/null || packages+=(prometheus)
 command -v shellcheck >/dev/null || packages+=(shellcheck)
+command -v orted >/dev/null || packages+=(openmpi-bin)
 if [ ${#packages[@]} -gt 0 ]; then
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo)

@@ -142,7 +142,7 @@ def golden_files(case: str, target: str) -> dict[str, str]:
 
     So are the checksums over them: tests/unit/triton_repo/deploy/test_rollout.py.
     """
-    same = ("tpforge.json", "rules.yml", "Dockerfile", "canary.py")
+    same = ("tpforge.json", "rules.yml", "Dockerfile", "canary.py", "launch.py")
     files = target_files(target, deployment_of(case, target))
     return {
         path: _CHECKSUM.sub(r"\1CHECKSUM", text) for path, text in files.items() if not path.endswith(same)

@@ -5,18 +5,16 @@ It writes no file and starts nothing.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Any
 
 from tpforge.errors import UsageError
 from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import HOME, Deployment
+from triton_repo.deploy.deployment import CONFIG, HOME, Deployment
 from triton_repo.monitoring.dashboard import dashboard_json
 from triton_repo.monitoring.images import GRAFANA, PROMETHEUS
 from triton_repo.monitoring.rules import rules_yaml
 
-_CONFIG = PurePosixPath("/etc/tpforge")
 _CREDENTIALS = {"path": "./credentials.env", "required": False}
 """For the engine's URL: AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION."""
 _MEMLOCK = {"memlock": -1, "stack": 67108864}
@@ -90,13 +88,13 @@ def _engine_mount(deployment: Deployment, *, read_only: bool) -> dict[str, Any]:
 
 
 def _config_mount() -> dict[str, Any]:
-    return {"type": "bind", "source": "./config", "target": str(_CONFIG), "read_only": True}
+    return {"type": "bind", "source": "./config", "target": str(CONFIG), "read_only": True}
 
 
 def _prepare(deployment: Deployment) -> dict[str, Any]:
     return {
         "image": deployment.tools_image,
-        "command": ["sh", str(_CONFIG / "prepare.sh")],
+        "command": ["sh", str(CONFIG / "prepare.sh")],
         "volumes": [
             _engine_mount(deployment, read_only=False),
             {"type": "volume", "source": "state", "target": str(HOME)},
@@ -108,7 +106,7 @@ def _prepare(deployment: Deployment) -> dict[str, Any]:
 
 
 def _triton(deployment: Deployment) -> dict[str, Any]:
-    script = _CONFIG / "canary.py"
+    script = CONFIG / "canary.py"
     service: dict[str, Any] = {
         "image": deployment.image,
         "command": list(deployment.command),
@@ -135,7 +133,7 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
         },
         "security_opt": ["no-new-privileges:true"],
         "cap_drop": ["ALL"],
-        "stop_grace_period": "60s",
+        "stop_grace_period": f"{deployment.stop_s}s",
         "restart": "unless-stopped",
     }
     if deployment.needs_gpus:

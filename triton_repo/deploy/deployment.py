@@ -34,6 +34,15 @@ LOAD_BYTES_PER_S = 250_000_000
 """Assumed for the slowest sensible disk; it bounds how long a start may take, and nothing else."""
 SMALLEST_START_S = 120
 PULL_S = 3600
+CONFIG = PurePosixPath("/etc/tpforge")
+"""Where a container finds the scripts of its deployment."""
+UNLISTED_S = 15
+"""For so long a pod that is told to end goes on serving, until load balancers take it off their lists."""
+END_S = 15
+"""What the ranks may take to end once no request is in flight, or the grace is over."""
+SLOWEST_TOKENS_PER_S = 25
+"""Assumed of one stream under load; it bounds how long a request may take to end, and nothing else."""
+LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 
 Size = Annotated[int, Field(ge=1)]
 
@@ -44,7 +53,8 @@ class DeployOptions(Record):
     `image` replaces the server's image, and may be pinned (NAME@sha256:...); `tools_image` holds tpforge.
     `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed. `gpu_product` is
     the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
-    ranks of several nodes must share.
+    ranks of several nodes must share. `grace` is for how many seconds requests in flight may go on when a
+    server is told to end.
     """
 
     image: str | None = None
@@ -63,6 +73,7 @@ class DeployOptions(Record):
     container: Literal["pyxis", "modules"] = "pyxis"
     modules: tuple[str, ...] = ()
     time_limit: str = "24:00:00"
+    grace: Annotated[int, Field(ge=0, le=86400)] | None = None
 
 
 class Deployment(Record):
@@ -87,6 +98,7 @@ class Deployment(Record):
     canary_model: Literal["ensemble", "tensorrt_llm"]
     ports: Ports
     start_s: int
+    grace_s: int
     shm_gib: int
     memory_gib: int
     options: DeployOptions
@@ -108,6 +120,11 @@ class Deployment(Record):
         return self.start_s + PULL_S
 
     @property
+    def stop_s(self) -> int:
+        """How long a container may take to end after SIGTERM, until it is killed."""
+        return self.grace_s + END_S
+
+    @property
     def repository(self) -> PurePosixPath:
         """The model repository in the container."""
         return HOME / "repository"
@@ -125,11 +142,16 @@ class Deployment(Record):
                 *("tpforge", "serve", str(HOME / "engine"), "--host", "0.0.0.0"),
                 *("--port-base", str(self.ports.http), "--load-timeout", str(self.start_s)),
             )
-        return self.launch(self.repository)
+        return (*self.process_1(), *self.launch(self.repository))
+
+    def process_1(self, *, grace_s: int | None = None, folder: PurePosixPath = CONFIG) -> tuple[str, ...]:
+        """The words before a command of ranks, which end them in order."""
+        grace = str(self.grace_s if grace_s is None else grace_s)
+        return ("python3", str(folder / "launch.py"), "--grace", grace)
 
     def launch(self, repository: PurePosixPath) -> tuple[str, ...]:
         """The words that start all ranks of TensorRT-LLM."""
-        arguments = TritonArguments(repository=Path(repository), ports=self.ports)
+        arguments = TritonArguments(repository=Path(repository), ports=self.ports, drain_s=self.grace_s)
         if self.runtime == "tensorrt":
             return leader_command(arguments, world_size=self.world_size).words
         return llmapi_command(arguments, world_size=self.world_size).words
@@ -169,6 +191,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         canary_model="tensorrt_llm" if manifest.runtime == "pytorch" else "ensemble",
         ports=Ports.from_base(options.port_base),
         start_s=SMALLEST_START_S + ceil(size / LOAD_BYTES_PER_S),
+        grace_s=_grace_s(manifest) if options.grace is None else options.grace,
         shm_gib=1 if manifest.runtime == "reference" else 16,
         memory_gib=_memory_gib(manifest, size=size, num_nodes=num_nodes),
         options=options,
@@ -240,6 +263,14 @@ def _gpu_labels(manifest: Manifest, options: DeployOptions) -> dict[str, str]:
     if sm is None:
         return {}
     return {"nvidia.com/gpu.compute.major": str(sm // 10), "nvidia.com/gpu.compute.minor": str(sm % 10)}
+
+
+def _grace_s(manifest: Manifest) -> int:
+    """How long the longest request of the engine takes when its stream is slow, within bounds."""
+    if manifest.runtime == "reference":
+        return LEAST_GRACE_S  # That of `tpforge serve`.
+    longest = ceil(manifest.limits.max_seq_len / SLOWEST_TOKENS_PER_S)
+    return min(MOST_GRACE_S, max(LEAST_GRACE_S, longest))
 
 
 def _memory_gib(manifest: Manifest, *, size: int, num_nodes: int) -> int:

@@ -45,12 +45,17 @@ def checksum(texts: Mapping[str, str], *, engine_sha256: str = "") -> str:
 
 def config(deployment: Deployment) -> dict[str, str]:
     """The scripts that every container of an engine mounts, by name."""
-    return {"canary.py": canary(), "prepare.sh": prepare(deployment)}
+    return {"canary.py": canary(), "launch.py": launch(), "prepare.sh": prepare(deployment)}
 
 
 def canary() -> str:
     """The script that asks whether the server serves, or makes progress."""
     return (TEMPLATES / "common" / "canary.py").read_text(encoding="utf-8")
+
+
+def launch() -> str:
+    """The script that starts ranks, and ends them in order."""
+    return (TEMPLATES / "common" / "launch.py").read_text(encoding="utf-8")
 
 
 def canary_words(

@@ -38,6 +38,7 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
         image=shlex.quote(_enroot(deployment.image)),
         mounts=_double_quoted(",".join(mounts) + ",") + '"$PWD":"$PWD"',
         start_s=deployment.start_s,
+        stop_s=deployment.stop_s,
         canary=canary,
         alive=shlex.join(files.alive_words(deployment, script=script)),
         alive_every_s=files.ALIVE_EVERY_S,
@@ -45,8 +46,14 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
         grpc=deployment.ports.grpc,
         http=deployment.ports.http,
     )
-    rank = files.template("slurm/rank.sh.j2", first=first, others=others)
-    return {"job.sh": job, "rank.sh": rank, "canary.py": files.canary()}
+    end = deployment.process_1(folder=PurePosixPath()) if deployment.needs_gpus else ()
+    rank = files.template(
+        "slurm/rank.sh.j2",
+        # srun signals every rank at once: the first answers what it has, the others wait for it.
+        first=" ".join(filter(None, (shlex.join(end), first))),
+        others=others and f"{shlex.join(end)} --follow {others}",
+    )
+    return {"job.sh": job, "rank.sh": rank, "canary.py": files.canary(), "launch.py": files.launch()}
 
 
 def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[str, str]:

@@ -6,20 +6,19 @@ Source: kubernetes-sigs/lws, LeaderWorkerSet v1; Open MPI's plm_rsh_agent.
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from tpforge.errors import UsageError
 from tpforge.units import counted
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.deployment import CONFIG, UNLISTED_S, Deployment
 from triton_repo.deploy.kubernetes import objects
-from triton_repo.deploy.kubernetes.objects import CONFIG, Object
+from triton_repo.deploy.kubernetes.objects import Object
 from triton_repo.deploy.shell import join_lines
 
 _TOOLS = "/opt/tools"
-_WAIT = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
-"""A worker holds the ranks that the leader starts in it. A bare sleep as process 1 is deaf to SIGTERM."""
 _API = "leaderworkerset.x-k8s.io/v1"
 
 
@@ -89,8 +88,14 @@ def leader_script(deployment: Deployment) -> str:
         ranks_per_node=deployment.ranks_per_node,
         wait_s=deployment.start_s,
         num_workers=deployment.num_nodes - 1,
+        launch=shlex.join(deployment.process_1()),
         command=join_lines(words[1:]),
     )
+
+
+def worker_command(deployment: Deployment) -> list[str]:
+    """A worker holds the ranks that the leader starts in it, until the leader has drained and ended them."""
+    return [*deployment.process_1(grace_s=UNLISTED_S + deployment.grace_s)]
 
 
 def _set(deployment: Deployment) -> Object:
@@ -119,8 +124,8 @@ def _set(deployment: Deployment) -> Object:
 
 def _template(deployment: Deployment, *, role: str) -> Object:
     is_leader = role == "leader"
-    command = ["sh", str(CONFIG / "leader.sh")] if is_leader else _WAIT
-    probes = objects.probes(deployment) if is_leader else {}
+    command = ["sh", str(CONFIG / "leader.sh")] if is_leader else worker_command(deployment)
+    probes = objects.lifecycle(deployment) if is_leader else {}
     # RDMA registers memory.
     spec = objects.pod(deployment, command=command, probes=probes, capabilities=["IPC_LOCK"])
     if is_leader:

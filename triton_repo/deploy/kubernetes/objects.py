@@ -7,17 +7,15 @@ ranks of several nodes. It writes no file and talks to no cluster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from tpforge.errors import UsageError
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import HOME, STORE, Deployment
+from triton_repo.deploy.deployment import CONFIG, HOME, STORE, UNLISTED_S, Deployment
 from triton_repo.deploy.kubernetes.watching import ADAPTER, watching
 from triton_repo.monitoring.dashboard import dashboard_json
 
-CONFIG = PurePosixPath("/etc/tpforge")
 PROBE_S = 10
 _USER = 1000
 _GIB_SPARE = 10
@@ -41,8 +39,7 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
     base["base/kustomization.yaml"] = to_yaml(
         _kustomization(deployment, [f"{kind}.yaml" for kind in objects(deployment)]), comment=comment
     )
-    base["base/config/canary.py"] = files.canary()
-    base["base/config/prepare.sh"] = prepare(deployment)
+    base |= {f"base/config/{name}": text for name, text in files.config(deployment).items()}
     trial = {"resources": ["../../base"], "namespace": deployment.options.namespace}
     watched = watching(deployment, metadata(deployment))
     production = {
@@ -79,11 +76,6 @@ def refuse_local(deployment: Deployment) -> None:
             "a cluster pulls the engine: `tpforge engines push ENGINE URL`, "
             "then give --engine-url URL --digest SHA256"
         )
-
-
-def prepare(deployment: Deployment) -> str:
-    """The script of the init container."""
-    return files.prepare(deployment)
 
 
 def objects(deployment: Deployment) -> dict[str, list[Object]]:
@@ -128,7 +120,7 @@ def pod(
     return {
         "serviceAccountName": deployment.name,
         "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 90,
+        "terminationGracePeriodSeconds": UNLISTED_S + deployment.stop_s,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER,
@@ -269,7 +261,10 @@ def _kustomization(deployment: Deployment, resources: list[str]) -> Object:
         "kind": "Kustomization",
         "resources": resources,
         "configMapGenerator": [
-            {"name": f"{deployment.name}-config", "files": ["config/canary.py", "config/prepare.sh"]}
+            {
+                "name": f"{deployment.name}-config",
+                "files": [f"config/{name}" for name in files.config(deployment)],
+            }
         ],
     }
 
@@ -287,15 +282,16 @@ def _deployment(deployment: Deployment) -> Object:
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "template": {
                 "metadata": pod_metadata(deployment, files.config(deployment)),
-                "spec": pod(deployment, command=list(deployment.command), probes=_lifecycle(deployment)),
+                "spec": pod(deployment, command=list(deployment.command), probes=lifecycle(deployment)),
             },
         },
     }
 
 
-def _lifecycle(deployment: Deployment) -> Object:
+def lifecycle(deployment: Deployment) -> Object:
     """The probes, and a pause before the end, in which the service forgets the pod."""
-    return {**probes(deployment), "lifecycle": {"preStop": {"exec": {"command": ["sleep", "15"]}}}}
+    pause = {"exec": {"command": ["sleep", str(UNLISTED_S)]}}
+    return {**probes(deployment), "lifecycle": {"preStop": pause}}
 
 
 def _init_container(deployment: Deployment) -> Object:

@@ -110,3 +110,30 @@ def test_prometheus_and_grafana_start_again_when_their_files_change() -> None:
     before, after = services(8000), services(9000)
     assert before["prometheus"] != after["prometheus"], "it would scrape the old port"
     assert before["grafana"] == after["grafana"]
+
+
+@pytest.mark.parametrize("given", [None, 45])
+def test_a_container_is_killed_only_after_what_is_in_flight_had_its_time(given: int | None) -> None:
+    # 8192 tokens at 25 a second; a pod first serves on for 15 s, until balancers have forgotten it.
+    grace = 328 if given is None else given
+    leader = {"engine_url": "s3://models/it", "grace": given}
+    for target in ("kubernetes", "multi-node"):
+        for name, pod in compared(target, deployment_of(CASE[target], target, **leader)).items():
+            spec = pod["spec"]
+            server = spec["containers"][0]
+            assert spec["terminationGracePeriodSeconds"] == 15 + grace + 15
+            if name == "worker":  # It holds its ranks while the leader drains.
+                assert server["command"][-1] == str(15 + grace) and "lifecycle" not in server
+            else:
+                assert server["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "15"]
+    (service,) = [
+        one
+        for name, one in compared("compose", deployment_of(CASE["compose"], "compose", grace=given)).items()
+        if name == "triton"
+    ]
+    assert service["stop_grace_period"] == f"{grace + 15}s"
+    assert service["command"][:4] == ["python3", "/etc/tpforge/launch.py", "--grace", str(grace)]
+    assert f"--exit-timeout-secs={grace}" in service["command"], "Triton's own limit is 30 s"
+    files = target_files("slurm", deployment_of(CASE["compose"], "slurm", grace=given))
+    assert f"#SBATCH --signal=B:TERM@{grace + 75}\n" in files["job.sh"]
+    assert files["rank.sh"].count(f"exec python3 launch.py --grace {grace} ") == 2

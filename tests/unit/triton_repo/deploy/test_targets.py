@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.support.deployments import CASES, GOLDEN, MANIFESTS, URL, deployment_
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from tpforge.shards.mapping import Mapping
+from triton_repo.deploy import files
 from triton_repo.deploy.deployment import engine_key, label_of
 from triton_repo.deploy.kubernetes.helm import values
 from triton_repo.deploy.kubernetes.objects import objects
@@ -252,15 +252,6 @@ def test_helm_waits_as_long_as_the_deployment_may_take() -> None:
     assert found["spec"]["progressDeadlineSeconds"] > deployment.start_s
 
 
-def test_a_worker_ends_when_it_is_told_to() -> None:
-    worker = pods("llama405b-tensorrt", "multi-node")[1]["containers"][0]["command"]
-    with subprocess.Popen(worker, start_new_session=True) as child:
-        time.sleep(0.3)
-        child.terminate()
-        assert child.wait(5) == 0
-        os.killpg(child.pid, signal.SIGKILL)  # The sleep; in a container it ends with process 1.
-
-
 def test_compose_binds_to_this_machine_only_and_reserves_a_gpu_a_rank() -> None:
     value = yaml.safe_load(
         target_files("compose", deployment_of("llama70b-tensorrt", "compose"))["compose.yaml"]
@@ -288,9 +279,11 @@ def test_the_rank_script_runs_what_its_rank_needs(rank: int, tmp_path: Path) -> 
     fake = tmp_path / "tritonserver"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
+    (tmp_path / "launch.py").write_text(files.launch())
     (tmp_path / "rank.sh").write_text(text.replace("/opt/tritonserver/bin/tritonserver", str(fake)))
     done = subprocess.run(
         ["bash", str(tmp_path / "rank.sh")],
+        cwd=tmp_path,
         env={**os.environ, "SLURM_PROCID": str(rank)},
         capture_output=True,
         text=True,

@@ -3,7 +3,7 @@
 set -euo pipefail
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 if [ "${SLURM_PROCID:?is set by srun}" -gt 0 ]; then
-    exec /opt/tritonserver/bin/tritonserver \
+    exec python3 launch.py --grace 328 --follow /opt/tritonserver/bin/tritonserver \
   --model-repository=/data/out/Llama-3.1-405B-Instruct-tp8-pp2/repository \
   --http-port=8000 \
   --grpc-port=8001 \
@@ -13,11 +13,12 @@ if [ "${SLURM_PROCID:?is set by srun}" -gt 0 ]; then
   --disable-auto-complete-config \
   "--backend-config=python,shm-region-prefix-name=prefix${SLURM_PROCID}_"
 fi
-exec /opt/tritonserver/bin/tritonserver \
+exec python3 launch.py --grace 328 /opt/tritonserver/bin/tritonserver \
   --model-repository=/data/out/Llama-3.1-405B-Instruct-tp8-pp2/repository \
   --http-port=8000 \
   --grpc-port=8001 \
   --metrics-port=8002 \
   --metrics-config=histogram_latencies=true \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix0_

@@ -9,18 +9,19 @@
 #SBATCH --output=llama-3-3-70b-instruct-tp4-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:TERM@403
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit 1
 
-srun --mpi=pmix --kill-on-bad-exit=1 --label \
+srun --mpi=pmix --kill-on-bad-exit=1 --wait=30 --label \
     --container-image='nvcr.io#nvidia/tritonserver:26.07-trtllm-python-py3' \
     --container-mounts="/data/out/Llama-3.3-70B-Instruct-tp4/engine:/data/out/Llama-3.3-70B-Instruct-tp4/engine,/data/out/Llama-3.3-70B-Instruct-tp4/repository:/data/out/Llama-3.3-70B-Instruct-tp4/repository,""$PWD":"$PWD" \
     --no-container-mount-home \
+    --container-workdir="$PWD" \
     bash rank.sh &
 server=$!
 
-# 120 s before the time limit, and when the node is drained: end in order, and come back to the queue.
+# 403 s before the time limit, and when the node is drained: end in order, and come back to the queue.
 stopping=0
 # shellcheck disable=SC2317
 stop() {

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Waits until every worker of this group runs, then starts all ranks.
 set -eu
+# Process 1 is deaf to a signal that it does not name.
+trap 'exit 143' TERM
 self=$(hostname)
 hosts="$self:8"
 worker=1
@@ -19,7 +21,7 @@ done
 # A config map's files are not executable, and this file system may be read-only.
 printf '#!/bin/sh\nexec /bin/sh /etc/tpforge/remote.sh "$@"\n' >/tmp/remote
 chmod 700 /tmp/remote
-exec mpirun --host "$hosts" --mca plm_rsh_agent /tmp/remote --mca plm_rsh_no_tree_spawn 1 \
+exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm_rsh_agent /tmp/remote --mca plm_rsh_no_tree_spawn 1 \
   --allow-run-as-root \
   -n 1 /opt/tritonserver/bin/tritonserver \
   --model-repository=/srv/tpforge/repository \
@@ -27,6 +29,7 @@ exec mpirun --host "$hosts" --mca plm_rsh_agent /tmp/remote --mca plm_rsh_no_tre
   --grpc-port=8001 \
   --metrics-port=8002 \
   --metrics-config=histogram_latencies=true \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix0_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \

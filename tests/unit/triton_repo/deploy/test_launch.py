@@ -1,0 +1,165 @@
+"""Process 1 of a deployment: what it tells its children and when, with scripts in the place of Triton.
+
+tests/e2e/test_drain.py has the same with the real Triton and mpirun.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from triton_repo.deploy import files
+from triton_repo.serve.ports import find_free_base
+
+TOLD = 'trap "echo told >>{0}; exit 0" TERM; echo up >>{0}; while :; do sleep 0.1; done'
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def server(folder: Path, name: str, text: str = TOLD) -> Path:
+    """A program called tritonserver that writes that it is up, and that it was told to end."""
+    return script(folder / name / "tritonserver", text.format(folder / name / "said"))
+
+
+def said(folder: Path, name: str) -> str:
+    path = folder / name / "said"
+    return path.read_text() if path.exists() else ""
+
+
+def until(happened: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+def launch(
+    folder: Path, *words: str, grace: float = 600, before: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    (folder / "launch.py").write_text(files.launch())
+    command = [*before, sys.executable, str(folder / "launch.py"), "--grace", str(grace), *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def ranks(folder: Path) -> Path:
+    """As mpirun: two servers, of which the second has the ranks' model alone."""
+    first, second = server(folder, "first"), server(folder, "second")
+    return script(folder / "mpirun", f'{first} "$1" & {second} --load-model=tensorrt_llm & wait')
+
+
+def test_the_server_that_answers_is_told_first_and_the_ranks_when_it_has_ended(tmp_path: Path) -> None:
+    waits = "until [ -e {0}.done ]; do sleep 0.1; done; echo done >>{0}"
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        mpirun = ranks(tmp_path)
+        server(tmp_path, "first", f'trap "echo told >>{{0}}" TERM; echo up >>{{0}}; {waits}')
+        process = launch(tmp_path, str(mpirun), f"--http-port={listening.getsockname()[1]}")
+        until(lambda: said(tmp_path, "first") and said(tmp_path, "second"))
+        process.terminate()
+        until(lambda: "told" in said(tmp_path, "first"))
+        assert said(tmp_path, "second") == "up\n" and process.poll() is None
+        (tmp_path / "first" / "said.done").touch()
+        _, text = process.communicate()
+    assert (process.returncode, said(tmp_path, "first")) == (0, "up\ntold\ndone\n")
+    assert "requests in flight have 600 s" in text and "nothing is in flight" in text
+
+
+def test_a_server_that_still_loads_has_nothing_in_flight_and_is_ended_at_once(tmp_path: Path) -> None:
+    port = find_free_base(start=32000)
+    stubborn = server(tmp_path, "first", 'trap "" TERM; echo up >>{0}; exec sleep 1000')
+    process = launch(tmp_path, str(stubborn), f"--http-port={port}")
+    until(lambda: said(tmp_path, "first"))
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_told_twice_it_ends_all_at_once_and_says_that_requests_fail(tmp_path: Path) -> None:
+    stubborn = server(
+        tmp_path, "first", 'trap "echo told >>{0}" TERM; echo up >>{0}; while :; do sleep 0.1; done'
+    )
+    process = launch(tmp_path, str(stubborn))
+    until(lambda: said(tmp_path, "first"))
+    process.terminate()
+    until(lambda: "told" in said(tmp_path, "first"))
+    process.terminate()
+    _, text = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM and "what is in flight fails" in text
+
+
+@pytest.mark.parametrize(("command", "status"), [("exit 7", 7), ("kill -9 $$", 137)])
+def test_what_ends_by_itself_gives_its_status(command: str, status: int, tmp_path: Path) -> None:
+    process = launch(tmp_path, "sh", "-c", command)
+    process.communicate()
+    assert process.returncode == status
+
+
+def test_another_rank_of_a_batch_job_ends_when_the_first_one_lets_it(tmp_path: Path) -> None:
+    rank = server(
+        tmp_path,
+        "second",
+        'trap "echo told >>{0}" TERM; echo up >>{0}; until [ -e {0}.done ]; do sleep 0.1; done',
+    )
+    process = launch(tmp_path, "--follow", str(rank), "--load-model=tensorrt_llm")
+    until(lambda: said(tmp_path, "second"))
+    process.terminate()
+    assert process.stderr is not None and "told to end" in process.stderr.readline()
+    (tmp_path / "second" / "said.done").touch()
+    process.communicate()
+    assert (process.returncode, said(tmp_path, "second")) == (0, "up\n")
+
+
+def test_servers_of_others_on_this_machine_are_not_told(tmp_path: Path) -> None:
+    foreign = subprocess.Popen([str(server(tmp_path, "foreign"))])
+    try:
+        process = launch(tmp_path, str(server(tmp_path, "first")))
+        until(lambda: said(tmp_path, "first") and said(tmp_path, "foreign"))
+        process.terminate()
+        process.communicate()
+        assert (said(tmp_path, "first"), said(tmp_path, "foreign")) == ("up\ntold\n", "up\n")
+    finally:
+        foreign.kill()
+        foreign.wait()
+
+
+def test_a_worker_holds_the_ranks_that_others_start_in_it_until_they_have_ended(tmp_path: Path) -> None:
+    own = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*own, "true"], check=False, stderr=subprocess.PIPE).returncode
+    ):
+        pytest.skip("no process namespace of one's own here (unshare --pid)")
+    rank = server(tmp_path, "rank", "echo up >>{0}; until [ -e {0}.done ]; do sleep 0.1; done")
+    # As kubectl exec: the rank is started by a shell beside process 1, which this one becomes.
+    (tmp_path / "launch.py").write_text(files.launch())
+    hold = f"{sys.executable} {tmp_path / 'launch.py'} --grace 600"
+    pod = subprocess.Popen(
+        [*own, "sh", "-c", f"{rank} --load-model=tensorrt_llm & exec {hold}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: said(tmp_path, "rank"))
+    (first,) = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()
+    until(lambda: b"launch.py" in Path(f"/proc/{first}/cmdline").read_bytes())
+    time.sleep(0.3)  # It has named its signals.
+    os.kill(int(first), signal.SIGTERM)
+    assert pod.stderr is not None and "told to end" in pod.stderr.readline()
+    assert pod.poll() is None, "the ranks of a worker were killed while the leader drains"
+    (tmp_path / "rank" / "said.done").touch()
+    pod.communicate()
+    assert pod.returncode == 0
