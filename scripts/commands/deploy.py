@@ -30,6 +30,12 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 @click.option("--gpu-product", metavar="LABEL", help="Kubernetes: nvidia.com/gpu.product of the nodes.")
 @click.option("--topology-key", metavar="LABEL", help="multi-node: the domain that a group must share.")
 @click.option(
+    "--load-timeout",
+    type=SIZE,
+    metavar="SECONDS",
+    help="For a start.  [default: 120, 1 for each 250 MB, and 300 for TensorRT-LLM]",
+)
+@click.option(
     "--grace",
     type=click.IntRange(0, 86400),
     metavar="SECONDS",

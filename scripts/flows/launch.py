@@ -159,6 +159,7 @@ def serve_launch(
     from triton_repo.serve.launched import ContainerName, LaunchedProgram
     from triton_repo.serve.local import ServeOptions, serve
     from triton_repo.serve.ports import Ports
+    from triton_repo.serve.start_time import start_seconds
     from triton_repo.serve.tritonserver import DRAIN_S
 
     if launch.misfits:
@@ -175,11 +176,13 @@ def serve_launch(
         container=container,
         shared_memory=f"{launch.name}-" if container is None else None,
     )
+    size = sum(file.size for file in launch.manifest.files)
     options = ServeOptions(
         state_dir=places.server,
         ports=Ports.from_base(recipe.port_base),
         host=recipe.host,
-        load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
+        load_timeout_s=recipe.load_timeout
+        or max(_LOAD_TIMEOUT_S, start_seconds(size, runtime=launch.manifest.runtime)),
         drain_s=DRAIN_S if recipe.drain is None else recipe.drain,
         detach=detach,
         launch=program,

@@ -27,6 +27,16 @@ DEFAULT_URL = "localhost:8001"
 _LOAD_TIMEOUT_S = 300.0
 
 
+def _load_timeout_s(places: Places) -> float:
+    """What a start of the engine may take, and never less than what small ones have always had."""
+    from engines.store import read_manifest
+    from triton_repo.serve.start_time import start_seconds
+
+    manifest = read_manifest(places.engine)
+    size = sum(file.size for file in manifest.files)
+    return max(_LOAD_TIMEOUT_S, start_seconds(size, runtime=manifest.runtime))
+
+
 def serve_engine(
     places: Places,
     recipe: ServeRecipe,
@@ -62,7 +72,7 @@ def serve_engine(
             ports=Ports.from_base(port_base_of(recipe, number)),
             host=recipe.host,
             tritonserver=recipe.tritonserver,
-            load_timeout_s=recipe.load_timeout or _LOAD_TIMEOUT_S,
+            load_timeout_s=recipe.load_timeout or _load_timeout_s(places),
             drain_s=DRAIN_S if recipe.drain is None else recipe.drain,
             detach=detach,
             security=security or Security(),

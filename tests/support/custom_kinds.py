@@ -3,7 +3,9 @@
 Only the parts that we use. Pod templates are open here: they are held to Kubernetes' own schema of a Pod.
 Sources: kubernetes-sigs/lws, config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml, commit 103a98aa
 (all but its pod templates was read), and api/leaderworkerset/v1/leaderworkerset_types.go, commit 024af084,
-which is newer: what is in only one of the two is left out here. prometheus-operator/prometheus-operator,
+which is newer: what is in only one of the two is left out here, but for RecreateGroupAfterStart, a policy
+since release 0.9 (site/content/en/docs/concepts/failure-handling/_index.md).
+prometheus-operator/prometheus-operator,
 example/prometheus-operator-crd/, both read whole: ServiceMonitor 0.84.1 (commit 01b1a0ea) and PrometheusRule
 0.82.2 (commit 01fad0d6).
 """
@@ -84,7 +86,7 @@ _GROUP_OF_PODS = closed(
         "leaderTemplate": {"type": "object"},
         "workerTemplate": {"type": "object"},
         "size": COUNT,
-        "restartPolicy": {"enum": ["Default", "RecreateGroupOnPodRestart"]},
+        "restartPolicy": {"enum": ["Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart"]},
     },
     "workerTemplate",
 )

@@ -23,6 +23,7 @@ from tpforge.trtllm.versions import find_release
 from tpforge.units import GIB, counted
 from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
 from triton_repo.serve.ports import Ports
+from triton_repo.serve.start_time import start_seconds
 
 STORE = PurePosixPath("/srv/engines")
 """Where engines lie in a container; read-only for the server."""
@@ -30,9 +31,6 @@ HOME = PurePosixPath("/srv/tpforge")
 """What a container makes for itself: a link to its engine, the model repository, state and logs."""
 IMAGE = f"tpforge:{__version__}"
 """The image of the Dockerfile that every deployment brings: tpforge, and Triton on the CPU."""
-LOAD_BYTES_PER_S = 250_000_000
-"""Assumed for the slowest sensible disk; it bounds how long a start may take, and nothing else."""
-SMALLEST_START_S = 120
 PULL_S = 3600
 CONFIG = PurePosixPath("/etc/tpforge")
 """Where a container finds the scripts of its deployment."""
@@ -53,8 +51,8 @@ class DeployOptions(Record):
     `image` replaces the server's image, and may be pinned (NAME@sha256:...); `tools_image` holds tpforge.
     `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed. `gpu_product` is
     the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
-    ranks of several nodes must share. `grace` is for how many seconds requests in flight may go on when a
-    server is told to end.
+    ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
+    requests in flight may go on for `grace` seconds.
     """
 
     image: str | None = None
@@ -73,6 +71,7 @@ class DeployOptions(Record):
     container: Literal["pyxis", "modules"] = "pyxis"
     modules: tuple[str, ...] = ()
     time_limit: str = "24:00:00"
+    load_timeout: Size | None = None
     grace: Annotated[int, Field(ge=0, le=86400)] | None = None
 
 
@@ -141,6 +140,7 @@ class Deployment(Record):
             return (
                 *("tpforge", "serve", str(HOME / "engine"), "--host", "0.0.0.0"),
                 *("--port-base", str(self.ports.http), "--load-timeout", str(self.start_s)),
+                *("--drain", str(self.grace_s)),
             )
         return (*self.process_1(), *self.launch(self.repository))
 
@@ -190,7 +190,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         gpu_labels=_gpu_labels(manifest, options),
         canary_model="tensorrt_llm" if manifest.runtime == "pytorch" else "ensemble",
         ports=Ports.from_base(options.port_base),
-        start_s=SMALLEST_START_S + ceil(size / LOAD_BYTES_PER_S),
+        start_s=options.load_timeout or start_seconds(size, runtime=manifest.runtime),
         grace_s=_grace_s(manifest) if options.grace is None else options.grace,
         shm_gib=1 if manifest.runtime == "reference" else 16,
         memory_gib=_memory_gib(manifest, size=size, num_nodes=num_nodes),
@@ -267,8 +267,6 @@ def _gpu_labels(manifest: Manifest, options: DeployOptions) -> dict[str, str]:
 
 def _grace_s(manifest: Manifest) -> int:
     """How long the longest request of the engine takes when its stream is slow, within bounds."""
-    if manifest.runtime == "reference":
-        return LEAST_GRACE_S  # That of `tpforge serve`.
     longest = ceil(manifest.limits.max_seq_len / SLOWEST_TOKENS_PER_S)
     return min(MOST_GRACE_S, max(LEAST_GRACE_S, longest))
 

@@ -92,8 +92,8 @@ def prepare(deployment: Deployment) -> str:
         "common/prepare.sh.j2",
         engine=shlex.quote(str(deployment.engine_in_store)),
         home=str(HOME),
-        store=str(STORE),
         engine_url=shlex.quote(options.engine_url) if options.engine_url else None,
+        proven=shlex.quote(str((STORE if options.engine_url else HOME) / f".proven-{deployment.engine_key}")),
         pull_options=" ".join(map(shlex.quote, words)),
         by_http=(options.engine_url or "").startswith(("http://", "https://")),
     )

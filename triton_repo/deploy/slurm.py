@@ -62,6 +62,7 @@ def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[st
         command = (
             *("tpforge", "serve", str(deployment.engine_dir), "--host", "0.0.0.0"),
             *("--port-base", str(deployment.ports.http), "--load-timeout", str(deployment.start_s)),
+            *("--drain", str(deployment.grace_s)),
         )
         return join_lines(command), ""
     words = list(deployment.launch(repository))

@@ -73,23 +73,32 @@ def _config(deployment: Deployment) -> dict[str, str]:
     return {
         **files.config(deployment),
         "remote.sh": files.template("multinode/remote.sh.j2", kubectl=f"{_TOOLS}/kubectl"),
+        "workers.sh": workers_script(deployment),
         "leader.sh": leader_script(deployment),
     }
 
 
 def leader_script(deployment: Deployment) -> str:
-    """What the leader runs: wait for its workers, then mpirun over all pods of the group."""
+    """What the leader runs: mpirun over all pods of the group."""
     words = list(deployment.launch(deployment.repository))
     assert words[0] == "mpirun", "ranks of several nodes are started by mpirun"
     return files.template(
         "multinode/leader.sh.j2",
-        kubectl=f"{_TOOLS}/kubectl",
         agent=str(CONFIG / "remote.sh"),
         ranks_per_node=deployment.ranks_per_node,
-        wait_s=deployment.start_s,
         num_workers=deployment.num_nodes - 1,
         launch=shlex.join(deployment.process_1()),
         command=join_lines(words[1:]),
+    )
+
+
+def workers_script(deployment: Deployment) -> str:
+    """What the leader's last init container runs: a worker runs when it has the engine."""
+    return files.template(
+        "multinode/workers.sh.j2",
+        kubectl=f"{_TOOLS}/kubectl",
+        wait_s=deployment.rollout_s,
+        num_workers=deployment.num_nodes - 1,
     )
 
 
@@ -114,7 +123,8 @@ def _set(deployment: Deployment) -> Object:
             "leaderWorkerTemplate": {
                 "size": deployment.num_nodes,
                 # Ranks die together: one that is started alone can join no communicator.
-                "restartPolicy": "RecreateGroupOnPodRestart",
+                # But not while another one still pulls: that would start the pulls again.
+                "restartPolicy": "RecreateGroupAfterStart",
                 "leaderTemplate": _template(deployment, role="leader"),
                 "workerTemplate": _template(deployment, role="worker"),
             },
@@ -130,7 +140,7 @@ def _template(deployment: Deployment, *, role: str) -> Object:
     spec = objects.pod(deployment, command=command, probes=probes, capabilities=["IPC_LOCK"])
     if is_leader:
         spec["automountServiceAccountToken"] = True
-        spec["initContainers"].append(_bring_kubectl(deployment))
+        spec["initContainers"] += [_bring_kubectl(deployment), _await_workers(deployment)]
         spec["containers"][0]["volumeMounts"].append({"name": "tools", "mountPath": _TOOLS})
         spec["volumes"].append({"name": "tools", "emptyDir": {}})
     metadata = objects.pod_metadata(deployment, _config(deployment), **{"tpforge/role": role})
@@ -145,6 +155,20 @@ def _bring_kubectl(deployment: Deployment) -> Object:
         "command": ["cp", "/usr/bin/kubectl", f"{_TOOLS}/kubectl"],
         "securityContext": objects.locked_down(None),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
+    }
+
+
+def _await_workers(deployment: Deployment) -> Object:
+    """Outside the time that the start's probe gives the ranks."""
+    return {
+        "name": "workers",
+        "image": deployment.tools_image,
+        "command": ["sh", str(CONFIG / "workers.sh")],
+        "securityContext": objects.locked_down(None),
+        "volumeMounts": [
+            {"name": "tools", "mountPath": _TOOLS},
+            {"name": "config", "mountPath": str(CONFIG), "readOnly": True},
+        ],
     }
 
 

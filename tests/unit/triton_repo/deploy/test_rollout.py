@@ -99,7 +99,7 @@ def test_an_apply_does_not_undo_the_autoscaler_which_waits_for_a_replica_to_star
     scaler = yaml.safe_load(files["overlays/production/autoscaling.yaml"])["spec"]["behavior"]
     (policy,) = scaler["scaleUp"]["policies"]
     assert policy == {"type": "Pods", "value": 1, "periodSeconds": deployment.start_s}
-    assert policy["periodSeconds"] == 685  # 141.1 GB at 250 MB/s, and two minutes: it takes no load before.
+    assert policy["periodSeconds"] == 985  # 141.1 GB at 250 MB/s, and seven minutes: it takes no load before.
 
 
 def test_prometheus_and_grafana_start_again_when_their_files_change() -> None:

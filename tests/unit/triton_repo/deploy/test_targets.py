@@ -215,8 +215,8 @@ def test_probes_generate_and_the_start_may_take_as_long_as_the_engine_loads() ->
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert server[probe]["exec"]["command"][:2] == ["python3", "/etc/tpforge/canary.py"]
     startup = server["startupProbe"]
-    # 141.1 GB at 250 MB/s, and two minutes.
-    assert startup["periodSeconds"] * startup["failureThreshold"] == 690
+    # 141.1 GB at 250 MB/s, two minutes, and five for kernels and CUDA graphs.
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 990
     (other,) = pods("llama70b-pytorch", "kubernetes")
     command = other["containers"][0]["readinessProbe"]["exec"]["command"]
     assert command[command.index("--model") + 1] == "tensorrt_llm"
@@ -226,7 +226,7 @@ def test_a_cluster_starts_no_other_engine_than_the_one_of_the_digest() -> None:
     script = target_files("kubernetes", deployment_of("llama70b-tensorrt", "kubernetes"))[
         "base/config/prepare.sh"
     ]
-    assert f"{URL} --digest={'ab' * 32}" in script
+    assert f'{URL} --out "$engine" --force --digest=' + "ab" * 32 + "\n" in script
     assert "engine=/srv/engines/Llama-3.3-70B-Instruct-tp4-abababababab\n" in script
 
 

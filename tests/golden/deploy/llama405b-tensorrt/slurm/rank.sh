@@ -10,6 +10,7 @@ if [ "${SLURM_PROCID:?is set by srun}" -gt 0 ]; then
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   "--backend-config=python,shm-region-prefix-name=prefix${SLURM_PROCID}_"
 fi

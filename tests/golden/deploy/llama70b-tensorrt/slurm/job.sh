@@ -30,11 +30,11 @@ stop() {
 }
 trap stop TERM INT
 
-deadline=$((SECONDS + 685))
+deadline=$((SECONDS + 985))
 until python3 canary.py --url http://127.0.0.1:8000 --model ensemble --timeout 30 >/dev/null 2>&1; do
     if ! kill -0 "$server" 2>/dev/null || [ "$stopping" = 1 ]; then break; fi
     if [ "$SECONDS" -gt "$deadline" ]; then
-        echo "job: no answer after 685 s; see the ranks' lines above" >&2
+        echo "job: no answer after 985 s; see the ranks' lines above" >&2
         kill -TERM "$server"
         wait "$server"
         exit 1

@@ -5,4 +5,5 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 exec tpforge serve /data/out/SmolLM2-135M-Instruct-tp4/engine \
   --host 0.0.0.0 \
   --port-base 8000 \
-  --load-timeout 122
+  --load-timeout 122 \
+  --drain 30

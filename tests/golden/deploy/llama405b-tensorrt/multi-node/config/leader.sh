@@ -1,20 +1,10 @@
 #!/bin/sh
-# Waits until every worker of this group runs, then starts all ranks.
+# Starts all ranks of this group; its workers run already.
 set -eu
-# Process 1 is deaf to a signal that it does not name.
-trap 'exit 143' TERM
 self=$(hostname)
 hosts="$self:8"
 worker=1
-deadline=$(($(date +%s) + 3367))
 while [ "$worker" -le 1 ]; do
-    until /opt/tools/kubectl exec "$self-$worker" --container triton -- true 2>/dev/null; do
-        if [ "$(date +%s)" -gt "$deadline" ]; then
-            echo "leader: pod $self-$worker does not run after 3367 s" >&2
-            exit 1
-        fi
-        sleep 2
-    done
     hosts="$hosts,$self-$worker:8"
     worker=$((worker + 1))
 done
@@ -39,6 +29,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix1_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -48,6 +39,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix2_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -57,6 +49,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix3_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -66,6 +59,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix4_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -75,6 +69,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix5_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -84,6 +79,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix6_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -93,6 +89,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix7_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -102,6 +99,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix8_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -111,6 +109,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix9_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -120,6 +119,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix10_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -129,6 +129,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix11_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -138,6 +139,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix12_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -147,6 +149,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix13_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -156,6 +159,7 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix14_ \
   : -n 1 /opt/tritonserver/bin/tritonserver \
@@ -165,5 +169,6 @@ exec python3 /etc/tpforge/launch.py --grace 328 mpirun --host "$hosts" --mca plm
   --metrics-port=8002 \
   --model-control-mode=explicit \
   --load-model=tensorrt_llm \
+  --exit-timeout-secs=328 \
   --disable-auto-complete-config \
   --backend-config=python,shm-region-prefix-name=prefix15_

@@ -1,17 +1,24 @@
 #!/bin/sh
-# Brings the engine, proves every byte of it, and renders its model repository, before Triton starts.
+# Brings the engine, proves every byte of it once, and renders its model repository, before Triton starts.
 set -eu
 engine=/srv/engines/SmolLM2-135M-Instruct-tp4-abababababab
 home=/srv/tpforge
-if ! tpforge engines verify "$engine"; then
-    # One pod at a time: the store may be shared.
-    # shellcheck disable=SC2016
-    flock "/srv/engines/.pull.lock" sh -c '
-        engine=$1 url=$2
-        shift 2
-        tpforge engines verify "$engine" || tpforge engines pull "$url" --out "$engine" --force "$@"
-    ' pull "$engine" s3://models/engines/it --digest=abababababababababababababababababababababababababababababababab
-fi
+proven=/srv/engines/.proven-SmolLM2-135M-Instruct-tp4-abababababab
+# Paths, sizes, times, and engine.json, which names every file's hash: while these stay, nothing is hashed again.
+state() {
+    (cd "$engine" 2>/dev/null && find . -type f -printf '%P %s %T@\n' | LC_ALL=C sort && sha256sum engine.json)
+}
+is_proven() { [ -s "$proven" ] && [ "$(state)" = "$(cat "$proven")" ]; }
+prove() {
+    tpforge engines verify "$engine" || tpforge engines pull s3://models/engines/it --out "$engine" --force --digest=abababababababababababababababababababababababababababababababab
+    state >"$proven.$$"
+    mv "$proven.$$" "$proven"
+}
 mkdir -p "$home"
+# One pod at a time: the store may be shared, and the next one finds the engine proven.
+exec 9>"$proven.lock"
+flock 9
+is_proven || prove
+exec 9>&-
 ln -sfn "$engine" "$home/engine"
 tpforge render "$home/engine" --force

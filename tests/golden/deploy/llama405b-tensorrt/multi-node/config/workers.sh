@@ -1,0 +1,17 @@
+#!/bin/sh
+# Waits until every worker of this group runs, in the leader's init container: no probe counts that time.
+set -eu
+trap 'exit 143' TERM
+self=$(hostname)
+deadline=$(($(date +%s) + 7267))
+worker=1
+while [ "$worker" -le 1 ]; do
+    until /opt/tools/kubectl exec "$self-$worker" --container triton -- true 2>/dev/null; do
+        if [ "$(date +%s)" -gt "$deadline" ]; then
+            echo "leader: pod $self-$worker does not run after 7267 s" >&2
+            exit 1
+        fi
+        sleep 2
+    done
+    worker=$((worker + 1))
+done
