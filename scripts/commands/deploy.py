@@ -43,6 +43,8 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 )
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
 @click.option("--partition", help="Slurm: the partition.")
+@click.option("--account", help="Slurm: the account that pays.")
+@click.option("--qos", help="Slurm: the quality of service.")
 @click.option("--time-limit", default="24:00:00", show_default=True, help="Slurm: of the job.")
 @click.option(
     "--container",

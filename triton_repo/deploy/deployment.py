@@ -68,6 +68,8 @@ class DeployOptions(Record):
     port_base: Annotated[int, Field(ge=1024, le=65533)] = 8000
     storage_class: str | None = None
     partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
     container: Literal["pyxis", "modules"] = "pyxis"
     modules: tuple[str, ...] = ()
     time_limit: str = "24:00:00"

@@ -6,14 +6,20 @@ It writes no file and submits nothing.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shlex
 from pathlib import Path, PurePosixPath
 
+from tpforge.errors import UsageError
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.deployment import Deployment, DeployOptions
 from triton_repo.deploy.shell import join_lines
 
 RANK_VARIABLE = "${SLURM_PROCID}"
+CPUS_PER_RANK, CPUS_OF_REFERENCE = 4, 2
+"""As the pods of target kubernetes ask for."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.,:@=+-]")
 
 
 def slurm_files(deployment: Deployment) -> dict[str, str]:
@@ -31,11 +37,17 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
         num_nodes=deployment.num_nodes,
         tasks_per_node=deployment.ranks_per_node if deployment.needs_gpus else 1,
         gpus_per_node=deployment.ranks_per_node if deployment.needs_gpus else 0,
-        partition=options.partition,
+        cpus_per_task=CPUS_PER_RANK if deployment.needs_gpus else CPUS_OF_REFERENCE,
+        # A node of its own is used whole; ranks on the CPU share one with other jobs.
+        memory="0" if deployment.needs_gpus else f"{deployment.memory_gib}G",
+        exclusive=deployment.needs_gpus and deployment.ranks_per_node == deployment.gpus_per_node,
+        directives=_directives(options),
         time_limit=options.time_limit,
         modules=options.modules if by_modules else None,
+        image=shlex.quote(deployment.image) if deployment.image.endswith(".sqsh") else None,
         # enroot writes a registry as HOST#IMAGE.
-        image=shlex.quote(_enroot(deployment.image)),
+        imported=shlex.quote(f"docker://{_enroot(deployment.image)}"),
+        squashed=f"{deployment.name}-{hashlib.sha256(deployment.image.encode()).hexdigest()[:12]}.sqsh",
         mounts=_double_quoted(",".join(mounts) + ",") + '"$PWD":"$PWD"',
         start_s=deployment.start_s,
         stop_s=deployment.stop_s,
@@ -54,6 +66,20 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
         others=others and f"{shlex.join(end)} --follow {others}",
     )
     return {"job.sh": job, "rank.sh": rank, "canary.py": files.canary(), "launch.py": files.launch()}
+
+
+def _directives(options: DeployOptions) -> dict[str, str]:
+    """What a site wants to be told of a job.
+
+    Raises:
+        UsageError: a value that would end its line of the script.
+    """
+    given = {"partition": options.partition, "account": options.account, "qos": options.qos}
+    found = {name: value for name, value in given.items() if value}
+    for name, value in (*found.items(), ("time-limit", options.time_limit)):
+        if _UNSAFE.search(value):
+            raise UsageError(f"--{name} {value!r}: expected a name of the site, without blanks and quotes")
+    return found
 
 
 def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[str, str]:

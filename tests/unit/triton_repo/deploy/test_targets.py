@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,10 @@ from tests.support.deployments import CASES, GOLDEN, MANIFESTS, URL, deployment_
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from tpforge.shards.mapping import Mapping
-from triton_repo.deploy import files
 from triton_repo.deploy.deployment import engine_key, label_of
 from triton_repo.deploy.kubernetes.helm import values
 from triton_repo.deploy.kubernetes.objects import objects
-from triton_repo.deploy.slurm import rank_commands
 from triton_repo.deploy.targets import apply_words, target_files
-from triton_repo.serve.ports import find_free_base
 
 ids = [f"{case}-{target}" for case, target in CASES]
 
@@ -260,71 +256,6 @@ def test_compose_binds_to_this_machine_only_and_reserves_a_gpu_a_rank() -> None:
         assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
     device = value["services"]["triton"]["deploy"]["resources"]["reservations"]["devices"][0]
     assert device == {"driver": "nvidia", "count": 4, "capabilities": ["gpu"]}
-
-
-def test_slurm_gives_every_rank_shared_memory_of_its_own_and_the_first_all_models() -> None:
-    deployment = deployment_of("llama405b-tensorrt", "slurm")
-    first, others = rank_commands(deployment, Path("/r"))  # type: ignore[arg-type]
-    assert "--load-model" not in first and "prefix0_" in first
-    assert "--load-model=tensorrt_llm" in others and "prefix${SLURM_PROCID}_" in others
-    job = target_files("slurm", deployment)["job.sh"]
-    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=8\n#SBATCH --gpus-per-node=8\n" in job
-    assert "#SBATCH --requeue" in job and "--mpi=pmix" in job
-
-
-@pytest.mark.parametrize("rank", [0, 3])
-def test_the_rank_script_runs_what_its_rank_needs(rank: int, tmp_path: Path) -> None:
-    deployment = deployment_of("llama70b-tensorrt", "slurm")
-    text = target_files("slurm", deployment)["rank.sh"]
-    fake = tmp_path / "tritonserver"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
-    (tmp_path / "launch.py").write_text(files.launch())
-    (tmp_path / "rank.sh").write_text(text.replace("/opt/tritonserver/bin/tritonserver", str(fake)))
-    done = subprocess.run(
-        ["bash", str(tmp_path / "rank.sh")],
-        cwd=tmp_path,
-        env={**os.environ, "SLURM_PROCID": str(rank)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    said = done.stdout.split()
-    assert ("--load-model=tensorrt_llm" in said) == (rank > 0)
-    assert f"--backend-config=python,shm-region-prefix-name=prefix{rank}_" in said
-
-
-@pytest.mark.parametrize(
-    ("srun", "ends", "status", "said"),
-    [
-        ("exit 3", False, 3, ""),
-        ("exec sleep 60", True, 143, "requeue 7\n"),
-    ],
-)
-def test_a_job_ends_with_its_ranks_or_goes_back_to_the_queue_and_is_not_called_ready(
-    srun: str, ends: bool, status: int, said: str, tmp_path: Path
-) -> None:
-    deployment = deployment_of("llama70b-tensorrt", "slurm", port_base=find_free_base(start=31000))
-    write(target_files("slurm", deployment), tmp_path)
-    programs = {"srun": f"#!/bin/sh\ntouch started\n{srun}\n", "scontrol": '#!/bin/sh\necho "$@"\n'}
-    for name, text in programs.items():
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
-    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    with subprocess.Popen(
-        ["bash", "job.sh"],
-        cwd=tmp_path,
-        env={"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as job:
-        while not (tmp_path / "started").exists():
-            time.sleep(0.02)
-        if ends:
-            job.terminate()
-        assert job.communicate(timeout=30)[0] == said
-    assert job.returncode == status
 
 
 def test_tp_across_nodes_is_warned_about_with_the_figures_of_the_planner() -> None:

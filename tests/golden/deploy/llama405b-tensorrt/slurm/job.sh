@@ -4,6 +4,9 @@
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=0
+#SBATCH --exclusive
 #SBATCH --partition=gpu
 #SBATCH --time=24:00:00
 #SBATCH --output=llama-3-1-405b-instruct-tp8-pp2-%j.log
@@ -13,8 +16,16 @@
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit 1
 
-srun --mpi=pmix --kill-on-bad-exit=1 --wait=30 --label \
-    --container-image='nvcr.io#nvidia/tritonserver:26.07-trtllm-python-py3' \
+# The container is brought before the time of the start runs, once for all nodes, and kept for the next job.
+image=$PWD/llama-3-1-405b-instruct-tp8-pp2-4fc21c2b7461.sqsh
+if ! [ -s "$image" ]; then
+    echo "job: importing the container as $image" >&2
+    srun --nodes=1 --ntasks=1 --gpus-per-node=0 enroot import --output "$image.$SLURM_JOB_ID" 'docker://nvcr.io#nvidia/tritonserver:26.07-trtllm-python-py3' || exit 1
+    mv "$image.$SLURM_JOB_ID" "$image"
+fi
+
+srun --cpus-per-task=4 --mpi=pmix --kill-on-bad-exit=1 --wait=30 --label \
+    --container-image="$image" \
     --container-mounts="/data/out/Llama-3.1-405B-Instruct-tp8-pp2/engine:/data/out/Llama-3.1-405B-Instruct-tp8-pp2/engine,/data/out/Llama-3.1-405B-Instruct-tp8-pp2/repository:/data/out/Llama-3.1-405B-Instruct-tp8-pp2/repository,""$PWD":"$PWD" \
     --no-container-mount-home \
     --container-workdir="$PWD" \

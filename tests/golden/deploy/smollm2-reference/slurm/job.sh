@@ -3,6 +3,8 @@
 #SBATCH --job-name=smollm2-135m-instruct-tp4
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=3G
 #SBATCH --partition=gpu
 #SBATCH --time=24:00:00
 #SBATCH --output=smollm2-135m-instruct-tp4-%j.log
@@ -12,8 +14,16 @@
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit 1
 
-srun --mpi=pmix --kill-on-bad-exit=1 --wait=30 --label \
-    --container-image=tpforge:0.1.0 \
+# The container is brought before the time of the start runs, once for all nodes, and kept for the next job.
+image=$PWD/smollm2-135m-instruct-tp4-f06800c68bb7.sqsh
+if ! [ -s "$image" ]; then
+    echo "job: importing the container as $image" >&2
+    srun --nodes=1 --ntasks=1 --gpus-per-node=0 enroot import --output "$image.$SLURM_JOB_ID" docker://tpforge:0.1.0 || exit 1
+    mv "$image.$SLURM_JOB_ID" "$image"
+fi
+
+srun --cpus-per-task=2 --mpi=pmix --kill-on-bad-exit=1 --wait=30 --label \
+    --container-image="$image" \
     --container-mounts="/data/out/SmolLM2-135M-Instruct-tp4/engine:/data/out/SmolLM2-135M-Instruct-tp4/engine,/data/out/SmolLM2-135M-Instruct-tp4/repository:/data/out/SmolLM2-135M-Instruct-tp4/repository,""$PWD":"$PWD" \
     --no-container-mount-home \
     --container-workdir="$PWD" \
