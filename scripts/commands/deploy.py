@@ -41,6 +41,14 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
     metavar="SECONDS",
     help="For requests in flight at the end.  [default: the longest request at 25 tokens/s, 30 to 600]",
 )
+@click.option(
+    "--rdma", metavar="RESOURCE", help="multi-node: the fabric's devices, as rdma/hca_shared_devices_a."
+)
+@click.option("--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: of these a pod.")
+@click.option("--host-network", is_flag=True, help="multi-node: the nodes' own network.")
+@click.option(
+    "--env", "environment", multiple=True, metavar="NAME=VALUE", help="For the ranks, as NCCL_DEBUG=INFO."
+)
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
 @click.option("--partition", help="Slurm: the partition.")
 @click.option("--account", help="Slurm: the account that pays.")
@@ -84,6 +92,7 @@ def command(
 
     output = Output(as_json=as_json)
     given = {key: value for key, value in values.items() if value is not None}
+    given["environment"] = tuple(_setting(word) for word in values["environment"])
     try:
         options = DeployOptions.model_validate(given)
     except ValidationError as error:
@@ -109,3 +118,10 @@ def command(
         apply(written)
     else:
         output.note(f"start it: cd {shlex.quote(str(written.folder))} && {shlex.join(written.apply)}")
+
+
+def _setting(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise UsageError(f"--env {word}: expected NAME=VALUE")
+    return name, value

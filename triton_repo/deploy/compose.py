@@ -116,7 +116,12 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
             {"target": port, "published": str(port), "host_ip": "127.0.0.1", "protocol": "tcp"}
             for _, port in deployment.ports.named()
         ],
-        "environment": {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": "/tmp"},
+        "environment": {
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HOME": "/tmp",
+            **{name: value.replace("$", "$$") for name, value in deployment.options.environment},
+        },
         "volumes": [
             _engine_mount(deployment, read_only=True),
             {"type": "volume", "source": "state", "target": str(HOME)},

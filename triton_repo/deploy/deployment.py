@@ -43,6 +43,7 @@ SLOWEST_TOKENS_PER_S = 25
 LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 
 Size = Annotated[int, Field(ge=1)]
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class DeployOptions(Record):
@@ -52,7 +53,8 @@ class DeployOptions(Record):
     `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed. `gpu_product` is
     the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
     ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
-    requests in flight may go on for `grace` seconds.
+    requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
+    its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*).
     """
 
     image: str | None = None
@@ -65,6 +67,10 @@ class DeployOptions(Record):
     gpus_per_node: Size = 8
     gpu_product: str | None = None
     topology_key: str | None = None
+    rdma: str | None = None
+    rdma_count: Size = 1
+    host_network: bool = False
+    environment: tuple[tuple[EnvironmentName, str], ...] = ()
     port_base: Annotated[int, Field(ge=1024, le=65533)] = 8000
     storage_class: str | None = None
     partition: str | None = None

@@ -61,6 +61,7 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
     end = deployment.process_1(folder=PurePosixPath()) if deployment.needs_gpus else ()
     rank = files.template(
         "slurm/rank.sh.j2",
+        environment=[f"{name}={shlex.quote(value)}" for name, value in deployment.options.environment],
         # srun signals every rank at once: the first answers what it has, the others wait for it.
         first=" ".join(filter(None, (shlex.join(end), first))),
         others=others and f"{shlex.join(end)} --follow {others}",

@@ -19,6 +19,31 @@ from triton_repo.deploy.kubernetes.objects import Object
 from triton_repo.deploy.shell import join_lines
 
 _TOOLS = "/opt/tools"
+_TOKEN = {
+    "name": "token",
+    "projected": {
+        "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+            {
+                "configMap": {
+                    "name": "kube-root-ca.crt",
+                    "items": [{"key": "ca.crt", "path": "ca.crt"}],
+                }
+            },
+            {
+                "downwardAPI": {
+                    "items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]
+                }
+            },
+        ]
+    },
+}
+"""What kubectl needs, for the two containers that run it; the others have no token."""
+_TOKEN_MOUNT = {
+    "name": "token",
+    "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+    "readOnly": True,
+}
 _API = "leaderworkerset.x-k8s.io/v1"
 
 
@@ -136,13 +161,12 @@ def _template(deployment: Deployment, *, role: str) -> Object:
     is_leader = role == "leader"
     command = ["sh", str(CONFIG / "leader.sh")] if is_leader else worker_command(deployment)
     probes = objects.lifecycle(deployment) if is_leader else {}
-    # RDMA registers memory.
-    spec = objects.pod(deployment, command=command, probes=probes, capabilities=["IPC_LOCK"])
+    spec = objects.pod(deployment, command=command, probes=probes)
+    _join_fabric(spec, deployment)
     if is_leader:
-        spec["automountServiceAccountToken"] = True
         spec["initContainers"] += [_bring_kubectl(deployment), _await_workers(deployment)]
-        spec["containers"][0]["volumeMounts"].append({"name": "tools", "mountPath": _TOOLS})
-        spec["volumes"].append({"name": "tools", "emptyDir": {}})
+        spec["containers"][0]["volumeMounts"] += [{"name": "tools", "mountPath": _TOOLS}, _TOKEN_MOUNT]
+        spec["volumes"] += [{"name": "tools", "emptyDir": {}}, _TOKEN]
     metadata = objects.pod_metadata(deployment, _config(deployment), **{"tpforge/role": role})
     return {"metadata": metadata, "spec": spec}
 
@@ -153,7 +177,7 @@ def _bring_kubectl(deployment: Deployment) -> Object:
         "name": "kubectl",
         "image": deployment.tools_image,
         "command": ["cp", "/usr/bin/kubectl", f"{_TOOLS}/kubectl"],
-        "securityContext": objects.locked_down(None),
+        "securityContext": objects.locked_down(),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
     }
 
@@ -164,12 +188,24 @@ def _await_workers(deployment: Deployment) -> Object:
         "name": "workers",
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "workers.sh")],
-        "securityContext": objects.locked_down(None),
+        "securityContext": objects.locked_down(),
         "volumeMounts": [
             {"name": "tools", "mountPath": _TOOLS},
             {"name": "config", "mountPath": str(CONFIG), "readOnly": True},
+            _TOKEN_MOUNT,
         ],
     }
+
+
+def _join_fabric(spec: Object, deployment: Deployment) -> None:
+    """The devices of InfiniBand, RoCE or EFA, by the resource of the cluster's device plugin."""
+    options = deployment.options
+    if options.host_network:
+        spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    if options.rdma is not None:
+        resources = spec["containers"][0]["resources"]
+        for kind in ("requests", "limits"):
+            resources[kind] = {**resources[kind], options.rdma: str(options.rdma_count)}
 
 
 def _leader_service(deployment: Deployment) -> Object:
@@ -180,10 +216,15 @@ def _leader_service(deployment: Deployment) -> Object:
 
 
 def _rights(deployment: Deployment) -> list[Object]:
-    """Exec into pods of the namespace: MPI starts its daemons that way instead of by ssh."""
+    """Exec into the set's own workers: MPI starts its daemons that way instead of by ssh."""
+    workers = [
+        f"{deployment.name}-{group}-{worker}"
+        for group in range(deployment.options.replicas)
+        for worker in range(1, deployment.num_nodes)
+    ]
     rules = [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["pods"], "resourceNames": workers, "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["pods/exec"], "resourceNames": workers, "verbs": ["create"]},
     ]
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": deployment.name}
     account = {

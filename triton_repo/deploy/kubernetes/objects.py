@@ -113,8 +113,6 @@ def pod(
     *,
     command: list[str],
     probes: Mapping[str, Any],
-    capabilities: list[str] | None = None,
-    environment: list[Object] | None = None,
 ) -> Object:
     """The spec of a pod that prepares the engine, then runs `command`."""
     return {
@@ -140,12 +138,12 @@ def pod(
                 "name": "triton",
                 "image": deployment.image,
                 "command": command,
-                "env": [*_environment(), *(environment or [])],
+                "env": [*_environment(), *_given(deployment)],
                 "ports": [
                     {"name": name.lower(), "containerPort": port} for name, port in deployment.ports.named()
                 ],
                 "resources": _resources(deployment),
-                "securityContext": locked_down(capabilities),
+                "securityContext": locked_down(),
                 "volumeMounts": _mounts(store_read_only=True),
                 **probes,
             }
@@ -303,7 +301,7 @@ def _init_container(deployment: Deployment) -> Object:
         # For the engine's URL (AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION): kubectl create secret generic ...
         "envFrom": [{"secretRef": {"name": f"{deployment.name}-credentials", "optional": True}}],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
-        "securityContext": locked_down(None),
+        "securityContext": locked_down(),
         "volumeMounts": _mounts(store_read_only=False),
     }
 
@@ -311,6 +309,10 @@ def _init_container(deployment: Deployment) -> Object:
 def _environment() -> list[Object]:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HOME": "/tmp"}
     return [{"name": name, "value": value} for name, value in offline.items()]
+
+
+def _given(deployment: Deployment) -> list[Object]:
+    return [{"name": name, "value": value} for name, value in deployment.options.environment]
 
 
 def _mounts(*, store_read_only: bool) -> list[Object]:
@@ -332,13 +334,15 @@ def _resources(deployment: Deployment) -> Object:
     return {"requests": requests, "limits": {"nvidia.com/gpu": gpus}}
 
 
-def locked_down(capabilities: list[str] | None) -> Object:
-    """The security context of every container."""
-    added = {"add": capabilities} if capabilities else {}
+def locked_down() -> Object:
+    """The security context of every container, as the restricted Pod Security Standard wants it.
+
+    A capability such as IPC_LOCK would reach no process of another user than root.
+    """
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], **added},
+        "capabilities": {"drop": ["ALL"]},
     }
 
 
