@@ -21,6 +21,7 @@ from tpforge.manifest import Manifest
 from tpforge.records import Record
 from tpforge.trtllm.versions import find_release
 from tpforge.units import GIB, counted
+from triton_repo.deploy.engine_url import refuse_engine_url
 from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.start_time import start_seconds
@@ -61,6 +62,7 @@ class DeployOptions(Record):
     tools_image: str = IMAGE
     engine_url: str | None = None
     digest: str | None = None
+    any_digest: bool = False
     namespace: str = "default"
     replicas: Size = 1
     max_replicas: Size = 4
@@ -171,6 +173,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
     Raises:
         UsageError: a name that Kubernetes cannot carry, or ranks that do not divide over whole nodes.
     """
+    refuse_engine_url(options.engine_url, digest=options.digest, any_digest=options.any_digest)
     world_size = manifest.mapping.world_size
     gpus = options.gpus_per_node if manifest.runtime != "reference" else world_size
     if world_size > gpus and world_size % gpus:

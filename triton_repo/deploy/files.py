@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from triton_repo.deploy.deployment import HOME, STORE, Deployment
+from triton_repo.deploy.engine_url import DRIVERS
 
 TEMPLATES = Path(__file__).parent / "templates"
 CANARY_TIMEOUT_S = 30
@@ -24,8 +25,6 @@ ALIVE_TIMEOUT_S = {"ensemble": 15, "tensorrt_llm": 60}
 ALIVE_EVERY_S = 10
 ALIVE_FAILURES = 3
 """Looks that have to fail, one after the other, until a server is restarted."""
-DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-"""fsspec's packages by the scheme of a URL; tpforge itself needs none of them."""
 
 
 def template(path: str, **values: Any) -> str:

@@ -1,0 +1,46 @@
+"""Where a deployment may pull its engine from: a URL that can be pulled, without secrets, and a digest.
+
+It pulls nothing; the URL ends up in files that people commit, and in the command lines of containers.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from tpforge.errors import UsageError
+
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""fsspec's packages by the scheme of a URL; tpforge itself needs none of them."""
+SCHEMES = (*DRIVERS, "file", "http", "https")
+_SIGNED = re.compile(r"(^|[&?])(sig|signature|token|password|x-(amz|goog)-signature)=", re.IGNORECASE)
+
+
+def refuse_engine_url(url: str | None, *, digest: str | None, any_digest: bool) -> None:
+    """Raise when the URL cannot be pulled, or says what it must not, or nothing holds what comes from it.
+
+    Raises:
+        UsageError: names what was found and what to do.
+    """
+    if url is None:
+        return
+    try:
+        place = urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"--engine-url: is no URL: {error}") from error
+    if place.scheme not in SCHEMES:
+        raise UsageError(
+            f"--engine-url: the scheme {place.scheme or 'is missing'!s} cannot be pulled; "
+            f"expected one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+        )
+    # The URL itself is not repeated: it would be in the log.
+    if place.password is not None or _SIGNED.search(place.query):
+        raise UsageError(
+            "--engine-url: holds a password or a signature, which would stand in the files; put it "
+            "into the secret NAME-credentials (credentials.env for compose), and leave it out of the URL"
+        )
+    if digest is None and not any_digest:
+        raise UsageError(
+            "--digest is missing: give what `tpforge engines push` printed, or --any-digest to start "
+            "whatever engine lies at the URL"
+        )
