@@ -47,10 +47,20 @@ if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "$wanted" >"$stamp"
 fi
 
+# checkov pins what others want in other versions: an environment of its own.
+checkov=checkov==3.3.30
+if [ "$(cat .venv-checkov/.setup-stamp 2>/dev/null)" != "$checkov $PWD" ]; then
+    say "installing $checkov into .venv-checkov (about 470 MB)"
+    rm -rf .venv-checkov
+    .venv/bin/python -m venv .venv-checkov
+    .venv-checkov/bin/python -m pip --disable-pip-version-check -q install "$checkov" >&2 || exit 3
+    echo "$checkov $PWD" >.venv-checkov/.setup-stamp
+fi
+
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 # Ahead of .venv's, so that a subprocess of a test finds the same packages.
-PATH=$PWD/$environment/bin:$PATH "$environment/bin/python" -m pytest -m manifests -rs --junit-xml "$report" "$@"
+PATH=$PWD/$environment/bin:$PWD/.venv-checkov/bin:$PATH "$environment/bin/python" -m pytest -m manifests -rs --junit-xml "$report" "$@"
 "$environment/bin/python" - "$report" <<'PYTHON'
 import sys
 import xml.etree.ElementTree as tree

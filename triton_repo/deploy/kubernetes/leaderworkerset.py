@@ -44,6 +44,8 @@ _TOKEN_MOUNT = {
     "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
     "readOnly": True,
 }
+_SMALL = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+"""Of containers that copy a file, or wait."""
 _API = "leaderworkerset.x-k8s.io/v1"
 
 
@@ -177,6 +179,7 @@ def _bring_kubectl(deployment: Deployment) -> Object:
         "name": "kubectl",
         "image": deployment.tools_image,
         "command": ["cp", "/usr/bin/kubectl", f"{_TOOLS}/kubectl"],
+        "resources": _SMALL,
         "securityContext": objects.locked_down(),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
     }
@@ -188,6 +191,7 @@ def _await_workers(deployment: Deployment) -> Object:
         "name": "workers",
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "workers.sh")],
+        "resources": _SMALL,
         "securityContext": objects.locked_down(),
         "volumeMounts": [
             {"name": "tools", "mountPath": _TOOLS},
