@@ -43,6 +43,9 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
     help="For requests in flight at the end.  [default: the longest request at 25 tokens/s, 30 to 600]",
 )
 @click.option(
+    "--allow-from", multiple=True, metavar="CIDR", help="Kubernetes: clients outside the namespace."
+)
+@click.option(
     "--rdma", metavar="RESOURCE", help="multi-node: the fabric's devices, as rdma/hca_shared_devices_a."
 )
 @click.option("--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: of these a pod.")

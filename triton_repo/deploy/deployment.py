@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from ipaddress import ip_network
 from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tpforge import __version__
 from tpforge.errors import UsageError
@@ -44,6 +45,7 @@ SLOWEST_TOKENS_PER_S = 25
 LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 
 Size = Annotated[int, Field(ge=1)]
+Cidr = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -55,7 +57,8 @@ class DeployOptions(Record):
     the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
     ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
     requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
-    its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*).
+    its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
+    `allow_from` are addresses of clients outside the namespace.
     """
 
     image: str | None = None
@@ -69,6 +72,7 @@ class DeployOptions(Record):
     gpus_per_node: Size = 8
     gpu_product: str | None = None
     topology_key: str | None = None
+    allow_from: tuple[Cidr, ...] = ()
     rdma: str | None = None
     rdma_count: Size = 1
     host_network: bool = False

@@ -68,6 +68,7 @@ class ChartValues(Record):
     serviceType: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"  # noqa: N815
     storage: StorageValues
     nodeLabels: dict[str, str]  # noqa: N815
+    allowFrom: tuple[str, ...] = ()  # noqa: N815
     autoscaling: AutoscalingValues
     monitoring: MonitoringValues
 
@@ -115,6 +116,7 @@ def values(deployment: Deployment) -> ChartValues:
         toolsImage=deployment.tools_image,
         storage=StorageValues(size=claim, className=options.storage_class or ""),
         nodeLabels=deployment.gpu_labels,
+        allowFrom=options.allow_from,
         autoscaling=AutoscalingValues(maxReplicas=max(options.replicas, options.max_replicas)),
         monitoring=MonitoringValues(),
     )
@@ -156,6 +158,10 @@ def _objects(generic: Deployment) -> dict[str, list[Object]]:
     pod.pop("affinity", None)
     pod["nodeSelector"] = _placeholder("nodeLabels")
     found["services"][0]["spec"]["type"] = _placeholder("serviceType")
+    ingress = found["network"][0]["spec"]["ingress"]
+    # The rule of clients in the namespace, for others: ports are the same.
+    del ingress[2:]
+    ingress.append({"from": _placeholder("allowFrom"), "ports": ingress[0]["ports"]})
     claim = found["storage"][0]["spec"]
     claim["resources"]["requests"]["storage"] = _placeholder("storage.size")
     claim["storageClassName"] = _placeholder("storage.className")
@@ -191,6 +197,7 @@ def _document(value: Object) -> str:
     text = re.sub(r"^(\s*)storageClassName: VALUE_\S+\n", _storage_class, text, flags=re.MULTILINE)
     text = re.sub(r"^(\s*)replicas: VALUE_\S+\n", _fixed_replicas, text, flags=re.MULTILINE)
     text = re.sub(r"^(\s*)nodeSelector: VALUE_\S+\n", _node_selector, text, flags=re.MULTILINE)
+    text = re.sub(r"^(\s*)- from: VALUE_\S+\n((?:\1  .*\n)+)", _allow_from, text, flags=re.MULTILINE)
     text = re.sub(r"VALUE_(\w+?)_END", _expression, text)
     text = text.replace(_RELEASE, "{{ .Release.Name }}")
     text = text.replace(_OPEN, '{{ "{{" }}').replace(_CLOSE, '{{ "}}" }}')
@@ -221,6 +228,13 @@ def _node_selector(match: re.Match[str]) -> str:
     indent = match[1]
     inside = f"{indent}nodeSelector:\n{indent}  {{{{- toYaml . | nindent {len(indent) + 2} }}}}\n"
     return f"{indent}{{{{- with .Values.nodeLabels }}}}\n{inside}{indent}{{{{- end }}}}\n"
+
+
+def _allow_from(match: re.Match[str]) -> str:
+    indent, ports = match.groups()
+    each = f"{indent}  {{{{- range . }}}}\n{indent}  - ipBlock:\n{indent}      cidr: {{{{ . | quote }}}}\n"
+    rule = f"{indent}- from:\n{each}{indent}  {{{{- end }}}}\n{ports}"
+    return f"{indent}{{{{- with .Values.allowFrom }}}}\n{rule}{indent}{{{{- end }}}}\n"
 
 
 def _config() -> str:

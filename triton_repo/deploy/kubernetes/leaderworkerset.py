@@ -7,7 +7,6 @@ Source: kubernetes-sigs/lws, LeaderWorkerSet v1; Open MPI's plm_rsh_agent.
 from __future__ import annotations
 
 import shlex
-from typing import Any
 
 from tpforge.errors import UsageError
 from tpforge.units import counted
@@ -15,6 +14,7 @@ from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import CONFIG, UNLISTED_S, Deployment
 from triton_repo.deploy.kubernetes import objects
+from triton_repo.deploy.kubernetes.network import network_policy
 from triton_repo.deploy.kubernetes.objects import Object
 from triton_repo.deploy.shell import join_lines
 
@@ -68,10 +68,10 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
     objects.refuse_local(deployment)
     kinds: dict[str, list[Object]] = {
         "leaderworkerset": [_set(deployment)],
-        "services": [_leader_service(deployment)],
+        "services": [_of_leaders(make(deployment)) for make in (objects.service, objects.headless)],
         "storage": [objects.storage(deployment)],
         "access": [objects.service_account(deployment), *_rights(deployment)],
-        "network": [objects.network_policy(deployment, between_pods=True)],
+        "network": [network_policy(deployment, objects.metadata(deployment), between_pods=True)],
     }
     config = _config(deployment)
     kustomization = {
@@ -212,9 +212,8 @@ def _join_fabric(spec: Object, deployment: Deployment) -> None:
             resources[kind] = {**resources[kind], options.rdma: str(options.rdma_count)}
 
 
-def _leader_service(deployment: Deployment) -> Object:
+def _of_leaders(found: Object) -> Object:
     """Requests go to leaders: a worker holds ranks and no port."""
-    found: dict[str, Any] = objects.service(deployment)
     selector = {**found["spec"]["selector"], "tpforge/role": "leader"}
     return {**found, "spec": {**found["spec"], "selector": selector}}
 

@@ -13,6 +13,7 @@ from tpforge.errors import UsageError
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import CONFIG, HOME, STORE, UNLISTED_S, Deployment
+from triton_repo.deploy.kubernetes.network import network_policy
 from triton_repo.deploy.kubernetes.watching import ADAPTER, watching
 from triton_repo.monitoring.dashboard import dashboard_json
 
@@ -86,7 +87,7 @@ def objects(deployment: Deployment) -> dict[str, list[Object]]:
         "storage": [storage(deployment)],
         "access": [service_account(deployment)],
         "disruption": [_disruption_budget(deployment)],
-        "network": [network_policy(deployment)],
+        "network": [network_policy(deployment, metadata(deployment))],
     }
 
 
@@ -189,12 +190,12 @@ def volumes(deployment: Deployment) -> list[Object]:
 
 
 def service(deployment: Deployment) -> Object:
-    """One address inside the cluster for HTTP, gRPC and metrics."""
+    """One address for HTTP and gRPC; what publishes it publishes no metrics."""
     return _service(deployment, suffix="", headless=False)
 
 
 def headless(deployment: Deployment) -> Object:
-    """The pods' own addresses: a gRPC client keeps one connection, so it has to balance by itself."""
+    """The pods' own addresses: for metrics, and for gRPC clients, which have to balance by themselves."""
     return _service(deployment, suffix="-pods", headless=True)
 
 
@@ -221,26 +222,6 @@ def service_account(deployment: Deployment) -> Object:
         "kind": "ServiceAccount",
         "metadata": metadata(deployment),
         "automountServiceAccountToken": False,
-    }
-
-
-def network_policy(deployment: Deployment, *, between_pods: bool = False) -> Object:
-    """Clients of the namespace reach gRPC and HTTP; Prometheus, from anywhere in the cluster, the metrics."""
-    ports = deployment.ports
-    own = {"podSelector": {"matchLabels": labels(deployment)}}
-    rules_in: list[Object] = [
-        {"from": [{"podSelector": {}}], "ports": [_port(ports.http), _port(ports.grpc)]},
-        {"from": [{"namespaceSelector": {}}], "ports": [_port(ports.metrics)]},
-    ]
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(deployment),
-        "spec": {
-            "podSelector": {"matchLabels": labels(deployment)},
-            "policyTypes": ["Ingress"],
-            "ingress": [*rules_in, {"from": [own]}] if between_pods else rules_in,
-        },
     }
 
 
@@ -368,7 +349,7 @@ def _service(deployment: Deployment, *, suffix: str, headless: bool) -> Object:
             "ports": [
                 {"name": name.lower(), "port": port, "targetPort": name.lower()}
                 for name, port in deployment.ports.named()
-                if not headless or name == "gRPC"
+                if name in (("gRPC", "metrics") if headless else ("HTTP", "gRPC"))
             ],
         },
     }
@@ -381,7 +362,3 @@ def _disruption_budget(deployment: Deployment) -> Object:
         "metadata": metadata(deployment),
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels(deployment)}},
     }
-
-
-def _port(number: int) -> Object:
-    return {"protocol": "TCP", "port": number}

@@ -75,3 +75,54 @@ def test_ranks_are_told_what_the_user_says_in_every_target() -> None:
 def test_an_image_with_tpforge_alone_needs_no_token(target: str) -> None:
     files = target_files(target, deployment_of("llama70b-tensorrt", target))
     assert not any("serviceAccountToken" in text for text in files.values())
+
+
+def network(target: str = "kubernetes", **options: Any) -> Any:
+    case = "llama405b-tensorrt" if target == "multi-node" else "llama70b-tensorrt"
+    found = documents(target_files(target, deployment_of(case, target, **options)))
+    return next(one["spec"] for one in found if one["kind"] == "NetworkPolicy")
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "multi-node"])
+def test_the_clients_of_what_publishes_a_service_are_let_in_to_requests_alone(target: str) -> None:
+    opened = [
+        rule
+        for rule in network(target, allow_from=("10.0.0.0/8",))["ingress"]
+        if rule not in network(target)["ingress"]
+    ]
+    (rule,) = opened
+    assert rule["from"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+    assert [port["port"] for port in rule["ports"]] == [8000, 8001], (
+        "metrics are nobody's outside the cluster"
+    )
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "multi-node"])
+def test_a_published_service_has_no_metrics(target: str) -> None:
+    case = "llama405b-tensorrt" if target == "multi-node" else "llama70b-tensorrt"
+    services = [
+        one
+        for one in documents(target_files(target, deployment_of(case, target)))
+        if one["kind"] == "Service"
+    ]
+    ports = {
+        one["metadata"]["name"].endswith("-pods"): [port["name"] for port in one["spec"]["ports"]]
+        for one in services
+    }
+    assert ports == {False: ["http", "grpc"], True: ["grpc", "metrics"]}
+
+
+def test_pods_reach_name_servers_and_the_place_of_the_engine() -> None:
+    def reached(**options: Any) -> set[int]:
+        return {port["port"] for rule in network(**options)["egress"] for port in rule.get("ports", [])}
+
+    assert reached() == {53, 443}
+    assert reached(engine_url="http://models.llm:9000/it") == {53, 443, 9000}
+    assert reached(engine_url="http://models.llm/it") == {53, 80, 443}
+    both = {
+        (port["protocol"])
+        for rule in network()["egress"]
+        for port in rule.get("ports", [])
+        if port["port"] == 53
+    }
+    assert both == {"TCP", "UDP"}, "long answers of a name server come over TCP"

@@ -130,8 +130,13 @@ def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: P
             chart.validate_schema({**values(deployment).model_dump(mode="json"), "replicas": 0})
         with pytest.raises(Exception, match="loadTimeout"):
             chart.validate_schema({**values(deployment).model_dump(mode="json"), "loadTimeout": 0})
+        open_to = {"allowFrom": ["10.0.0.0/8", "192.168.0.0/16"]}
+        opened = chart.render(open_to, name=deployment.name, namespace="llm")
         slower = chart.render({"loadTimeout": 1995}, name=deployment.name, namespace="llm")
     (other,) = (yaml.safe_load(text) for path, text in slower.items() if path.endswith("/deployment.yaml"))
+    (policy,) = (yaml.safe_load(text) for path, text in opened.items() if path.endswith("/network.yaml"))
+    with_options = deployment_of(case, "helm", allow_from=tuple(open_to["allowFrom"]))
+    assert [policy] == objects(with_options)["network"]
     server = other["spec"]["template"]["spec"]["containers"][0]
     assert server["startupProbe"]["failureThreshold"] == 200
     assert other["spec"]["progressDeadlineSeconds"] == 1995 + 3600
