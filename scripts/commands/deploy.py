@@ -43,6 +43,15 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
     help="For requests in flight at the end.  [default: the longest request at 25 tokens/s, 30 to 600]",
 )
 @click.option(
+    "--surge", type=click.IntRange(min=0), default=1, show_default=True, help="Pods a rollout adds."
+)
+@click.option("--priority-class", metavar="NAME", help="Kubernetes: of the pods.")
+@click.option("--runtime-class", metavar="NAME", help="Kubernetes: of the pods, as nvidia.")
+@click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="Kubernetes: for images.")
+@click.option("--toleration", "tolerations", multiple=True, metavar="TAINT", help="KEY[=VALUE][:EFFECT].")
+@click.option("--queue", metavar="NAME", help="Kueue: the local queue that admits the pods.")
+@click.option("--queue-topology", metavar="LABEL", help="Kueue: the domain in which pods are placed.")
+@click.option(
     "--allow-from", multiple=True, metavar="CIDR", help="Kubernetes: clients outside the namespace."
 )
 @click.option(

@@ -46,6 +46,7 @@ LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 
 Size = Annotated[int, Field(ge=1)]
 Cidr = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
+Taint = Annotated[str, Field(pattern=r"^[\w./-]+(=[\w.-]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -58,7 +59,8 @@ class DeployOptions(Record):
     ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
     requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
     its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
-    `allow_from` are addresses of clients outside the namespace.
+    `allow_from` are addresses of clients outside the namespace. `surge` is how many pods a rollout may add;
+    with none, an old pod goes before its successor starts.
     """
 
     image: str | None = None
@@ -72,6 +74,13 @@ class DeployOptions(Record):
     gpus_per_node: Size = 8
     gpu_product: str | None = None
     topology_key: str | None = None
+    surge: Annotated[int, Field(ge=0)] = 1
+    priority_class: str | None = None
+    runtime_class: str | None = None
+    pull_secrets: tuple[str, ...] = ()
+    tolerations: tuple[Taint, ...] = ()
+    queue: str | None = None
+    queue_topology: str | None = None
     allow_from: tuple[Cidr, ...] = ()
     rdma: str | None = None
     rdma_count: Size = 1

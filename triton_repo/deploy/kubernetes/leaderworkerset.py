@@ -141,7 +141,7 @@ def _set(deployment: Deployment) -> Object:
         "apiVersion": _API,
         "kind": "LeaderWorkerSet",
         "metadata": {
-            **objects.metadata(deployment),
+            **objects.queued(deployment),
             **({"annotations": annotations} if annotations else {}),
         },
         "spec": {

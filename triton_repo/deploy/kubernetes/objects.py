@@ -14,6 +14,7 @@ from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import CONFIG, HOME, STORE, UNLISTED_S, Deployment
 from triton_repo.deploy.kubernetes.network import network_policy
+from triton_repo.deploy.kubernetes.placement import placed, queue_labels, topology_annotations
 from triton_repo.deploy.kubernetes.watching import ADAPTER, watching
 from triton_repo.monitoring.dashboard import dashboard_json
 
@@ -101,11 +102,20 @@ def metadata(deployment: Deployment, suffix: str = "") -> Object:
     return {"name": f"{deployment.name}{suffix}", "labels": labels(deployment)}
 
 
+def queued(deployment: Deployment) -> Object:
+    """Name and labels of the object whose pods a queue may hold back."""
+    found = metadata(deployment)
+    return {**found, "labels": {**found["labels"], **queue_labels(deployment)}}
+
+
 def pod_metadata(deployment: Deployment, config: Mapping[str, str], **more: str) -> Object:
     """Labels of a pod, and the checksum by which a new engine or a new script replaces running pods."""
     return {
         "labels": {**labels(deployment), **more},
-        "annotations": {"checksum/config": files.checksum(config, engine_sha256=deployment.engine_sha256)},
+        "annotations": {
+            "checksum/config": files.checksum(config, engine_sha256=deployment.engine_sha256),
+            **topology_annotations(deployment),
+        },
     }
 
 
@@ -128,11 +138,7 @@ def pod(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         **({"affinity": {"nodeAffinity": _node_affinity(deployment)}} if deployment.gpu_labels else {}),
-        **(
-            {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]}
-            if deployment.needs_gpus
-            else {}
-        ),
+        **placed(deployment),
         "initContainers": [_init_container(deployment)],
         "containers": [
             {
@@ -252,19 +258,23 @@ def _deployment(deployment: Deployment) -> Object:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(deployment),
+        "metadata": queued(deployment),
         "spec": {
             "replicas": deployment.options.replicas,
             "progressDeadlineSeconds": deployment.rollout_s,
             "selector": {"matchLabels": labels(deployment)},
-            # The new pod answers before an old one goes: no request is lost, and one more node is needed.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling(deployment.options.surge)},
             "template": {
                 "metadata": pod_metadata(deployment, files.config(deployment)),
                 "spec": pod(deployment, command=list(deployment.command), probes=lifecycle(deployment)),
             },
         },
     }
+
+
+def _rolling(surge: int) -> Object:
+    """The new pod answers before an old one goes, on one more node; without one, the old one goes first."""
+    return {"maxUnavailable": 0 if surge else 1, "maxSurge": surge}
 
 
 def lifecycle(deployment: Deployment) -> Object:
