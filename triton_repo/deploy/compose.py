@@ -51,7 +51,7 @@ def _mounted(deployment: Deployment) -> dict[str, str]:
         "prometheus/rules.yml": rules_yaml(),
         "grafana/provisioning/datasources/prometheus.yaml": to_yaml(_DATASOURCE),
         "grafana/provisioning/dashboards/tpforge.yaml": to_yaml(_PROVIDER),
-        "grafana/dashboards/tpforge.json": dashboard_json(),
+        "grafana/dashboards/tpforge.json": dashboard_json(deployment.name),
     }
 
 

@@ -5,7 +5,9 @@ Panels that a server has no metrics for stay empty and say in their description 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from typing import Any
 
 from triton_repo.monitoring.queries import QUERIES, Query
@@ -19,28 +21,67 @@ _NEEDS = {
     "gpu": "Needs GPUs.",
     "histograms": "Needs Triton 24.12 or later with --metrics-config=histogram_latencies=true.",
 }
-_DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
+_DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_ALL = {"text": "All", "value": "$__all"}
+_METRIC = re.compile(r"\b(nv_\w+|up)\b(?:\{)?")
 _WIDTH, _HEIGHT, _COLUMNS = 8, 7, 3
 
 
-def dashboard() -> dict[str, Any]:
-    """The dashboard as a value."""
+def dashboard(engine: str) -> dict[str, Any]:
+    """The dashboard of an engine as a value; engines of one Grafana do not take each other's place."""
     return {
-        "uid": "tpforge",
-        "title": "tpforge: Triton and TensorRT-LLM",
+        "uid": f"tpforge-{hashlib.sha256(engine.encode()).hexdigest()[:12]}",
+        "title": f"tpforge: {engine}",
         "schemaVersion": SCHEMA_VERSION,
         "version": 1,
         "editable": False,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "tags": ["tpforge"],
+        "templating": {"list": _variables()},
         "panels": [_panel(index, query) for index, query in enumerate(QUERIES)],
     }
 
 
-def dashboard_json() -> str:
+def dashboard_json(engine: str) -> str:
     """The dashboard as text."""
-    return json.dumps(dashboard(), indent=2) + "\n"
+    return json.dumps(dashboard(engine), indent=2) + "\n"
+
+
+def chosen(expression: str) -> str:
+    """A query of the servers that the dashboard's variables choose."""
+
+    def narrowed(match: re.Match[str]) -> str:
+        opened = match[0].endswith("{")
+        return f'{match[1]}{{namespace=~"$namespace",engine=~"$engine"{"," if opened else "}"}'
+
+    return _METRIC.sub(narrowed, expression)
+
+
+def _variables() -> list[dict[str, Any]]:
+    """Data source, namespace (none outside Kubernetes) and engine; all of the last two at first."""
+    found: list[dict[str, Any]] = [
+        {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
+    ]
+    for name, within in (("namespace", ""), ("engine", ',namespace=~"$namespace"')):
+        query = f'label_values(up{{job="triton",engine!=""{within}}}, {name})'
+        found.append(
+            {
+                "name": name,
+                "label": name.capitalize(),
+                "type": "query",
+                "datasource": _DATASOURCE,
+                "definition": query,
+                "query": {"query": query, "refId": name},
+                "refresh": 2,
+                "sort": 1,
+                "multi": True,
+                "includeAll": True,
+                "allValue": ".*",
+                "current": _ALL,
+            }
+        )
+    return found
 
 
 def _panel(index: int, query: Query) -> dict[str, Any]:
@@ -58,6 +99,11 @@ def _panel(index: int, query: Query) -> dict[str, Any]:
         },
         "fieldConfig": {"defaults": {"unit": _UNITS.get(query.unit, query.unit), "min": 0}, "overrides": []},
         "targets": [
-            {"refId": "A", "datasource": _DATASOURCE, "expr": query.expression, "legendFormat": query.legend}
+            {
+                "refId": "A",
+                "datasource": _DATASOURCE,
+                "expr": chosen(query.expression),
+                "legendFormat": query.legend,
+            }
         ],
     }

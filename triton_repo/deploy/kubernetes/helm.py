@@ -99,7 +99,7 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         **templates,
         "templates/config.yaml": _config(),
         **{f"files/{name}": text for name, text in files.config(deployment).items()},
-        "files/tpforge.json": dashboard_json(),
+        "files/tpforge.json": dashboard_json(deployment.name),
         "Dockerfile": files.dockerfile(deployment),
         ".helmignore": _IGNORED,
     }

@@ -61,7 +61,7 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
         "overlays/trial/kustomization.yaml": to_yaml(trial),
         "overlays/production/kustomization.yaml": to_yaml(production),
         **{f"overlays/production/{kind}.yaml": to_documents(found) for kind, found in watched.items()},
-        "overlays/production/tpforge.json": dashboard_json(),
+        "overlays/production/tpforge.json": dashboard_json(deployment.name),
         "prometheus-adapter.yaml": to_yaml(ADAPTER, comment="values for the chart prometheus-adapter"),
         "Dockerfile": files.dockerfile(deployment),
     }

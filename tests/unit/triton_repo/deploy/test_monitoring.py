@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -168,7 +169,7 @@ def _firing(
 
 
 def test_the_dashboard_has_a_panel_a_query_and_says_what_an_empty_one_needs() -> None:
-    value = json.loads(dashboard_json())
+    value = json.loads(dashboard_json("it"))
     assert [panel["title"] for panel in value["panels"]] == [query.panel for query in QUERIES]
     assert len({panel["id"] for panel in value["panels"]}) == len(QUERIES)
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in value["panels"]]
@@ -177,9 +178,28 @@ def test_the_dashboard_has_a_panel_a_query_and_says_what_an_empty_one_needs() ->
         assert bool(panel["description"]) == (query.source != "any")
 
 
+def test_two_engines_of_one_grafana_have_dashboards_of_their_own() -> None:
+    first, second = (json.loads(dashboard_json(name)) for name in ("llama-70b-tp4", "llama-70b-tp8"))
+    assert first["uid"] != second["uid"] and first["title"] != second["title"]
+    assert len(first["uid"]) <= 40, "Grafana's limit"
+
+
+def test_every_panel_is_of_the_engines_that_are_chosen() -> None:
+    value = json.loads(dashboard_json("it"))
+    assert [one["name"] for one in value["templating"]["list"]] == ["datasource", "namespace", "engine"]
+    for panel in value["panels"]:
+        (target,) = panel["targets"]
+        assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
+        selectors = re.findall(r"\b(?:nv_\w+|up)\b(\{[^}]*\})?", target["expr"])
+        assert selectors
+        for selector in selectors:
+            assert selector.startswith('{namespace=~"$namespace",engine=~"$engine"'), target["expr"]
+
+
 @pytest.mark.manifests
 def test_promql_of_every_panel_parses(tmp_path: Path) -> None:
-    group = [{"record": f"panel:{index}", "expr": query.expression} for index, query in enumerate(QUERIES)]
+    expressions = [panel["targets"][0]["expr"] for panel in json.loads(dashboard_json("it"))["panels"]]
+    group = [{"record": f"panel:{index}", "expr": text} for index, text in enumerate(expressions)]
     value = {"groups": [{"name": "panels", "rules": group}]}
     (tmp_path / "panels.yml").write_text(yaml.safe_dump(value))
     assert f"SUCCESS: {len(QUERIES)} rules found" in promtool("check", "rules", "panels.yml", folder=tmp_path)
