@@ -43,6 +43,13 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
     help="For requests in flight at the end.  [default: the longest request at 25 tokens/s, 30 to 600]",
 )
 @click.option(
+    "--monitor-label",
+    "monitor_labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Kubernetes: by which Prometheus finds monitors and rules, as release=prometheus.",
+)
+@click.option(
     "--surge", type=click.IntRange(min=0), default=1, show_default=True, help="Pods a rollout adds."
 )
 @click.option("--priority-class", metavar="NAME", help="Kubernetes: of the pods.")
@@ -105,7 +112,10 @@ def command(
 
     output = Output(as_json=as_json)
     given = {key: value for key, value in values.items() if value is not None}
-    given["environment"] = tuple(_setting(word) for word in values["environment"])
+    given["environment"] = tuple(_setting(word, option="--env") for word in values["environment"])
+    given["monitor_labels"] = tuple(
+        _setting(word, option="--monitor-label") for word in values["monitor_labels"]
+    )
     try:
         options = DeployOptions.model_validate(given)
     except ValidationError as error:
@@ -133,8 +143,8 @@ def command(
         output.note(f"start it: cd {shlex.quote(str(written.folder))} && {shlex.join(written.apply)}")
 
 
-def _setting(word: str) -> tuple[str, str]:
+def _setting(word: str, *, option: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not equals:
-        raise UsageError(f"--env {word}: expected NAME=VALUE")
+        raise UsageError(f"{option} {word}: expected NAME=VALUE")
     return name, value

@@ -47,6 +47,7 @@ LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 Size = Annotated[int, Field(ge=1)]
 Cidr = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 Taint = Annotated[str, Field(pattern=r"^[\w./-]+(=[\w.-]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
+LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -60,7 +61,8 @@ class DeployOptions(Record):
     requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
     its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
     `allow_from` are addresses of clients outside the namespace. `surge` is how many pods a rollout may add;
-    with none, an old pod goes before its successor starts.
+    with none, an old pod goes before its successor starts. `monitor_labels` are those by which the cluster's
+    Prometheus finds what it watches.
     """
 
     image: str | None = None
@@ -74,6 +76,7 @@ class DeployOptions(Record):
     gpus_per_node: Size = 8
     gpu_product: str | None = None
     topology_key: str | None = None
+    monitor_labels: tuple[tuple[LabelName, str], ...] = ()
     surge: Annotated[int, Field(ge=0)] = 1
     priority_class: str | None = None
     runtime_class: str | None = None

@@ -17,7 +17,7 @@ def watching(deployment: Deployment, metadata: Object) -> dict[str, list[Object]
     """Objects that need the Prometheus operator, and metrics for the autoscaler (prometheus-adapter)."""
     return {
         "autoscaling": [_autoscaler(deployment, metadata)],
-        "monitoring": [_service_monitor(deployment, metadata), _prometheus_rule(metadata)],
+        "monitoring": [_service_monitor(deployment, metadata), _prometheus_rule(deployment, metadata)],
     }
 
 
@@ -62,7 +62,7 @@ def _service_monitor(deployment: Deployment, metadata: Object) -> Object:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
-        "metadata": metadata,
+        "metadata": _found_by(deployment, metadata),
         "spec": {
             "selector": {"matchLabels": metadata["labels"]},
             "endpoints": [
@@ -79,11 +79,16 @@ def _service_monitor(deployment: Deployment, metadata: Object) -> Object:
     }
 
 
-def _prometheus_rule(metadata: Object) -> Object:
+def _found_by(deployment: Deployment, metadata: Object) -> Object:
+    """With the labels that the cluster's Prometheus selects monitors and rules by."""
+    return {**metadata, "labels": {**metadata["labels"], **dict(deployment.options.monitor_labels)}}
+
+
+def _prometheus_rule(deployment: Deployment, metadata: Object) -> Object:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": metadata,
+        "metadata": _found_by(deployment, metadata),
         "spec": rules(),
     }
 

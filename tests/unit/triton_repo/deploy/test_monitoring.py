@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.deployments import deployment_of
 from tpforge.yaml_text import to_yaml
+from triton_repo.deploy.targets import target_files
 from triton_repo.monitoring.dashboard import dashboard_json
 from triton_repo.monitoring.queries import QUERIES, metric_names
 from triton_repo.monitoring.rules import ALERTS, RECORDS, rules_yaml
@@ -207,3 +209,13 @@ def test_promql_of_every_panel_parses(tmp_path: Path) -> None:
 
 def test_metric_names_of_an_expression() -> None:
     assert metric_names('rate(nv_a_b{model="nv"}[1m]) / nv_c') == {"nv_a_b", "nv_c"}
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "helm"])
+def test_a_prometheus_that_selects_by_labels_finds_monitor_and_rules(target: str) -> None:
+    given = {"monitor_labels": (("release", "prometheus"),)}
+    files = target_files(target, deployment_of("llama70b-tensorrt", target, **given))
+    (text,) = [text for path, text in files.items() if path.endswith("monitoring.yaml")]
+    assert text.count("    release: prometheus\n") == 2
+    selected = text.partition("  selector:\n")[2].partition("  endpoints:\n")[0]
+    assert selected and "release" not in selected, "services do not have the label"
