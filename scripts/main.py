@@ -19,7 +19,8 @@ from types import FrameType
 import click
 
 from engines.reference.process import spin_briefly
-from scripts.cli.output import for_people
+from scripts.cli.colours import coloured
+from scripts.cli.output import Output, Told, for_people
 from scripts.cli.usage import nearest, usage_text
 from tpforge import __version__
 from tpforge.errors import EnvironmentUnusable, TpforgeError
@@ -116,15 +117,15 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit status. Nothing escapes but the status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    debug, as_json, told = "--debug" in given, "--json" in given, Told()
     _configure_libraries()
     previous = _raise_when_terminated()
     notices = _Notices()
     logging.getLogger("tpforge").addHandler(notices)
     try:
-        return _run(given)
+        return _run(given, told)
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        return _report(error, debug=debug)
+        return _report(error, debug=debug, as_json=as_json and not told.is_recorded)
     finally:
         logging.getLogger("tpforge").removeHandler(notices)
         for number, handler in previous.items():
@@ -139,7 +140,7 @@ def _configure_libraries() -> None:
     spin_briefly()
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], told: Told) -> int:
     """The exit status of a command that ends by itself, as --help does by Exit.
 
     Not by `cli.main`, which has its own mind about Ctrl-C and closed pipes.
@@ -147,7 +148,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:
-        with cli.make_context("tpforge", arguments) as context:
+        with cli.make_context("tpforge", arguments, obj=told) as context:
             cli.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -168,8 +169,8 @@ def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
     return {number: signal.signal(number, terminate) for number in heard}
 
 
-def _report(error: BaseException, *, debug: bool) -> int:
-    """Say the failure on stderr; its exit status."""
+def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
+    """Say the failure on stderr, and as JSON for a command that has printed none; its exit status."""
     if isinstance(error, BrokenPipeError):
         # The reader went away (`| head`): nothing to say, and nothing may be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,6 +179,9 @@ def _report(error: BaseException, *, debug: bool) -> int:
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
     message, status = _describe(error, debug=debug)
     _say(message)
+    if as_json:
+        fields = {"error": type(error).__name__, "message": message, "exit_status": status}
+        Output(as_json=True).record("error", fields)
     return status
 
 
@@ -190,7 +194,7 @@ class _Notices(logging.Handler):
 
 def _say(message: str) -> None:
     """A line on stderr, over the line of progress on a terminal."""
-    message = for_people(message)
+    message = coloured(for_people(message), stream=sys.stderr)
     print(f"\r\x1b[K{message}" if sys.stderr.isatty() else message, file=sys.stderr, flush=True)
 
 

@@ -118,7 +118,7 @@ def verify(engine: str | None, as_json: bool) -> None:
     manifest = read_manifest(places.engine)
     problems = check_files(places.engine, manifest)
     output.record(
-        "file check",
+        "file_check",
         {"path": str(places.engine), "num_files": len(manifest.files), "problems": problems},
     )
     if problems:

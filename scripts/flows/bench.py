@@ -119,9 +119,13 @@ def _target(
         )
         return OpenAiTarget(server.url, options.model, options=asked), facts
     from triton_repo.client.client import Client
+    from triton_repo.client.other_answers import recognized
     from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
 
-    with Client(server.url, deadline_s=10, headers=options.headers, tls=options.tls) as client:
+    with (
+        recognized(server.url, tls=options.tls),
+        Client(server.url, deadline_s=10, headers=options.headers, tls=options.tls) as client,
+    ):
         model = describe_model(client, options.model)
         facts = triton_facts(client, model.name)
     how = TritonOptions(
