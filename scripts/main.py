@@ -17,9 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 import click
+from click.shell_completion import shell_complete
 
 from engines.reference.process import spin_briefly
 from scripts.cli.colours import coloured
+from scripts.cli.completion import VARIABLE, add_completion
+from scripts.cli.defaults import defaults_of, use_hub_token
 from scripts.cli.output import Output, Told, for_people
 from scripts.cli.usage import nearest, usage_text
 from tpforge import __version__
@@ -43,7 +46,7 @@ COMMANDS = {
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",
     "logs": "Show the log of a server, running or not.",
-    "smoke": "Prove over gRPC that a server keeps its contract.",
+    "smoke": "Prove over gRPC, or OpenAI's HTTP, that a server keeps its contract.",
     "bench": "Measure a server under load and record it.",
     "generate": "Ask a server one prompt or one chat message.",
     "up": "Do all of a recipe: build, verify, render, serve, smoke.",
@@ -57,6 +60,8 @@ COMMANDS = {
     "migrate": "Map a compiled engine's settings to TensorRT-LLM's LLM API, as a table.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "demo-model": "Fetch the demo model and print its path.",
+    "config": "Show the defaults that can be set once, and where each value came from.",
+    "completion": "Print the script that completes tpforge in a shell: bash, zsh or fish.",
 }
 """Every command with its short help; the module is `scripts.commands.NAME`, the attribute `command`."""
 
@@ -83,7 +88,7 @@ class LazyGroup(click.Group):
             return None
         command = import_module(f"scripts.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
-        return command
+        return add_completion(command) if ctx.resilient_parsing else command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -123,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notices = _Notices()
     logging.getLogger("tpforge").addHandler(notices)
     try:
+        if asked := os.environ.get(VARIABLE):
+            return shell_complete(cli, {}, "tpforge", VARIABLE, asked)
         return _run(given, told)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         return _report(error, debug=debug, as_json=as_json and not told.is_recorded)
@@ -148,13 +155,23 @@ def _run(arguments: list[str], told: Told) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:
-        with cli.make_context("tpforge", arguments, obj=told) as context:
+        defaults = {} if {"-h", "--help", "config"} & set(arguments) else _defaults(arguments)
+        with cli.make_context("tpforge", arguments, obj=told, default_map=defaults) as context:
             cli.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     finally:
         sys.stdout.flush()
     return 0
+
+
+def _defaults(arguments: list[str]) -> dict[str, dict[str, str]]:
+    """What a person set once, for the command that is run; each value that is taken is said."""
+    use_hub_token()
+    found = defaults_of(arguments)
+    for one in found:
+        _say(f"note: --{one.option} {one.value} ({one.origin})")
+    return {arguments[0]: {one.option: one.value for one in found}} if found else {}
 
 
 def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
