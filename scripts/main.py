@@ -17,9 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 import click
+from click.shell_completion import shell_complete
 
 from engines.reference.process import spin_briefly
-from scripts.cli.output import for_people
+from scripts.cli.colours import coloured
+from scripts.cli.completion import VARIABLE, add_completion
+from scripts.cli.defaults import defaults_of, use_hub_token
+from scripts.cli.output import Output, Told, for_people
 from scripts.cli.usage import nearest, usage_text
 from tpforge import __version__
 from tpforge.errors import EnvironmentUnusable, TpforgeError
@@ -42,7 +46,7 @@ COMMANDS = {
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",
     "logs": "Show the log of a server, running or not.",
-    "smoke": "Prove over gRPC that a server keeps its contract.",
+    "smoke": "Prove over gRPC, or OpenAI's HTTP, that a server keeps its contract.",
     "bench": "Measure a server under load and record it.",
     "generate": "Ask a server one prompt or one chat message.",
     "up": "Do all of a recipe: build, verify, render, serve, smoke.",
@@ -57,6 +61,8 @@ COMMANDS = {
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
     "setup": "Install what only some need, in environments of their own.",
     "demo-model": "Fetch the demo model and print its path.",
+    "config": "Show the defaults that can be set once, and where each value came from.",
+    "completion": "Print the script that completes tpforge in a shell: bash, zsh or fish.",
 }
 """Every command with its short help; the module is `scripts.commands.NAME`, the attribute `command`."""
 
@@ -83,7 +89,7 @@ class LazyGroup(click.Group):
             return None
         command = import_module(f"scripts.commands.{cmd_name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
-        return command
+        return add_completion(command) if ctx.resilient_parsing else command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -117,15 +123,17 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit status. Nothing escapes but the status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    debug, as_json, told = "--debug" in given, "--json" in given, Told()
     _configure_libraries()
     previous = _raise_when_terminated()
     notices = _Notices()
     logging.getLogger("tpforge").addHandler(notices)
     try:
-        return _run(given)
+        if asked := os.environ.get(VARIABLE):
+            return shell_complete(cli, {}, "tpforge", VARIABLE, asked)
+        return _run(given, told)
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        return _report(error, debug=debug)
+        return _report(error, debug=debug, as_json=as_json and not told.is_recorded)
     finally:
         logging.getLogger("tpforge").removeHandler(notices)
         for number, handler in previous.items():
@@ -140,7 +148,7 @@ def _configure_libraries() -> None:
     spin_briefly()
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], told: Told) -> int:
     """The exit status of a command that ends by itself, as --help does by Exit.
 
     Not by `cli.main`, which has its own mind about Ctrl-C and closed pipes.
@@ -148,13 +156,23 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:
-        with cli.make_context("tpforge", arguments) as context:
+        defaults = {} if {"-h", "--help", "config"} & set(arguments) else _defaults(arguments)
+        with cli.make_context("tpforge", arguments, obj=told, default_map=defaults) as context:
             cli.invoke(context)
     except click.exceptions.Exit as end:
         return end.exit_code
     finally:
         sys.stdout.flush()
     return 0
+
+
+def _defaults(arguments: list[str]) -> dict[str, dict[str, str]]:
+    """What a person set once, for the command that is run; each value that is taken is said."""
+    use_hub_token()
+    found = defaults_of(arguments)
+    for one in found:
+        _say(f"note: --{one.option} {one.value} ({one.origin})")
+    return {arguments[0]: {one.option: one.value for one in found}} if found else {}
 
 
 def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
@@ -169,8 +187,8 @@ def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
     return {number: signal.signal(number, terminate) for number in heard}
 
 
-def _report(error: BaseException, *, debug: bool) -> int:
-    """Say the failure on stderr; its exit status."""
+def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
+    """Say the failure on stderr, and as JSON for a command that has printed none; its exit status."""
     if isinstance(error, BrokenPipeError):
         # The reader went away (`| head`): nothing to say, and nothing may be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -179,6 +197,9 @@ def _report(error: BaseException, *, debug: bool) -> int:
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
     message, status = _describe(error, debug=debug)
     _say(message)
+    if as_json:
+        fields = {"error": type(error).__name__, "message": message, "exit_status": status}
+        Output(as_json=True).record("error", fields)
     return status
 
 
@@ -191,7 +212,7 @@ class _Notices(logging.Handler):
 
 def _say(message: str) -> None:
     """A line on stderr, over the line of progress on a terminal."""
-    message = for_people(message)
+    message = coloured(for_people(message), stream=sys.stderr)
     print(f"\r\x1b[K{message}" if sys.stderr.isatty() else message, file=sys.stderr, flush=True)
 
 

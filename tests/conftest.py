@@ -1,6 +1,11 @@
 """What holds for every test."""
 
 import os
+
+os.environ["XDG_CONFIG_HOME"] = (
+    "/nonexistent"  # Before tpforge is imported: the user's defaults are no test's.
+)
+
 import signal
 import tempfile
 from collections.abc import Iterator

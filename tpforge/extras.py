@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -97,6 +96,8 @@ def install_packages(requirements: Sequence[str], *, prefix: Path | None = None)
 
 def _requirements(extra: str) -> list[str]:
     """What the installed metadata lists for an extra; empty when there is no metadata."""
+    from importlib.metadata import PackageNotFoundError, requires  # Slow to import, and seldom needed.
+
     try:
         lines = requires("tpforge") or []
     except PackageNotFoundError:

@@ -11,8 +11,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TextIO
 
+import click
+
+from scripts.cli.colours import coloured
 from tpforge.printable import printable, printable_json, shortened_lines
 
 SCHEMA_VERSION = 1
@@ -25,6 +29,13 @@ _COUNT_PERIOD_S = 5.0
 def for_people(text: str, *, at_most: int = MAX_NOTE_LINE) -> str:
     """Text that obeys no terminal, none of its lines longer than a reader can want."""
     return shortened_lines(printable(text), at_most=at_most)
+
+
+@dataclass
+class Told:
+    """Whether a command has printed its JSON object, so that an error prints no second one."""
+
+    is_recorded: bool = False
 
 
 class Output:
@@ -45,7 +56,8 @@ class Output:
         """A line, or several, of the result for people."""
         if not self.as_json:
             self.end_progress()
-            print(for_people(text, at_most=MAX_RESULT_LINE), file=self._out, flush=True)
+            shown = coloured(for_people(text, at_most=MAX_RESULT_LINE), stream=self._out)
+            print(shown, file=self._out, flush=True)
 
     def piece(self, text: str) -> None:
         """A piece of a streamed result, as it comes."""
@@ -55,7 +67,8 @@ class Output:
             self._out.flush()
 
     def record(self, kind: str, fields: Mapping[str, object]) -> None:
-        """The one JSON object of `--json`; nothing without it."""
+        """The one JSON object of `--json`; nothing without it. A `kind` is words with underscores."""
+        assert kind.replace("_", "").isalpha() and kind.islower(), kind
         if self.as_json:
             self.end_progress()
             value: dict[str, object] = {"schema_version": SCHEMA_VERSION, "kind": kind}
@@ -63,11 +76,13 @@ class Output:
             value |= fields
             text = printable_json(json.dumps(value, indent=2, ensure_ascii=False))
             print(text, file=self._out, flush=True)
+            if (context := click.get_current_context(silent=True)) and isinstance(context.obj, Told):
+                context.obj.is_recorded = True
 
     def note(self, text: str) -> None:
         """A line that is not the result."""
         self.end_progress()
-        print(for_people(text), file=self._err, flush=True)
+        print(coloured(for_people(text), stream=self._err), file=self._err, flush=True)
 
     def progress(self, text: str) -> None:
         """What is being done: one line that is written over on a terminal, a plain line elsewhere.

@@ -28,7 +28,7 @@ def print_preview(output: Output, preview: Preview) -> None:
     output.result("tokens/s of two such runs in turns (--join): the change that 4 of 5 comparisons would see")
     rows = [[f"{100 * one.noise:.2g} %", _change(one.smallest), one.where] for one in preview.seen]
     output.result(table(rows, header=("noise of a repeat", "smallest change", "the noise is")))
-    output.record("bench preview", asdict(preview))
+    output.record("bench_preview", asdict(preview))
 
 
 def _change(smallest: float | None) -> str:

@@ -39,7 +39,12 @@ def _load() -> Decorator:
         click.option("--isl", type=SIZE, help="Make prompts of so many tokens instead."),
         click.option("--osl", type=SIZE, help="Ask for answers of exactly so many tokens."),
         click.option("--max-tokens", type=SIZE, help="Bound answers.  [default: the prompt's]"),
-        click.option("--chat-template", is_flag=True, help="Put prompts into the chat template."),
+        click.option(
+            "--chat-template/--no-chat-template",
+            default=None,
+            help="Put prompts into the engine's chat template.  [default: where it has one, but for --isl, "
+            "--trace and --api openai]",
+        ),
         click.option("--stream/--no-stream", default=True, show_default=True, help="By token, or whole."),
         click.option(
             "--sampling",
@@ -239,8 +244,8 @@ def command_line(url: str | None, values: dict[str, Any]) -> tuple[str, ...]:
     for name, value in values.items():
         option = f"--{ {'headers': 'header'}.get(name, name).replace('_', '-') }"
         if name in ("out", "join") or value is None or value is False or value == ():
-            if name in ("stream", "warm") and value is False:
-                words.append(f"--no-{name}")
+            if name in ("stream", "warm", "chat_template") and value is False:
+                words.append(f"--no-{name.replace('_', '-')}")
             continue
         if value is True:
             words += [] if name == "stream" else [option]

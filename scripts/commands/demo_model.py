@@ -31,4 +31,4 @@ def command(cache: Path | None, as_json: bool) -> None:
     output.progress("looking for the demo model")
     path = models.demo_model(cache)
     output.result(str(path))
-    output.record("demo model", {"path": str(path)})
+    output.record("demo_model", {"path": str(path)})

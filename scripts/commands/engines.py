@@ -29,10 +29,8 @@ ROOT = click.option(
     "--out",
     "root",
     type=click.Path(path_type=Path),
-    default=Path("out"),
-    show_default=True,
     metavar="DIR",
-    help="The folder that holds the engines.",
+    help="The folder that holds the engines.  [default: out]",
 )
 
 
@@ -40,11 +38,13 @@ ROOT = click.option(
 @ROOT
 @JSON
 @DEBUG
-def list_(root: Path, as_json: bool) -> None:
+def list_(root: Path | None, as_json: bool) -> None:
     """List the engines under out/."""
     from engines.store import list_engines
+    from tpforge.outputs.places import OUT
 
     output = Output(as_json=as_json)
+    root = root if root is not None else OUT
     found = list_engines(root)
     if not found:
         output.note(f"no engines under {root}/")
@@ -118,7 +118,7 @@ def verify(engine: str | None, as_json: bool) -> None:
     manifest = read_manifest(places.engine)
     problems = check_files(places.engine, manifest)
     output.record(
-        "file check",
+        "file_check",
         {"path": str(places.engine), "num_files": len(manifest.files), "problems": problems},
     )
     if problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -15,11 +16,11 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed", "repetition_penalty")
 
 
 @click.command("generate")
-@click.argument("prompt", required=False)
+@click.argument("words", metavar="[ENGINE] [PROMPT]", nargs=-1)
 @click.option("--chat", metavar="MESSAGE", help="A user's message, put through the chat template.")
 @click.option("--system", metavar="TEXT", help="The system message that goes before --chat.")
 @click.option("--url", metavar="HOST:PORT", help="The server's gRPC port.  [default: the one that runs]")
-@click.option("--engine", help="Whose chat template to use.  [default: the server's]")
+@click.option("--engine", help="As ENGINE; beside --url whose chat template to use.  [default: the server's]")
 @click.option(
     "--model",
     type=click.Choice(["ensemble", "tensorrt_llm_bls"]),
@@ -39,7 +40,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed", "repetition_penalty")
 @JSON
 @DEBUG
 def command(
-    prompt: str | None,
+    words: tuple[str, ...],
     chat: str | None,
     system: str | None,
     url: str | None,
@@ -51,15 +52,17 @@ def command(
 ) -> None:
     """Ask a server one prompt or one chat message.
 
-    PROMPT goes to the model as it is. A message given with --chat becomes the prompt that the model was
-    trained on, by its own chat template.
+    PROMPT goes to the model as it is; - reads it, or the message of --chat, from stdin. A message given with
+    --chat becomes the prompt that the model was trained on, by its own chat template. ENGINE says whose
+    server is asked; without it, and without --url, the only one that runs.
     """
     from engines.chat import chat_prompt
     from scripts.flows import serve
     from triton_repo.client.client import Client
+    from triton_repo.client.other_answers import recognized
 
-    if (prompt is None) == (chat is None):
-        raise UsageError("give either a PROMPT or --chat MESSAGE")
+    name, prompt = _read_words(words, chat)
+    chat = _stdin_for(chat)
     if system is not None and chat is None:
         raise UsageError("--system goes with --chat only")
     output = Output(as_json=as_json)
@@ -68,15 +71,18 @@ def command(
         sampling["stop_words"] = list(stop_words)
     sampling["max_tokens"] = values.pop("max_tokens")
     connection = read_connection(**values)
-    grpc_url, _, places = serve.find_server(url)
+    grpc_url, _, places = serve.find_server(url, engine=name or engine)
     text = prompt
     if chat is not None:
         text = chat_prompt(serve.chat_template_folder(engine, places), chat, system=system)
     assert text is not None
     pieces = []
-    with Client(
-        grpc_url, deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls
-    ) as client:
+    with (
+        recognized(grpc_url, tls=connection.tls),
+        Client(
+            grpc_url, deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls
+        ) as client,
+    ):
         for chunk in client.chunks(text, model=model, stream=stream, **sampling):
             pieces.append(chunk)
             if stream:
@@ -93,3 +99,23 @@ def command(
             "model": model,
         },
     )
+
+
+def _read_words(words: tuple[str, ...], chat: str | None) -> tuple[str | None, str | None]:
+    """The engine and the prompt, as far as they are given.
+
+    Raises:
+        UsageError: the prompt is missing, or there is more than one.
+    """
+    if chat is not None:
+        if len(words) > 1:
+            raise UsageError("give either a PROMPT or --chat MESSAGE")
+        return (words[0] if words else None), None
+    if not words or len(words) > 2:
+        raise UsageError("give either a PROMPT, after the ENGINE if there is one, or --chat MESSAGE")
+    return (words[0] if len(words) == 2 else None), _stdin_for(words[-1])
+
+
+def _stdin_for(text: str | None) -> str | None:
+    """The text, or what is on stdin for -, without its last end of line."""
+    return sys.stdin.read().removesuffix("\n") if text == "-" else text

@@ -12,7 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scripts.flows.benching.plan import Asked, BenchOptions, Server, duration, plan_bench
+from scripts.flows.benching.plan import (
+    Asked,
+    BenchOptions,
+    Server,
+    duration,
+    plan_bench,
+    uses_chat_template,
+)
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.measure.runs.engine_facts import engine_facts, environment_facts
 from tpforge.measure.runs.exports import export_texts
@@ -67,6 +74,8 @@ def bench(
         options = replace(options, seed=earlier.workload.seed + earlier.workload.num_repeats)
     asked = plan_bench(url, options)
     server = asked.server
+    if options.chat_template is None and uses_chat_template(options, server):
+        note("prompts are put into the engine's chat template; --no-chat-template sends them as they are")
     target, known = _target(server, options, asked.tokenizer)
     engine = engine_facts(server.manifest)
     environment = environment_facts(machine_facts(server.host), known)
@@ -112,16 +121,20 @@ def _target(
         asked = OpenAiOptions(
             deadline_s=options.deadline_s,
             streaming=options.stream,
-            chat=options.chat_template,
+            chat=bool(options.chat_template),
             sampling=options.sampling,
             headers=options.headers,
             root_certificates=str(roots) if roots else None,
         )
         return OpenAiTarget(server.url, options.model, options=asked), facts
     from triton_repo.client.client import Client
+    from triton_repo.client.other_answers import recognized
     from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
 
-    with Client(server.url, deadline_s=10, headers=options.headers, tls=options.tls) as client:
+    with (
+        recognized(server.url, tls=options.tls),
+        Client(server.url, deadline_s=10, headers=options.headers, tls=options.tls) as client,
+    ):
         model = describe_model(client, options.model)
         facts = triton_facts(client, model.name)
     how = TritonOptions(
@@ -185,7 +198,10 @@ def _what_is_asked(plan: Plan, options: BenchOptions) -> tuple[Prompt, ...]:
     if plan.fresh is None:
         return plan.prompts
     first = plan.prompts[0]
-    made = {"id": "made", "text": f"made of {options.isl} tokens, chat template: {options.chat_template}"}
+    made = {
+        "id": "made",
+        "text": f"made of {options.isl} tokens, chat template: {bool(options.chat_template)}",
+    }
     return (first.model_copy(update=made),)
 
 
@@ -214,15 +230,21 @@ def _slug(text: str) -> str:
 
 
 def refuse_unanswered(found: Bench) -> None:
-    """Raise when no request at all got a whole answer.
+    """Raise when most requests got no whole answer: what was measured is a failure.
 
     Raises:
-        EnvironmentUnusable: names the errors of the first level.
+        EnvironmentUnusable: names how many, and their errors.
     """
     levels = found.run.levels
-    if any(level.num_failed < level.num_requests for level in levels):
+    num_failed = sum(level.num_failed for level in levels)
+    num_requests = sum(level.num_requests for level in levels)
+    if 2 * num_failed <= num_requests:
         return
-    counted = ", ".join(f"{count} {kind}" for kind, count in levels[0].errors.items())
-    raise EnvironmentUnusable(
-        f"no request got a whole answer ({counted}); the messages are in {found.folder}/samples.jsonl"
-    )
+    kinds = Counter[str]()
+    for level in levels:
+        kinds.update({str(kind): count for kind, count in level.errors.items()})
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    what = "no request got a whole answer"
+    if num_failed < num_requests:
+        what = f"{num_failed} of {num_requests} requests got no whole answer"
+    raise EnvironmentUnusable(f"{what} ({said}); the messages are in {found.folder}/samples.jsonl")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engines.store import read_manifest
+from scripts.flows.serve import known_engine
 from tpforge.errors import UsageError
-from tpforge.outputs.places import find_engine
 from triton_repo.promote.promotion import Backend
 from triton_repo.serve.local import status
 
@@ -27,7 +27,7 @@ def backend_of(
     Raises:
         UsageError: it has none.
     """
-    places = find_engine(engine)
+    places = known_engine(engine)
     found = status(places.server)
     if found.phase != "ready" or found.server is None:
         raise UsageError(

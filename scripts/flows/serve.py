@@ -5,6 +5,7 @@ It prints nothing; the supervisor of a server is `triton_repo.deploy`.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,10 +115,20 @@ def servers(engine: str | None, *, root: Path = OUT) -> tuple[Status, ...]:
 
     if engine is None:
         return list_servers(root)
+    folder = known_engine(engine, root=root).server
+    return (status(folder), *replicas_of(folder))
+
+
+def known_engine(engine: str, *, root: Path = OUT) -> Places:
+    """The folders of an engine that is there, or that has left a server's.
+
+    Raises:
+        UsageError: neither is.
+    """
     places = find_engine(engine, root=root)
     if not (places.engine.is_dir() or places.server.is_dir()):
         raise UsageError(f"{engine}: no such engine; `tpforge engines list` and `tpforge status` show them")
-    return (status(places.server), *replicas_of(places.server))
+    return places
 
 
 def stop_servers(engine: str | None, *, every: bool, root: Path = OUT) -> tuple[Status, ...]:
@@ -153,7 +164,7 @@ def find_log(engine: str | None, name: str, *, root: Path = OUT) -> Path:
         UsageError: several run, and it was not said which; or there is no such log.
     """
     if engine is not None:
-        found = [find_engine(engine, root=root).server / name]
+        found = [known_engine(engine, root=root).server / name]
     else:
         running = [status for status in servers(None, root=root) if status.is_running]
         if len(served := _engines(running)) > 1:
@@ -174,16 +185,20 @@ def places_of_server(status: Status) -> Places:
     return Places(folder / (name.removesuffix("-server") if name != "server" else "engine"))
 
 
-def find_server(url: str | None, *, root: Path = OUT) -> tuple[str, str | None, Places | None]:
-    """The gRPC URL, metrics URL and engine to talk to: those of `url`, or of the only server that runs.
+def find_server(
+    url: str | None, *, engine: str | None = None, root: Path = OUT
+) -> tuple[str, str | None, Places | None]:
+    """The gRPC URL, metrics URL and engine to talk to: of `url`, `engine`, or the only server that runs.
 
     The engine is known for servers that were started here.
 
     Raises:
-        UsageError: no URL was given, and none or several servers run.
+        UsageError: the engine has no server that runs; or neither was given, and none or several servers run.
     """
     from triton_repo.serve.local import first_of, list_servers
 
+    if url is None and engine is not None:
+        return _server_of(engine, root=root)
     running = [status for status in list_servers(root) if status.is_running and status.server]
     if url is not None:
         running = [status for status in running if status.server and status.server.grpc_url == _local(url)]
@@ -195,11 +210,28 @@ def find_server(url: str | None, *, root: Path = OUT) -> tuple[str, str | None, 
     if url is not None:
         return url, None, None
     if running:
-        urls = ", ".join(status.server.grpc_url for status in running if status.server)
-        raise UsageError(f"several servers run; give the URL of one: {urls}")
+        urls = ", ".join(
+            f"{places_of_server(status).engine} ({status.server.grpc_url})"
+            for status in running
+            if status.server
+        )
+        raise UsageError(f"several servers run; say which by its engine or its URL: {urls}")
     raise UsageError(
         f"no server runs under {root}/; start one with: tpforge serve, or give a URL such as {DEFAULT_URL}"
     )
+
+
+def _server_of(engine: str, *, root: Path) -> tuple[str, str | None, Places | None]:
+    from triton_repo.serve.local import status
+
+    places = known_engine(engine, root=root)
+    found = status(places.server)
+    if not found.is_running or found.server is None:
+        raise UsageError(
+            f"{places.engine}: no server of it runs (it is {found.phase}); start one with: "
+            f"tpforge serve {shlex.quote(engine)} --detach"
+        )
+    return found.server.grpc_url, found.server.metrics_url, places
 
 
 def _local(url: str) -> str:

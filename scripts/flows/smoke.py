@@ -36,18 +36,21 @@ def smoke_server(
         InputRefused: `engine` is none.
     """
     from engines.store import read_manifest
+    from triton_repo.client.other_answers import recognized
     from triton_repo.smoke import SmokeOptions, run_smoke
 
     grpc_url, metrics_url, places = find_server(url)
     if engine is not None:
         places = find_engine(engine)
-    report = run_smoke(
-        grpc_url,
-        manifest=read_manifest(places.engine) if places is not None else None,
-        metrics_url=metrics_url,
-        on_result=on_result,
-        options=options or SmokeOptions(),
-    )
+    options = options or SmokeOptions()
+    with recognized(grpc_url, tls=options.tls):
+        report = run_smoke(
+            grpc_url,
+            manifest=read_manifest(places.engine) if places is not None else None,
+            metrics_url=metrics_url,
+            on_result=on_result,
+            options=options,
+        )
     _write_junit(report, junit)
     return report
 

@@ -90,9 +90,10 @@ def _read_as_of(path: Path, mtime_ns: int, size: int) -> _File:
 def _names(tree: ast.AST) -> Iterator[_Named]:
     """What a module imports, except for its type checker alone.
 
-    A string may name a module too, which is then run by that name or as that file.
+    A string may name a module too, which is then run by that name or as that file. A module with a
+    `__getattr__` of its own loads its names when they are asked for: what its type checker sees is then them.
     """
-    for node in _executed(tree):
+    for node in ast.walk(tree) if _is_lazy(tree) else _executed(tree):
         if isinstance(node, ast.Import):
             yield from (_Named(alias.name, True) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,6 +107,15 @@ def _names(tree: ast.AST) -> Iterator[_Named]:
                 yield _Named(node.value, False)
             elif rest == "py" and package.isidentifier():
                 yield _Named(f".{package}", False)
+
+
+def _is_lazy(tree: ast.AST) -> bool:
+    """Whether a module has a `__getattr__`, under an `if` too; that of a class is another thing."""
+    return any(
+        (isinstance(node, ast.FunctionDef) and node.name == "__getattr__")
+        or (isinstance(node, ast.If) and _is_lazy(node))
+        for node in ast.iter_child_nodes(tree)
+    )
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:

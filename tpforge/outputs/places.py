@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpforge.errors import UsageError
+from tpforge.settings import chosen
 from tpforge.shards.mapping import Mapping
 
-OUT = Path("out")
-"""Outputs of the commands, under the current directory."""
+OUT = Path(chosen("out").value or "out")
+"""Outputs of the commands, under the current directory unless a person set another folder."""
 
 DEMO_MODEL = "demo"
 """The word that stands for the demo model wherever a MODEL is asked for."""

@@ -119,6 +119,12 @@ def counting_notes(source: TokenSource, samples: Sequence[Sample]) -> list[str]:
             "tokens are estimated, one a message: the server does not tell how many there were; name the "
             "model's tokenizer with --tokenizer"
         )
+    num_empty = sum(one.is_complete and one.first_token_s is None for one in samples)
+    if num_empty:
+        notes.append(
+            f"{num_empty} of {len(samples)} answers are empty: the model ended at once; they count as "
+            "answers of no token, without a time to the first (a chat model wants --chat-template)"
+        )
     streamed = [one for one in samples if one.is_complete and len(one.token_times_s) > 1]
     num_messages = sum(len(one.token_times_s) for one in streamed)
     num_tokens = sum(one.output_tokens or 0 for one in streamed)

@@ -81,7 +81,7 @@ def _sample(
         first_token_s=times[0] if times else None,
         token_times_s=times,
         tokens_per_response=output.per_response,
-        last_s=times[-1] if times else None,
+        last_s=times[-1] if times else since(exchange.ended) if failure is None else None,
         ended_s=since(exchange.ended),
         input_tokens=input_tokens,
         output_tokens=output.num_tokens,

@@ -197,8 +197,6 @@ class TritonTarget:
         found = tuple(piece for piece in pieces if not piece.is_empty)
         if failure is None and not final:
             failure = Failure("incomplete", "the stream ended without its final response")
-        if failure is None and not found:
-            failure = Failure("incomplete", "the answer holds no token")
         return Reading(
             pieces=found,
             text="".join(piece.text for piece in found),

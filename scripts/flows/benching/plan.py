@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from engines.chat import chat_prompt
+from engines.chat import chat_prompt, find_template
 from scripts.flows.serve import find_server
 from tpforge.errors import UsageError
+from tpforge.extras import has_extra
 from tpforge.manifest import Manifest
 from tpforge.measure.runs.prompts import Prompt
 from tpforge.measure.runs.run import Slo
@@ -53,7 +54,7 @@ class BenchOptions:
     isl: int | None = None
     osl: int | None = None
     max_tokens: int | None = None
-    chat_template: bool = False
+    chat_template: bool | None = None
     stream: bool = True
     sampling: Mapping[str, Scalar] = field(default_factory=dict)
     duration_s: float | None = None
@@ -158,9 +159,8 @@ def _loads(options: BenchOptions) -> tuple[tuple[Load, ...], Trace | None]:
 
 def _choice(options: BenchOptions, server: Server) -> PromptChoice:
     in_chat = None
-    if options.chat_template and options.api == "triton":
-        if server.places is None:
-            raise UsageError("--chat-template needs the engine's chat template; name it with --engine")
+    if uses_chat_template(options, server):
+        assert server.places is not None
         in_chat = partial(chat_prompt, server.places.engine / "tokenizer")
     return PromptChoice(
         given=options.prompts,
@@ -171,6 +171,25 @@ def _choice(options: BenchOptions, server: Server) -> PromptChoice:
         in_chat=in_chat,
         seed=options.seed,
     )
+
+
+def uses_chat_template(options: BenchOptions, server: Server) -> bool:
+    """Whether prompts are put into the engine's chat template: as asked, else where it has one.
+
+    Prompts of a given length, and those of a trace, are sent as they are unless it is asked for.
+
+    Raises:
+        UsageError: it is asked for, and the engine is not known.
+    """
+    if options.api != "triton" or options.chat_template is False:
+        return False
+    if options.chat_template:
+        if server.places is None:
+            raise UsageError("--chat-template needs the engine's chat template; name it with --engine")
+        return True
+    if server.places is None or options.isl is not None or options.trace is not None:
+        return False
+    return find_template(server.places.engine / "tokenizer") is not None and has_extra("chat")
 
 
 def _plan(

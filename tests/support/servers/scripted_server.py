@@ -30,8 +30,9 @@ class Script:
     """How every request is answered.
 
     During the stall nothing is sent to anyone; its times count from the first request. `refuse_every` n
-    answers every nth request with an error, `die_after` ends the process at that many tokens, `silent`
-    never answers, `no_final` leaves the final flag out.
+    answers every nth request with an error, `answer_every` n all but every nth, `empty_every` n ends every
+    nth at once, `die_after` ends the process at that many tokens, `silent` never answers, `no_final` leaves
+    the final flag out.
     """
 
     ttft_s: float = 0.05
@@ -39,6 +40,8 @@ class Script:
     stall_at_s: float = -1.0
     stall_s: float = 0.0
     refuse_every: int = 0
+    answer_every: int = 0
+    empty_every: int = 0
     die_after: int = 0
     silent: bool = False
     no_final: bool = False
@@ -101,12 +104,16 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.num_requests += 1
         if script.silent:
             await asyncio.sleep(3600)
-        if script.refuse_every and self.num_requests % script.refuse_every == 0:
+        is_refused = script.refuse_every and self.num_requests % script.refuse_every == 0
+        if is_refused or (script.answer_every and self.num_requests % script.answer_every):
             await context.write(service_pb2.ModelStreamInferResponse(error_message="not this one"))
             return
         names = [item.name for item in request.inputs]
         raw = request.raw_input_contents[names.index("max_tokens")]
         num_tokens, stamps = int.from_bytes(raw, "little"), []
+        if script.empty_every and self.num_requests % script.empty_every == 0:
+            num_tokens = 0
+            await context.write(_response("", final=True))
         for token in range(num_tokens):
             await self._wait_until(received + script.ttft_s + token * script.itl_s)
             final = token == num_tokens - 1 and not script.no_final

@@ -22,7 +22,7 @@ def test_it_needs_no_server_and_says_what_would_be_asked(capsys: pytest.CaptureF
     words = ["--concurrency", "1,8", "--duration", "30", "--repeats", "5", "--prompts", "easy"]
     assert main(["bench", NOWHERE, "--dry-run", *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "bench preview"
+    assert found["kind"] == "bench_preview"
     assert found["loads"] == ["concurrency 1", "concurrency 8"]
     assert found["least_s"] == 2 * 5 * (2 + 30)
     assert found["num_for_p95"] == 100

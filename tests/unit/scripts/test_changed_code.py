@@ -113,9 +113,9 @@ def test_an_engine_that_was_built_before_its_code_was_kept_is_read_and_kept(
 def test_an_engine_of_another_runtime_in_its_place_is_another_engine(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90)
+    recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90, name="same")
     llm_engine.build_llm_engine(recipe, out=None, existing="refuse", progress=print)
-    assert main(["build", str(model), "--tp", "2"]) == 4
+    assert main(["build", str(model), "--tp", "2", "--name", "same"]) == 4
     assert "runtime is pytorch, asked for reference" in capsys.readouterr().err
 
 
@@ -174,7 +174,7 @@ def test_an_engine_of_trtllm_build(model: Path, changed: Changed) -> None:
 
 
 def test_an_engine_of_the_llm_api(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90)
+    recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90, name="api")
     built = llm_engine.build_llm_engine(recipe, out=None, existing="refuse", progress=print)
     monkeypatch.setattr(llm_engine, "_build", lambda *_, **__: SimpleNamespace(reused=False))
     deciding = (
@@ -183,7 +183,7 @@ def test_an_engine_of_the_llm_api(model: Path, changed: Changed, monkeypatch: py
         "builders/llm_api/engine.py",
     )
     deciding += ("tpforge/trtllm/llm_args.toml", "tpforge/shards/padding.py", "tpforge/yaml_text.py")
-    assert built.places.engine == ENGINE
+    assert built.places.engine == Path("out/api/engine")
     assert wrong(changed, lambda: build.fresh_engine(recipe, progress=print).reused, deciding=deciding) == []
 
 

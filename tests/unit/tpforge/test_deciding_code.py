@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tpforge.outputs.deciding_code import code_key, deciding_files
+from tpforge.outputs.deciding_code import HOME, code_key, deciding_files
 
 FILES = {
     "builders/__init__.py": "",
@@ -50,6 +50,19 @@ def late():
     "engines/whole/part/__init__.py": "",
     "engines/whole/part/second.py": "import builders.room.inner",
     "engines/copies.py": "from engines import whole",
+    "engines/lazy/__init__.py": """
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .later import Name
+else:
+
+    def __getattr__(name):
+        return getattr(import_module(".later", __name__), name)
+""",
+    "engines/lazy/later.py": "",
+    "engines/asks.py": "from engines.lazy import Name",
     "engines/imports_of.py": "from engines.whole import NAME",
 }
 
@@ -88,6 +101,15 @@ def test_a_package_that_is_imported_as_an_object_counts_whole(home: Path) -> Non
     }
     assert "builders/room/table.toml" in found(home, "engines.copies")
     assert "engines/whole/first.py" not in found(home, "engines.imports_of")
+
+
+def test_names_that_a_package_loads_when_they_are_asked_for_count(home: Path) -> None:
+    assert {"engines/lazy/__init__.py", "engines/lazy/later.py"} <= found(home, "engines.asks")
+
+
+def test_the_proof_is_decided_by_the_runtime_that_it_runs() -> None:
+    places = {path.relative_to(HOME).as_posix() for path in deciding_files("scripts.flows.prove")}
+    assert {"engines/reference/model.py", "engines/reference/layers/norms.py"} <= places
 
 
 def test_the_key_follows_content_and_names_and_nothing_else(home: Path) -> None:

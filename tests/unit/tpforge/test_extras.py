@@ -71,12 +71,11 @@ def test_a_checkout_is_completed_by_make_setup_and_else_by_what_the_metadata_lis
     assert install_command("convert") == "make setup"
     monkeypatch.setattr(extras, "is_checkout", lambda: False)
     monkeypatch.setattr(
-        extras,
-        "requires",
+        "importlib.metadata.requires",
         lambda _name: ["click>=8.1", "torch==2.13.0; extra == 'convert'", 'scipy; extra == "dev"'],
     )
     assert install_command("convert").endswith(" torch==2.13.0")
-    monkeypatch.setattr(extras, "requires", lambda _name: [])
+    monkeypatch.setattr("importlib.metadata.requires", lambda _name: [])
     assert install_command("convert").endswith(" 'tpforge[convert]'")
 
 

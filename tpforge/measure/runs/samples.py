@@ -16,8 +16,8 @@ ErrorKind = Literal["refused", "timeout", "unreachable", "broken", "incomplete",
 
 refused: the server answered with an error. timeout: no whole answer within the deadline. unreachable: no
 connection, nothing was answered. broken: the connection was lost after the request was sent.
-incomplete: the stream ended without its final response, or without any token. malformed: a response was
-not what the protocol says. cancelled: this client gave up, because the run was interrupted or over.
+incomplete: the stream ended without its final response, or an OpenAI one without any token. malformed: a
+response was not what the protocol says. cancelled: this client gave up, as the run was interrupted or over.
 """
 
 
@@ -33,8 +33,9 @@ class Sample(Record):
     wanted it sent, and when a closed loop's slot was free; `sent_s` is when it was handed to the connection.
 
     `token_times_s` holds the arrival of every response that carried text or tokens, each stamped as it came
-    off the stream; `first_token_s` and `last_s` are the first and the last of them. `ended_s` is when the
-    stream was over, well or not. `tokens_per_response` has one count for each of `token_times_s` where
+    off the stream; `first_token_s` and `last_s` are the first and the last of them. A whole answer may hold
+    no token, when the model ends at once: `last_s` is then its end. `ended_s` is when the stream was over,
+    well or not. `tokens_per_response` has one count for each of `token_times_s` where
     the server says how many tokens a response held, else it is empty: then a response is one token.
 
     `input_tokens` and `output_tokens` are counted by the model's own tokenizer, or the server where it

@@ -1,0 +1,107 @@
+"""What a terminal shows and a pipe gets: tables that fit, colours that can be turned off, errors as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from scripts.cli.colours import coloured
+from scripts.main import main
+from scripts.reports import columns
+from scripts.reports.columns import table
+
+ROOT = Path(__file__).parents[3]
+LONG = "needed for --container only, and for the builds of releases that this host has no libraries of"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 120])
+def test_a_table_fits_its_width_and_loses_no_word(width: int) -> None:
+    rows = [("missing", "containers", "neither docker nor podman is here", LONG), ("ok", "disk", "3 GiB", "")]
+    shown = table(rows, header=("", "part", "found", "what to do"), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+    for row in rows:
+        for cell in row:
+            for word in cell.split():
+                assert word in shown
+    assert shown.splitlines()[0].split() == ["part", "found", "what", "to", "do"]
+
+
+def test_a_table_that_fits_is_as_it_was_and_a_pipe_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("a", "b" * 300), ("c", "d")]
+    plain = table(rows, header=("x", "y"), width=None)
+    assert plain == f"x  y\na  {'b' * 300}\nc  d"
+    assert table([("a", "b")], header=("x", "y"), width=80) == "x  y\na  b"
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setattr(columns.shutil, "get_terminal_size", lambda: os.terminal_size((100, 30)))
+    assert max(map(len, table(rows, header=("x", "y")).splitlines())) == 100
+
+
+def test_a_word_longer_than_its_column_is_broken_and_not_lost() -> None:
+    shown = table([("x" * 70, "y" * 70)], header=("a", "b"), width=60)
+    assert max(map(len, shown.splitlines())) <= 60
+    assert (shown.count("x"), shown.count("y")) == (70, 70)
+
+
+def test_words_that_judge_are_coloured_on_a_terminal_that_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal: TextIO = Terminal()
+    red, green, end = "\x1b[31m", "\x1b[32m", "\x1b[0m"
+    text = "missing  GPUs\nok       disk, ok\nokay\nerror: no"
+    shown = coloured(text, stream=terminal)
+    assert shown == f"{red}missing{end}  GPUs\n{green}ok{end}       disk, ok\nokay\n{red}error:{end} no"
+    assert coloured(text, stream=io.StringIO()) == text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert coloured(text, stream=terminal) == text
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert coloured(text, stream=terminal) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "error"),
+    [
+        (["plan", "llama-3.1-8b", "--gpu", "xx"], 4, "InputRefused"),
+        (["build", "m", "--tp", "0"], 2, "BadParameter"),
+        (["engines", "show", "nothing"], 4, "InputRefused"),
+        (["engines", "nothing"], 2, "NoSuchCommand"),
+        (["smoke", "localhost:1"], 3, "ServerUnreachable"),
+    ],
+)
+def test_an_error_of_a_command_with_json_is_json_too(
+    words: list[str], status: int, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json"]) == status
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["kind"], found["schema_version"], found["exit_status"]) == ("error", 1, status)
+    assert found["error"] == error
+    assert found["message"] in said.err
+    assert main(words) == status
+    assert capsys.readouterr().out == ""
+
+
+def test_a_command_that_has_printed_its_object_prints_no_second_one_for_its_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    status = main(["inspect", str(tmp_path), "--json"])
+    assert status == 4
+    json.loads(capsys.readouterr().out)
+
+
+def test_every_kind_is_words_with_underscores() -> None:
+    for path in [*(ROOT / "scripts/commands").glob("*.py"), *(ROOT / "scripts/cli").glob("*.py")]:
+        for kind in re.findall(r'\.record\(\s*"([^"]*)"', path.read_text(encoding="utf-8")):
+            assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind), (path, kind)
