@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engines import reference
-from tests.drills import busy, clients, kills, parts, requests, soak
+from tests.drills import busy, clients, faults, kills, parts, requests, soak
 from tests.drills.figures import Figure
 from tests.e2e.conftest import Engine, served
 from tests.support.tiny_engine import write_tiny_engine
@@ -20,7 +20,7 @@ from tpforge.manifest import Limits
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
 
-NAMES = ("kills", "requests", "clients", "busy", "soak", "parts")
+NAMES = ("kills", "faults", "requests", "clients", "busy", "soak", "parts")
 
 
 def tiny(folder: Path) -> Engine:
@@ -38,10 +38,13 @@ def figures(
     folder: Path, names: tuple[str, ...], *, hours: float, num_kills: int, num_requests: int
 ) -> Iterator[Figure]:
     """The drills of these names, in the order of NAMES."""
+    if {"kills", "faults"} & set(names):
+        (folder / "files").mkdir()
+        kills.prepare(folder / "files")
     if "kills" in names:
-        (folder / "kills").mkdir()
-        kills.prepare(folder / "kills")
-        yield from kills.run(folder / "kills", num_kills=num_kills)
+        yield from kills.run(folder / "files", num_kills=num_kills)
+    if "faults" in names:
+        yield from faults.run(folder / "files", num_steps=num_kills // 5)
     engine = tiny(folder / "engine")
     if {"requests", "clients", "busy", "soak"} & set(names):
         with served(

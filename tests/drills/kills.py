@@ -41,9 +41,9 @@ COMMANDS: dict[str, Words] = {
     ],
 }
 MINE = {"credentials.env": b"KEY=1", "mine/notes.md": b"of the user"}
-# Children are forked by a process that has all of it loaded: loading takes longer than the work, and is safe.
-_FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(
+FORKING = multiprocessing.get_context("forkserver")
+"""Children are forked by a process that has all of it loaded: loading takes longer than the work."""
+FORKING.set_forkserver_preload(
     [
         "torch",
         "builders.conversion.convert",
@@ -134,7 +134,7 @@ def _kill_push(here: Path, *, num_kills: int, dice: random.Random) -> Figure:
 
 
 def _start(words: list[str]) -> BaseProcess:
-    child = _FORKING.Process(target=_child, args=(words,))
+    child = FORKING.Process(target=_child, args=(words,))
     child.start()
     return child
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills import clients, kills, requests
+from tests.drills import clients, faults, kills, requests
 from tests.drills.figures import Figure
 from tests.e2e.conftest import Serving, lockstep, tiny_engine
 
@@ -30,6 +30,13 @@ def test_commands_that_are_killed_leave_no_half_output_and_lose_nothing(tmp_path
     figures = kills.run(tmp_path, num_kills=3)
     assert [figure.line() for figure in figures if not figure.is_good] == []
     assert len(figures) == len(kills.COMMANDS) + 1
+
+
+def test_commands_that_cannot_write_say_so_and_leave_what_was_there(tmp_path: Path) -> None:
+    kills.prepare(tmp_path)
+    figures = faults.run(tmp_path, num_steps=2)
+    assert [(figure.line(), figure.notes) for figure in figures if not figure.is_good] == []
+    assert len(figures) == len(faults.FAULTS) + 1
 
 
 @pytest.mark.e2e
