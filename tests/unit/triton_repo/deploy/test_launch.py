@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_ports
 from triton_repo.deploy import files
-from triton_repo.serve.ports import find_free_base
 
 TOLD = 'trap "echo told >>{0}; exit 0" TERM; echo up >>{0}; while :; do sleep 0.1; done'
 
@@ -80,7 +80,7 @@ def test_the_server_that_answers_is_told_first_and_the_ranks_when_it_has_ended(t
 
 
 def test_a_server_that_still_loads_has_nothing_in_flight_and_is_ended_at_once(tmp_path: Path) -> None:
-    port = find_free_base(start=32000)
+    port = free_ports().http
     stubborn = server(tmp_path, "first", 'trap "" TERM; echo up >>{0}; exec sleep 1000')
     process = launch(tmp_path, str(stubborn), f"--http-port={port}")
     until(lambda: said(tmp_path, "first"))
