@@ -12,7 +12,7 @@ import random
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -63,12 +63,14 @@ FAULTS = (
 )
 
 
-def run(here: Path, *, num_steps: int, seed: int = 0) -> list[Figure]:
+def run(
+    here: Path, *, num_steps: int, commands: Sequence[str] = tuple(COMMANDS), seed: int = 0
+) -> list[Figure]:
     """Each fault from `num_steps` steps of each command on; `here` is prepared as for the kills."""
     dice = random.Random(seed)
     figures = [_figure(fault.name) for fault in FAULTS]
     limited = _figure("file size limit")
-    for name in COMMANDS:
+    for name in commands:
         with _Place(name, here) as place:
             for fault, figure in zip(FAULTS, figures, strict=True):
                 place.try_at_steps(fault, figure, num_steps=num_steps)

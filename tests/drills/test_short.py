@@ -34,7 +34,7 @@ def test_commands_that_are_killed_leave_no_half_output_and_lose_nothing(tmp_path
 
 def test_commands_that_cannot_write_say_so_and_leave_what_was_there(tmp_path: Path) -> None:
     kills.prepare(tmp_path)
-    figures = faults.run(tmp_path, num_steps=2)
+    figures = faults.run(tmp_path, num_steps=2, commands=("convert", "deploy --force", "engines pull"))
     assert [(figure.line(), figure.notes) for figure in figures if not figure.is_good] == []
     assert len(figures) == len(faults.FAULTS) + 1
 
