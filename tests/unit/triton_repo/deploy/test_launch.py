@@ -47,6 +47,13 @@ def until(happened: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has named a signal that it wants to hear."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def launch(
     folder: Path, *words: str, grace: float = 600, before: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
@@ -156,7 +163,7 @@ def test_a_worker_holds_the_ranks_that_others_start_in_it_until_they_have_ended(
     until(lambda: said(tmp_path, "rank"))
     (first,) = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()
     until(lambda: b"launch.py" in Path(f"/proc/{first}/cmdline").read_bytes())
-    time.sleep(0.3)  # It has named its signals.
+    until(lambda: catches(int(first), signal.SIGTERM))
     os.kill(int(first), signal.SIGTERM)
     assert pod.stderr is not None and "told to end" in pod.stderr.readline()
     assert pod.poll() is None, "the ranks of a worker were killed while the leader drains"
