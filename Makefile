@@ -11,6 +11,7 @@ NAME ?=
 ENGINE ?= $(if $(NAME),out/$(NAME)/engine)
 URL ?=
 ARGS ?=
+JOBS ?= auto
 
 TPFORGE := .venv/bin/tpforge
 
@@ -55,9 +56,9 @@ demo: ready ## The whole way with SmolLM2-135M: TP=4, proof, Triton, smoke test,
 decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and write the decision (about 30 min)
 	.venv/bin/python -m scripts.dev.decide_demo $(ARGS)
 
-test: ready ## Run the tests
+test: ready ## Run the tests, side by side: JOBS=0 one after another, ARGS="-k padding"
 	@scripts/dev/setup-tests.sh
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 $(ARGS)
 
 drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min)
 	.venv/bin/python -m tests.drills $(ARGS)

@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""What holds for every test, and which tests stay together when several processes run them."""
 
 import os
 
@@ -31,3 +31,23 @@ def own_state() -> Iterator[None]:
         patch.setitem(os.environ, "XDG_STATE_HOME", folder)
         patch.setitem(os.environ, "XDG_DATA_HOME", f"{folder}/data")
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One for each processor that is ours, and one more: servers are waited for while others compute."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a file share what is made for all of them, but for those that say that they share nothing.
+
+    What starts servers comes first, since it takes longest: the others fill the gaps at the end.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    for item in items:
+        if item.get_closest_marker("apart") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

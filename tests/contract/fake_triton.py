@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import queue
-import threading
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.support.patience import PATIENCE_S
+
 FINAL = 1
-TIMEOUT_S = 30
+TIMEOUT_S = PATIENCE_S
 
 
 class TritonModelException(Exception):
@@ -251,16 +252,6 @@ def model_config(text: str) -> dict[str, Any]:
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
     content: dict[str, Any] = json.loads(json_format.MessageToJson(config, preserving_proto_field_name=True))
     return content
-
-
-def wait_until(condition: Any, *, timeout_s: float = TIMEOUT_S) -> bool:
-    """Whether a condition came true in time."""
-    done = threading.Event()
-    for _ in range(int(timeout_s / 0.01)):
-        if condition():
-            return True
-        done.wait(0.01)
-    return bool(condition())
 
 
 def _is_decoupled(config: dict[str, Any]) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from engines.reference import Event, Sampling, Scheduler
 from tests.contract.asking import prompt, tensors, tokens
 from tests.contract.conftest import Engine
-from tests.contract.fake_triton import TIMEOUT_S, MetricFamily, Request, Server, wait_until
+from tests.contract.fake_triton import TIMEOUT_S, MetricFamily, Request, Server
+from tests.support.patience import wait_until
 
 PROMPT = [10, 20, 30, 40]
 
@@ -228,14 +229,14 @@ def test_a_bad_field_is_named_and_the_next_request_is_answered(
 def test_a_cancelled_request_frees_its_slot(server: Server) -> None:
     request = prompt(PROMPT, request_output_len=300, end_id=-1, streaming=True)
     server.start("tensorrt_llm", request)
-    request.sender.sent.get(timeout=10)
+    request.sender.sent.get(timeout=TIMEOUT_S)
     assert active() == 1
 
     request.sender.cancelled = True
     answers = list(request.sender.until_final())
 
     assert sum(len(chunk) for chunk in tokens(answers)) < 299
-    assert wait_until(lambda: active() == 0)
+    wait_until(lambda: active() == 0)
 
 
 def test_stop_ends_the_request_with_that_id_and_no_other(server: Server) -> None:
@@ -243,7 +244,7 @@ def test_stop_ends_the_request_with_that_id_and_no_other(server: Server) -> None
     stopped.id, other.id = "a", "b"
     for request in (stopped, other):
         server.start("tensorrt_llm", request)
-        request.sender.sent.get(timeout=10)
+        request.sender.sent.get(timeout=TIMEOUT_S)
 
     stop = prompt([1], request_output_len=1, stop=True)
     stop.id = "a"
@@ -272,13 +273,13 @@ def test_the_gauges_show_slots_and_what_is_in_flight(server: Server) -> None:
     for request in requests:
         server.start("tensorrt_llm", request)
 
-    assert wait_until(lambda: (gauge("active"), gauge("waiting"), gauge("max")) == (4, 2, 4))
+    wait_until(lambda: (gauge("active"), gauge("waiting"), gauge("max")) == (4, 2, 4))
 
     for request in requests:
         request.sender.cancelled = True
     for request in requests:
         list(request.sender.until_final())
-    assert wait_until(lambda: (gauge("active"), gauge("waiting")) == (0, 0))
+    wait_until(lambda: (gauge("active"), gauge("waiting")) == (0, 0))
 
 
 def active() -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import Render, load, loaded
-from tests.contract.fake_triton import InferenceResponse, Sender, TritonModelException
+from tests.contract.fake_triton import TIMEOUT_S, InferenceResponse, Sender, TritonModelException
 from tests.support.tiny import write_tiny_tokenizer
 
 
@@ -70,11 +70,11 @@ def test_a_queue_that_is_full_refuses(render_tiny: Render) -> None:
         requests = [prompt([1, 2], request_output_len=300, end_id=-1, streaming=True) for _ in range(4)]
         for request in requests:
             server.start("tensorrt_llm", request)
-            request.sender.sent.get(timeout=10)
+            request.sender.sent.get(timeout=TIMEOUT_S)
         queued = [prompt([1, 2], request_output_len=300, end_id=-1) for _ in range(3)]
         for request in queued:
             server.start("tensorrt_llm", request)
-        refused = queued[-1].sender.sent.get(timeout=10)
+        refused = queued[-1].sender.sent.get(timeout=TIMEOUT_S)
         for request in requests + queued[:2]:
             request.sender.cancelled = True
             list(request.sender.until_final())
@@ -90,7 +90,7 @@ def test_a_queue_that_is_full_refuses_through_bls_with_the_same_status(render_ti
         requests = [prompt([1, 2], request_output_len=300, end_id=-1, streaming=True) for _ in range(4)]
         for request in requests:
             server.start("tensorrt_llm", request)
-            request.sender.sent.get(timeout=10)
+            request.sender.sent.get(timeout=TIMEOUT_S)
         queued = prompt([1, 2], request_output_len=300, end_id=-1)
         server.start("tensorrt_llm", queued)
         [refused] = ask_bls(server, text_input=b"hello", max_tokens=3)
@@ -135,7 +135,7 @@ def test_a_send_that_hangs_is_seen_and_does_not_hang_the_watch(exchange_class: A
 
     class Stuck(Sender):
         def send(self, response: Any = None, flags: int = 0) -> None:
-            release.wait(10)
+            release.wait(TIMEOUT_S)
 
     exchange = exchange_class(Stuck(), "id", num_open=1)
     assert exchange.sending_s == 0

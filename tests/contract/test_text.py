@@ -11,8 +11,9 @@ import pytest
 
 from tests.contract.asking import ask_bls, ask_members, prompt, tensors, texts
 from tests.contract.conftest import RUNTIME, Render, loaded
-from tests.contract.fake_triton import Request, Sent, Server, wait_until
+from tests.contract.fake_triton import TIMEOUT_S, Request, Sent, Server
 from tests.contract.test_generation import active
+from tests.support.patience import wait_until
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import EngineBuild
 from tpforge.repository_options import TensorrtOptions
@@ -154,12 +155,12 @@ def test_cancelling_bls_stops_the_generation_behind_it(server: Server) -> None:
     other = Request(tensors("tensorrt_llm_bls", **values), id="same")
     for started in (request, other):
         server.start("tensorrt_llm_bls", started)
-        started.sender.sent.get(timeout=10)
-    assert wait_until(lambda: active() == 2)
+        started.sender.sent.get(timeout=TIMEOUT_S)
+    wait_until(lambda: active() == 2)
 
     request.sender.cancelled = True
 
-    assert wait_until(lambda: active() == 1, timeout_s=5)
+    wait_until(lambda: active() == 1)
     assert len(list(other.sender.until_final())) > len(list(request.sender.until_final()))
 
 
@@ -185,7 +186,7 @@ def start_stream(server: Server, request_id: str) -> Request:
     request = prompt([10, 20], request_output_len=300, end_id=-1, streaming=True)
     request.id = request_id
     server.start("tensorrt_llm", request)
-    request.sender.sent.get(timeout=10)
+    request.sender.sent.get(timeout=TIMEOUT_S)
     return request
 
 
@@ -204,7 +205,7 @@ def test_postprocessing_stops_the_stream_that_nobody_listens_to_and_no_other(ser
         decode_abandoned(server, request_id)
 
     assert list(gone.sender.until_final())[-1].error is None
-    assert wait_until(lambda: active() == len(kept) - 1)
+    wait_until(lambda: active() == len(kept) - 1)
     for request in kept[1:]:
         request.sender.cancelled = True
         assert list(request.sender.until_final())[-1].final

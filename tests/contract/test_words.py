@@ -15,8 +15,9 @@ import pytest
 
 from tests.contract.asking import ask_bls, ask_members, prompt, texts, tokens
 from tests.contract.conftest import Render, loaded
-from tests.contract.fake_triton import InferenceResponse, Server, Tensor, wait_until
+from tests.contract.fake_triton import InferenceResponse, Server, Tensor
 from tests.contract.test_generation import active
+from tests.support.patience import wait_until
 
 PROMPTS = (b"the", b"of France", " 日本語".encode())
 NUM_TOKENS = 60
@@ -101,7 +102,7 @@ def test_a_word_ends_the_answer_wherever_it_lies_in_the_tokens(shared: Server, k
             assert "".join(texts(streamed)) == expected
             assert [sent.final for sent in streamed].count(True) == 1
     assert found, f"no answer of the tiny engine has {kind}"
-    assert wait_until(lambda: active() == 0)
+    wait_until(lambda: active() == 0)
 
 
 def test_of_several_words_the_one_that_is_complete_first_counts(shared: Server) -> None:

@@ -6,13 +6,25 @@ python -m tests.drills [--hours H] [--only NAME,NAME]
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from engines import reference
-from tests.drills import busy, clients, kills, parts, requests, soak
+from tests.drills import (
+    busy,
+    clients,
+    faults,
+    hostile_clients,
+    hostile_files,
+    kills,
+    parts,
+    promotions,
+    requests,
+    soak,
+)
 from tests.drills.figures import Figure
 from tests.e2e.conftest import Engine, served
 from tests.support.tiny_engine import write_tiny_engine
@@ -20,7 +32,11 @@ from tpforge.manifest import Limits
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
 
-NAMES = ("kills", "requests", "clients", "busy", "soak", "parts")
+NAMES = (
+    *("kills", "faults", "hostile_files"),
+    *("requests", "clients", "hostile_clients", "busy", "soak"),
+    *("parts", "promotions"),
+)
 
 
 def tiny(folder: Path) -> Engine:
@@ -38,12 +54,17 @@ def figures(
     folder: Path, names: tuple[str, ...], *, hours: float, num_kills: int, num_requests: int
 ) -> Iterator[Figure]:
     """The drills of these names, in the order of NAMES."""
+    if {"kills", "faults"} & set(names):
+        (folder / "files").mkdir()
+        kills.prepare(folder / "files")
     if "kills" in names:
-        (folder / "kills").mkdir()
-        kills.prepare(folder / "kills")
-        yield from kills.run(folder / "kills", num_kills=num_kills)
+        yield from kills.run(folder / "files", num_kills=num_kills)
+    if "faults" in names:
+        yield from faults.run(folder / "files", num_steps=num_kills // 5)
+    if "hostile_files" in names:
+        yield hostile_files.run(folder / "hostile")
     engine = tiny(folder / "engine")
-    if {"requests", "clients", "busy", "soak"} & set(names):
+    if {"requests", "clients", "hostile_clients", "busy", "soak"} & set(names):
         with served(
             engine, folder / "lockstep", ReferenceOptions(executor="lockstep", num_threads=1)
         ) as serving:
@@ -52,6 +73,8 @@ def figures(
                 yield requests.run(server.grpc_url, server.http_url, num_requests=num_requests)
             if "clients" in names:
                 yield clients.run(server.grpc_url, server.http_url, num_clients=80, num_connections=200)
+            if "hostile_clients" in names:
+                yield hostile_clients.run(server, num_streams=2000)
             if "busy" in names:
                 yield busy.run(server, hours=hours)
             if "soak" in names:
@@ -62,6 +85,8 @@ def figures(
         source = Path(reference.__file__).parent
         rendered = render(engine.folder, engine.manifest, out=out, runtime_source=source, options=options)
         yield from parts.run(rendered.path, folder / "processes")
+    if "promotions" in names:
+        yield promotions.run(folder / "promotions", engine)
 
 
 def run(arguments: list[str]) -> int:
@@ -75,6 +100,7 @@ def run(arguments: list[str]) -> int:
     names = tuple(name for name in NAMES if name in given.only.split(","))
     good = True
     with tempfile.TemporaryDirectory(prefix="tpforge-drills-") as folder:
+        os.environ["XDG_STATE_HOME"] = f"{folder}/state"
         found = figures(
             Path(folder), names, hours=given.hours, num_kills=given.kills, num_requests=given.requests
         )

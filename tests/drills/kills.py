@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from engines.store import MANIFEST_NAME, read_manifest
 from scripts.main import main
+from tests.drills.children import FORKING
 from tests.drills.figures import Figure
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.outputs.written import RECORD_NAME
@@ -41,17 +41,6 @@ COMMANDS: dict[str, Words] = {
     ],
 }
 MINE = {"credentials.env": b"KEY=1", "mine/notes.md": b"of the user"}
-# Children are forked by a process that has all of it loaded: loading takes longer than the work, and is safe.
-_FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload(
-    [
-        "torch",
-        "builders.conversion.convert",
-        "engines.transport",
-        "scripts.flows.build",
-        "scripts.flows.deploy",
-    ]
-)
 
 
 def prepare(here: Path) -> None:
@@ -134,7 +123,7 @@ def _kill_push(here: Path, *, num_kills: int, dice: random.Random) -> Figure:
 
 
 def _start(words: list[str]) -> BaseProcess:
-    child = _FORKING.Process(target=_child, args=(words,))
+    child = FORKING.Process(target=_child, args=(words,))
     child.start()
     return child
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from tests.drills.figures import Figure
-from tests.e2e.conftest import free_ports, quiet
+from tests.e2e.conftest import quiet
+from tests.support.ports import free_ports
 from tpforge.errors import TpforgeError
 from triton_repo.client.client import Client
 from triton_repo.serve.local import ServeOptions, Server, serve, status, stop

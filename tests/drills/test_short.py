@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills import clients, kills, requests
+from tests.drills import clients, faults, hostile_clients, hostile_files, kills, requests
 from tests.drills.figures import Figure
 from tests.e2e.conftest import Serving, lockstep, tiny_engine
 
@@ -32,6 +32,19 @@ def test_commands_that_are_killed_leave_no_half_output_and_lose_nothing(tmp_path
     assert len(figures) == len(kills.COMMANDS) + 1
 
 
+def test_commands_that_cannot_write_say_so_and_leave_what_was_there(tmp_path: Path) -> None:
+    kills.prepare(tmp_path)
+    figures = faults.run(tmp_path, num_steps=2, commands=("convert", "deploy --force", "engines pull"))
+    assert [(figure.line(), figure.notes) for figure in figures if not figure.is_good] == []
+    assert len(figures) == len(faults.FAULTS) + 1
+
+
+def test_files_of_strangers_end_no_command_and_harm_no_canary(tmp_path: Path) -> None:
+    figure = hostile_files.run(tmp_path / "hostile", num_cases=6)
+    assert figure.is_good, (figure.line(), figure.notes)
+    assert figure.num_tries == 2 * 6 + hostile_files.NUM_OTHERS
+
+
 @pytest.mark.e2e
 def test_requests_of_every_kind_hang_nothing_and_harm_no_other(lockstep: Serving) -> None:
     figure = requests.run(lockstep.server.grpc_url, lockstep.server.http_url, num_requests=120)
@@ -44,3 +57,11 @@ def test_clients_that_misbehave_harm_no_other(lockstep: Serving) -> None:
     server = lockstep.server
     figure = clients.run(server.grpc_url, server.http_url, num_clients=12, num_connections=50)
     assert figure.is_good, figure.line()
+
+
+@pytest.mark.e2e
+def test_hostile_clients_harm_no_other_and_are_let_in_nowhere(lockstep: Serving) -> None:
+    figure = hostile_clients.run(lockstep.server, num_streams=200)
+    must = {kind: number for kind, number in figure.bad.items() if not kind.startswith("over")}
+    assert set(must.values()) == {0}, figure.line()
+    assert figure.num_tries == 6

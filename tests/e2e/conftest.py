@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import pytest
 from engines import reference
 from engines.parity import measure_parity
 from engines.store import write_manifest
+from tests.support.ports import free_ports
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Limits, Manifest
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
 from triton_repo.serve.local import ServeOptions, Server, serve, stop
-from triton_repo.serve.ports import Ports, find_free_base
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,6 @@ class Engine:
 
     folder: Path
     manifest: Manifest
-
-
-def free_ports() -> Ports:
-    return Ports.from_base(find_free_base(start=random.randrange(20000, 50000, 10)))
 
 
 def quiet(_message: str) -> None:
@@ -72,7 +67,7 @@ def served(engine: Engine, folder: Path, options: ReferenceOptions) -> Iterator[
         options=options,
         force=False,
     )
-    where = ServeOptions(state_dir=folder / "server", ports=free_ports(), load_timeout_s=60, detach=True)
+    where = ServeOptions(state_dir=folder / "server", ports=free_ports(), detach=True)
     server = serve(rendered.path, options=where, progress=quiet)
     try:
         yield Serving(server, engine.manifest)

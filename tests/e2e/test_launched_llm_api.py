@@ -18,12 +18,14 @@ import pytest
 
 from engines import reference
 from scripts.main import main
-from tests.e2e.conftest import Engine, free_ports
+from tests.e2e.conftest import Engine
 from tests.e2e.test_launched_server import HOST, json_of
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import free_ports
 from tests.support.servers.standin_docker import write_docker
 from tpforge.manifest import GoldenAnswer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.apart]
 
 PORT = free_ports().http
 RECIPE = """
@@ -79,7 +81,7 @@ def ask(prompt: str, *, max_tokens: int) -> str:
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v2/models/tensorrt_llm/generate", data=json.dumps(body).encode()
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         value: dict[str, Any] = json.loads(answer.read())
     return str(value["text_output"])
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,9 @@ from engines import reference
 from engines.host import Gpu, Host
 from engines.store import write_manifest
 from scripts.main import main
-from tests.e2e.conftest import Engine, free_ports
+from tests.e2e.conftest import Engine
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.ports import free_ports
 from tests.support.servers.standin_docker import write_docker
 from tests.support.servers.standin_trtllm_build import write_standin
 from tests.support.tiny import write_tiny_llama
@@ -36,7 +37,7 @@ from triton_repo.serve.processes import marked
 from triton_repo.serve.security import GRPC_ADMIN_HEADER
 from triton_repo.serve.state import read_state
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.apart]
 
 GIB = 1 << 30
 GPUS = tuple(Gpu(index, "H100", f"GPU-{index}", 80 * GIB, 0, 90) for index in range(2))
@@ -217,11 +218,9 @@ def test_ctrl_c_while_it_loads_leaves_no_process_and_removes_the_container(
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    end = time.monotonic() + 60
-    while not calls.is_file() and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(calls.is_file, "docker was asked")
     child.send_signal(signal.SIGINT)
-    child.wait(60)
+    child.wait(PATIENCE_S)
     run, last = words_of(calls)[0], words_of(calls)[-1]
     assert (last[0], last[-1]) == ("ps", f"label={run[run.index('--label') + 1]}")
     assert read_state(tmp_path / "out" / "tiny" / "server") is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,10 @@ from threading import Event, Thread
 
 import pytest
 
-from tests.e2e.conftest import Engine, Serving, free_ports, quiet, served
+from tests.e2e.conftest import Engine, Serving, quiet, served
 from tests.e2e.echo import write_echo
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable, RegressionFound, TpforgeError, VerificationFailed
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
@@ -19,8 +20,8 @@ from triton_repo.promote.promotion import Backend, PromoteOptions, RouterSwitch,
 from triton_repo.promote.router import Route, Router
 from triton_repo.serve.local import ServeOptions, serve, stop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-OPTIONS = PromoteOptions(num_requests=12, concurrency=2, max_tokens=8, max_p95_ms=20_000)
+pytestmark = pytest.mark.e2e
+OPTIONS = PromoteOptions(num_requests=12, concurrency=2, max_tokens=8, max_p95_ms=200_000)
 
 
 class Load(Thread):
@@ -33,7 +34,7 @@ class Load(Thread):
         self.errors: list[str] = []
 
     def run(self) -> None:
-        with Client(self.url, deadline_s=60) as client:
+        with Client(self.url, deadline_s=PATIENCE_S) as client:
             while not self.ended.is_set():
                 try:
                     answer = client.generate("The capital of France is", max_tokens=12, stream=True)
@@ -53,7 +54,7 @@ def loaded(url: str, *, num_clients: int = 3) -> Iterator[list[Load]]:
         for load in loads:
             load.ended.set()
         for load in loads:
-            load.join(60)
+            load.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -75,9 +76,13 @@ def test_a_promotion_under_load_loses_no_request_and_both_servers_answer(
     promote(switch, blue, None, options=OPTIONS, progress=quiet)
     assert router.status().active == Route(target=blue.url, engine="blue")
     with loaded(f"127.0.0.1:{switch.port}") as loads:
-        time.sleep(2)
+        wait_until(lambda: all(len(load.answers) > 2 for load in loads), "answers before the promotion")
         done = promote(switch, green, blue, options=OPTIONS, progress=quiet)
-        time.sleep(2)
+        asked = [len(load.answers) for load in loads]
+        wait_until(
+            lambda: all(len(load.answers) > num + 2 for load, num in zip(loads, asked, strict=True)),
+            "answers after the promotion",
+        )
     status = router.status()
     answers = [answer for load in loads for answer in load.answers]
     assert [error for load in loads for error in load.errors] == []
@@ -164,10 +169,9 @@ def test_errors_deadlines_and_cancellation_pass_through_the_router(router: Route
         assert str(routed.value) == str(told.value)
         for _ in client.chunks("x", max_tokens=200):
             break
-        end = time.monotonic() + 10
-        while set(router.status().in_flight.values()) != {0}:
-            assert time.monotonic() < end, "a cancelled request stays in flight"
-            time.sleep(0.05)
+        wait_until(
+            lambda: set(router.status().in_flight.values()) == {0}, "no cancelled request stays in flight"
+        )
     assert router.stop() and router.state is None
     with pytest.raises(EnvironmentUnusable, match="no router runs"):
         router.status()

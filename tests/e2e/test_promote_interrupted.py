@@ -6,15 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Engine, free_ports
+from tests.e2e.conftest import Engine
 from tests.e2e.test_promote_secured import active, installed
+from tests.support.patience import PATIENCE_S, wait_until
+from tests.support.ports import free_ports
 from triton_repo.client.client import Client
 from triton_repo.promote.promotion import ROUTER_FOLDER
 from triton_repo.promote.router import Router
@@ -22,7 +23,7 @@ from triton_repo.serve.local import Server
 from triton_repo.serve.security import Security
 from triton_repo.serve.state import read_state
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,7 +31,7 @@ def promotion(engine: str, port: int, *more: str) -> subprocess.Popen[str]:
     """`tpforge promote` as a process of its own session, its progress on stderr."""
     words = [sys.executable, "-m", "tpforge", "promote", engine, "--port", str(port), "--clients", "2"]
     return subprocess.Popen(
-        [*words, "--max-p95-ms", "20000", *more],
+        [*words, "--max-p95-ms", "200000", *more],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,11 +68,12 @@ def frozen(pid: int) -> Iterator[None]:
 
 def wait_asked(server: Server) -> None:
     """Until the watch has asked the server through the router."""
-    end = time.monotonic() + 30
-    before = Router(ROUTER_FOLDER).status().begun.get(server.grpc_url, 0)
-    while Router(ROUTER_FOLDER).status().begun.get(server.grpc_url, 0) < before + 3:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+
+    def asked() -> int:
+        return Router(ROUTER_FOLDER).status().begun.get(server.grpc_url, 0)
+
+    before = asked()
+    wait_until(lambda: asked() >= before + 3, "the watch asks the server", every_s=0.02)
 
 
 def test_signals_during_the_watch_leave_the_fallback_active_though_the_candidate_hangs(
@@ -85,7 +87,7 @@ def test_signals_during_the_watch_leave_the_fallback_active_though_the_candidate
         )
         stack.callback(Router(ROUTER_FOLDER).stop)
         with promotion("blue", port, "--requests", "2") as first:
-            said = first.communicate(timeout=120)[1]
+            said = first.communicate(timeout=PATIENCE_S)[1]
         assert first.returncode == 0, said
         ends = ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129))
         for number, status in ends:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from engines import reference
-from tests.e2e.conftest import Engine, free_ports, quiet
+from tests.e2e.conftest import Engine, quiet
+from tests.support.ports import free_ports
 from tpforge.manifest import EngineBuild, LlmApi
 from tpforge.repository_options import PytorchOptions, TensorrtOptions
 from triton_repo.client.client import Client
@@ -22,7 +23,7 @@ from triton_repo.render.front import render_front
 from triton_repo.render.tensorrt import render_tensorrt
 from triton_repo.serve.local import ServeOptions, serve, stop
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.apart]
 
 RUNTIME = Path(reference.__file__).parent
 STAND_IN = Path(__file__).parent / "standin_tensorrt_llm.py"
@@ -30,7 +31,7 @@ STAND_IN = Path(__file__).parent / "standin_tensorrt_llm.py"
 
 @contextmanager
 def served(repository: Path, folder: Path) -> Iterator[str]:
-    where = ServeOptions(state_dir=folder / "server", ports=free_ports(), load_timeout_s=60, detach=True)
+    where = ServeOptions(state_dir=folder / "server", ports=free_ports(), detach=True)
     try:
         yield serve(repository, options=where, progress=quiet).grpc_url
     finally:

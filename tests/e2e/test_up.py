@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from scripts.main import main
+from tests.support.ports import free_ports
 from tests.support.tiny import write_tiny_llama
-from triton_repo.serve.ports import find_free_base
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.apart]
 
 RECIPE = """
 model = "../tiny-llama"
@@ -34,7 +34,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     path = tmp_path / "work" / "recipe.toml"
-    path.write_text(RECIPE.format(tp=2, max_input_len=200, port_base=find_free_base(start=23000)))
+    path.write_text(RECIPE.format(tp=2, max_input_len=200, port_base=free_ports().http))
     yield path
     assert main(["stop", "--all"]) == 0
 

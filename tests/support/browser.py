@@ -153,9 +153,9 @@ def open_browser(profile: Path) -> Iterator[Page]:
         yield page
         page.session = ""
         page.call("Browser.close")
-        process.wait(timeout=20)
+        process.wait(timeout=_DEADLINE_S)
     finally:
         os.close(to_browser)
         os.close(from_browser)
         process.kill()
-        process.wait(timeout=20)
+        process.wait(timeout=_DEADLINE_S)

@@ -7,13 +7,14 @@ slot, position or length therefore changes the tokens.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
 from engines.reference import Event, RankFailure, Request, Sampling, Scheduler
 from engines.reference.batches import Batch, Decode, Logits, Move, Prefill
+from tests.support.patience import PATIENCE_S
 
 VOCAB = 101
 
@@ -46,7 +47,7 @@ class FakeExecutor:
         self.gate.set()
 
     def forward(self, batch: Batch) -> torch.Tensor | None:
-        self.gate.wait(10)
+        self.gate.wait(PATIENCE_S)
         if self.failures:
             self.failures -= 1
             raise RankFailure("rank 1 ended (signal 9)")
@@ -95,7 +96,7 @@ class Listener:
             self.done.set()
 
     def wait(self) -> Event:
-        assert self.done.wait(10), "the request never ended"
+        assert self.done.wait(PATIENCE_S), "the request never ended"
         return self.events[-1]
 
     @property
@@ -112,11 +113,3 @@ class House:
         listener = Listener()
         sampling = Sampling(max_tokens=count, **options)  # type: ignore[arg-type]
         return self.scheduler.submit(prompt, sampling, listener), listener
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if is_so():
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError("it never became so")

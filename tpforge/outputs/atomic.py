@@ -219,6 +219,10 @@ def os_errors(path: Path) -> Iterator[None]:
         errno.EPERM: "no permission; give another --out, or change the permissions",
         errno.EROFS: "the file system is read-only; give another --out",
         errno.ENOTDIR: "a part of the path is a file, not a directory; give another --out",
+        errno.EFBIG: "a file may not grow so large here (`ulimit -f`); raise the limit or give another --out",
+        errno.EMFILE: "this process has too many files open (`ulimit -n`); raise the limit",
+        errno.ENFILE: "this machine has too many files open; end what holds them",
+        errno.EIO: "the disk does not answer; look at the machine's log, and give another --out",
         errno.EEXIST: "a part of the path is a file, not a directory; give another --out",
     }
     try:

@@ -83,7 +83,8 @@ class Values:
         asked = limit if options.max_batch_size is None else options.max_batch_size
         if not 1 <= asked <= limit:
             raise UsageError(f"max_batch_size={asked} does not fit the engine; use 1 to {limit}")
-        self._engine_dir, self._manifest, self._options = engine_dir, manifest, options
+        self._engine_dir, self._manifest = engine_dir, manifest
+        self._options = options.model_copy(update={"max_queue_size": options.queue_size(asked)})
         self.max_batch_size = asked
 
     def context(self, model: str) -> dict[str, Any]:
@@ -113,7 +114,6 @@ class Values:
             "max_seq_len": manifest.limits.max_seq_len,
             "end_id": tokens.end_ids[0] if tokens.end_ids else "",
             "end_ids": self._end_ids,
-            "max_queue_size": options.queue_size(self.max_batch_size),
             "pad_id": "" if tokens.pad_id is None else tokens.pad_id,
             "stops_abandoned": self._stops_abandoned,
             "tensorrt_llm_model_name": "tensorrt_llm",

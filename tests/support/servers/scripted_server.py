@@ -117,7 +117,7 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         for token in range(num_tokens):
             await self._wait_until(received + script.ttft_s + token * script.itl_s)
             final = token == num_tokens - 1 and not script.no_final
-            message = _response(f" w{token}", final=final)
+            message = response(f" w{token}", final=final)
             stamps.append(time.monotonic())
             await context.write(message)
             self.num_tokens += 1
@@ -135,7 +135,7 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         await asyncio.sleep(max(0.0, due - now))
 
 
-def _response(text: str, *, final: bool) -> Any:
+def response(text: str, *, final: bool) -> Any:
     message = service_pb2.ModelStreamInferResponse()
     answer = message.infer_response
     answer.outputs.add(name="text_output", datatype="BYTES", shape=[1])

@@ -25,6 +25,7 @@ from engines.store import write_manifest
 from engines.transfer_threads import STALL_BYTES, STALL_S, Pace, TimeLimit, in_threads
 from engines.transport import Index, pull, push, staging_folder
 from scripts.main import main
+from tests.support.patience import PATIENCE_S
 from tests.support.records import manifest_of
 from tests.support.stores import BIG, add_file, contents, write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
@@ -278,7 +279,7 @@ def test_one_interrupt_ends_a_pull_though_the_server_holds_every_connection(tmp_
     with raw_server(answer) as url:
         command = [sys.executable, "-c", code, "engines", "pull", url, "--out", str(tmp_path / "x")]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            assert asked.wait(60)
+            assert asked.wait(PATIENCE_S)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate()  # It would wait for 60 s and three tries a file.
         assert not hold.is_set()

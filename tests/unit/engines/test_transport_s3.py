@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from scripts.main import main
+from tests.support.patience import PATIENCE_S
 from tests.support.stores import BIG, add_file, contents, write_engine
 
 pytestmark = pytest.mark.manifests
@@ -31,7 +32,7 @@ RANK = "checkpoint/rank0.safetensors"
 def ask(address: str, method: str = "GET", body: bytes | None = None) -> bytes:
     """One plain request, so that nothing but the server is shared with the driver that is tested."""
     request = urllib.request.Request(address, data=body, method=method, headers=_HEADERS)
-    with _DIRECT.open(request, timeout=10) as answer:
+    with _DIRECT.open(request, timeout=60) as answer:
         return bytes(answer.read())
 
 
@@ -47,7 +48,7 @@ def server() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE_S
             while True:
                 assert process.poll() is None and time.monotonic() < deadline, "moto's server did not start"
                 try:

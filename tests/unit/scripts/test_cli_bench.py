@@ -16,6 +16,7 @@ import pytest
 
 from scripts.commands.bench import command_line, read_options
 from scripts.main import main
+from tests.support.patience import PATIENCE_S
 from tests.support.servers.scripted_server import Running, Script, scripted_server
 from tests.support.tiny import write_tiny_tokenizer
 from tpforge.measure.runs.metrics import summarize
@@ -168,7 +169,7 @@ def test_open_loop_and_trace_are_recorded_as_such(server: Running, tmp_path: Pat
 
 
 def test_interrupt_keeps_what_was_measured(server: Running, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "tpforge", "bench", server.url, "--concurrency", "2", "--duration", "60"]
+    words = [sys.executable, "-m", "tpforge", "bench", server.url, "--concurrency", "2", "--duration", "600"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [*words, "--warmup", "0", "--no-warm", "--max-tokens", "5", "--out", "cut"],
@@ -179,7 +180,7 @@ def test_interrupt_keeps_what_was_measured(server: Running, tmp_path: Path) -> N
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(PATIENCE_S) == 130
     run, samples = read_run(tmp_path / "cut"), read_samples(tmp_path / "cut")
     complete = [sample for sample in samples if sample.is_complete]
     assert run.interrupted and run.levels[0].repeats[0].interrupted
@@ -204,7 +205,17 @@ def test_an_interrupted_join_leaves_the_run_as_it_was(server: Running, tmp_path:
     assert bench(server.url, *words, "--out", "run") == 0
     before = (tmp_path / "run" / "run.json").read_bytes()
     num_lines = len(server.log.read_text().splitlines())
-    command = [sys.executable, "-m", "tpforge", "bench", server.url, "--concurrency", "2", "--duration", "60"]
+    command = [
+        sys.executable,
+        "-m",
+        "tpforge",
+        "bench",
+        server.url,
+        "--concurrency",
+        "2",
+        "--duration",
+        "600",
+    ]
     with subprocess.Popen(
         [*command, "--repeats", "1", "--warmup", "0", "--max-tokens", "5", "--join", "run"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -214,7 +225,7 @@ def test_an_interrupted_join_leaves_the_run_as_it_was(server: Running, tmp_path:
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(PATIENCE_S) == 130
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 

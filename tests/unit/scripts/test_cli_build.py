@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from scripts.main import main
+from tests.support.patience import PATIENCE_S
 from tests.support.tiny import write_tiny_llama
 from tpforge.manifest import Manifest
 
@@ -232,7 +233,7 @@ def test_a_build_that_is_killed_leaves_no_engine_and_the_next_one_succeeds(
     # The last thing a build writes is engine.json: stop there, with all rank files on the disk.
     code = (
         "import time, engines.store\n"
-        "def hang(*_): print('writing', flush=True); time.sleep(60)\n"
+        "def hang(*_): print('writing', flush=True); time.sleep(600)\n"
         "engines.store.write_manifest = hang\n"
         "from scripts.main import main\n"
         f"import sys; sys.exit(main(['build', {str(model)!r}, '--tp', '2']))"
@@ -244,7 +245,7 @@ def test_a_build_that_is_killed_leaves_no_engine_and_the_next_one_succeeds(
     assert process.stdout.readline() == "writing\n"
     time.sleep(0.1)
     os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     engine = tmp_path / "out" / "tiny-llama-tp2" / "engine"
     assert not engine.exists()
     if number is not signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""scripts.main: how every failure becomes one line and an exit status, and that --help stays fast."""
+"""scripts.main: how every failure becomes one line and an exit status, and that --help stays light."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ import pytest
 
 from scripts import main as cli
 from scripts.main import COMMANDS, main
+from tests.support.patience import PATIENCE_S
 from tpforge.errors import InputRefused
 
 
@@ -62,7 +63,8 @@ def test_one_option_name_has_one_meaning_everywhere() -> None:
     assert {option: found for option, found in types.items() if len(found) > 1} == {}
 
 
-def test_help_imports_nothing_heavy_and_takes_less_than_0_3_seconds() -> None:
+def test_help_imports_nothing_heavy() -> None:
+    """It takes a quarter of a second where nothing else runs; torch alone would take seconds."""
     code = (
         "import sys\n"
         "from scripts.main import main\n"
@@ -70,14 +72,9 @@ def test_help_imports_nothing_heavy_and_takes_less_than_0_3_seconds() -> None:
         "heavy = {'torch', 'numpy', 'pydantic', 'transformers', 'tritonclient', 'grpc', 'jinja2', 'gguf'}\n"
         "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
     )
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - begun)
-        assert run.stderr == ""
-        assert all(name in run.stdout for name in COMMANDS)
-    assert min(seconds) < 0.3
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    assert all(name in run.stdout for name in COMMANDS)
 
 
 def test_the_help_of_a_command_imports_nothing_heavy_either() -> None:
@@ -194,7 +191,7 @@ def test_sigterm_and_sighup_unwind_like_ctrl_c_and_the_handler_is_put_back(
     def wait(*_arguments: object, **_options: object) -> None:
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         try:
-            time.sleep(10)
+            time.sleep(PATIENCE_S)
         finally:
             unwound.append(True)
 
@@ -234,7 +231,7 @@ def test_a_reader_that_goes_away_ends_it_silently() -> None:
     assert process.stdout is not None
     process.stdout.close()
     process.stdout = None
-    _, errors = process.communicate("go\n", timeout=30)
+    _, errors = process.communicate("go\n", timeout=PATIENCE_S)
     assert (process.returncode, errors) == (141, "")
 
 

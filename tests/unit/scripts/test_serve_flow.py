@@ -118,7 +118,6 @@ def test_requests_in_flight_have_the_time_that_the_recipe_gives_them(
     monkeypatch.setattr("scripts.flows.serve.fresh_repository", lambda *_: (tmp_path, False))
     serve = "triton_repo.serve.local.serve"
     monkeypatch.setattr(serve, lambda _, *, options, **_more: served.append(options))
-    serve_engine(
-        Places(tmp_path / "engine"), ServeRecipe(drain=asked), detach=True, progress=lambda _message: None
-    )
+    recipe = ServeRecipe(drain=asked, load_timeout=60)
+    serve_engine(Places(tmp_path / "engine"), recipe, detach=True, progress=lambda _message: None)
     assert [options.drain_s for options in served] == [given]

@@ -5,9 +5,9 @@ import socket
 import pytest
 
 from scripts.flows.up import Run, Stage, stage_rows
+from tests.support.ports import free_ports
 from tpforge.errors import InputRefused
 from tpforge.recipe import Recipe, ServeRecipe
-from triton_repo.serve.ports import find_free_base
 
 
 def run_of(port_base: int = 8000) -> tuple[Run, list[str]]:
@@ -53,7 +53,7 @@ def test_the_table_says_the_outcome_only_when_it_is_not_plain_success() -> None:
 
 
 def test_taken_ports_are_replaced_by_free_ones_which_is_said() -> None:
-    base = find_free_base(start=31000)
+    base = free_ports().http
     run, said = run_of(base)
     run.use_free_ports()
     assert (run.recipe.serve.port_base, said) == (base, [])

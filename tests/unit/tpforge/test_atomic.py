@@ -138,6 +138,10 @@ def test_a_writer_killed_with_sigkill_leaves_no_output_and_no_lock(tmp_path: Pat
         (errno.EACCES, "no permission"),
         (errno.EROFS, "the file system is read-only"),
         (errno.ENOTDIR, "a part of the path is a file"),
+        (errno.EFBIG, "a file may not grow so large here"),
+        (errno.EMFILE, "this process has too many files open"),
+        (errno.ENFILE, "this machine has too many files open"),
+        (errno.EIO, "the disk does not answer"),
     ],
 )
 def test_an_os_error_becomes_one_line_with_the_path_and_the_remedy(code: int, words: str) -> None:

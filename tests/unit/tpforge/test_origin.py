@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -50,16 +49,12 @@ def test_a_folder_or_module_in_the_current_directory_is_refused_with_exit_3(
     assert "Traceback" not in run.stderr
 
 
-def test_the_check_is_cheap_and_imports_none_of_them() -> None:
+def test_the_check_imports_none_of_them() -> None:
+    """Finding is cheap; it is importing that takes seconds."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from tpforge._origin import PACKAGES, refuse_shadowed\n"
-        "start = time.perf_counter()\n"
         "refuse_shadowed()\n"
-        "print(time.perf_counter() - start, *[name for name in PACKAGES if name in sys.modules])"
+        "print(*[name for name in PACKAGES if name in sys.modules])"
     )
-    started = time.monotonic()
-    seconds, *imported = subprocess.check_output([sys.executable, "-c", code], text=True).split()
-    assert imported == []
-    assert float(seconds) < 0.1
-    assert time.monotonic() - started < 10
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == []

@@ -14,6 +14,7 @@ import torch
 
 from engines.reference import EngineError, Event, Sampling, Scheduler, load_config, open_executor
 from engines.reference.ranks import Processes
+from tests.support.patience import PATIENCE_S
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Limits
 
@@ -37,7 +38,7 @@ def test_a_killed_rank_fails_its_requests_and_is_started_again(tmp_path: Path) -
     scheduler = Scheduler(engine, executor="processes")
     try:
         whole, done = run(scheduler, 8)
-        assert done.wait(60)
+        assert done.wait(PATIENCE_S)
         events, failed = run(scheduler, 500)
         while len(events) < 3:
             time.sleep(0.01)
@@ -45,10 +46,10 @@ def test_a_killed_rank_fails_its_requests_and_is_started_again(tmp_path: Path) -
         assert isinstance(executor, Processes)
         killed = executor.pids
         os.kill(killed[1], signal.SIGKILL)
-        assert failed.wait(10)
+        assert failed.wait(PATIENCE_S)
         assert events[-1].error == ("the model failed and is being restarted: rank 1 ended (signal 9)")
         again, done = run(scheduler, 8)
-        assert done.wait(60)
+        assert done.wait(PATIENCE_S)
         assert [event.token_ids for event in again] == [event.token_ids for event in whole]
         assert not any(psutil.pid_exists(pid) for pid in killed)
     finally:

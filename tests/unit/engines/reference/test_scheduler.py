@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.fake_executor import House, expected, wait_until
+from tests.support.fake_executor import House, expected
+from tests.support.patience import wait_until
 
 
 def test_one_request_gets_its_tokens_one_event_each(house: House) -> None:

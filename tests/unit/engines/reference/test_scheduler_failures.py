@@ -10,7 +10,8 @@ import torch
 
 import engines.reference.scheduler as module
 from engines.reference import EngineError, Event, RequestError, Sampling, Scheduler
-from tests.support.fake_executor import VOCAB, House, expected, wait_until
+from tests.support.fake_executor import VOCAB, House, expected
+from tests.support.patience import PATIENCE_S, wait_until
 
 
 def test_a_failed_rank_fails_requests_in_flight_and_the_next_one_is_answered(house: House) -> None:
@@ -55,7 +56,7 @@ def test_closing_fails_what_is_in_flight(house: House) -> None:
     closer = threading.Thread(target=house.scheduler.close)
     closer.start()
     house.executors[0].gate.set()
-    closer.join(10)
+    closer.join(PATIENCE_S)
     assert listener.wait().error == "the server is shutting down"
 
 
@@ -150,7 +151,7 @@ def test_an_error_that_nobody_expected_fails_all_and_lets_no_more_in(
     executor.gate.set()
     for listener in listeners:
         assert type(error).__name__ in (listener.wait().error or "")
-    assert died.wait(10)
+    assert died.wait(PATIENCE_S)
     assert deaths == [error]
     assert executor.closed
     with pytest.raises(EngineError, match="must be restarted"):
@@ -187,7 +188,9 @@ def test_a_rank_that_dies_while_slots_move_leaves_no_cancelled_request_waiting(h
     executor.gate.clear()
     runs = [house.run([5, 6, number], 80) for number in range(3)]
     executor.gate.set()
-    wait_until(lambda: house.scheduler.counts().active == 3 and all(one.tokens for _, one in runs))
+    wait_until(
+        lambda: house.scheduler.counts().active == 3 and all(one.tokens for _, one in runs), every_s=0.001
+    )
     executor.failing_moves = 1
     house.scheduler.cancel(runs[0][0])
     for _, listener in runs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tests.support.certificates import make_certificate
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import free_ports
 from tests.support.servers.grpc_server import (
     empty_final,
     far_away,
@@ -35,14 +36,13 @@ from triton_repo.client.client import (
 )
 from triton_repo.client.wire import decode_response, encode_request, tensor
 from triton_repo.promote.router import MAX_REQUEST_BYTES, Route, Router
-from triton_repo.serve.ports import find_free_base
 
 
 def test_a_connection_may_take_longer_than_the_pause_before_the_next_try() -> None:
     with (
         serving(say(text_response("a", final=True))) as (_, url),
         far_away(url, delay_s=0.5) as distant,
-        Client(distant, deadline_s=10) as client,
+        Client(distant, deadline_s=PATIENCE_S) as client,
     ):
         assert client.generate("x", max_tokens=1).text == "a"
 
@@ -51,9 +51,9 @@ def test_a_request_over_the_limit_is_refused_by_the_router_and_the_next_is_answe
     router = Router(tmp_path)
     with serving(say(text_response("a", final=True))) as (servicer, url):
         router.turn(Route(target=url, engine="e"))
-        front = router.start(host="127.0.0.1", port=find_free_base(start=33000)).url
+        front = router.start(host="127.0.0.1", port=free_ports().grpc).url
         try:
-            with Client(front, deadline_s=30) as client:
+            with Client(front, deadline_s=PATIENCE_S) as client:
                 with pytest.raises(InputRefused, match=rf"larger than max .*vs\. {MAX_REQUEST_BYTES}"):
                     client.generate("x" * (MAX_REQUEST_BYTES + 1), max_tokens=1)
                 assert servicer.requests == []
@@ -159,14 +159,12 @@ def test_deadline_ends_a_request_that_hangs() -> None:
     def hang(_request: Any, context: Any) -> Iterator[Any]:
         context.add_callback(gone.set)
         yield text_response("a")
-        gone.wait(10)
+        gone.wait(PATIENCE_S)
 
-    with serving(hang) as (_, url), Client(url, deadline_s=0.3) as client:
-        begun = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match=r"no complete answer within 0\.3 s"):
+    with serving(hang) as (_, url), Client(url, deadline_s=1) as client:
+        with pytest.raises(DeadlineExceeded, match=r"no complete answer within 1 s"):
             client.generate("x", max_tokens=9, stream=True)
-        assert time.monotonic() - begun < 5
-        assert gone.wait(5), "the server was not told that nobody waits any more"
+        assert gone.wait(PATIENCE_S), "the server was not told that nobody waits any more"
 
 
 def test_server_that_goes_away_in_mid_stream_is_an_error_at_once() -> None:
@@ -176,13 +174,13 @@ def test_server_that_goes_away_in_mid_stream_is_an_error_at_once() -> None:
         context.add_callback(end.set)
         yield text_response("a")
         flowing.set()
-        end.wait(10)
+        end.wait(PATIENCE_S)
 
     with serving(hang) as (_, url):
         client = Client(url)
         chunks = client.chunks("x", max_tokens=9)
         assert next(chunks).text == "a"
-        flowing.wait(5)
+        flowing.wait(PATIENCE_S)
     with pytest.raises((ServerUnreachable, RequestCancelled)), client:
         next(chunks)
 
@@ -199,7 +197,7 @@ def test_leaving_the_loop_early_cancels_the_request() -> None:
         chunks = client.chunks("x", max_tokens=9)
         assert next(chunks).text == "a"
         chunks.close()
-        assert cancelled.wait(5)
+        assert cancelled.wait(PATIENCE_S)
 
 
 def test_cancelled_stream_says_so() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_ports
 from triton_repo.deploy import files
-from triton_repo.serve.ports import find_free_base
 
 TOLD = 'trap "echo told >>{0}; exit 0" TERM; echo up >>{0}; while :; do sleep 0.1; done'
 
@@ -45,6 +45,13 @@ def until(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.02)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has named a signal that it wants to hear."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def launch(
@@ -80,7 +87,7 @@ def test_the_server_that_answers_is_told_first_and_the_ranks_when_it_has_ended(t
 
 
 def test_a_server_that_still_loads_has_nothing_in_flight_and_is_ended_at_once(tmp_path: Path) -> None:
-    port = find_free_base(start=32000)
+    port = free_ports().http
     stubborn = server(tmp_path, "first", 'trap "" TERM; echo up >>{0}; exec sleep 1000')
     process = launch(tmp_path, str(stubborn), f"--http-port={port}")
     until(lambda: said(tmp_path, "first"))
@@ -156,7 +163,7 @@ def test_a_worker_holds_the_ranks_that_others_start_in_it_until_they_have_ended(
     until(lambda: said(tmp_path, "rank"))
     (first,) = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()
     until(lambda: b"launch.py" in Path(f"/proc/{first}/cmdline").read_bytes())
-    time.sleep(0.3)  # It has named its signals.
+    until(lambda: catches(int(first), signal.SIGTERM))
     os.kill(int(first), signal.SIGTERM)
     assert pod.stderr is not None and "told to end" in pod.stderr.readline()
     assert pod.poll() is None, "the ranks of a worker were killed while the leader drains"

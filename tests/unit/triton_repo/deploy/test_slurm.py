@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployments import deployment_of
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import free_ports
 from tpforge.errors import UsageError
 from triton_repo.deploy import files
 from triton_repo.deploy.slurm import rank_commands
 from triton_repo.deploy.targets import target_files
-from triton_repo.serve.ports import find_free_base
 
 
 def write(texts: dict[str, str], folder: Path) -> None:
@@ -92,7 +93,7 @@ esac
 def test_a_job_ends_with_its_ranks_or_goes_back_to_the_queue_and_is_not_called_ready(
     srun: str, ends: bool, status: int, said: str, tmp_path: Path
 ) -> None:
-    deployment = deployment_of("llama70b-tensorrt", "slurm", port_base=find_free_base(start=31000))
+    deployment = deployment_of("llama70b-tensorrt", "slurm", port_base=free_ports().http)
     write(target_files("slurm", deployment), tmp_path)
     programs = {"srun": f"#!/bin/sh\n{IMPORTS}touch started\n{srun}\n", "scontrol": '#!/bin/sh\necho "$@"\n'}
     for name, text in programs.items():
@@ -111,7 +112,7 @@ def test_a_job_ends_with_its_ranks_or_goes_back_to_the_queue_and_is_not_called_r
             time.sleep(0.02)
         if ends:
             job.terminate()
-        assert job.communicate(timeout=30)[0] == said
+        assert job.communicate(timeout=PATIENCE_S)[0] == said
     assert job.returncode == status
     (image,) = tmp_path.glob("*.sqsh")
     assert "docker://nvcr.io#nvidia/tritonserver:" in image.read_text()

@@ -16,7 +16,6 @@ from tests.support.servers.scripted_server import Running
 from tpforge.errors import UsageError
 from tpforge.measure.runs.prompts import Prompt
 from tpforge.measure.runs.samples import Sample
-from tpforge.measure.statistics import percentile
 from triton_repo.load.counting import Counting
 from triton_repo.load.exchange import Exchange, Reading
 from triton_repo.load.http_stream import Endpoint, MalformedAnswer, parse_answer
@@ -51,15 +50,14 @@ def kinds(samples: Sequence[Sample]) -> list[str | None]:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_events_are_stamped_within_2_ms_of_their_sending(tmp_path: Path, chat: bool) -> None:
+def test_no_event_is_stamped_before_it_was_sent(tmp_path: Path, chat: bool) -> None:
     with scripted_openai(tmp_path) as server:
         found, samples = put(server, num_requests=8, concurrency=2, chat=chat)
         sent = sorted(server.sent())
     times = sorted([at + found.begun for at in sample.token_times_s] for sample in samples)
     delays = [a - b for got, own in zip(times, sent, strict=True) for a, b in zip(got, own, strict=True)]
-    # Whatever else the machine does, the quickest quarter tells what the client itself adds.
+    # That nothing else comes before the stamp is shown on a virtual clock, in tests/contract/measuring.
     assert min(delays) > 0
-    assert percentile(delays, 25) < 0.002
     assert {sample.output_text for sample in samples} == {"".join(f" w{n}" for n in range(TOKENS))}
     assert {(s.finish_reason, s.input_tokens, s.output_tokens) for s in samples} == {("length", 3, TOKENS)}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from triton_repo.serve import private, processes, state
 from triton_repo.serve.interpreter import (
@@ -99,6 +100,25 @@ def test_failed_start_keeps_its_reason_until_it_is_stopped(tmp_path: Path) -> No
     assert (found.phase, found.message, found.is_running) == ("failed", "no engine", False)
 
 
+def test_stop_waits_for_longer_than_requests_in_flight_may_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor that lets them go on for five minutes must not be killed after one."""
+    found = a_state(tmp_path, supervisor=myself()).model_copy(update={"drain_s": 300})
+    waited: list[float] = []
+
+    def wait_gone(_process: processes.ProcessId, *, timeout_s: float) -> bool:
+        waited.append(timeout_s)
+        return True
+
+    with state.exclusive(tmp_path):
+        state.write_state(tmp_path, found)
+        monkeypatch.setattr(processes, "send_signal", lambda _process, _number: True)
+        monkeypatch.setattr(processes, "wait_gone", wait_gone)
+        stop(tmp_path)
+    assert waited[0] > 300
+
+
 def test_servers_are_listed_by_folder(tmp_path: Path) -> None:
     for name in ("b", "a"):
         state.write_state(tmp_path / name / "server", a_state(tmp_path, supervisor=myself()))
@@ -135,7 +155,7 @@ def test_marked_processes_are_found_and_killed_and_no_others() -> None:
             time.sleep(0.01)
         assert [process.pid for process in processes.marked(mark)] == [ours.pid]
         assert processes.kill_marked(mark) == 1
-        assert ours.wait(5) == -signal.SIGKILL
+        assert ours.wait(PATIENCE_S) == -signal.SIGKILL
         assert other.poll() is None
         other.kill()
 
@@ -156,7 +176,7 @@ def test_tied_process_ends_when_its_parent_is_killed() -> None:
         assert child is not None
         parent.kill()
         parent.wait()
-    assert processes.wait_gone(child, timeout_s=5)
+    assert processes.wait_gone(child, timeout_s=PATIENCE_S)
 
 
 def test_shared_memory_is_removed_by_prefix_only() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 
 import pytest
 
+from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable, UsageError
 from triton_repo.serve.ports import Ports, find_free_base, refuse_used
 
@@ -23,7 +23,7 @@ def test_base_without_three_ports_is_refused(base: int) -> None:
 
 
 def test_every_port_in_use_is_named_with_its_process_and_the_remedy() -> None:
-    ports = Ports.from_base(find_free_base(start=random.randrange(20000, 50000, 10)))
+    ports = free_ports()
     with socket.socket() as http, socket.socket() as metrics:
         for taken, port in ((http, ports.http), (metrics, ports.metrics)):
             taken.bind(("127.0.0.1", port))
@@ -38,7 +38,7 @@ def test_every_port_in_use_is_named_with_its_process_and_the_remedy() -> None:
 
 
 def test_port_taken_on_all_addresses_is_in_use_on_one() -> None:
-    ports = Ports.from_base(find_free_base(start=random.randrange(20000, 50000, 10), host="0.0.0.0"))
+    ports = free_ports()
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", ports.grpc))
         taken.listen()
@@ -47,18 +47,18 @@ def test_port_taken_on_all_addresses_is_in_use_on_one() -> None:
 
 
 def test_free_ports_pass_and_are_free_again_afterwards() -> None:
-    base = find_free_base(start=random.randrange(20000, 50000, 10))
+    base = free_ports().http
     refuse_used(Ports.from_base(base), host="127.0.0.1")
     refuse_used(Ports.from_base(base), host="127.0.0.1")
 
 
 def test_address_of_another_machine_is_refused() -> None:
     with pytest.raises(EnvironmentUnusable, match=r"no address 192\.0\.2\.1"):
-        refuse_used(Ports.from_base(find_free_base(start=23000)), host="192.0.2.1")
+        refuse_used(free_ports(), host="192.0.2.1")
 
 
 def test_free_base_skips_a_base_with_one_port_taken() -> None:
-    base = find_free_base(start=random.randrange(20000, 50000, 10))
+    base = free_ports().http
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", base + 2))
         taken.listen()

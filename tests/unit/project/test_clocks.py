@@ -1,0 +1,52 @@
+"""A clock that jumps changes nothing but dates: what takes time is measured by the monotonic clock.
+
+It changes no clock; it reads which one the code asks.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
+WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+
+
+def wall_clocks(tree: ast.AST) -> list[ast.AST]:
+    """Where a tree reads the clock that can jump."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and any(ast.unparse(node).endswith(name) for name in WALL))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and any(f"{node.module}.{one.name}" in WALL for one in node.names)
+        )
+    ]
+
+
+def dates(tree: ast.AST) -> list[ast.AST]:
+    """Those of them that are written as a date at once: `datetime.now(UTC).isoformat(...)`."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    shown = [call.func for call in calls if isinstance(call.func, ast.Attribute)]
+    return [found for one in shown if one.attr == "isoformat" for found in wall_clocks(one.value)]
+
+
+def test_the_clock_that_can_jump_is_read_for_dates_alone() -> None:
+    num_dates, others = 0, []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            shown = dates(tree)
+            num_dates += len(shown)
+            others += [f"{path}: {ast.unparse(node)}" for node in wall_clocks(tree) if node not in shown]
+    assert others == []
+    assert num_dates >= 4, "when runs and decisions were made"
+
+
+def test_a_duration_by_that_clock_would_be_found() -> None:
+    source = "import time\nfrom time import time_ns\nbegun = time.time()\nat = datetime.now(UTC).isoformat()"
+    tree = ast.parse(source)
+    assert len(wall_clocks(tree)) == 3
+    assert [ast.unparse(node) for node in dates(tree)] == ["datetime.now"]
