@@ -187,8 +187,12 @@ def _merge_problems(fields: dict[str, Any]) -> Iterator[str]:
     merges, tokens = (fields.get(f"tokenizer.ggml.{key}") for key in ("merges", "tokens"))
     if merges is None or tokens is None:
         return
-    known = set(tokens.contents())
-    for merge in merges.contents():
+    try:
+        known, pairs = set(tokens.contents()), merges.contents()
+    except UnicodeDecodeError as error:
+        yield f"tokenizer.ggml.tokens and merges: their text is not UTF-8 ({error.reason})"
+        return
+    for merge in pairs:
         left, space, right = str(merge).partition(" ")
         missing = [one for one in (left, right, left + right) if one not in known]
         if not space or missing:
@@ -249,10 +253,11 @@ def _reader(file: MappedFile) -> Any:
 
 
 def _refuse_split(fields: dict[str, Any], file: MappedFile) -> None:
-    count = fields.get("split.count")
-    if count is not None and int(count.contents()) > 1:
+    field = fields.get("split.count")
+    count = None if field is None or len(field.types) != 1 else field.contents()
+    if isinstance(count, int) and count > 1:
         raise InputRefused(
-            f"{file.path}: is one of {int(count.contents())} files of a split .gguf; join them with "
+            f"{file.path}: is one of {count} files of a split .gguf; join them with "
             "llama.cpp's `llama-gguf-split --merge FIRST OUT` and give the whole file"
         )
 
