@@ -142,6 +142,7 @@ def _survey_gguf(located: Located, *, deep: bool, progress: BytesProgress | None
         result.problems += each_problem(error)
         return result
     with source:
+        result.files = tuple((one.name, one.stat().st_size) for one in source.input_files)
         result.license, result.spec, result.family = source.license, source.spec, source.family
         result.architecture, result.notes = source.spec.architecture, source.notes
         result.stored = dict(Counter(tensor.kind for tensor in source.tensors.values()).most_common())

@@ -5,7 +5,7 @@ It keeps nothing of what was loaded. The judges are the libraries themselves, to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _PROBE = "The capital of France is"
@@ -21,7 +21,7 @@ def loading_problem(folder: Path) -> str | None:
         (("vocab.json", "merges.txt"), _load_pairs),
     ):
         if all((folder / name).is_file() for name in names):
-            reason = _refusal(lambda load=load, names=names: load(*(str(folder / name) for name in names)))
+            reason = _refusal(load, [str(folder / name) for name in names])
             if reason is None:
                 return None
             return (
@@ -36,10 +36,10 @@ def is_of_a_library(error: BaseException) -> bool:
     return isinstance(error, Exception) or type(error).__name__ == _PANIC
 
 
-def _refusal(load: Callable[[], object]) -> str | None:
-    """What a library says against its file, in one line."""
+def _refusal(load: Callable[..., object], paths: Sequence[str]) -> str | None:
+    """What a library says against its files, in one line."""
     try:
-        load()
+        load(*paths)
     except BaseException as error:
         if not is_of_a_library(error):
             raise

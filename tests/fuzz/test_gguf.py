@@ -53,6 +53,7 @@ EXTRA = (
     "llama.rope.scaling.factor",
     "llama.expert_count",
     "split.count",
+    "split.no",
     "tokenizer.ggml.add_space_prefix",
     "tokenizer.ggml.scores",
     "tokenizer.chat_template",

@@ -61,10 +61,11 @@ def write_gguf(
     extra: dict[str, Any] | None = None,
     rope_factors: list[float] | None = None,
     leave_out: tuple[str, ...] = (),
+    tensors_a_part: int = 0,
 ) -> Path:
-    """What llama.cpp would make of a tiny checkpoint directory."""
+    """What llama.cpp would make of a tiny checkpoint directory; in parts when a part has so many tensors."""
     config = json.loads((model / "config.json").read_text())
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, architecture, split_max_tensors=tensors_a_part)
     values: dict[str, Any] = {
         f"{architecture}.block_count": config["num_hidden_layers"],
         f"{architecture}.context_length": config["max_position_embeddings"],
