@@ -5,8 +5,12 @@ It keeps nothing of what was loaded. The judges are the libraries themselves, to
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from builders.sources.json_files import read_json_object
+from tpforge.errors import InputRefused
 
 _PROBE = "The capital of France is"
 _PANIC = "PanicException"
@@ -63,4 +67,8 @@ def _load_sentencepiece(path: str) -> object:
 def _load_pairs(vocabulary: str, merges: str) -> object:
     from tokenizers.models import BPE
 
+    counts = Counter(str(number) for number in read_json_object(Path(vocabulary)).values())
+    if twice := [number for number, count in counts.items() if count > 1]:
+        # The library keeps either of them, by chance, when it writes tokenizer.json.
+        raise InputRefused(f"several tokens have the id {twice[0]}")
     return BPE.from_file(vocabulary, merges)

@@ -170,6 +170,13 @@ def break_pairs(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\nnot there\n")
 
 
+def give_two_tokens_one_id(folder: Path) -> None:
+    write_vocabulary(folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    vocabulary["\u0120t"] = 0
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -178,6 +185,7 @@ def break_pairs(folder: Path) -> None:
         (break_kind, "did not match any variant"),
         (break_sentencepiece, "tokenizer.model is no tokenizer that can be loaded"),
         (break_pairs, "vocab.json with merges.txt is no tokenizer that can be loaded"),
+        (give_two_tokens_one_id, "several tokens have the id 0"),
     ],
 )
 def test_a_tokenizer_that_its_library_cannot_load_is_said_before_anything_is_converted(
