@@ -111,3 +111,13 @@ def test_a_part_that_is_cut_off_is_called_truncated(tmp_path: Path, model: Path)
     first, second, _ = split(model, tmp_path / "parts" / "tiny.gguf")
     second.write_bytes(second.read_bytes()[:-2000])
     assert "tiny-00002-of-00003.gguf: truncated" in refusal(first)
+
+
+def test_a_file_that_transformers_reads_otherwise_is_refused_at_verify(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without vocab_size it takes its own default, and the embedding is of another shape."""
+    path, engine = write_gguf(model, tmp_path / "whole.gguf"), tmp_path / "engine"
+    assert main(["build", str(path), "--out", str(engine)]) == 0
+    assert main(["verify", str(engine)]) == 4
+    assert f"{path}: transformers cannot load it" in capsys.readouterr().err
