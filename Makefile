@@ -62,7 +62,7 @@ test: ready ## Run the tests
 drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min)
 	.venv/bin/python -m tests.drills $(ARGS)
 
-fuzz: ready ## Give checkpoints, tokenizers and .gguf files 20 times as much junk as the tests do (about an hour)
+fuzz: ready ## Give the readers of checkpoints 20 times as much junk as the tests do (about an hour)
 	.venv/bin/pytest tests/fuzz --hypothesis-profile=long --timeout=0 $(ARGS)
 
 check: ready ## Lint, format, types, import rules
