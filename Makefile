@@ -15,7 +15,7 @@ JOBS ?= auto
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: drills help setup setup-openai ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock sbom clean
+.PHONY: drills fuzz help setup setup-openai ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ test: ready ## Run the tests, side by side: JOBS=0 one after another, ARGS="-k p
 
 drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min)
 	.venv/bin/python -m tests.drills $(ARGS)
+
+fuzz: ready ## Give the readers of checkpoints 20 times as much junk as the tests do (about an hour)
+	.venv/bin/pytest tests/fuzz --hypothesis-profile=long --timeout=0 $(ARGS)
 
 check: ready ## Lint, format, types, import rules
 	.venv/bin/ruff check .

@@ -71,17 +71,29 @@ def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> s
 def find_template(tokenizer_dir: Path) -> str | None:
     """chat_template.jinja, else `chat_template` of tokenizer_config.json: a text, or the default of several.
 
+    Where neither has one, chat_template.json, in which processors of transformers 4 keep it.
+
     Raises:
-        InputRefused: tokenizer_config.json is no JSON.
+        InputRefused: a file is not UTF-8, or no JSON.
     """
     file = tokenizer_dir / "chat_template.jinja"
     if file.is_file():
+        return _text(file)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = _read(tokenizer_dir / name).get("chat_template")
+        if isinstance(template, list):
+            defaults = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+            template = defaults[-1].get("template") if defaults else None
+        if isinstance(template, str) and template:
+            return template
+    return None
+
+
+def _text(file: Path) -> str:
+    try:
         return file.read_text(encoding="utf-8")
-    template = _read(tokenizer_dir / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) and template else None
+    except UnicodeDecodeError as error:
+        raise InputRefused(f"{file}: is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _special_tokens(tokenizer_dir: Path) -> dict[str, str]:

@@ -6,12 +6,14 @@ It compares nothing; `parity` and `quality` do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engines.whole_gguf import whole_gguf
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 
@@ -35,13 +37,15 @@ def load_transformers(
     try:
         if weights and not is_gguf:
             return _with_weights(source_path, weights, rounded=rounded, attention=attention).eval()
-        where: dict[str, Any] = {"pretrained_model_name_or_path": source_path}
-        if is_gguf:
-            where = {"pretrained_model_name_or_path": source_path.parent, "gguf_file": source_path.name}
-        model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, local_files_only=True, attn_implementation=attention
-        )
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        with whole_gguf(source_path) if is_gguf else nullcontext(source_path) as path:
+            where: dict[str, Any] = {"pretrained_model_name_or_path": path}
+            if is_gguf:
+                where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.float32, local_files_only=True, attn_implementation=attention
+            )
+    # RuntimeError is how it says that shapes are not those of the model.
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
     with torch.no_grad():
         places = dict(model.named_parameters())

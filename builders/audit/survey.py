@@ -24,6 +24,7 @@ from builders.sources.directory import Directory, examine
 from builders.sources.huggingface import declared_license, snapshot_commit
 from builders.sources.quantization import FoundQuantization
 from builders.sources.tokenizer_files import tokenizer_missing
+from builders.sources.tokenizer_loading import loading_problem
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.progress import BytesProgress
@@ -114,6 +115,8 @@ def _survey_directory(
         problems=[*found.problems, *tensors.problems, *tokenizer.problems],
         warnings=other_formats(path, used={one.name for one in found.weights.paths}),
     )
+    if not tokenizer.problems and (problem := loading_problem(path)) is not None:
+        result.problems.append(problem)
     if not tokenizer.is_there:
         result.warnings.append(f"{path}: {tokenizer_missing(path)}; convert needs none, but build does")
     if found.spec is not None:
@@ -139,6 +142,7 @@ def _survey_gguf(located: Located, *, deep: bool, progress: BytesProgress | None
         result.problems += each_problem(error)
         return result
     with source:
+        result.files = tuple((one.name, one.stat().st_size) for one in source.input_files)
         result.license, result.spec, result.family = source.license, source.spec, source.family
         result.architecture, result.notes = source.spec.architecture, source.notes
         result.stored = dict(Counter(tensor.kind for tensor in source.tensors.values()).most_common())

@@ -45,7 +45,7 @@ def find_tokenizer(folder: Path) -> FoundTokenizer:
     """Look at the tokenizer files of a directory."""
     files = tuple(path.name for path in find_tokenizer_files(folder))
     problems: list[str] = []
-    settings: dict[str, Any] = {}
+    templates: list[object] = []
     ids: list[tuple[int, str]] = []
     for name in files:
         if not name.endswith(".json"):
@@ -58,8 +58,8 @@ def find_tokenizer(folder: Path) -> FoundTokenizer:
         except InputRefused as error:
             problems += each_problem(error)
             continue
-        if name == "tokenizer_config.json":
-            settings = values
+        if name in ("tokenizer_config.json", "chat_template.json"):
+            templates.append(values.get("chat_template"))
         if (largest := _largest(name, values)) is not None:
             ids.append(largest)
     number, named = max(ids, default=(-1, ""))
@@ -67,10 +67,16 @@ def find_tokenizer(folder: Path) -> FoundTokenizer:
         files=files,
         num_ids=number + 1 if ids else None,
         largest=named,
-        has_chat_template=bool(settings.get("chat_template"))
-        or any("chat_template" in name for name in files),
+        has_chat_template="chat_template.jinja" in files or any(map(_has_template, templates)),
         problems=tuple(problems),
     )
+
+
+def _has_template(value: object) -> bool:
+    """A text, or several by name with a default, which is what a chat takes."""
+    if isinstance(value, list):
+        return any(isinstance(one, dict) and one.get("name") == "default" for one in value)
+    return isinstance(value, str) and bool(value)
 
 
 def vocabulary_problem(tokenizer: FoundTokenizer, *, vocab_size: int) -> str | None:

@@ -17,6 +17,7 @@ from builders.sources.directory import Directory, examine
 from builders.sources.huggingface import declared_license, snapshot_commit
 from builders.sources.quantization import FoundQuantization
 from builders.sources.tokenizer_files import find_tokenizer_files
+from builders.sources.tokenizer_loading import loading_problem
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.trtllm.architectures import architecture_support, pytorch_only
@@ -63,6 +64,7 @@ def open_llm_model(location: str, *, release: Release) -> LlmModel:
         problems = [problem for problem in found.problems if _QUANTIZED not in problem]
         spec, problems = _spec_of(found, problems)
         problems += [one for one in as_is_problems(found) if one not in problems]
+        problems += [one for one in (loading_problem(path),) if one is not None]
         if spec is None and not problems:
             problems = [f"{path / 'config.json'}: its architecture cannot be read"]
         if problems or spec is None:

@@ -20,6 +20,7 @@ from builders.families.common.reading import ConfigReader
 from builders.families.common.registry import find_family
 from builders.sources.gguf_bounds import check_header
 from builders.sources.gguf_metadata import read_hf_config
+from builders.sources.gguf_parts import find_parts, refuse_mixed
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.mapped_file import MappedFile
 from builders.sources.tokenizer_files import as_llama_cpp_spaces, convert_tokenizer, remove_volatile_keys
@@ -55,8 +56,9 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where one tensor lies: its ggml type, Hugging Face shape, and bytes [start, start + size)."""
+    """Where one tensor lies: its file, ggml type, Hugging Face shape, and bytes [start, start + size)."""
 
+    file: MappedFile
     kind: str
     shape: tuple[int, ...]
     start: int
@@ -74,7 +76,7 @@ class GgufSource:
     spec: ModelSpec
     family: Family
     tensors: dict[str, GgufTensor]
-    file: MappedFile
+    files: tuple[MappedFile, ...]
     adds_space: bool | None = None
     kind: Literal["gguf"] = "gguf"
     revision: None = None
@@ -92,8 +94,8 @@ class GgufSource:
 
     @property
     def input_files(self) -> tuple[Path, ...]:
-        """The file itself."""
-        return (self.path,)
+        """The file itself, or all parts of a split one."""
+        return tuple(file.path for file in self.files)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class GgufSource:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, dequantized; rows of q and k in Hugging Face's order."""
-        tensor = _read_tensor(self.file, self.tensors[name])
+        tensor = _read_tensor(self.tensors[name])
         attention = self.spec.attention
         if ".q_proj." in name:
             return unpermute(tensor, num_heads=attention.num_heads)
@@ -121,8 +123,9 @@ class GgufSource:
         remove_volatile_keys(out / "tokenizer_config.json")
 
     def close(self) -> None:
-        """Release the mapped file."""
-        self.file.close()
+        """Release the mapped files."""
+        for file in self.files:
+            file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,27 +140,31 @@ class GgufSource:
 
 
 def open_gguf(path: Path, *, location: str) -> GgufSource:
-    """Open a .gguf file.
+    """Open a .gguf file, or the first of a split one with all others.
 
     Raises:
         InputRefused: not a whole .gguf file, of another architecture, or with tensors that are unknown.
     """
-    file = MappedFile(path)
+    files = [MappedFile(path)]
     try:
-        reader = _reader(file)
-        fields = dict(reader.fields)
-        tensors = _tensors(reader, file)
+        readers = [_reader(files[0])]
+        fields = dict(readers[0].fields)
+        for part in find_parts(path, fields)[1:]:
+            files.append(MappedFile(part))
+            readers.append(_reader(files[-1]))
+        tensors = _all_tensors(readers, files)
         factors = tensors.pop(ROPE_FACTORS, None)
         config = read_hf_config(
             fields,
             shapes={name: tensor.shape for name, tensor in tensors.items()},
-            rope_factors=None if factors is None else _read_tensor(file, factors).tolist(),
+            rope_factors=None if factors is None else _read_tensor(factors).tolist(),
             where=str(path),
         )
         family = find_family(config["architectures"], where=str(path))
         spec = family.read_model(ConfigReader(config, where=str(path), weight_dtype=_auto_dtype(tensors)))
     except InputRefused:
-        file.close()
+        for file in files:
+            file.close()
         raise
     license_field = fields.get("general.license")
     return GgufSource(
@@ -168,7 +175,7 @@ def open_gguf(path: Path, *, location: str) -> GgufSource:
         spec=spec,
         family=family,
         tensors=tensors,
-        file=file,
+        files=tuple(files),
         adds_space=_adds_space(fields),
     )
 
@@ -187,8 +194,12 @@ def _merge_problems(fields: dict[str, Any]) -> Iterator[str]:
     merges, tokens = (fields.get(f"tokenizer.ggml.{key}") for key in ("merges", "tokens"))
     if merges is None or tokens is None:
         return
-    known = set(tokens.contents())
-    for merge in merges.contents():
+    try:
+        known, pairs = set(tokens.contents()), merges.contents()
+    except UnicodeDecodeError as error:
+        yield f"tokenizer.ggml.tokens and merges: their text is not UTF-8 ({error.reason})"
+        return
+    for merge in pairs:
         left, space, right = str(merge).partition(" ")
         missing = [one for one in (left, right, left + right) if one not in known]
         if not space or missing:
@@ -234,7 +245,6 @@ def _reader(file: MappedFile) -> Any:
         """It reads metadata first, so that a type of tensor that it does not know can be said as that."""
 
         def _build_tensors(self, start_offs: int, fields: Any) -> None:
-            _refuse_split(self.fields, file)
             _refuse_unknown_types(fields, file)
             super()._build_tensors(start_offs, fields)
 
@@ -246,15 +256,6 @@ def _reader(file: MappedFile) -> Any:
             f"{file.path}: truncated or broken ({type(error).__name__}: {error}): "
             f"found {file.size} bytes; download it again"
         ) from error
-
-
-def _refuse_split(fields: dict[str, Any], file: MappedFile) -> None:
-    count = fields.get("split.count")
-    if count is not None and int(count.contents()) > 1:
-        raise InputRefused(
-            f"{file.path}: is one of {int(count.contents())} files of a split .gguf; join them with "
-            "llama.cpp's `llama-gguf-split --merge FIRST OUT` and give the whole file"
-        )
 
 
 def _refuse_unknown_types(fields: Any, file: MappedFile) -> None:
@@ -281,6 +282,18 @@ def _refuse_unknown_types(fields: Any, file: MappedFile) -> None:
         )
 
 
+def _all_tensors(readers: list[Any], files: list[MappedFile]) -> dict[str, GgufTensor]:
+    """The tensors of all parts."""
+    if len(files) > 1:
+        refuse_mixed(
+            [file.path for file in files],
+            [reader.fields for reader in readers],
+            names=[[one.name for one in reader.tensors] for reader in readers],
+        )
+    held = [_tensors(reader, file) for reader, file in zip(readers, files, strict=True)]
+    return {name: tensor for one in held for name, tensor in one.items()}
+
+
 def _tensors(reader: Any, file: MappedFile) -> dict[str, GgufTensor]:
     """Every tensor under its Hugging Face name; gguf lists sizes from the innermost."""
     tensors: dict[str, GgufTensor] = {}
@@ -292,6 +305,7 @@ def _tensors(reader: Any, file: MappedFile) -> dict[str, GgufTensor]:
             problems.append(f"{found.name}: unknown to the llama architecture")
             continue
         tensors[name] = GgufTensor(
+            file=file,
             kind=found.tensor_type.name,
             shape=tuple(int(size) for size in reversed(found.shape)),
             start=int(found.data_offset),
@@ -313,7 +327,8 @@ def _hf_name(name: str) -> str | None:
     return f"model.layers.{layer}.{_LAYER_NAMES[role]}.{suffix}" if role in _LAYER_NAMES else None
 
 
-def _read_tensor(file: MappedFile, tensor: GgufTensor) -> torch.Tensor:
+def _read_tensor(tensor: GgufTensor) -> torch.Tensor:
+    file = tensor.file
     # Late, because `inspect` reads headers only, and torch takes longer to import than they to read.
     import torch
 

@@ -24,6 +24,31 @@ _REQUIRED_COUNTS = (
     "embedding_length",
     "feed_forward_length",
 )
+_INTEGERS = ("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64")
+_NUMBERS = ("FLOAT32", "FLOAT64")
+# A count's value is judged by itself; a list has a count for each layer, which is said as that.
+_COUNT_KINDS = (*_INTEGERS, *_NUMBERS, "BOOL", "STRING", *(f"ARRAY of {kind}" for kind in _INTEGERS))
+_KINDS = {
+    "general.architecture": ("STRING",),
+    "general.license": ("STRING",),
+    "llama.attention.layer_norm_rms_epsilon": _NUMBERS,
+    "llama.expert_count": _INTEGERS,
+    "llama.rope.freq_base": _NUMBERS,
+    "llama.rope.scaling.factor": _NUMBERS,
+    "llama.rope.scaling.type": ("STRING",),
+    "tokenizer.chat_template": ("STRING",),
+    "tokenizer.ggml.add_space_prefix": ("BOOL",),
+    "tokenizer.ggml.bos_token_id": _INTEGERS,
+    "tokenizer.ggml.eom_token_id": _INTEGERS,
+    "tokenizer.ggml.eos_token_id": _INTEGERS,
+    "tokenizer.ggml.eot_token_id": _INTEGERS,
+    "tokenizer.ggml.merges": ("ARRAY of STRING",),
+    "tokenizer.ggml.model": ("STRING",),
+    "tokenizer.ggml.padding_token_id": _INTEGERS,
+    "tokenizer.ggml.tokens": ("ARRAY of STRING",),
+}
+"""Of keys that are read, the types that they may have; counts are judged by their values."""
+_LARGEST_FLOAT32 = 3.4028235e38
 _OPTIONAL_COUNTS = ("attention.head_count_kv", "attention.key_length", "rope.dimension_count")
 
 
@@ -41,13 +66,14 @@ def read_hf_config(
     Raises:
         InputRefused: another architecture, keys are missing, or something that cannot be expressed.
     """
+    _check_kinds(fields, where=where)
     architecture = _value(fields, "general.architecture")
     if architecture != _ARCHITECTURE:
         raise InputRefused(
             f"{where}: found architecture {architecture!r}, which is not supported in a .gguf; known is "
             f"{_ARCHITECTURE!r}. Nothing was written; for others use the Hugging Face directory"
         )
-    problems = list(_broken_counts(fields))
+    problems = [*_broken_counts(fields), *_broken_numbers(fields), *_broken_factors(rope_factors)]
     if _llama(fields, "expert_count", 0):
         problems.append(f"{_ARCHITECTURE}.expert_count: found a mixture of experts, expected a dense model")
     if problems:
@@ -183,11 +209,48 @@ def _broken_counts(fields: dict[str, Any]) -> Iterator[str]:
                 yield f"{_ARCHITECTURE}.{key}: missing"
         elif isinstance(value, list):
             yield f"{_ARCHITECTURE}.{key}: differs between layers"
-        elif not isinstance(value, int) or value < 1:
+        elif type(value) is not int or value < 1:
             yield f"{_ARCHITECTURE}.{key}: found {value!r}, expected a count"
-    epsilon = _llama(fields, "attention.layer_norm_rms_epsilon")
-    if not isinstance(epsilon, float):
-        yield f"{_ARCHITECTURE}.attention.layer_norm_rms_epsilon: found {epsilon!r}, expected a number"
+    hidden, heads = _llama(fields, "embedding_length"), _llama(fields, "attention.head_count")
+    if type(hidden) is int and type(heads) is int and heads > hidden:
+        yield f"{_ARCHITECTURE}.attention.head_count: found {heads} heads of {hidden} hidden values"
+
+
+def _broken_numbers(fields: dict[str, Any]) -> Iterator[str]:
+    epsilon = f"{_ARCHITECTURE}.attention.layer_norm_rms_epsilon"
+    if epsilon not in fields:
+        yield f"{epsilon}: missing"
+    for key in (epsilon, *(f"{_ARCHITECTURE}.{one}" for one in ("rope.freq_base", "rope.scaling.factor"))):
+        value = _value(fields, key, 1.0)
+        if not 0 < value <= _LARGEST_FLOAT32:
+            yield f"{key}: found {value!r}, expected a number above 0"
+
+
+def _broken_factors(rope_factors: object) -> Iterator[str]:
+    held = rope_factors if isinstance(rope_factors, list) else []
+    if any(not isinstance(one, float) or not 0 < one < math.inf for one in held):
+        yield "rope_freqs.weight: found values that are no factors of frequencies, expected numbers above 0"
+
+
+def _check_kinds(fields: dict[str, Any], *, where: str) -> None:
+    """Refuse keys that are read here and hold something of another type, or text that is not UTF-8."""
+    problems = []
+    counts = {f"{_ARCHITECTURE}.{key}": _COUNT_KINDS for key in _REQUIRED_COUNTS + _OPTIONAL_COUNTS}
+    for key, kinds in (_KINDS | counts).items():
+        if (field := fields.get(key)) is None:
+            continue
+        found = tuple(kind.name for kind in field.types)
+        if " of ".join(found) not in kinds:
+            words = {_INTEGERS: "an integer", _NUMBERS: "a number of floating point"}.get(kinds, kinds[0])
+            problems.append(f"{key}: found {' of '.join(found)}, expected {words}")
+            continue
+        try:
+            if found == ("STRING",):
+                field.contents()
+        except UnicodeDecodeError as error:
+            problems.append(f"{key}: its text is not UTF-8 ({error.reason})")
+    if problems:
+        raise InputRefused.listing(f"{where}: its metadata cannot be read:", problems)
 
 
 def _llama(fields: dict[str, Any], key: str, default: Any = None) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.sources.json_files import read_json_object
+from builders.sources.tokenizer_loading import is_of_a_library, loading_problem
 from tpforge.errors import InputRefused
 
 TOKENIZER_FILES = (
@@ -56,10 +57,13 @@ def tokenizer_missing(folder: Path) -> str | None:
 
 
 def require_tokenizer(path: Path) -> None:
-    """Raise InputRefused when a tokenizer is needed and the directory has none that is read."""
-    missing = tokenizer_missing(path) if path.is_dir() else None
-    if missing is not None:
+    """Raise InputRefused when a tokenizer is needed and the directory has none that can be loaded."""
+    if not path.is_dir():
+        return
+    if (missing := tokenizer_missing(path)) is not None:
         raise InputRefused(f"{path}: {missing}")
+    if (problem := loading_problem(path)) is not None:
+        raise InputRefused(problem)
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
@@ -97,8 +101,10 @@ def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) 
             str(folder), local_files_only=True, trust_remote_code=False, **arguments
         )
         tokenizer.save_pretrained(str(out))
-    # Neither transformers nor tokenizers has exceptions of its own: the latter raises Exception itself.
-    except Exception as error:
+    except BaseException as error:
+        # Neither library has exceptions of its own; tokenizers' panics are no Exception even.
+        if not is_of_a_library(error):
+            raise
         where = folder / gguf_file if gguf_file else folder
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise InputRefused(
@@ -107,6 +113,8 @@ def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) 
         ) from error
     if not (out / "tokenizer.json").is_file():
         raise InputRefused(f"{folder}: its tokenizer has no tokenizer.json form; add a tokenizer.json")
+    if (problem := loading_problem(out)) is not None:
+        raise InputRefused(f"{folder}: what transformers makes of its tokenizer is none: {problem}")
 
 
 def as_llama_cpp_spaces(path: Path, *, adds_space: bool) -> None:

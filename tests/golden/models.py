@@ -117,11 +117,15 @@ GEMMA3_27B: dict[str, Any] = {
 }
 
 
+TOKENIZER = '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}'
+"""The least that is a tokenizer."""
+
+
 def write_hollow(folder: Path, config: dict[str, Any]) -> Path:
     """Write a checkpoint whose weights are holes; give `folder` back."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": []}))
+    (folder / "tokenizer.json").write_text(TOKENIZER)
     write_sparse_file(folder / "model.safetensors", shapes_of(config))
     return folder
 

@@ -39,13 +39,16 @@ LLAMA_70B: dict[str, Any] = {
 def write_sparse(folder: Path, config: dict[str, Any], *, bytes_a_file: int = 5 * 10**9) -> Path:
     """Write a bfloat16 checkpoint of `config` with holes for weights; give `folder` back.
 
-    Its tokenizer.json does not tokenize, but has as many tokens and merges as a real one.
+    Its tokenizer.json has as many tokens as a real one, and nearly as many merges.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    vocab = {f"token{number}": number for number in range(config["vocab_size"])}
-    merges = [[f"tok{number}", "en"] for number in range(2 * config["vocab_size"])]
-    tokenizer = {"added_tokens": [], "model": {"vocab": vocab, "merges": merges}}
+    single = [chr(0x4E00 + number) for number in range(1000)]
+    pairs = [(left, right) for left in single for right in single][: config["vocab_size"] - len(single)]
+    vocab = {
+        token: number for number, token in enumerate([*single, *(left + right for left, right in pairs)])
+    }
+    tokenizer = {"added_tokens": [], "model": {"type": "BPE", "vocab": vocab, "merges": pairs}}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     files: list[dict[str, tuple[int, ...]]] = [{}]
     held = 0

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from engines.chat import chat_prompt, render_chat
+from builders.audit.tokenizer import find_tokenizer
+from engines.chat import chat_prompt, find_template, render_chat
 from tests.support.tiny import CHAT_TEMPLATE, write_tiny_llama
 from tpforge.errors import InputRefused
 
@@ -25,7 +26,7 @@ TRICKY = (
 
 
 def write_template(folder: Path, template: object, *, file: bool) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False}, "unk_token": None}
     if file:
         (folder / "chat_template.jinja").write_text(str(template))
@@ -70,6 +71,42 @@ def test_the_template_is_found_in_its_file_in_the_config_and_by_name(tmp_path: P
     named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
     for name, template, file in (("a", "yes", True), ("b", "yes", False), ("c", named, False)):
         assert chat_prompt(write_template(tmp_path / name, template, file=file), "hi") == "yes"
+
+
+def test_the_template_of_a_processor_is_found_after_the_tokenizers(tmp_path: Path) -> None:
+    folder = write_template(tmp_path / "t", None, file=False)
+    (folder / "chat_template.json").write_text('{"chat_template": "of the processor"}')
+    assert chat_prompt(folder, "hi") == "of the processor"
+    assert chat_prompt(write_template(folder, "own", file=False), "hi") == "own"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("", False),
+        ("yes", True),
+        ([{"name": "default", "template": "yes"}, {"name": "rag", "template": "no"}], True),
+        ([{"name": "rag", "template": "no"}], False),
+        ([{"name": ["rag"], "template": "no"}, "default"], False),
+        ({"default": "no"}, False),
+    ],
+    ids=str,
+)
+def test_inspect_says_a_template_is_there_just_where_a_chat_finds_one(
+    tmp_path: Path, template: object, expected: bool
+) -> None:
+    model = write_tiny_llama(tmp_path / "m")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    assert find_tokenizer(model).has_chat_template is expected
+    assert (find_template(model) is not None) is expected
+
+
+def test_a_template_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_template(tmp_path / "t", "yes", file=True)
+    (folder / "chat_template.jinja").write_bytes(b"{{ 'a' }}\xff")
+    with pytest.raises(InputRefused, match=r"chat_template\.jinja: is not UTF-8: .* at byte 9"):
+        chat_prompt(folder, "hi")
 
 
 def test_the_tokenizer_of_a_checkpoint_gives_its_roles(tmp_path: Path) -> None:

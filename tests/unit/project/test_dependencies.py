@@ -28,7 +28,6 @@ FOR_OTHERS = {
     "accelerate": "transformers loads quantized checkpoints by it",
     "pandas": "lm-eval: the last version that works with numpy 1",
     "pyarrow": "lm-eval: the last version that works with numpy 1",
-    "sentencepiece": "transformers reads tokenizer.model by it",
     "tensorrt-llm": "Triton's models and this host's trtllm-build are it; we import it nowhere",
 }
 

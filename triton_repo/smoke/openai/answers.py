@@ -78,7 +78,7 @@ def check_golden(target: OpenAiTarget) -> None:
     if not target.golden:
         raise Skipped("the engine has no golden answers that decide a token: run `tpforge verify` on it")
     for golden in target.golden:
-        count = golden.num_decisive
+        count = target.num_decisive(golden.prompt, len(golden.token_ids))
         reply = target.ask("completions", golden.prompt, max_tokens=count)
         what = f"answer to golden prompt {golden.name!r}"
         found, expected = reply.text.lstrip(), golden.text.lstrip()
@@ -195,7 +195,7 @@ def check_usage(target: OpenAiTarget, api: str) -> None:
     expect_equal(streamed, whole, what="usage of the stream")
     if api == "completions" and target.golden:
         golden = target.golden[0]
-        count = min(golden.num_decisive, NUM_TOKENS)
+        count = target.num_decisive(golden.prompt, NUM_TOKENS)
         found = _usage(target.ask(api, golden.prompt, max_tokens=count)).completion
         expect_equal(found, count, what=f"completion_tokens of golden prompt {golden.name!r}")
 

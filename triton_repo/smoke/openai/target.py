@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest
 from triton_repo.client.openai import CHAT, DONE, PLAIN, HttpRefused, OpenAiClient, OpenAiStream, text_of
 from triton_repo.smoke.check import CANARY_TOKENS, Failed, Skipped
@@ -62,9 +63,15 @@ class OpenAiTarget:
 
     @property
     def golden(self) -> tuple[GoldenAnswer, ...]:
-        """The engine's golden answers that decide at least a token."""
+        """The engine's golden answers whose first token at least rounding cannot change."""
         answers = self.manifest.golden if self.manifest is not None else ()
-        return tuple(answer for answer in answers if answer.num_decisive > 0)
+        return tuple(answer for answer in answers if self._num_decisive(answer))
+
+    def _num_decisive(self, answer: GoldenAnswer) -> int:
+        """Of a server that computes in the engine's dtype, as those behind OpenAI's API do."""
+        assert self.manifest is not None, "golden answers come with it"
+        decisive = decisive_tokens(answer, parity=self.manifest.parity, compute_dtype=self.manifest.dtype)
+        return first_run(decisive).count
 
     @property
     def prompt(self) -> str:
@@ -78,7 +85,7 @@ class OpenAiTarget:
 
     def num_decisive(self, prompt: str, most: int) -> int:
         """How many greedy tokens of a prompt do not depend on rounding, at most `most`."""
-        known = {answer.prompt: answer.num_decisive for answer in self.golden}
+        known = {answer.prompt: self._num_decisive(answer) for answer in self.golden}
         return min(most, known.get(prompt, most))
 
     def body(self, api: str, prompt: str, *, max_tokens: int, **fields: Any) -> dict[str, Any]:

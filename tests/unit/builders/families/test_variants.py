@@ -114,6 +114,43 @@ def test_baichuans_positions_and_head_follow_from_its_lengths_and_vocabulary(
     assert [part.transform for part in head.parts] == [transform]
 
 
+FIRST = {"architectures": ["BaiChuanForCausalLM"], "max_position_embeddings": 128}
+
+
+@pytest.mark.parametrize(
+    ("changes", "version", "transform"),
+    [
+        # Tokens were added, so that the vocabulary is that of neither.
+        ({"max_position_embeddings": 128, "vocab_size": 64005, "z_loss_weight": 0}, "v2_7b", "unit rows"),
+        ({"max_position_embeddings": 128, "vocab_size": 64000, "z_loss_weight": 0}, "v2_7b", "unit rows"),
+        ({"model_max_length": 128, "vocab_size": 125700, "z_loss_weight": 0.0}, "v2_13b", "unit rows"),
+        (FIRST | {"vocab_size": 64005}, "v1_7b", None),
+        (FIRST | {"vocab_size": 125696}, "v1_7b", None),
+    ],
+)
+def test_baichuans_version_is_told_by_what_its_configs_alone_have(
+    changes: dict[str, Any], version: str, transform: str | None
+) -> None:
+    assert target(BAICHUAN, **changes)["model_version"] == version
+    family = find_family(BAICHUAN["architectures"], where="config.json")
+    (head,) = (rule for rule in family.rules(planned(BAICHUAN, **changes)) if rule.target == "lm_head.weight")
+    assert [part.transform for part in head.parts] == [transform]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_position_embeddings": 128, "vocab_size": 64005}, "neither 64000 (Baichuan) nor 125696"),
+        ({"model_max_length": 128, "vocab_size": 125700}, 'add "z_loss_weight": 0 for Baichuan 2'),
+        (FIRST | {"z_loss_weight": 0}, "z_loss_weight: found 0; Baichuan 2 has it"),
+    ],
+)
+def test_a_baichuan_of_either_version_is_refused_and_not_guessed(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputRefused) as refused:
+        read(BAICHUAN, **changes)
+    assert words in str(refused.value)
+
+
 def test_mpts_clip_and_slopes_stand_in_its_config_under_upstreams_one_name() -> None:
     config = target(MPT | {"architectures": ["MptForCausalLM"]})
     assert config["architecture"] == "MPTForCausalLM"

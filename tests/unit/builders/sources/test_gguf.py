@@ -61,10 +61,11 @@ def write_gguf(
     extra: dict[str, Any] | None = None,
     rope_factors: list[float] | None = None,
     leave_out: tuple[str, ...] = (),
+    tensors_a_part: int = 0,
 ) -> Path:
-    """What llama.cpp would make of a tiny checkpoint directory."""
+    """What llama.cpp would make of a tiny checkpoint directory; in parts when a part has so many tensors."""
     config = json.loads((model / "config.json").read_text())
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, architecture, split_max_tensors=tensors_a_part)
     values: dict[str, Any] = {
         f"{architecture}.block_count": config["num_hidden_layers"],
         f"{architecture}.context_length": config["max_position_embeddings"],
@@ -243,6 +244,11 @@ def test_rope_factors_of_another_kind_are_refused_not_lost(model: Path, tmp_path
         ({"leave_out": ("llama.block_count",)}, "llama.block_count: missing"),
         ({"extra": {"llama.attention.head_count": 0}}, "head_count: found 0, expected a count"),
         ({"extra": {"llama.attention.key_length": "16"}}, "key_length: found '16', expected a count"),
+        ({"extra": {"llama.attention.head_count": 65}}, "head_count: found 65 heads of 64 hidden values"),
+        ({"extra": {"llama.expert_count": "none"}}, "llama.expert_count: found STRING, expected an integer"),
+        ({"extra": {"llama.rope.scaling.factor": 2}}, "found UINT32, expected a number of floating point"),
+        ({"extra": {"general.license": 7}}, "general.license: found UINT32, expected STRING"),
+        ({"extra": {"tokenizer.ggml.eos_token_id": "</s>"}}, "eos_token_id: found STRING, expected an"),
         ({"extra": {"llama.rope.dimension_count": 8}}, "partial_rotary_factor: found 0.5, expected 1.0"),
     ],
 )

@@ -77,20 +77,6 @@ def test_a_type_that_gguf_does_not_list_is_named(tmp_path: Path, kind: int) -> N
     assert "download it again" not in words
 
 
-def test_a_split_gguf_is_refused_as_split(tmp_path: Path) -> None:
-    import gguf
-
-    writer = gguf.GGUFWriter(tmp_path / "tiny-00001-of-00003.gguf", "llama")
-    writer.add_uint16("split.no", 0)
-    writer.add_uint16("split.count", 3)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    words = refusal(tmp_path / "tiny-00001-of-00003.gguf")
-    assert "is one of 3 files of a split .gguf" in words and "llama-gguf-split --merge" in words
-
-
 def test_a_broken_file_is_still_called_broken(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
     held = load_file(tmp_path / "model.safetensors")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from builders.audit.survey import survey
 from builders.sources import locate, open_source
 from builders.sources.end_ids import NO_END, tokenizer_end_id
 from builders.sources.tokenizer_files import as_llama_cpp_spaces, copy_tokenizer, require_tokenizer
+from scripts.main import main
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import InputRefused
 
@@ -137,3 +139,69 @@ def test_configs_come_before_the_tokenizer(tmp_path: Path) -> None:
     write_tiny_llama(tmp_path)
     with open_source(str(tmp_path)) as source:
         assert source.notes == () and source.spec.special_tokens.end_ids
+
+
+def break_merges(folder: Path) -> None:
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["model"]["merges"].append(["not there", "nor this"])
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+
+
+def break_normalizer(folder: Path) -> None:
+    """Its library does not raise but panics."""
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+
+
+def break_kind(folder: Path) -> None:
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["model"]["type"] = "Newer"
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+
+
+def break_sentencepiece(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0bnot a model")
+
+
+def break_pairs(folder: Path) -> None:
+    write_vocabulary(folder)
+    (folder / "merges.txt").write_text("#version: 0.2\nnot there\n")
+
+
+def give_two_tokens_one_id(folder: Path) -> None:
+    write_vocabulary(folder)
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    vocabulary["\u0120t"] = 0
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (break_merges, "Token `not there` out of vocabulary"),
+        (break_normalizer, "PanicException: Precompiled"),
+        (break_kind, "did not match any variant"),
+        (break_sentencepiece, "tokenizer.model is no tokenizer that can be loaded"),
+        (break_pairs, "vocab.json with merges.txt is no tokenizer that can be loaded"),
+        (give_two_tokens_one_id, "several tokens have the id 0"),
+    ],
+)
+def test_a_tokenizer_that_its_library_cannot_load_is_said_before_anything_is_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], words: str
+) -> None:
+    model, out = write_tiny_llama(tmp_path / "model"), tmp_path / "engine"
+    damage(model)
+    assert any(words in problem for problem in survey(locate(str(model))).problems)
+    for runtime in ("reference", "pytorch"):
+        assert main(["build", str(model), "--runtime", runtime, "--out", str(out)]) == 4
+        error = capsys.readouterr().err
+        assert words in error and "save it again with transformers" in error
+        assert not out.exists()
+
+
+def test_weights_are_converted_beside_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """Convert writes no tokenizer."""
+    break_merges(write_tiny_llama(tmp_path / "model"))
+    assert main(["convert", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from engines.reference.opening import AUTO_DTYPE
@@ -10,7 +12,9 @@ from tests.support.servers.fake_server import MAX_INPUT_LEN, MAX_SEQ_LEN, FakeSe
 from tpforge.dtypes import DType
 from tpforge.golden import first_run
 from tpforge.manifest import GoldenAnswer, Limits, Manifest, Parity, Rounding
+from triton_repo.client.openai import OpenAiClient
 from triton_repo.smoke.check import AUTO_COMPUTE_DTYPE, CheckResult, Skipped, Target
+from triton_repo.smoke.openai.target import OpenAiTarget
 from triton_repo.smoke.runner import all_checks, run_checks
 
 CHECKS = {check.name: check for check in all_checks()}
@@ -129,3 +133,12 @@ def test_engines_that_were_proven_before_margins_were_kept_are_read() -> None:
     for compute_dtype, count in (("float32", 1), ("bfloat16", 0)):
         target = Target(client=FakeServer(compute_dtype=compute_dtype), manifest=manifest)
         assert first_run(target.decisive(item)).count == count
+
+
+def test_servers_behind_openais_api_are_judged_in_the_engines_dtype() -> None:
+    decided, tied = answer((0.7, 0.7, 0.5, 0.7)), answer((0.1, 2.0), prompt="w5 w6")
+    manifest = known(decided, tied)
+    assert manifest.dtype is DType.BFLOAT16
+    target = OpenAiTarget(client=cast(OpenAiClient, None), model="tiny", manifest=manifest)
+    assert target.golden == (decided,)
+    assert target.num_decisive(decided.prompt, 16) == 2

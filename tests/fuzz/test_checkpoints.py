@@ -1,18 +1,17 @@
 """Whatever a header or a config.json says, the answer is an error of ours or success, and comes soon."""
 
-import copy
 import json
 import random
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+import torch
+from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from builders.audit import audit
 from builders.audit.survey import survey
@@ -21,23 +20,13 @@ from builders.conversion.planning import plan_shards
 from builders.sources import locate, open_source
 from builders.sources.quantized.reading import QuantizedWeights
 from engines.reference.refusing import refusals
+from tests.fuzz.junk import CHANGES, JSON, fuzz, mutated, paths
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase, write_tiny_family
 from tests.support.quantized.checkpoints import CONFIGS, write_quantized
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import TpforgeError
 from tpforge.shards.mapping import Mapping
-
-SIZES = st.sampled_from([0, 1, 2, 3, 7, 64, 1 << 31, (1 << 63) - 1, 1 << 64, 10**400, -1])
-ODD = st.sampled_from([None, True, False, 0.0, -1.5, 1e308, float("nan"), float("inf"), "", "gelu", [], {}])
-JSON = st.recursive(
-    SIZES | ODD | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=6,
-)
-FUZZ = settings(
-    deadline=2000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], database=None
-)
 
 
 def look(folder: Path) -> None:
@@ -52,6 +41,9 @@ def look(folder: Path) -> None:
         audit(source)
         # What a conversion would take has no problems, but in a tokenizer's files, which it leaves alone.
         assert [problem for problem in found.problems if "tokenizer" not in problem] == []
+        for name in source.shapes:
+            values = source.read(name)
+            assert tuple(values.shape) == source.shapes[name], name
 
 
 def plan(layout: TableLayout, stored: QuantizedWeights | None) -> None:
@@ -62,43 +54,6 @@ def plan(layout: TableLayout, stored: QuantizedWeights | None) -> None:
     config = layout.family.target_config(shards, dtype=dtype)
     json.dumps(config)
     refusals(config, layout.spec.model_dump(mode="json"), max_seq_len=16)
-
-
-def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in a JSON value something lies."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [one for key, held in inner for one in ((*prefix, key), *paths(held, (*prefix, key)))]
-
-
-def mutated(value: dict[str, Any], changes: list[tuple[int, Any]]) -> dict[str, Any]:
-    """A copy with a place replaced for each change, or removed where the change says `...`."""
-    result = copy.deepcopy(value)
-    for place, new in changes:
-        known = paths(result)
-        if not known:
-            break
-        *outer, last = known[place % len(known)]
-        holder = result
-        for key in outer:
-            holder = holder[key]
-        if new is ...:
-            del holder[last]
-        else:
-            holder[last] = new
-    return result
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_memory() -> Iterator[None]:
-    """A config that asks for too much must fail here by MemoryError, not take the machine along."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = psutil.Process().memory_info().vms
-    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-CHANGES = st.lists(st.tuples(st.integers(0, 10**6), JSON | st.just(...)), min_size=1, max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +72,7 @@ def split(content: bytes) -> tuple[dict[str, Any], bytes]:
     return header, content[8 + length :]
 
 
-@FUZZ
+@fuzz(100)
 @given(changes=CHANGES)
 def test_any_change_of_a_header_is_refused_or_harmless(
     llama: Path, weights: bytes, changes: list[tuple[int, Any]]
@@ -128,7 +83,7 @@ def test_any_change_of_a_header_is_refused_or_harmless(
     look(llama)
 
 
-@FUZZ
+@fuzz(100)
 @given(position=st.integers(0, 4000), new=st.binary(max_size=12), cut=st.none() | st.integers(0, 5000))
 def test_any_bytes_in_a_header_are_refused_or_harmless(
     llama: Path, weights: bytes, position: int, new: bytes, cut: int | None
@@ -138,7 +93,7 @@ def test_any_bytes_in_a_header_are_refused_or_harmless(
     look(llama)
 
 
-@FUZZ
+@fuzz(100)
 @given(values=JSON)
 def test_any_index_is_refused_or_harmless(llama: Path, weights: bytes, values: Any) -> None:
     index = llama / "model.safetensors.index.json"
@@ -150,7 +105,7 @@ def test_any_index_is_refused_or_harmless(llama: Path, weights: bytes, values: A
         index.unlink()
 
 
-@FUZZ
+@fuzz(100)
 @given(
     changes=CHANGES,
     name=st.sampled_from(["tokenizer.json", "tokenizer_config.json", "generation_config.json"]),
@@ -191,7 +146,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("method", CONFIGS)
-@settings(FUZZ, max_examples=40)
+@fuzz(40)
 @given(changes=CHANGES, others=CHANGES | st.just([]))
 def test_any_change_of_a_quantized_checkpoint_is_refused_or_harmless(
     quantized: dict[str, Path], method: str, changes: list[tuple[int, Any]], others: list[tuple[int, Any]]
@@ -212,8 +167,84 @@ def test_any_change_of_a_quantized_checkpoint_is_refused_or_harmless(
         (folder / "model.safetensors").write_bytes(weights)
 
 
+def deformed(tensor: torch.Tensor, *, how: str, dim: int, dtype: torch.dtype) -> torch.Tensor:
+    """Another shape or type, as a file of another program, or of a broken one, would have."""
+    dim = dim % tensor.dim() if tensor.dim() else 0
+    match how:
+        case "halved" if tensor.dim():
+            return tensor.narrow(dim, 0, tensor.shape[dim] // 2)
+        case "doubled" if tensor.dim():
+            return torch.cat([tensor, tensor], dim)
+        case "one more" if tensor.dim() and tensor.shape[dim]:
+            return torch.cat([tensor, tensor.narrow(dim, 0, 1)], dim)
+        case "turned" if tensor.dim() > 1:
+            return tensor.transpose(0, 1)
+        case "flat":
+            return tensor.flatten()
+        case "another dim":
+            return tensor[None]
+        case "one value":
+            return tensor.flatten()[:1]
+        case "empty":
+            return tensor.flatten()[:0]
+        case "a number":
+            return tensor.flatten()[0] if tensor.numel() else tensor
+    return tensor.float().to(dtype)
+
+
+DEFORMATIONS = st.lists(
+    st.tuples(
+        st.integers(0, 10**6),
+        st.sampled_from(
+            [
+                "halved",
+                "doubled",
+                "one more",
+                "turned",
+                "flat",
+                "another dim",
+                "one value",
+                "empty",
+                "a number",
+            ]
+            + ["type"] * 3
+            + ["gone"] * 2
+        ),
+        st.integers(0, 1),
+        st.sampled_from(
+            [torch.int32, torch.int64, torch.uint8, torch.float16, torch.float32, torch.bfloat16, torch.bool]
+        ),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+@fuzz(30)
+@given(changes=DEFORMATIONS)
+def test_any_shape_or_type_of_a_quantized_matrix_is_refused_or_harmless(
+    quantized: dict[str, Path], method: str, changes: list[tuple[int, str, int, torch.dtype]]
+) -> None:
+    """Of its scales, zero points, group indices and integers alike."""
+    folder = quantized[method]
+    content = (folder / "model.safetensors").read_bytes()
+    tensors = load_file(folder / "model.safetensors")
+    for place, how, dim, dtype in changes:
+        name = sorted(tensors)[place % len(tensors)]
+        if how == "gone":
+            del tensors[name]
+        else:
+            tensors[name] = deformed(tensors[name], how=how, dim=dim, dtype=dtype).clone().contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    try:
+        look(folder)
+    finally:
+        (folder / "model.safetensors").write_bytes(content)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
-@settings(FUZZ, max_examples=25)
+@fuzz(25)
 @given(changes=CHANGES)
 def test_any_change_of_a_config_is_refused_or_harmless(
     checkpoint: Callable[[FamilyCase], Path], case: FamilyCase, changes: list[tuple[int, Any]]
