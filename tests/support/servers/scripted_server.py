@@ -113,7 +113,7 @@ class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         num_tokens, stamps = int.from_bytes(raw, "little"), []
         if script.empty_every and self.num_requests % script.empty_every == 0:
             num_tokens = 0
-            await context.write(_response("", final=True))
+            await context.write(response("", final=True))
         for token in range(num_tokens):
             await self._wait_until(received + script.ttft_s + token * script.itl_s)
             final = token == num_tokens - 1 and not script.no_final
