@@ -153,6 +153,7 @@ def _options(
             kv_dtype=dtype.value,
             dtype=dtype,
             price=ask.price,
+            notes=blueprint.notes,
         )
         try:
             shapes = _shapes(blueprint, mapping=mapping, pad=ask.pad)
@@ -237,7 +238,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         max_batch_size=min(MAX_BATCH_SIZE, share or MAX_BATCH_SIZE),
     )
     memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
-    option = replace(option, memory=memory, notes=notes)
+    option = replace(option, memory=memory, notes=(*option.notes, *notes))
     if rejection := _no_room(memory, ask):
         return replace(option, rejection=rejection)
     rate = ask.load.requests_per_second

@@ -52,6 +52,15 @@ def pytorch_only(architecture: str) -> str | None:
     )
 
 
+def advice_on_unknown(architecture: str) -> str:
+    """What to do about an architecture whose sizes tpforge does not know."""
+    found = architecture_support(architecture)
+    if not found:
+        return "TensorRT-LLM lists it for no runtime; give a model of an architecture of docs/models.md"
+    runs = " and ".join(f"the {one.runtime} runtime ({one.versions})" for one in found)
+    return f"TensorRT-LLM runs it by {runs}: state its sizes in a file for --describe"
+
+
 @cache
 def _table() -> dict[str, tuple[Support, ...]]:
     text = files("tpforge.trtllm").joinpath("architectures.toml").read_text(encoding="utf-8")
