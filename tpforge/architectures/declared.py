@@ -254,6 +254,9 @@ def declared_by(
     """
     inner = config.get(row.text) if row.text else None
     laid = {**config, **inner} if isinstance(inner, Mapping) else dict(config)
+    if config.get("tie_word_embeddings") is not None:
+        # The head is the whole model's, whatever the language model alone would do.
+        laid["tie_word_embeddings"] = config["tie_word_embeddings"]
     sizes = Sizes({**common_sizes(), **row.sizes}, laid, given)
     try:
         num_layers = sizes["layers"]

@@ -99,6 +99,9 @@ def _looked_up(node: ast.Attribute, config: Mapping[str, Any]) -> Any:
 
 
 def _number(value: Any, key: str) -> int:
+    if isinstance(value, list) and value and all(one == value[0] for one in value):
+        # A list with the same number for every layer.
+        value = value[0]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int):

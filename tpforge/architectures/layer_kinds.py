@@ -65,6 +65,24 @@ def _sliding_of_six(config: Config, num_layers: int) -> list[str]:
     return _sliding_of_four({"sliding_window_pattern": 6, **config}, num_layers)
 
 
+def _sliding_or_full(config: Config, num_layers: int) -> list[str]:
+    """As the rule of four; without `sliding_window` every layer sees everything (EXAONE 4)."""
+    if config.get("layer_types") is None and config.get("sliding_window") is None:
+        return ["full_attention"] * num_layers
+    pattern = config.get("sliding_window_pattern")
+    if config.get("layer_types") is None and isinstance(pattern, str) and pattern:
+        kinds = {"L": "sliding_attention", "G": "full_attention"}
+        return [kinds.get(pattern[index % len(pattern)], pattern) for index in range(num_layers)]
+    return _sliding_of_four(config, num_layers)
+
+
+def _hybrid_types(config: Config, num_layers: int) -> list[str]:
+    """`layer_types` or `layers_block_type`, which says mamba or attention, by the names of today."""
+    names = {"mamba": "linear_attention", "attention": "full_attention"}
+    given = _listed(config, "layer_types") or _listed(config, "layers_block_type") or ["mamba"] * num_layers
+    return [names.get(str(one), str(one)) for one in given]
+
+
 def _full_interval(config: Config, num_layers: int) -> list[str]:
     """`layer_types`; without it the last of every `full_attention_interval` layers has attention."""
     given = _listed(config, "layer_types")
@@ -227,6 +245,8 @@ RULES: Mapping[str, Rule] = {
     "layer_types": _layer_types,
     "sliding_of_four": _sliding_of_four,
     "sliding_of_six": _sliding_of_six,
+    "sliding_or_full": _sliding_or_full,
+    "hybrid_types": _hybrid_types,
     "full_interval": _full_interval,
     "sparse_step": _sparse_step,
     "first_dense": _first_dense,

@@ -5,6 +5,7 @@ Its layers differ in more than a ModelSpec can say: `Declared` has them. No norm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tpforge.architectures.declared import Declared
@@ -13,8 +14,12 @@ from tpforge.errors import InputRefused
 from tpforge.model import AttentionSpec, LatentSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, SpecialTokens
 
 
-def declared_spec(model: Declared, *, where: str, dtype: DType | None = None) -> ModelSpec:
+def declared_spec(
+    model: Declared, *, where: str, dtype: DType | None = None, generation: Mapping[str, Any] | None = None
+) -> ModelSpec:
     """The sizes of `model`; `dtype` is that of its weights where config.json names none.
+
+    `generation` has ids of special tokens that go before those of config.json.
 
     Raises:
         InputRefused: config.json names a type that is none of floats.
@@ -33,7 +38,7 @@ def declared_spec(model: Declared, *, where: str, dtype: DType | None = None) ->
         rope=None,
         norm=NormSpec(epsilon=1e-6),
         moe=_moe(model),
-        special_tokens=_special_tokens(model.config),
+        special_tokens=_special_tokens({**model.config, **(generation or {})}),
     )
 
 
@@ -104,7 +109,7 @@ def _dtype(model: Declared, *, where: str) -> DType | None:
         raise InputRefused(f"{where}: {error}") from error
 
 
-def _special_tokens(config: Any) -> SpecialTokens:
+def _special_tokens(config: Mapping[str, Any]) -> SpecialTokens:
     def ids(key: str) -> tuple[int, ...]:
         found = config.get(key)
         given = found if isinstance(found, list) else [found]

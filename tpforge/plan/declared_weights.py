@@ -51,7 +51,7 @@ class DeclaredTensors:
         return RankShapes(
             model=self.model,
             mapping=flat,
-            plan=ShardPlan(model=self.model, mapping=flat, padding=_padding(self.model)),
+            plan=ShardPlan(model=self.model, mapping=flat, padding=unpadded(self.model)),
             first=tuple(self._tensor(one, ranks) for one in first),
             last=(*tied, *(self._tensor(one, ranks) for one in (*rest[:1], *head))),
             layer=dict(zip(kinds, held, strict=True)),
@@ -124,10 +124,16 @@ class _Ranks:
         )
 
 
-def _padding(model: ModelSpec) -> Padding:
-    """None: the heads as they are."""
+def unpadded(model: ModelSpec) -> Padding:
+    """The heads and widths as they are."""
     attention = model.attention
     heads = HeadLayout(
         query_heads=tuple(range(attention.num_heads)), kv_heads=tuple(range(attention.num_kv_heads))
     )
-    return Padding(heads=heads, intermediate_size=model.mlp.intermediate_size)
+    moe = model.moe
+    return Padding(
+        heads=heads,
+        intermediate_size=model.mlp.intermediate_size,
+        expert_size=moe.intermediate_size if moe else 0,
+        shared_size=moe.shared_intermediate_size if moe else 0,
+    )
