@@ -74,7 +74,8 @@ def find_config(location: str) -> FoundConfig:
         return _read(path / "config.json" if path.is_dir() else path, name=location)
     known = find_known(_DEMO if location == "demo" else location.partition("@")[0])
     if known is not None:
-        return FoundConfig(known.name, f"{known.id} (built in)", known.config)
+        where = f"{known.id} (built in)"
+        return FoundConfig(known.name, where, known.config, modelopt=known.hf_quant_config)
     return _from_hub(location)
 
 

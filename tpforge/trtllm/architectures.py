@@ -11,15 +11,21 @@ from importlib.resources import files
 from typing import Literal
 
 from tpforge.records import Record
+from tpforge.runtime import Runtime
+from tpforge.trtllm.versions import version_key
 
 
 class Support(Record):
-    """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on."""
+    """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on.
+
+    `min_sm` is the least compute capability, where not all will do.
+    """
 
     runtime: Literal["tensorrt", "pytorch"]
     first: str
     last: str | None = None
     note: str | None = None
+    min_sm: int | None = None
     source: str
 
     @property
@@ -50,6 +56,21 @@ def pytorch_only(architecture: str) -> str | None:
         f"no TensorRT-LLM checkpoint format holds {architecture}; the pytorch runtime "
         f"(TensorRT-LLM's LLM API, {found[0].versions}) loads the Hugging Face checkpoint as it is"
     )
+
+
+def architecture_problems(
+    architecture: str, *, runtime: Runtime, version: str | None, sm: int | None
+) -> tuple[str, ...]:
+    """Why a release or a GPU does not run an architecture; what is not known of them refuses nothing."""
+    problems = []
+    for one in architecture_support(architecture):
+        if one.runtime != runtime:
+            continue
+        if version is not None and version_key(version) < version_key(one.first):
+            problems.append(f"{architecture} runs in TensorRT-LLM {one.versions}, not in {version}")
+        if one.min_sm is not None and sm is not None and sm < one.min_sm:
+            problems.append(f"{architecture} runs on SM{one.min_sm} and later, not on SM{sm}")
+    return tuple(problems)
 
 
 def advice_on_unknown(architecture: str) -> str:
