@@ -25,7 +25,7 @@ from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
 from builders.sources.wrapped_names import unwrapped
 from tpforge.architectures.declared import Declared, read_declared
-from tpforge.architectures.table import find_architecture
+from tpforge.architectures.table import find_architecture, nearest_classes
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
@@ -177,8 +177,10 @@ def _read_declared(found: Directory, config_file: Path, *, unknown: str) -> None
     names = architectures if isinstance(architectures, list) else [architectures]
     name = names[0] if len(names) == 1 and isinstance(names[0], str) else ""
     found.elsewhere = _elsewhere(architectures, config_file)
+    near = nearest_classes(name)
+    hint = f" Nearest in the table of architectures: {' and '.join(near)}." if near else ""
     if find_architecture(name) is None:
-        found.problems.append(found.elsewhere or f"{unknown} {advice_on_unknown(name)}.")
+        found.problems.append(found.elsewhere or f"{unknown}{hint} {advice_on_unknown(name)}.")
         found.elsewhere = None
         return
     found.elsewhere = found.elsewhere or f"{unknown} {advice_on_unknown(name)}."

@@ -194,8 +194,13 @@ def _toml(name: str) -> dict[str, object]:
 
 def refuse_unknown(class_name: str, *, where: str, advice: str) -> InputRefused:
     """The error for a class that is in no row, with those that are spelled most like it."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(class_name, known_classes(), n=2, cutoff=0.7)
+    near = nearest_classes(class_name)
     hint = f"; nearest are {' and '.join(near)}" if near else ""
     return InputRefused(f"{where}: the sizes of {class_name} are in no table of tpforge{hint}; {advice}")
+
+
+def nearest_classes(class_name: str) -> list[str]:
+    """Classes of the table that are spelled most like another; none when none is like it."""
+    from difflib import get_close_matches
+
+    return get_close_matches(class_name, known_classes(), n=2, cutoff=0.7)

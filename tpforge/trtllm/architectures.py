@@ -18,7 +18,8 @@ from tpforge.trtllm.versions import version_key
 class Support(Record):
     """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on.
 
-    `min_sm` is the least compute capability, where not all will do.
+    `min_sm` is the least compute capability, where not all will do; `generates` is False of what scores,
+    classifies, embeds or drafts, and answers no prompt.
     """
 
     runtime: Literal["tensorrt", "pytorch"]
@@ -26,6 +27,7 @@ class Support(Record):
     last: str | None = None
     note: str | None = None
     min_sm: int | None = None
+    generates: bool = True
     source: str
 
     @property
@@ -42,6 +44,12 @@ class _Block(Support):
 def architecture_support(architecture: str) -> tuple[Support, ...]:
     """Every runtime of TensorRT-LLM that is known to run `architecture`; none when it is unknown there."""
     return _table().get(architecture, ())
+
+
+def supported_architectures(runtime: Runtime) -> tuple[str, ...]:
+    """Every architecture that `runtime` is known to run, sorted without regard to case."""
+    names = (name for name, held in _table().items() if any(one.runtime == runtime for one in held))
+    return tuple(sorted(names, key=str.lower))
 
 
 def pytorch_only(architecture: str) -> str | None:
@@ -78,6 +86,8 @@ def advice_on_unknown(architecture: str) -> str:
     found = architecture_support(architecture)
     if not found:
         return "TensorRT-LLM lists it for no runtime; give a model of an architecture of docs/models.md"
+    if not any(one.generates for one in found):
+        return f"TensorRT-LLM runs it {found[0].note}, which is all that tpforge plans and serves"
     runs = " and ".join(f"the {one.runtime} runtime ({one.versions})" for one in found)
     return f"TensorRT-LLM runs it by {runs}: state its sizes in a file for --describe"
 
