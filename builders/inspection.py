@@ -226,7 +226,8 @@ def _pytorch(found: Survey, versions: str | None) -> Serving:
         return Serving("pytorch", False, None, "its PyTorch backend does not name the architecture")
     if found.kind == "gguf":
         return Serving("pytorch", False, versions, "it loads Hugging Face directories, not .gguf files")
-    quantization = found.quantization
+    # Of a model by the table of architectures the audit has judged every matrix.
+    quantization = found.quantization if found.declared is None else None
     if quantization is not None and (
         quantization.method not in LLM_API_LOADS or format_name(quantization) is None
     ):

@@ -10,13 +10,15 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builders.declared_bytes import formats_in
 from builders.described import declared_notes
 from builders.llm_api.arguments import LlmPlan, LlmTarget, plan_llm
-from builders.llm_api.formats import LoadedFormat, require_loadable
+from builders.llm_api.formats import LoadedFormat, require_format, require_loadable
 from builders.llm_api.given import flatten, unchecked_word
 from builders.llm_api.model import LlmModel, open_llm_model
 from builders.llm_api.padded_model import DIVIDED_MLP, kept_files, padding_notes, refuse_padding, write_padded
 from builders.older_spelling import needs_older_spelling, respell, respelling_notes
+from builders.sources.json_files import read_json_object
 from builders.sources.models import demo_model
 from builders.sources.tokenizer_files import copy_tokenizer
 from tpforge import __version__
@@ -80,13 +82,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     release = release_for(recipe.trtllm, runtime="pytorch")
     location = str(demo_model()) if recipe.model == "demo" else recipe.model
     model = open_llm_model(location, release=release)
-    quantization = require_loadable(
-        model.quantization,
-        where=recipe.model,
-        trtllm=release.trtllm,
-        sm=sm,
-        architecture=model.spec.architecture,
-    )
+    quantization = _loaded_format(model, where=recipe.model, release=release, sm=sm)
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
     limits = recipe.limits.resolve(model.spec)
     plan = plan_llm(
@@ -117,6 +113,29 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
         sm=sm,
         plan=plan,
         quantization=quantization,
+    )
+
+
+def _loaded_format(model: LlmModel, *, where: str, release: Release, sm: int | None) -> LoadedFormat:
+    """How the LLM API will take the weights; of a model by the table of architectures, matrix by matrix."""
+    architecture = model.spec.architecture
+    if model.declared is None:
+        return require_loadable(
+            model.quantization, where=where, trtllm=release.trtllm, sm=sm, architecture=architecture
+        )
+    folder = model.located.path
+    config = read_json_object(folder / "config.json")
+    stored = formats_in(model.declared, config, folder=folder, where=where)
+    if stored is None:
+        return LoadedFormat(None)
+    return require_format(
+        stored.main,
+        kv_cache=None,
+        title=stored.title,
+        where=where,
+        trtllm=release.trtllm,
+        sm=sm,
+        architecture=architecture,
     )
 
 

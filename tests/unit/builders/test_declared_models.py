@@ -201,3 +201,54 @@ def test_ranks_that_do_not_divide_it_are_refused_with_those_that_do(tmp_path: Pa
     recipe = EngineRecipe(model=str(folder), runtime="pytorch", trtllm="1.2.1", tp=8, sm=90)
     with pytest.raises(InputRefused, match=r"4 attention heads.*use tp=1, 2, 4"):
         plan_llm_engine(recipe, out=tmp_path / "engine", sm=90)
+
+
+def _quantized(folder: Path, algorithms: dict[str, str]) -> None:
+    """Store some matrices of a checkpoint as ModelOpt does, and say so: FP8 with a scale each."""
+    import torch
+
+    tensors = load_file(folder / "model.safetensors")
+    held = {}
+    for name, one in tensors.items():
+        module = name.removesuffix(".weight")
+        if module in algorithms:
+            held[name] = one.to(torch.float8_e4m3fn)
+            held[f"{module}.weight_scale"] = torch.ones(1)
+            held[f"{module}.input_scale"] = torch.ones(1)
+        else:
+            held[name] = one
+    save_file(held, folder / "model.safetensors")
+    layers = {module: {"quant_algo": algorithm} for module, algorithm in algorithms.items()}
+    config = json.loads((folder / "config.json").read_text())
+    declared = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": declared}))
+
+
+def test_a_checkpoint_of_mixed_formats_is_judged_matrix_by_matrix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "model", "SmolLM3ForCausalLM")
+    names = [f"model.layers.{layer}.mlp.{one}_proj" for layer in range(4) for one in ("gate", "up", "down")]
+    _quantized(folder, dict.fromkeys(names, "FP8"))
+    status, found = inspected(folder, capsys)
+    assert (status, found["problems"]) == (0, [])
+    tensors = load_file(folder / "model.safetensors").values()
+    stored = sum(one.numel() * one.element_size() for one in tensors)
+    assert found["divisions"][0]["rank_bytes"] == [stored]
+    recipe = EngineRecipe(model=str(folder), runtime="pytorch", trtllm="1.2.1", sm=90)
+    with pytest.raises(InputRefused, match=r"SmolLM3ForCausalLM in TensorRT-LLM 1\.3\.0rc20"):
+        plan_llm_engine(recipe, out=tmp_path / "engine", sm=90)
+
+
+def test_a_mixture_that_misnames_its_matrices_is_refused_by_the_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "model", "SmolLM3ForCausalLM")
+    names = [f"model.layers.{layer}.mlp.{one}_proj" for layer in range(4) for one in ("gate", "up", "down")]
+    _quantized(folder, dict.fromkeys(names, "FP8"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["quantized_layers"].pop("model.layers.2.mlp.gate_proj")
+    (folder / "config.json").write_text(json.dumps(config))
+    status, found = inspected(folder, capsys)
+    assert status == 4
+    assert any("config.json and its quantization imply" in one for one in found["problems"])
