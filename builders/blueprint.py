@@ -1,58 +1,66 @@
-"""What a plan is made for: a model from its config.json alone, by its family's tables.
+"""What a plan is made for: a model from its config.json alone, by its family's tables or its architecture's.
 
 It reads no weights and plans nothing; `tpforge.plan` does.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from builders.described import declared_notes, read_described
 from builders.families.common.base import Family
 from builders.families.common.reading import ConfigReader
-from builders.families.common.registry import find_family
+from builders.families.common.registry import find_family, is_of_family
+from builders.sources.quantization import MODELOPT_FILE
 from builders.stored_format import stored_format
 from builders.transforms import transformed_shape
+from tpforge.architectures.declared import Declared, read_declared
+from tpforge.architectures.spec import declared_spec
+from tpforge.architectures.stored import stored_formats
+from tpforge.architectures.table import find_architecture, refuse_unknown
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
+from tpforge.plan.declared_weights import DeclaredTensors
 from tpforge.plan.known import find_known, known_models
-from tpforge.plan.weights import Blueprint
+from tpforge.plan.weights import Blueprint, FamilyTensors
+from tpforge.quantization import find_format
 from tpforge.shards.sharding import ShardPlan
-from tpforge.trtllm.architectures import pytorch_only
+from tpforge.trtllm.architectures import advice_on_unknown, pytorch_only
 
 # What config.json says of quantized weights: `stored_format` reads it.
 _QUANTIZED = ("quantization_config", "compression_config")
 _DEMO = "smollm2-135m"
 
 
-def find_blueprint(location: str) -> Blueprint:
-    """The model at `location`; see `find_config`.
+def find_blueprint(location: str, *, describe: Path | None = None) -> Blueprint:
+    """The model at `location`; see `find_config`. `describe` is a file of sizes that the user states.
 
     Raises:
         InputRefused: there is none, or its config is wrong or of an unknown architecture.
     """
     found = find_config(location)
-    blueprint = blueprint_from_config(found.values, name=found.name, where=found.where)
-    if found.folder is None:
-        return blueprint
-    stored = stored_format(found.values, folder=found.folder, where=found.where)
-    return replace(blueprint, stored_format=stored)
+    if describe is not None:
+        return declared_blueprint(read_described(describe, found.values, where=found.where), found)
+    return blueprint_of(found)
 
 
 @dataclass(frozen=True)
 class FoundConfig:
     """A config.json: what the model is called, where the config is from, its values.
 
-    `folder` is where it lies, None for the known models, which are kept as their floats.
+    `folder` is where it lies, None for the known models. `modelopt` is hf_quant_config.json beside it.
     """
 
     name: str
     where: str
     values: dict[str, Any]
     folder: Path | None = None
+    modelopt: dict[str, Any] | None = None
 
 
 def find_config(location: str) -> FoundConfig:
@@ -66,7 +74,8 @@ def find_config(location: str) -> FoundConfig:
         return _read(path / "config.json" if path.is_dir() else path, name=location)
     known = find_known(_DEMO if location == "demo" else location.partition("@")[0])
     if known is not None:
-        return FoundConfig(known.name, f"{known.id} (built in)", known.config)
+        where = f"{known.id} (built in)"
+        return FoundConfig(known.name, where, known.config, modelopt=known.hf_quant_config)
     return _from_hub(location)
 
 
@@ -76,18 +85,79 @@ def blueprint_from_config(config: dict[str, Any], *, name: str, where: str) -> B
     Raises:
         InputRefused: the architecture is not known, or values are missing or wrong; all are listed.
     """
-    family = _family(config.get("architectures"), where=where)
-    values = {key: value for key, value in config.items() if key not in _QUANTIZED}
-    reader = ConfigReader(values, where=where, weight_dtype=DType.BFLOAT16)
-    model = family.read_model(reader)
-    return Blueprint(
-        name=name,
+    return blueprint_of(FoundConfig(name, where, config))
+
+
+def blueprint_of(found: FoundConfig) -> Blueprint:
+    """By its family's tables where TensorRT engines are made of them, else by the table of architectures.
+
+    Raises:
+        InputRefused: the architecture is not known, or values are missing or wrong; all are listed.
+    """
+    class_name = _class_name(found.values, where=found.where)
+    has_family = is_of_family(class_name) and pytorch_only(class_name) is None
+    if find_architecture(class_name) is not None and not (has_family and _is_read(found, class_name)):
+        return declared_blueprint(read_declared(found.values, where=found.where), found)
+    if not has_family:
+        raise refuse_unknown(class_name, where=found.where, advice=advice_on_unknown(class_name))
+    blueprint = _of_family(found)
+    if found.folder is None:
+        return blueprint
+    stored = stored_format(found.values, folder=found.folder, where=found.where)
+    return replace(blueprint, stored_format=stored)
+
+
+def _of_family(found: FoundConfig) -> Blueprint:
+    family = find_family(found.values.get("architectures"), where=found.where)
+    values = {key: value for key, value in found.values.items() if key not in _QUANTIZED}
+    model = family.read_model(ConfigReader(values, where=found.where, weight_dtype=DType.BFLOAT16))
+    tensors = FamilyTensors(
         model=model,
         rules=family.rules,
         shapes=family.expected_shapes,
         reshape=partial(transformed_shape, model=model),
+    )
+    return Blueprint(
+        name=found.name,
+        model=model,
+        num_parameters=tensors.num_parameters,
+        shapes=tensors.on_rank,
         objections=partial(_objections, family),
     )
+
+
+def declared_blueprint(declared: Declared, found: FoundConfig) -> Blueprint:
+    """A model by its row of the table of architectures; the PyTorch backend loads its checkpoint as it is.
+
+    Raises:
+        InputRefused: TensorRT-LLM does not load its weights as they are quantized.
+    """
+    stored = stored_formats(declared, config=found.values, modelopt=found.modelopt, where=found.where)
+    model = declared_spec(declared, where=found.where)
+    tensors = DeclaredTensors(declared, model, None if stored is None else stored.of)
+    return Blueprint(
+        name=found.name,
+        model=model,
+        num_parameters=declared.num_parameters,
+        shapes=tensors.on_rank,
+        stored_format=None if stored is None else stored.main,
+        runtimes=("pytorch",),
+        notes=declared_notes(declared, stored),
+    )
+
+
+def _is_read(found: FoundConfig, class_name: str) -> bool:
+    """Whether TensorRT engines are made of the weights as they lie."""
+    if found.folder is None:
+        return not any(key in found.values for key in _QUANTIZED) and found.modelopt is None
+    try:
+        stored = stored_format(found.values, folder=found.folder, where=found.where)
+    except InputRefused:
+        return False
+    if stored is None:
+        return found.modelopt is None
+    support = find_format(stored).tensorrt
+    return support is not None and (not support.architectures or class_name in support.architectures)
 
 
 def _read(path: Path, *, name: str) -> FoundConfig:
@@ -95,15 +165,23 @@ def _read(path: Path, *, name: str) -> FoundConfig:
 
     if path.suffix == ".gguf":
         raise InputRefused(f"{path}: a plan is made of a config.json; give its directory or the model's name")
-    return FoundConfig(name, str(path), read_json_object(path), path.parent)
+    return FoundConfig(name, str(path), read_json_object(path), path.parent, _beside(path))
 
 
-def _family(architectures: object, *, where: str) -> Family:
-    names = architectures if isinstance(architectures, list) else [architectures]
-    advice = pytorch_only(names[0]) if len(names) == 1 and isinstance(names[0], str) else None
-    if advice is not None:
-        raise InputRefused(f"{where}: {advice}; it cannot be planned, since its tensors are not in a table")
-    return find_family(architectures, where=where)
+def _beside(path: Path) -> dict[str, Any] | None:
+    """hf_quant_config.json beside a config.json; NAME_hf_quant_config.json beside a NAME_config.json."""
+    from builders.sources.json_files import read_json_object
+
+    quantized = path.with_name(path.name.removesuffix("config.json") + MODELOPT_FILE)
+    return read_json_object(quantized) if quantized.is_file() else None
+
+
+def _class_name(config: dict[str, Any], *, where: str) -> str:
+    names = config.get("architectures")
+    held = names if isinstance(names, list) else [names]
+    if len(held) != 1 or not isinstance(held[0], str):
+        raise InputRefused(f"{where}: architectures is {names!r}, expected a list of one class name")
+    return held[0]
 
 
 def _from_hub(location: str) -> FoundConfig:
@@ -127,6 +205,9 @@ def _from_hub(location: str) -> FoundConfig:
             f"{location}: its config.json is neither known here, nor cached, nor could it be downloaded "
             f"({type(error).__name__}){hint}"
         ) from error
+    # How ModelOpt quantized lies in a file of its own; most repositories have none.
+    with suppress(OSError, http_error):
+        hf_hub_download(bare, MODELOPT_FILE, revision=revision or None)
     return _read(Path(path), name=location)
 
 

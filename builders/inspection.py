@@ -8,8 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from builders.sources.base import each_problem
+from tpforge.architectures.declared import Declared
+from tpforge.architectures.facts import declared_facts
+from tpforge.architectures.spec import declared_spec
 from tpforge.describe import describe_config, describe_model
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, PlanError
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import HeadLayout
 from tpforge.trtllm.architectures import architecture_support
@@ -95,6 +99,8 @@ def inspect_survey(found: Survey, *, mapping: Mapping) -> Inspection:
     problems = list(found.problems)
     if found.family is not None and found.family.refusal is not None:
         problems.append(found.family.refusal)
+    if found.declared is not None:
+        return _inspect_declared(found, found.declared, mapping=mapping, problems=problems)
     layout = _layout(found)
     sizes = {
         *(Mapping(tp_size=tp) for tp in TP_SIZES),
@@ -114,6 +120,45 @@ def inspect_survey(found: Survey, *, mapping: Mapping) -> Inspection:
         runtimes=_runtimes(found),
         problems=tuple(sorted(problems)),
     )
+
+
+def _inspect_declared(
+    found: Survey, declared: Declared, *, mapping: Mapping, problems: list[str]
+) -> Inspection:
+    """A model by the table of architectures: what each rank holds of the checkpoint as it is."""
+    sizes = [mapping, *(Mapping(tp_size=tp) for tp in TP_SIZES), *(Mapping(pp_size=pp) for pp in PP_SIZES)]
+    try:
+        divisions = {one: _divide_declared(found, declared, one) for one in sizes}
+    except InputRefused as error:
+        # The quantization is none that is loaded; the audit says so too.
+        problems += [one for one in each_problem(error) if one not in problems]
+        divisions = {}
+    asked = divisions.get(mapping)
+    if asked is not None and asked.rank_bytes is None:
+        problems.append(asked.division)
+    return Inspection(
+        survey=found,
+        facts=declared_facts(declared),
+        divisions=tuple(divisions[Mapping(tp_size=tp)] for tp in TP_SIZES if divisions),
+        stages=tuple(divisions[Mapping(pp_size=pp)] for pp in PP_SIZES if divisions),
+        asked=asked,
+        runtimes=_runtimes(found),
+        problems=tuple(sorted(problems)),
+    )
+
+
+def _divide_declared(found: Survey, declared: Declared, mapping: Mapping) -> Division:
+    from builders.declared_bytes import formats_in, rank_bytes
+
+    where = str(found.path / "config.json")
+    stored = formats_in(declared, found.config, folder=found.path, where=where)
+    sizes = (mapping.tp_size, mapping.pp_size, mapping.moe_ep_size)
+    dtype = declared_spec(declared, where=where).dtype
+    try:
+        held = rank_bytes(declared, stored, mapping=mapping, dtype=dtype, where=where)
+    except PlanError as error:
+        return Division(*sizes, division=f"impossible: {error}")
+    return Division(*sizes, division="the checkpoint as it is; nothing is padded", rank_bytes=held)
 
 
 def _layout(found: Survey) -> TableLayout | None:
@@ -181,7 +226,8 @@ def _pytorch(found: Survey, versions: str | None) -> Serving:
         return Serving("pytorch", False, None, "its PyTorch backend does not name the architecture")
     if found.kind == "gguf":
         return Serving("pytorch", False, versions, "it loads Hugging Face directories, not .gguf files")
-    quantization = found.quantization
+    # Of a model by the table of architectures the audit has judged every matrix.
+    quantization = found.quantization if found.declared is None else None
     if quantization is not None and (
         quantization.method not in LLM_API_LOADS or format_name(quantization) is None
     ):
@@ -202,7 +248,7 @@ def summary(found: Survey) -> list[tuple[str, str]]:
         ("revision", found.revision or "unknown"),
         ("license", found.license or "not declared"),
         ("architecture", found.architecture or "not declared"),
-        ("family", found.family.name if found.family else "unknown"),
+        ("family", _family_words(found)),
         ("parameters", "unknown" if parameters is None else f"{parameters:,}"),
         ("weights", stored or "none found"),
         ("quantization", found.quantization.title if found.quantization else "none declared"),
@@ -210,6 +256,14 @@ def summary(found: Survey) -> list[tuple[str, str]]:
         ("chat template", "yes" if tokenizer and tokenizer.has_chat_template else "no"),
     ]
     return rows
+
+
+def _family_words(found: Survey) -> str:
+    if found.family is not None:
+        return found.family.name
+    if found.declared is not None:
+        return f"none; sizes by the table of architectures ({found.declared.row.name})"
+    return "unknown"
 
 
 def _tokenizer_words(found: Survey) -> str:

@@ -7,9 +7,14 @@ No weights are read but those of tied heads and of biases that the model does no
 from __future__ import annotations
 
 from builders.audit import judge_biases, tied_problems
+from builders.audit.declared import declared_problems
 from builders.audit.tensors import grouped
+from builders.declared_bytes import stored_bytes
+from builders.sources.base import each_problem
 from builders.sources.directory import Directory
 from builders.sources.wrapped_names import unwrapped
+from tpforge.architectures.declared import Declared
+from tpforge.errors import InputRefused
 
 _EMBEDDINGS = ("embed_tokens", "embed_in", "embedding", "embeddings", "wte", "tok_embeddings")
 _NEVER_LOADED = ("_orig_mod.", "module.")
@@ -19,6 +24,8 @@ def as_is_problems(found: Directory) -> list[str]:
     """Every problem of the tensors, and every name that is not one of the model's."""
     problems = [*found.weights.problems]
     problems += [f"{one}; runtime pytorch looks for the names of the model" for one in found.renamed]
+    if found.declared is not None:
+        return [*problems, *_of_unknown(found), *_of_declared(found, found.declared)]
     if found.family is None or found.spec is None or (found.quantization and not found.quantized):
         return [*problems, *_of_unknown(found)]
     tensors = found.check_tensors()
@@ -27,6 +34,20 @@ def as_is_problems(found: Directory) -> list[str]:
         problems += tied_problems(found, tensors.ties)
         problems += judge_biases(found, tensors.biases)[1]
     return problems
+
+
+def _of_declared(found: Directory, declared: Declared) -> list[str]:
+    """What the headers contradict of a model by the table of architectures."""
+    if not found.weights.is_whole or found.weights.problems:
+        return []
+    where = str(found.path / "config.json")
+    try:
+        stored = stored_bytes(declared, found.config, folder=found.path, where=where)
+    except InputRefused as error:
+        return each_problem(error)
+    return [
+        f"{where}: {one}" for one in declared_problems(declared, found.weights.entries, stored_bytes=stored)
+    ]
 
 
 def _of_unknown(found: Directory) -> list[str]:

@@ -25,6 +25,7 @@ from builders.sources.huggingface import declared_license, snapshot_commit
 from builders.sources.quantization import FoundQuantization
 from builders.sources.tokenizer_files import tokenizer_missing
 from builders.sources.tokenizer_loading import loading_problem
+from tpforge.architectures.declared import Declared
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
 from tpforge.progress import BytesProgress
@@ -38,7 +39,8 @@ class Survey:
     """What is known of a checkpoint.
 
     `config` is its config.json, {} where there is none. `spec` and `family` are None when the architecture
-    is unknown or the config contradicts itself. `shapes` are those of the tensors that are kept, `stored`
+    is unknown or the config contradicts itself; `declared` is then the model by the table of architectures,
+    where that has it. `shapes` are those of the tensors that are kept, `stored`
     counts the tensors of each type in the files. `quantized` are the matrices of a `quantization` that is
     read. `files` are name and bytes. `as_is` keeps runtimes from it that load the directory itself.
     `warnings` do not keep it from being converted, `problems` do.
@@ -52,6 +54,7 @@ class Survey:
     architecture: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     family: Family | None = None
+    declared: Declared | None = None
     spec: ModelSpec | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     stored: dict[str, int] = field(default_factory=dict)
@@ -68,6 +71,8 @@ class Survey:
     @property
     def num_parameters(self) -> int | None:
         """Elements of the tensors that are kept; by the config when their quantization is not read."""
+        if self.declared is not None:
+            return self.declared.num_parameters
         if self.quantization is None or self.quantized is not None:
             return sum(prod(shape) for shape in self.shapes.values())
         if self.family is None or self.spec is None:
@@ -105,6 +110,7 @@ def _survey_directory(
         architecture=_architecture(found.config),
         config=found.config,
         family=found.family,
+        declared=found.declared,
         spec=found.spec,
         stored=dict(Counter(entry.dtype for entry in found.weights.entries.values()).most_common()),
         files=_files(path),
@@ -126,6 +132,10 @@ def _survey_directory(
     reader = None if found.weights.problems else found
     _look_at_weights(result, tensors, found.shapes, reader, deep=deep, progress=progress)
     result.as_is = as_is_problems(found)
+    if found.declared is not None and found.elsewhere is not None:
+        # One runtime alone loads it, and it loads it as it is.
+        result.notes = (*result.notes, found.elsewhere.removesuffix(" Nothing was written."))
+        result.problems += [one for one in result.as_is if one not in result.problems]
     return result
 
 

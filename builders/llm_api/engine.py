@@ -10,20 +10,27 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builders.declared_bytes import formats_in
+from builders.described import declared_notes
 from builders.llm_api.arguments import LlmPlan, LlmTarget, plan_llm
-from builders.llm_api.formats import LoadedFormat, require_loadable
+from builders.llm_api.formats import LoadedFormat, require_format, require_loadable
 from builders.llm_api.given import flatten, unchecked_word
 from builders.llm_api.model import LlmModel, open_llm_model
 from builders.llm_api.padded_model import DIVIDED_MLP, kept_files, padding_notes, refuse_padding, write_padded
 from builders.older_spelling import needs_older_spelling, respell, respelling_notes
+from builders.sources.json_files import read_json_object
 from builders.sources.models import demo_model
 from builders.sources.tokenizer_files import copy_tokenizer
 from tpforge import __version__
+from tpforge.architectures.declared import Declared
+from tpforge.architectures.division import require_division
 from tpforge.errors import InputRefused, PlanError
 from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
+from tpforge.model import ModelSpec
 from tpforge.outputs.atomic import hash_file
 from tpforge.outputs.deciding_code import code_key
 from tpforge.outputs.places import engine_name, places_of
+from tpforge.plan.declared_weights import unpadded
 from tpforge.progress import Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.shards.mapping import Mapping
@@ -75,13 +82,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     release = release_for(recipe.trtllm, runtime="pytorch")
     location = str(demo_model()) if recipe.model == "demo" else recipe.model
     model = open_llm_model(location, release=release)
-    quantization = require_loadable(
-        model.quantization,
-        where=recipe.model,
-        trtllm=release.trtllm,
-        sm=sm,
-        architecture=model.spec.architecture,
-    )
+    quantization = _loaded_format(model, where=recipe.model, release=release, sm=sm)
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
     limits = recipe.limits.resolve(model.spec)
     plan = plan_llm(
@@ -115,9 +116,34 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     )
 
 
+def _loaded_format(model: LlmModel, *, where: str, release: Release, sm: int | None) -> LoadedFormat:
+    """How the LLM API will take the weights; of a model by the table of architectures, matrix by matrix."""
+    architecture = model.spec.architecture
+    if model.declared is None:
+        return require_loadable(
+            model.quantization, where=where, trtllm=release.trtllm, sm=sm, architecture=architecture
+        )
+    folder = model.located.path
+    config = read_json_object(folder / "config.json")
+    stored = formats_in(model.declared, config, folder=folder, where=where)
+    if stored is None:
+        return LoadedFormat(None)
+    return require_format(
+        stored.main,
+        kv_cache=None,
+        title=stored.title,
+        where=where,
+        trtllm=release.trtllm,
+        sm=sm,
+        architecture=architecture,
+    )
+
+
 def _declared_notes(model: LlmModel) -> tuple[str, ...]:
     if not model.is_declared:
         return ()
+    if model.declared is not None:
+        return declared_notes(model.declared, None)
     return (
         f"{model.spec.architecture}: no family of ours reads it; its sizes are those that config.json "
         "declares, its tensors were not looked at, and the repository takes text alone",
@@ -161,6 +187,8 @@ def _planned_padding(
             f"enable_attention_dp: TensorRT-LLM {recipe.trtllm} divides the MLP of {spec.architecture} over "
             "the ranks all the same, though each has tokens of its own, a wrong answer; leave it out"
         )
+    if model.declared is not None:
+        return _undivided(model.declared, mapping, has_attention_dp=has_attention_dp, spec=spec)
     try:
         padding = plan_padding(
             spec,
@@ -172,6 +200,18 @@ def _planned_padding(
     except PlanError as error:
         return None, str(error)
     return padding, refuse_padding(model, mapping, padding)
+
+
+def _undivided(
+    declared: Declared, mapping: Mapping, *, has_attention_dp: bool, spec: ModelSpec
+) -> tuple[Padding | None, str | None]:
+    """No padding: a model by the table of architectures divides as it is, or not at all."""
+    try:
+        if not has_attention_dp:
+            require_division(declared, tp_size=mapping.tp_size, moe_ep_size=mapping.moe_ep_size)
+    except PlanError as error:
+        return None, str(error)
+    return unpadded(spec), None
 
 
 def plan_manifest(recipe: EngineRecipe, engine: LlmEngine) -> Manifest:

@@ -46,10 +46,36 @@ def require_loadable(
             f"{where}: its weights are quantized in a way that the LLM API does not load ({found.title}, "
             f"{found.declared_in}); {_OTHERWISE}"
         )
+    return require_format(
+        name,
+        kv_cache=_kv_name(found),
+        title=found.title,
+        where=where,
+        trtllm=trtllm,
+        sm=sm,
+        architecture=architecture,
+    )
+
+
+def require_format(
+    name: str,
+    *,
+    kv_cache: str | None,
+    title: str,
+    where: str,
+    trtllm: str,
+    sm: int | None,
+    architecture: str,
+) -> LoadedFormat:
+    """The format of that name, which most matrices of a checkpoint are in, if GPUs of `sm` run it.
+
+    Raises:
+        InputRefused: they do not; says what to use instead.
+    """
     question = Question(
         format=name,
         runtime="pytorch",
-        kv_cache=_kv_name(found),
+        kv_cache=kv_cache,
         version=trtllm,
         sm=sm,
         architecture=architecture,
@@ -58,7 +84,7 @@ def require_loadable(
     if not verdict.works:
         instead = f"use {verdict.nearest}" if verdict.nearest else _OTHERWISE
         raise InputRefused.listing(
-            f"{where}: the LLM API does not run its weights ({found.title}); {instead}:", verdict.problems
+            f"{where}: the LLM API does not run its weights ({title}); {instead}:", verdict.problems
         )
     return LoadedFormat(find_format(name), verdict.notes)
 

@@ -24,10 +24,12 @@ from builders.sources.quantization import FoundQuantization, declared_values, fi
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
 from builders.sources.wrapped_names import unwrapped
+from tpforge.architectures.declared import Declared, read_declared
+from tpforge.architectures.table import find_architecture, nearest_classes
 from tpforge.dtypes import DType, parse_dtype
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
-from tpforge.trtllm.architectures import pytorch_only
+from tpforge.trtllm.architectures import advice_on_unknown, pytorch_only
 
 if TYPE_CHECKING:
     import torch
@@ -46,13 +48,15 @@ class Directory:
     `spec` is read as if the weights were not quantized. `quantized` are the matrices of a quantization that
     is read, under plain names; of another one `problems` say why it is not. `parts` are matrices of experts
     that lie in one tensor with others. `renamed` says what is read under other names than the files give,
-    which other programs do not do; `has_own_names`: transformers finds the tensors nevertheless.
+    which other programs do not do; `has_own_names`: transformers finds the tensors nevertheless. `declared`
+    is the model where no family reads it, but the table of architectures; `elsewhere` says then what runs it.
     """
 
     path: Path
     config: dict[str, Any]
     weights: Weights
     family: Family | None = None
+    declared: Declared | None = None
     spec: ModelSpec | None = None
     quantization: FoundQuantization | None = None
     quantized: QuantizedWeights | None = None
@@ -62,6 +66,7 @@ class Directory:
     has_own_names: bool = True
     remarks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    elsewhere: str | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -103,9 +108,10 @@ class Directory:
 
     def refuse(self) -> None:
         """Raise InputRefused with all the problems, those of the tensors among them, when there are any."""
-        if not self.problems:
+        own = [*self.problems, *([self.elsewhere] if self.elsewhere is not None else [])]
+        if not own:
             return
-        problems = [*self.problems, *grouped(self.check_tensors().problems)]
+        problems = [*own, *grouped(self.check_tensors().problems)]
         if len(problems) == 1:
             raise InputRefused(problems[0])
         raise InputRefused.listing(f"{self.path}: cannot be converted:", problems)
@@ -143,7 +149,7 @@ def _read_model(found: Directory, config_file: Path) -> None:
     try:
         found.family = find_family(architectures, where=str(config_file))
     except InputRefused as error:
-        found.problems.append(_elsewhere(architectures, config_file) or str(error))
+        _read_declared(found, config_file, unknown=str(error))
         return
     if found.quantization is not None:
         _find_quantized(found)
@@ -163,6 +169,26 @@ def _read_model(found: Directory, config_file: Path) -> None:
         found.problems += each_problem(error)
     else:
         _take_head_for_embedding(found, found.family, found.spec)
+
+
+def _read_declared(found: Directory, config_file: Path, *, unknown: str) -> None:
+    """Set `declared` by the table of architectures, or say why the model cannot be known."""
+    architectures = found.config.get("architectures")
+    names = architectures if isinstance(architectures, list) else [architectures]
+    name = names[0] if len(names) == 1 and isinstance(names[0], str) else ""
+    found.elsewhere = _elsewhere(architectures, config_file)
+    near = nearest_classes(name)
+    hint = f" Nearest in the table of architectures: {' and '.join(near)}." if near else ""
+    if find_architecture(name) is None:
+        found.problems.append(found.elsewhere or f"{unknown}{hint} {advice_on_unknown(name)}.")
+        found.elsewhere = None
+        return
+    found.elsewhere = found.elsewhere or f"{unknown} {advice_on_unknown(name)}."
+    try:
+        found.declared = read_declared(found.config, where=str(config_file))
+    except InputRefused as error:
+        found.problems += [found.elsewhere, *each_problem(error)]
+        found.elsewhere = None
 
 
 def _rename(found: Directory, family: Family, names: list[str]) -> None:

@@ -60,9 +60,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--runtime",
     type=click.Choice(["tensorrt", "pytorch"]),
-    default="tensorrt",
-    show_default=True,
-    help="What would run it.",
+    help="What would run it.  [default: tensorrt, where the model has it]",
 )
 @click.option("--trtllm", metavar="VERSION", help="Version of TensorRT-LLM that the formats must work in.")
 @click.option(
@@ -85,6 +83,9 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--calibrate", metavar="RUN", help="Scale all estimates by a run of `tpforge bench`.")
 @click.option("--estimator", metavar="PROGRAM", help="Ask aiconfigurator 0.12.0 too, by its program's path.")
+@click.option(
+    "--describe", type=_FILE, metavar="FILE", help="TOML with sizes of an architecture that is not known."
+)
 @click.option("--html", type=_FILE, metavar="FILE", help="Write a page of the plan.")
 @click.option("--recipe", type=_FILE, metavar="FILE", help="Write the chosen option for `tpforge up`.")
 @click.option("--all", "show_all", is_flag=True, help="List every option and every rejection.")

@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/: cli.md from the commands' own help, families.md, the JSON schemas.
+"""Writes the generated pages of docs/: cli.md of the commands' own help, families.md, models.md, schemas.
 
 Run by `make docs`; a test fails when a page is not current.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from scripts.dev.family_page import families_page
+from scripts.dev.models_page import models_page
 from scripts.main import cli
 from tpforge.manifest import json_schema
 from tpforge.outputs.atomic import write_atomic
@@ -28,6 +29,7 @@ def pages() -> dict[str, str]:
         "cli.md": cli_page(),
         "engine.schema.json": schema_page(),
         "families.md": families_page(record),
+        "models.md": models_page(),
         "plan.schema.json": plan_schema_page(),
     }
 

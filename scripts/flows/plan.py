@@ -21,8 +21,11 @@ from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
+from tpforge.plan.weights import Blueprint
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
+from tpforge.runtime import Runtime
+from tpforge.trtllm.architectures import pytorch_only
 
 Goal = Literal["throughput", "latency", "cost", "gpus"]
 WISHED_TPOT_MS = 40.0
@@ -60,7 +63,7 @@ class LoadWishes:
     pad: bool = True
     formats: tuple[str, ...] = ()
     kv_dtypes: tuple[str, ...] = ()
-    runtime: Literal["tensorrt", "pytorch"] = "tensorrt"
+    runtime: Literal["tensorrt", "pytorch"] | None = None
     trtllm: str | None = None
     kv_fraction: float = 0.9
     price: float | None = None
@@ -68,7 +71,10 @@ class LoadWishes:
 
 @dataclass(frozen=True)
 class PlanWishes:
-    """All that a plan is made of; `scale` multiplies its estimates, `calibrate` is a run that scales them."""
+    """All that a plan is made of; `scale` multiplies its estimates, `calibrate` is a run that scales them.
+
+    `describe` is a file of sizes, where config.json is of an architecture that is not known.
+    """
 
     model: str
     gpus: GpuWishes
@@ -77,6 +83,7 @@ class PlanWishes:
     alternatives: tuple[str, ...] = ()
     scale: float = 1.0
     calibrate: str | None = None
+    describe: Path | None = None
 
 
 def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
@@ -87,9 +94,15 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
         EnvironmentUnusable: the GPUs of this host are meant, and it has none.
         NothingFits: no option does what is asked.
     """
-    blueprint = find_blueprint(wishes.model)
+    blueprint = find_blueprint(wishes.model, describe=wishes.describe)
+    others = [find_blueprint(name) for name in wishes.alternatives]
     cluster, prices = _cluster(wishes.gpus)
-    ask = _ask(wishes.load, goal=wishes.goal, price=prices.per_gpu_hour.get(cluster.gpu.name))
+    ask = _ask(
+        wishes.load,
+        blueprints=[blueprint, *others],
+        goal=wishes.goal,
+        price=prices.per_gpu_hour.get(cluster.gpu.name),
+    )
     fitted = calibration().scaled(wishes.scale)
     if wishes.calibrate is not None:
         run = find_run(wishes.calibrate).run
@@ -101,7 +114,7 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
         ask,
         goal="gpus" if wishes.load.min_gpus else wishes.goal,
         calibration=fitted,
-        alternatives=[find_blueprint(name) for name in wishes.alternatives],
+        alternatives=others,
     )
 
 
@@ -133,7 +146,7 @@ def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_
             "--budget needs prices: give --gpu-file FILE with [per_gpu_hour], a price for each GPU"
         )
     blueprint = find_blueprint(model)
-    ask = _ask(load, goal=goal, price=None)
+    ask = _ask(load, blueprints=[blueprint], goal=goal, price=None)
     picks = pick_gpus(
         blueprint, kinds, ask, goal=goal, calibration=calibration(), prices=prices, budget=budget
     )
@@ -158,7 +171,21 @@ def _cluster(wishes: GpuWishes) -> tuple[Cluster, Prices]:
     return cluster, prices
 
 
-def _ask(wishes: LoadWishes, *, goal: Goal, price: float | None) -> Ask:
+def _runtime(wished: Runtime | None, blueprints: list[Blueprint]) -> Runtime:
+    """The runtime that is asked for, else the first that all the models have."""
+    for one in blueprints:
+        if wished is not None and wished not in one.runtimes:
+            advice = (
+                pytorch_only(one.model.architecture)
+                or "TensorRT engines are not made of its weights as stored"
+            )
+            raise InputRefused(f"{one.name}: --runtime {wished}: {advice}; use --runtime pytorch")
+    if wished is not None:
+        return wished
+    return next(one for one in blueprints[0].runtimes if all(one in each.runtimes for each in blueprints))
+
+
+def _ask(wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, price: float | None) -> Ask:
     _check_load(wishes)
     alone = goal == "latency" and wishes.rate is None
     load = Load(
@@ -170,7 +197,7 @@ def _ask(wishes: LoadWishes, *, goal: Goal, price: float | None) -> Ask:
     return Ask(
         load=load,
         max_len=wishes.max_len or load.request_tokens,
-        runtime=wishes.runtime,
+        runtime=_runtime(wishes.runtime, blueprints),
         version=wishes.trtllm,
         ttft_ms=wishes.ttft_ms,
         tpot_ms=wishes.tpot_ms,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpforge.dtypes import DType
-from tpforge.plan.weights import Blueprint, num_parameters, rank_shapes, weight_bytes
+from tpforge.plan.weights import Blueprint, rank_shapes, weight_bytes
 from tpforge.quantization import find_format
 from tpforge.shards.mapping import Mapping
 
@@ -40,6 +40,6 @@ def host_needs(
     if blueprint.stored_format is not None:
         # Already quantized: read as it is, and about as large as what is written.
         return HostNeeds(ranks, ranks, ranks, None)
-    source = num_parameters(blueprint) * blueprint.model.dtype.num_bytes
+    source = blueprint.num_parameters * blueprint.model.dtype.num_bytes
     by_modelopt = weight_format is not None and find_format(weight_format).made_by == "modelopt"
     return HostNeeds(source, ranks, ranks, source if by_modelopt else None)

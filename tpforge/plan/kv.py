@@ -5,6 +5,7 @@ It knows no speed. A request's cache is paged: it takes whole blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tpforge.errors import UsageError
@@ -18,11 +19,18 @@ KV_BITS = {"float32": 32.0, "float16": 16.0, "bfloat16": 16.0, "int8": 8.0, "fp8
 
 @dataclass(frozen=True)
 class LayerKv:
-    """Layers of a stage with the same cache: `num_layers` of them, each keeping at most `window` tokens."""
+    """Layers of a stage with the same cache: `num_layers` of them, each keeping at most `window` tokens.
+
+    An entry of `bytes_per_token` holds `every` tokens. Attention reads at most `read_limit` entries for a
+    token, where it chooses; None: all of them. `request_bytes` are kept once for a request, however long.
+    """
 
     num_layers: int
     bytes_per_token: int
     window: int | None
+    every: int = 1
+    read_limit: int | None = None
+    request_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,22 +43,25 @@ class KvLayout:
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one more token takes while no window is full."""
-        return sum(layer.num_layers * layer.bytes_per_token for layer in self.layers)
+        return sum(layer.num_layers * layer.bytes_per_token // layer.every for layer in self.layers)
 
     def request_bytes(self, num_tokens: int) -> int:
         """Bytes of a request of `num_tokens`, in whole blocks; a window's layers keep no more than it."""
         total = 0
         for layer in self.layers:
             kept = num_tokens if layer.window is None else min(num_tokens, layer.window)
-            total += layer.num_layers * layer.bytes_per_token * self.whole_blocks(kept)
+            entries = -(-self.whole_blocks(kept) // layer.every)
+            total += layer.num_layers * (layer.bytes_per_token * entries + layer.request_bytes)
         return total
 
     def read_bytes(self, num_tokens: float) -> float:
-        """Bytes that attention reads for one more token of a request that has `num_tokens`."""
+        """Bytes that attention reads for one more token of a request that has `num_tokens`.
+
+        What is kept for a request as a whole is read and written.
+        """
         return sum(
             layer.num_layers
-            * layer.bytes_per_token
-            * (num_tokens if layer.window is None else min(num_tokens, layer.window))
+            * (layer.bytes_per_token * _entries_read(layer, num_tokens) + 2 * layer.request_bytes)
             for layer in self.layers
         )
 
@@ -66,7 +77,7 @@ def kv_layout(
 
     A layer and token: 2 (K and V) x KV heads on the rank x head_size x bytes. Heads are duplicated, not
     divided, where tp_size exceeds them. With latent attention (kv_lora_rank + qk_rope_head_size) x bytes, on
-    every tp rank in full.
+    every tp rank in full. A model with other caches says itself what each layer keeps.
     Source: TensorRT-LLM 1.2, runtime/kv_cache_manager; DeepSeek-V2, section 2.1.
 
     Raises:
@@ -74,6 +85,8 @@ def kv_layout(
     """
     if kv_dtype not in KV_BITS:
         raise UsageError(f"KV cache type {kv_dtype!r} is unknown; known are {', '.join(KV_BITS)}")
+    if shapes.caches is not None:
+        return KvLayout(tuple(_own_layers(shapes, stage=stage, kv_dtype=kv_dtype)), tokens_per_block)
     attention = shapes.model.attention
     if attention.latent is not None:
         values = attention.latent.kv_lora_rank + attention.latent.qk_rope_head_size
@@ -90,6 +103,27 @@ def kv_layout(
     )
 
 
+def _entries_read(layer: LayerKv, num_tokens: float) -> float:
+    kept = num_tokens if layer.window is None else min(num_tokens, layer.window)
+    entries = kept / layer.every
+    return entries if layer.read_limit is None else min(entries, layer.read_limit)
+
+
+def _own_layers(shapes: RankShapes, *, stage: int, kv_dtype: str) -> Iterator[LayerKv]:
+    assert shapes.caches is not None
+    for kind, count in shapes.layers(stage).items():
+        for cache in shapes.caches[kind]:
+            num_bytes = round(cache.values * KV_BITS[kv_dtype] / 8) + cache.num_bytes
+            yield LayerKv(
+                num_layers=count,
+                bytes_per_token=0 if cache.is_per_request else num_bytes,
+                window=cache.window,
+                every=cache.every,
+                read_limit=cache.read_limit,
+                request_bytes=num_bytes if cache.is_per_request else 0,
+            )
+
+
 def kv_tokens(free_bytes: float, *, fraction: float, layout: KvLayout) -> int:
     """Tokens of the cache that takes `fraction` of the free bytes: whole blocks, the last one rounded up.
 
@@ -98,7 +132,8 @@ def kv_tokens(free_bytes: float, *, fraction: float, layout: KvLayout) -> int:
     """
     if free_bytes <= 0:
         return 0
-    tokens = int(free_bytes * fraction / layout.bytes_per_token)
+    # A stage of layers without a growing cache takes any number: as many as if a token took a byte.
+    tokens = int(free_bytes * fraction / max(1, layout.bytes_per_token))
     return layout.whole_blocks(tokens)
 
 

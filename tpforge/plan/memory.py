@@ -137,6 +137,9 @@ def _stage_memory(shapes: RankShapes, *, stage: int, gpu: Gpu, settings: Setting
 
 def _weights(shapes: RankShapes, *, stage: int, settings: Settings) -> MemoryLine:
     size = weight_bytes(shapes, stage=stage, dtype=settings.dtype, weight_format=settings.weight_format)
+    if shapes.caches is not None:
+        formula = "the rank's part of every tensor that config.json implies, in the format that it is held in"
+        return MemoryLine("weights", size, "modelled", formula, "modules of transformers 5.23")
     basis = weight_basis(settings.weight_format)
     written = "the rank file's tensors" if basis == "exact" else "the rank's tensors in the format's layout"
     return MemoryLine(

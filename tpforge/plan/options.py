@@ -23,6 +23,7 @@ from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
+from tpforge.trtllm.architectures import architecture_problems
 from tpforge.units import format_bytes
 
 FORMATS: tuple[str | None, ...] = (None, "fp8", "int8_wo", "nvfp4", "int4_awq")
@@ -153,6 +154,7 @@ def _options(
             kv_dtype=dtype.value,
             dtype=dtype,
             price=ask.price,
+            notes=blueprint.notes,
         )
         try:
             shapes = _shapes(blueprint, mapping=mapping, pad=ask.pad)
@@ -225,6 +227,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         found, held = option.mapping.world_size, option.cluster.num_gpus
         return replace(option, rejection=Rejection("sharding", f"{found} ranks, but {held} GPUs"))
     problems, notes = _gate(option, shapes, ask)
+    problems = (*_of_architecture(option, shapes, ask), *problems)
     if problems:
         return replace(option, rejection=Rejection("format", "; ".join(problems)))
     concurrency = ask.load.concurrency
@@ -237,7 +240,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         max_batch_size=min(MAX_BATCH_SIZE, share or MAX_BATCH_SIZE),
     )
     memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
-    option = replace(option, memory=memory, notes=notes)
+    option = replace(option, memory=memory, notes=(*option.notes, *notes))
     if rejection := _no_room(memory, ask):
         return replace(option, rejection=rejection)
     rate = ask.load.requests_per_second
@@ -266,6 +269,15 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     if operation.cause is None or operation.reason is None:
         return option
     return replace(option, rejection=Rejection(operation.cause, operation.reason))
+
+
+def _of_architecture(option: Option, shapes: RankShapes, ask: Ask) -> tuple[str, ...]:
+    """Why the release or the GPU does not run the model, where one runtime alone does."""
+    if ask.runtime != "pytorch" or shapes.caches is None:
+        return ()
+    return architecture_problems(
+        shapes.model.architecture, runtime=ask.runtime, version=ask.version, sm=option.cluster.gpu.sm
+    )
 
 
 def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -163,7 +163,8 @@ def duplicated_heads(case: Case) -> Advice | None:
 def coarse_precision(case: Case) -> Advice | None:
     """Fewer bits are a change of quality, too."""
     name = case.chosen.weight_format
-    if name is None:
+    if name is None or case.blueprint.stored_format is not None:
+        # A checkpoint that is published so changes nothing.
         return None
     bits = find_format(name).weight_bits
     level: Literal["note", "warning"] = "warning" if bits < 8 else "note"

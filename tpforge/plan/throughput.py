@@ -233,7 +233,7 @@ class StepModel:
         attention, tp_size = engine.shapes.model.attention, engine.shapes.mapping.tp_size
         read = batch * engine.memory.layout.read_bytes(context) * fit.kv_read / bandwidth
         heads = engine.shapes.plan.padding.heads.num_heads / tp_size
-        num_layers = engine.shapes.model.num_layers / len(self._stages)
+        num_layers = engine.shapes.num_attention_layers / len(self._stages)
         window = attention.sliding_window
         seen = prompt_length / 2
         if window is not None and attention.sliding_layers is None:

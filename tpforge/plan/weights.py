@@ -7,7 +7,8 @@ shapes; so do the tp ranks of a stage, whose parts are padded to one size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,55 +16,107 @@ from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
 from tpforge.quantization import Format, find_format
 from tpforge.quantization_gate import Linear
+from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.packing import Packing, is_quantized
 from tpforge.shards.padding import plan_padding
-from tpforge.shards.sharding import RankTensor, Rule, Shape, ShardPlan, Stage, rank_tensors
+from tpforge.shards.sharding import Rule, Shape, ShardPlan, Stage, rank_tensors
 
 Basis = Literal["exact", "modelled", "assumed"]
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A model and what its family says of its tensors; `name` is what the user calls it.
+    """A model and what is known of its tensors; `name` is what the user calls it.
 
-    `shapes` gives every source tensor of a spec, `reshape` what a transform does to a shape, `objections` why
+    `shapes` gives what a rank holds for tp_size, moe_ep_size and whether padding is allowed; `objections` why
     TensorRT-LLM's definition cannot take a plan. `stored_format` is what its weights are quantized as, None
-    where they are floats. `known` keeps what `rank_shapes` has computed.
+    where they are floats. `runtimes` are those of TensorRT-LLM that can run it. `known` keeps what
+    `rank_shapes` has computed.
     """
 
     name: str
     model: ModelSpec
-    rules: Callable[[ShardPlan], tuple[Rule, ...]]
-    shapes: Callable[[ModelSpec], dict[str, Shape]]
-    reshape: Callable[[Shape, str | None], Shape]
+    num_parameters: int
+    shapes: Callable[[int, int, bool], RankShapes]
     objections: Callable[[ShardPlan], list[str]] = lambda plan: []
     stored_format: str | None = None
+    runtimes: tuple[Runtime, ...] = ("tensorrt", "pytorch")
+    notes: tuple[str, ...] = ()
     known: dict[tuple[int, int, bool], RankShapes] = field(default_factory=dict, compare=False, repr=False)
+
+
+AS_FLOATS = "floats"
+"""A tensor that a quantized checkpoint holds unquantized."""
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """A tensor as a rank holds it; `shape` [out, in], or [experts, out, in].
+
+    `dtype` None is the checkpoint's. `is_quantized`: whether a quantized engine quantizes it. `stored_as` is
+    the format that its checkpoint holds it in, or AS_FLOATS; None where one format is planned for the model.
+    """
+
+    name: str
+    shape: Shape
+    dtype: DType | None = None
+    is_quantized: bool = False
+    stored_as: str | None = None
+
+
+@dataclass(frozen=True)
+class RankCache:
+    """What a rank keeps of a layer: for each token, or once for a request; see `tpforge.plan.kv.LayerKv`."""
+
+    values: float = 0
+    num_bytes: int = 0
+    is_per_request: bool = False
+    every: int = 1
+    window: int | None = None
+    read_limit: int | None = None
+
+
+Kind = Hashable
+"""Layers of one kind hold tensors of the same shapes."""
 
 
 @dataclass(frozen=True)
 class RankShapes:
-    """The tensors of one tp rank: of the first and the last stage, of a layer with and without experts."""
+    """The tensors of one tp rank: of the first and the last stage, and of a layer of each kind.
+
+    `kinds` is the kind of every layer of the model. `caches` says what a layer of a kind keeps, None where
+    every layer has keys and values of `model.attention`. `tied` is what the first stage holds
+    of `last` too, where it is not the last.
+    """
 
     model: ModelSpec
     mapping: Mapping
     plan: ShardPlan
-    first: tuple[RankTensor, ...]
-    last: tuple[RankTensor, ...]
-    layer: dict[bool, tuple[RankTensor, ...]]
+    first: tuple[HeldTensor, ...]
+    last: tuple[HeldTensor, ...]
+    layer: dict[Kind, tuple[HeldTensor, ...]]
+    kinds: tuple[Kind, ...]
+    caches: dict[Kind, tuple[RankCache, ...]] | None = None
+    tied: tuple[HeldTensor, ...] = ()
 
-    def layers(self, stage: int) -> dict[bool, int]:
-        """How many layers of each kind the pipeline stage holds; True: with experts."""
+    def layers(self, stage: int) -> dict[Kind, int]:
+        """How many layers of each kind the pipeline stage holds."""
         held = self.mapping.layers(stage * self.mapping.tp_size, num_layers=self.model.num_layers)
-        with_experts = sum(self.model.has_experts(layer) for layer in held)
-        return {True: with_experts, False: len(held) - with_experts}
+        return dict(Counter(self.kinds[layer] for layer in held))
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers whose cache grows with a request."""
+        if self.caches is None:
+            return self.model.num_layers
+        return sum(any(not one.is_per_request for one in self.caches[kind]) for kind in self.kinds)
 
     def linears(self) -> tuple[Linear, ...]:
         """The matrices that a quantized engine quantizes, each name and shape once."""
         found: dict[Linear, None] = {}
         for tensor in (one for tensors in self.layer.values() for one in tensors):
-            if is_quantized(tensor.name):
+            if tensor.is_quantized and tensor.stored_as is None:
                 name = tensor.name.removesuffix(".weight").split(".", 3)[-1]
                 found[Linear(name, *tensor.shape[-2:])] = None
         return tuple(found)
@@ -77,50 +130,70 @@ def rank_shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool = True) -> 
     """
     key = (mapping.tp_size, mapping.moe_ep_size, pad)
     if key not in blueprint.known:
-        blueprint.known[key] = _sampled_shapes(blueprint, *key)
+        blueprint.known[key] = blueprint.shapes(*key)
     found = blueprint.known[key]
     plan = ShardPlan(model=blueprint.model, mapping=mapping, padding=found.plan.padding)
     return replace(found, mapping=mapping, plan=plan)
 
 
-def _sampled_shapes(blueprint: Blueprint, tp_size: int, moe_ep_size: int, pad: bool) -> RankShapes:
-    """Of one stage: the shapes do not depend on how the layers are divided over stages."""
-    model = blueprint.model
-    flat = Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size)
-    padding = plan_padding(model, tp_size=tp_size, moe_ep_size=moe_ep_size, allow=pad)
-    sample = _sample(model)
-    plan = ShardPlan(model=sample, mapping=flat, padding=padding)
-    shapes = blueprint.shapes(sample)
-    rules = blueprint.rules(plan)
+@dataclass(frozen=True)
+class FamilyTensors:
+    """The tensors of a model by its family's tables: those that `convert` would write.
 
-    def tensors(stage: Stage) -> tuple[RankTensor, ...]:
-        chosen = tuple(rule for rule in rules if rule.stage is stage)
-        return rank_tensors(chosen, shapes, plan=plan, rank=0, reshape=blueprint.reshape)
+    `shapes` gives every source tensor of a spec, `reshape` what a transform does to a shape.
+    """
 
-    kinds = [sample.has_experts(index) for index in range(sample.num_layers)]
-    layer: dict[bool, list[RankTensor]] = {kind: [] for kind in kinds}
-    for tensor in tensors(Stage.LAYER):
-        layer[kinds[int(tensor.name.split(".")[2])]].append(tensor)
-    return RankShapes(
-        model=model,
-        mapping=flat,
-        plan=plan,
-        first=tensors(Stage.FIRST),
-        last=tensors(Stage.LAST),
-        layer={kind: tuple(held) for kind, held in layer.items()},
-    )
+    model: ModelSpec
+    rules: Callable[[ShardPlan], tuple[Rule, ...]]
+    shapes: Callable[[ModelSpec], dict[str, Shape]]
+    reshape: Callable[[Shape, str | None], Shape]
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the model: the elements of all tensors that its checkpoint holds."""
+        return sum(math.prod(shape) for shape in self.shapes(self.model).values())
+
+    def on_rank(self, tp_size: int, moe_ep_size: int, pad: bool) -> RankShapes:
+        """Of one stage: the shapes do not depend on how the layers are divided over stages."""
+        model = self.model
+        flat = Mapping(tp_size=tp_size, moe_ep_size=moe_ep_size)
+        padding = plan_padding(model, tp_size=tp_size, moe_ep_size=moe_ep_size, allow=pad)
+        sample = _sample(model)
+        plan = ShardPlan(model=sample, mapping=flat, padding=padding)
+        shapes = self.shapes(sample)
+        rules = self.rules(plan)
+
+        def tensors(stage: Stage) -> tuple[HeldTensor, ...]:
+            chosen = tuple(rule for rule in rules if rule.stage is stage)
+            found = rank_tensors(chosen, shapes, plan=plan, rank=0, reshape=self.reshape)
+            return tuple(HeldTensor(one.name, one.shape, one.dtype, is_quantized(one.name)) for one in found)
+
+        kinds = [sample.has_experts(index) for index in range(sample.num_layers)]
+        layer: dict[Kind, list[HeldTensor]] = {kind: [] for kind in kinds}
+        for tensor in tensors(Stage.LAYER):
+            layer[kinds[int(tensor.name.split(".")[2])]].append(tensor)
+        return RankShapes(
+            model=model,
+            mapping=flat,
+            plan=plan,
+            first=tensors(Stage.FIRST),
+            last=tensors(Stage.LAST),
+            layer={kind: tuple(held) for kind, held in layer.items()},
+            kinds=tuple(model.has_experts(index) for index in range(model.num_layers)),
+        )
 
 
 def weight_bytes(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: str | None) -> int:
     """Bytes of the weights on a rank of `stage`, with scales and padding, in a format or as floats."""
 
-    def size(tensors: tuple[RankTensor, ...]) -> int:
+    def size(tensors: tuple[HeldTensor, ...]) -> int:
         return sum(_tensor_bytes(tensor, dtype=dtype, weight_format=weight_format) for tensor in tensors)
 
     counts = shapes.layers(stage)
-    total = sum(counts[kind] * size(tensors) for kind, tensors in shapes.layer.items())
+    total = sum(counts.get(kind, 0) * size(tensors) for kind, tensors in shapes.layer.items())
     if stage == 0:
         total += size(shapes.first)
+        total += size(shapes.tied) if shapes.mapping.pp_size > 1 else 0
     if stage == shapes.mapping.pp_size - 1:
         total += size(shapes.last)
     return total
@@ -175,11 +248,6 @@ def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: s
     )
 
 
-def num_parameters(blueprint: Blueprint) -> int:
-    """Parameters of the model: the elements of all tensors that its checkpoint holds."""
-    return sum(math.prod(shape) for shape in blueprint.shapes(blueprint.model).values())
-
-
 def _sample(model: ModelSpec) -> ModelSpec:
     """The model with the first layer of each kind only."""
     kinds = [model.has_experts(layer) for layer in range(model.num_layers)]
@@ -195,8 +263,10 @@ def _sample(model: ModelSpec) -> ModelSpec:
     return model.model_copy(update={"num_layers": len(chosen), "attention": attention, "moe": moe})
 
 
-def _tensor_bytes(tensor: RankTensor, *, dtype: DType, weight_format: str | None) -> int:
-    if weight_format is None or not is_quantized(tensor.name):
+def _tensor_bytes(tensor: HeldTensor, *, dtype: DType, weight_format: str | None) -> int:
+    if tensor.stored_as is not None:
+        weight_format = None if tensor.stored_as == AS_FLOATS else tensor.stored_as
+    if weight_format is None or not tensor.is_quantized:
         return math.prod(tensor.shape) * (tensor.dtype or dtype).num_bytes
     row = find_format(weight_format)
     if row.made_by == "convert":

@@ -11,15 +11,23 @@ from importlib.resources import files
 from typing import Literal
 
 from tpforge.records import Record
+from tpforge.runtime import Runtime
+from tpforge.trtllm.versions import version_key
 
 
 class Support(Record):
-    """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on."""
+    """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on.
+
+    `min_sm` is the least compute capability, where not all will do; `generates` is False of what scores,
+    classifies, embeds or drafts, and answers no prompt.
+    """
 
     runtime: Literal["tensorrt", "pytorch"]
     first: str
     last: str | None = None
     note: str | None = None
+    min_sm: int | None = None
+    generates: bool = True
     source: str
 
     @property
@@ -38,6 +46,12 @@ def architecture_support(architecture: str) -> tuple[Support, ...]:
     return _table().get(architecture, ())
 
 
+def supported_architectures(runtime: Runtime) -> tuple[str, ...]:
+    """Every architecture that `runtime` is known to run, sorted without regard to case."""
+    names = (name for name, held in _table().items() if any(one.runtime == runtime for one in held))
+    return tuple(sorted(names, key=str.lower))
+
+
 def pytorch_only(architecture: str) -> str | None:
     """For an architecture that no TensorRT-LLM checkpoint format holds: what to use in place of one.
 
@@ -50,6 +64,32 @@ def pytorch_only(architecture: str) -> str | None:
         f"no TensorRT-LLM checkpoint format holds {architecture}; the pytorch runtime "
         f"(TensorRT-LLM's LLM API, {found[0].versions}) loads the Hugging Face checkpoint as it is"
     )
+
+
+def architecture_problems(
+    architecture: str, *, runtime: Runtime, version: str | None, sm: int | None
+) -> tuple[str, ...]:
+    """Why a release or a GPU does not run an architecture; what is not known of them refuses nothing."""
+    problems = []
+    for one in architecture_support(architecture):
+        if one.runtime != runtime:
+            continue
+        if version is not None and version_key(version) < version_key(one.first):
+            problems.append(f"{architecture} runs in TensorRT-LLM {one.versions}, not in {version}")
+        if one.min_sm is not None and sm is not None and sm < one.min_sm:
+            problems.append(f"{architecture} runs on SM{one.min_sm} and later, not on SM{sm}")
+    return tuple(problems)
+
+
+def advice_on_unknown(architecture: str) -> str:
+    """What to do about an architecture whose sizes tpforge does not know."""
+    found = architecture_support(architecture)
+    if not found:
+        return "TensorRT-LLM lists it for no runtime; give a model of an architecture of docs/models.md"
+    if not any(one.generates for one in found):
+        return f"TensorRT-LLM runs it {found[0].note}, which is all that tpforge plans and serves"
+    runs = " and ".join(f"the {one.runtime} runtime ({one.versions})" for one in found)
+    return f"TensorRT-LLM runs it by {runs}: state its sizes in a file for --describe"
 
 
 @cache

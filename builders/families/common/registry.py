@@ -66,6 +66,11 @@ def known_architectures() -> tuple[str, ...]:
     return tuple(sorted((name for family in FAMILIES for name in family.architectures), key=str.lower))
 
 
+def is_of_family(architecture: str) -> bool:
+    """Whether a family reads that architecture."""
+    return any(architecture in family.architectures for family in FAMILIES)
+
+
 def find_family(architectures: object, *, where: str) -> Family:
     """The family of the `architectures` of a config.json.
 

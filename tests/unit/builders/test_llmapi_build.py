@@ -212,7 +212,7 @@ def images_too(model: Path, *, without: tuple[str, ...] = (), **changes: Any) ->
     found = json.loads((model / "config.json").read_text())
     text = {**found.get("text_config", found), **changes}
     text = {key: value for key, value in text.items() if key not in without}
-    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}
+    config = {"architectures": ["HCXVisionForCausalLM"], "model_type": "hyperclovax_vlm"}
     config |= {"vision_config": {"hidden_size": 9}, "text_config": text, "torch_dtype": "bfloat16"}
     (model / "config.json").write_text(json.dumps(config))
 
@@ -220,13 +220,13 @@ def images_too(model: Path, *, without: tuple[str, ...] = (), **changes: Any) ->
 def test_a_model_that_only_the_llm_api_knows_is_taken_by_what_config_json_declares(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # google/gemma-3-27b-it leaves both to the defaults of transformers.
+    # Of an architecture that is in no table either; sizes left to defaults of transformers are not known.
     images_too(model, without=("architectures", "vocab_size", "max_position_embeddings"))
     engine = tmp_path / "engine"
     assert build(model, engine, "--tp", "2") == 0
     assert "no family of ours reads it" in capsys.readouterr().err
     manifest = read_manifest(engine)
-    assert manifest.model.architecture == "Gemma3ForConditionalGeneration"
+    assert manifest.model.architecture == "HCXVisionForCausalLM"
     attention = manifest.model.attention
     config = json.loads((model / "config.json").read_text())["text_config"]
     assert (attention.num_heads, attention.num_kv_heads, attention.head_size) == (
@@ -240,7 +240,7 @@ def test_a_model_that_only_the_llm_api_knows_is_taken_by_what_config_json_declar
     assert check_files(engine, manifest) == []
     assert main(["render", str(engine)]) == 0
     assert build(model, tmp_path / "other", "--tp", "3") == 4
-    assert "no padded checkpoint is written of Gemma3For" in capsys.readouterr().err
+    assert "no padded checkpoint is written of HCXVisionFor" in capsys.readouterr().err
     images_too(model, num_experts=8)
     assert build(model, tmp_path / "other", "--tp", "2") == 4
     assert "has experts (num_experts)" in capsys.readouterr().err

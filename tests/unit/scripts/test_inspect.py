@@ -187,7 +187,7 @@ def test_an_unknown_architecture_is_described_by_its_config(
     captured = capsys.readouterr()
     assert "layers           2 (as config.json says)" in captured.out
     assert "weights          F32 (21 tensors)" in captured.out
-    assert "pytorch    yes     1.3.0 and later" in captured.out
+    assert "pytorch    yes     1.2.0 and later" in captured.out
     assert "loads the Hugging Face checkpoint as it is. Nothing was written." in captured.err
 
 

@@ -179,7 +179,8 @@ BROKEN: dict[str, tuple[Break, tuple[str, ...]]] = {
         edit_config(architectures=["Qwen3NextForCausalLM"]),
         (
             "no TensorRT-LLM checkpoint format holds Qwen3NextForCausalLM; the pytorch runtime "
-            "(TensorRT-LLM's LLM API, 1.3.0 and later) loads the Hugging Face checkpoint as it is",
+            "(TensorRT-LLM's LLM API, 1.2.0 and later) loads the Hugging Face checkpoint as it is",
+            "config.json: found no num_experts, expected it in the config of Qwen3NextForCausalLM",
         ),
     ),
     "an unknown architecture": (

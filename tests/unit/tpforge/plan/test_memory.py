@@ -16,7 +16,7 @@ from tpforge.plan.hardware import find_gpu, gpus, make_cluster, read_gpu_file
 from tpforge.plan.known import find_known, known_models
 from tpforge.plan.kv import KvLayout, LayerKv, kv_layout, kv_tokens, longest_request, max_requests
 from tpforge.plan.memory import Settings, rank_memory
-from tpforge.plan.weights import Blueprint, num_parameters, rank_shapes, weight_bytes
+from tpforge.plan.weights import Blueprint, rank_shapes, weight_bytes
 from tpforge.quantization import Quantization, find_format
 from tpforge.shards.mapping import Mapping
 from tpforge.units import GIB
@@ -47,7 +47,7 @@ def planned_data_bytes(name: str, mapping: Mapping, *, quantize: str | None = No
 def test_every_known_config_makes_the_parameters_that_the_hub_counts(name: str) -> None:
     known = find_known(name)
     assert known is not None
-    assert num_parameters(blueprint(name)) == known.parameters
+    assert blueprint(name).num_parameters == known.parameters
 
 
 @pytest.mark.parametrize(

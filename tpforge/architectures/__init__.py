@@ -1,0 +1,1 @@
+"""What today's architectures are made of, as tables: where sizes stand, what a layer holds and caches."""
