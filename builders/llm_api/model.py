@@ -130,7 +130,7 @@ def _special_ids(found: Directory) -> dict[str, Any]:
 
 
 def refuse_architecture(architecture: str, release: Release, *, where: str, is_read: bool = True) -> None:
-    """Refuse an architecture that the LLM API of the release does not run; `is_read`: a family of ours reads it.
+    """Refuse an architecture that the LLM API of the release does not run; `is_read` by a family of ours.
 
     Raises:
         InputRefused: with the runtimes and releases that do run it.
