@@ -127,8 +127,9 @@ class ServeRecipe(Record):
 
     `drain` is for how many seconds requests in flight may go on when the server is told to end.
 
-    `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: where it runs ("auto": here
-    when the engine's release is installed, else docker), how ranks are started, and on which GPUs.
+    `server`, `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: what serves ("auto":
+    Triton where one of its containers holds the release, else trtllm-serve), where it runs ("auto": here when
+    the engine's release is installed, else docker), how ranks are started, and on which GPUs.
 
     With `openai`, the front of NVIDIA Dynamo speaks OpenAI's API at `openai_port` (None: three above
     `port_base`) and, where `kserve_port` is given, KServe's gRPC there. It divides requests over `replicas`
@@ -140,6 +141,7 @@ class ServeRecipe(Record):
     tritonserver: Path | None = None
     load_timeout: Annotated[float, Field(gt=0)] | None = None
     drain: Annotated[float, Field(ge=0)] | None = None
+    server: Literal["auto", "triton", "trtllm-serve"] = "auto"
     container: Literal["auto", "none", "docker", "podman"] = "auto"
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"
