@@ -78,12 +78,14 @@ def plan_trtllm_serve(
         UsageError: GPUs do not fit the ranks, or an option is given that trtllm-serve has not.
     """
     from triton_repo.serve.mpirun import parse_devices
-    from triton_repo.trtllm_serve.command import TrtllmServe, release_image, trtllm_serve_command
+    from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
 
     _refuse_triton_options(recipe, security)
     devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size)
     container = recipe.container if recipe.container != "auto" else container_of(release)
-    image = None if container == "none" else recipe.image or release_image(release.trtllm)
+    if container != "none" and recipe.image is None and release.release_image is None:
+        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is known for it; give --image")
+    image = None if container == "none" else recipe.image or release.release_image
     misfits, doubts = host_problems(
         places, manifest, release=release, devices=devices, container=container, image=image
     )

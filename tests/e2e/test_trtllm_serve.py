@@ -25,13 +25,14 @@ from triton_repo.serve.state import read_state
 
 pytestmark = pytest.mark.e2e
 
+VERSION = "1.4.0rc1"
 PORT = free_ports().http
 RECIPE = """
 model = "{model}"
 tp = 2
 name = "tiny"
 runtime = "pytorch"
-trtllm = "1.2.1"
+trtllm = "1.4.0rc1"
 sm = 90
 [limits]
 max_batch_size = 8
@@ -39,16 +40,15 @@ max_input_len = 1024
 max_seq_len = 4096
 [serve]
 port_base = {port}
-server = "trtllm-serve"
 container = "none"
 """
 
 
 @pytest.fixture
 def recipe(tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A host with two GPUs and TensorRT-LLM 1.2.1, whose trtllm-serve is the stand-in."""
+    """A host with two GPUs and TensorRT-LLM 1.4.0rc1, whose trtllm-serve is the stand-in."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    host = replace(HOST, packages=(("tensorrt_llm", "1.2.1"),))
+    host = replace(HOST, packages=(("tensorrt_llm", VERSION),))
     monkeypatch.setattr("engines.host.find_host", lambda: host)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -61,7 +61,7 @@ def recipe(tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_up_serves_proves_and_keeps_a_server_of_trtllm_serve(
     recipe: Path, tiny_engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = write_trtllm_serve(tmp_path, engine=tiny_engine.folder)
+    calls = write_trtllm_serve(tmp_path, engine=tiny_engine.folder, version=VERSION)
     stages = {stage["name"]: stage for stage in json_of(capsys, "up", str(recipe))["stages"]}
     outcomes = {name: stage["outcome"] for name, stage in stages.items()}
     expected = {"build": "done", "verify": "skipped", "render": "skipped", "serve": "done", "smoke": "done"}
@@ -70,11 +70,11 @@ def test_up_serves_proves_and_keeps_a_server_of_trtllm_serve(
     engine = Path("out/tiny/engine").resolve()
     assert json.loads(calls.read_text().splitlines()[0]) == [
         *("serve", str(engine / "model"), "--host", "127.0.0.1", "--port", str(PORT)),
-        *("--extra_llm_api_options", str(engine / "llm.yaml")),
+        *("--extra_llm_api_options", str(engine / "llm.yaml"), "--served_model_name", "tiny"),
     ]
 
     (row,) = json_of(capsys, "status")["servers"]
-    assert (row["answers"], row["server"]["api"], row["server"]["model"]) == (True, "openai", "model")
+    assert (row["answers"], row["server"]["api"], row["server"]["model"]) == (True, "openai", "tiny")
     again = {stage["name"]: stage["outcome"] for stage in json_of(capsys, "up", str(recipe))["stages"]}
     assert (again["build"], again["serve"]) == ("unchanged", "unchanged")
 
@@ -89,7 +89,7 @@ def test_up_serves_proves_and_keeps_a_server_of_trtllm_serve(
         time.sleep(0.05)
     assert (now.restarts, now.phase) == (1, "ready")
     golden = tiny_engine.manifest.golden[0]
-    asked = {"model": "model", "prompt": golden.prompt, "max_tokens": 4, "temperature": 0}
+    asked = {"model": "tiny", "prompt": golden.prompt, "max_tokens": 4, "temperature": 0}
     answer = OpenAiClient(f"http://127.0.0.1:{PORT}").ask("/v1/completions", asked)
     assert golden.text.startswith(answer["choices"][0]["text"].rstrip("\ufffd"))
     assert main(["smoke"]) == 2
@@ -100,7 +100,7 @@ def test_up_serves_proves_and_keeps_a_server_of_trtllm_serve(
 def test_a_server_that_listens_and_does_not_generate_is_not_ready(
     recipe: Path, tiny_engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_trtllm_serve(tmp_path, engine=tiny_engine.folder, answers_after=1)
+    write_trtllm_serve(tmp_path, engine=tiny_engine.folder, version=VERSION, answers_after=1)
     assert main(["up", str(recipe)]) == 4
     said = capsys.readouterr().err
     assert "trtllm-serve listens, but did not answer a first request: HTTP 500" in said

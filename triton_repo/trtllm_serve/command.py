@@ -48,13 +48,5 @@ def trtllm_serve_command(asked: TrtllmServe) -> LaunchCommand:
     return LaunchCommand(tuple(words), dict(_QUIET))
 
 
-def release_image(version: str) -> str:
-    """The container of a release that has trtllm-serve; one a release since 1.0.
-
-    Source: NVIDIA/TensorRT-LLM, docs/source/installation/containers.md
-    """
-    return f"nvcr.io/nvidia/tensorrt-llm/release:{version}"
-
-
 def _takes_name(version: str) -> bool:
     return version_key(version)[:2] >= _NAMED_SINCE

@@ -15,12 +15,12 @@ _PROGRAM = """#!{python}
 import sys
 sys.path.insert(0, {root!r})
 from tests.support.servers.standin_trtllm_serve import start
-start(sys.argv[1:], engine={engine!r}, calls={calls!r}, answers_after={answers_after!r})
+start(sys.argv[1:], engine={engine!r}, calls={calls!r}, version={version!r}, answers_after={answers_after!r})
 """
 _OPTIONS = ("--host", "--port", "--extra_llm_api_options", "--config", "--served_model_name")
 
 
-def write_trtllm_serve(folder: Path, *, engine: Path, answers_after: int = 0) -> Path:
+def write_trtllm_serve(folder: Path, *, engine: Path, version: str, answers_after: int = 0) -> Path:
     """Write an executable trtllm-serve into `folder`/bin; the file that gets the words of every start.
 
     Its answers are those of `engine`, of runtime reference; the first `answers_after` of a process fail.
@@ -33,6 +33,7 @@ def write_trtllm_serve(folder: Path, *, engine: Path, answers_after: int = 0) ->
             root=str(ROOT),
             engine=str(engine),
             calls=str(calls),
+            version=version,
             answers_after=answers_after,
         )
     )
@@ -40,7 +41,7 @@ def write_trtllm_serve(folder: Path, *, engine: Path, answers_after: int = 0) ->
     return calls
 
 
-def start(words: list[str], *, engine: str, calls: str, answers_after: int) -> None:
+def start(words: list[str], *, engine: str, calls: str, version: str, answers_after: int) -> None:
     import asyncio
 
     from tests.support.servers.scripted_openai import HttpScript, serve
@@ -55,7 +56,7 @@ def start(words: list[str], *, engine: str, calls: str, answers_after: int) -> N
         sys.exit(f"Error: No such option: {', '.join(unknown)}")
     if not (Path(model) / "config.json").is_file():
         sys.exit(f"OSError: {model} does not appear to have a file named config.json")
-    _check_yaml(Path(given.get("--config") or given["--extra_llm_api_options"]))
+    _check_yaml(Path(given.get("--config") or given["--extra_llm_api_options"]), version=version)
     name = given.get("--served_model_name", Path(model).name)
     script = HttpScript(
         host=given["--host"],
@@ -63,19 +64,19 @@ def start(words: list[str], *, engine: str, calls: str, answers_after: int) -> N
         engine=engine,
         model=name,
         answers_after=answers_after,
-        version="1.2.1",
+        version=version,
     )
     asyncio.run(serve(script))
 
 
-def _check_yaml(path: Path) -> None:
+def _check_yaml(path: Path, *, version: str) -> None:
     import yaml
 
-    from builders.llm_api.arguments import flatten
-    from tpforge.trtllm.arguments import llm_arguments
+    from builders.llm_api.given import flatten
+    from tpforge.trtllm.argument_tables import llm_arguments
     from tpforge.trtllm.versions import find_release
 
-    known = {one.name for one in llm_arguments(find_release("1.2.1"))}
+    known = {one.name for one in llm_arguments(find_release(version))}
     unknown = sorted(flatten(yaml.safe_load(path.read_text()), known=known).keys() - known)
     if unknown:
         sys.exit(f"pydantic_core.ValidationError: {unknown}: Extra inputs are not permitted")
