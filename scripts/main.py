@@ -42,6 +42,7 @@ COMMANDS = {
     "render": "Write the Triton model repository of an engine.",
     "serve": "Start Triton on an engine and wait until it answers.",
     "deploy": "Write what runs an engine on a host, a cluster or a Slurm partition.",
+    "disaggregate": "Write what serves prompts and answers on GPUs of their own, by trtllm-serve.",
     "promote": "Make an engine the active one, and go back if it does not keep its limits.",
     "stop": "Stop a server that `serve --detach` started.",
     "status": "Show the servers that run, and whether they answer.",

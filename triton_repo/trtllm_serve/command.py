@@ -24,13 +24,17 @@ _QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
 
 @dataclass(frozen=True)
 class TrtllmServe:
-    """What is served and where: `engine` is the folder, `address` what the server binds."""
+    """What is served and where: `engine` is the folder, `address` what the server binds.
+
+    `config` is another file than the engine's llm.yaml.
+    """
 
     engine: Path
     name: str
     version: str
     port: int
     address: str = "127.0.0.1"
+    config: Path | None = None
 
     @property
     def model_name(self) -> str:
@@ -43,7 +47,7 @@ def trtllm_serve_command(asked: TrtllmServe) -> LaunchCommand:
     words = [PROGRAM, "serve", str(asked.engine / MODEL)]
     words += ["--host", asked.address, "--port", str(asked.port)]
     # Both releases know this spelling; --config is the same option, and newer.
-    words += ["--extra_llm_api_options", str(asked.engine / CONFIG)]
+    words += ["--extra_llm_api_options", str(asked.config or asked.engine / CONFIG)]
     words += ["--served_model_name", asked.name] if _takes_name(asked.version) else []
     return LaunchCommand(tuple(words), dict(_QUIET))
 
