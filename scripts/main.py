@@ -57,6 +57,7 @@ COMMANDS = {
     "diagnose": "Look for the known failure modes, with evidence, cause and what to do.",
     "decide": "Write a decision record from measured runs.",
     "engines": "List, show, check, remove, push or pull engine folders.",
+    "accept": "Try every claim about this host, and write what was claimed and what was seen.",
     "doctor": "Show what this host can do: GPUs, links, driver, containers, TensorRT-LLM, Triton.",
     "migrate": "Map an engine's or llm.yaml's settings to a release of the LLM API, as a table.",
     "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
