@@ -152,6 +152,7 @@ def _refuse_triton_options(recipe: ServeRecipe, security: Security) -> None:
     given = {
         "--tritonserver": recipe.tritonserver is not None,
         "--mode": recipe.mode != "leader",
+        "--openai (trtllm-serve speaks it itself)": recipe.openai,
         "TLS and --admin-key-file": security != Security().absolute(),
     }
     names = ", ".join(name for name, is_given in given.items() if is_given)

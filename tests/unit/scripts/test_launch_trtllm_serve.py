@@ -75,7 +75,9 @@ def test_the_command_runs_in_the_release_s_own_container(tmp_path: Path) -> None
     assert (launch.server, launch.model) == ("trtllm-serve", "tiny")
 
 
-@pytest.mark.parametrize("given", [{"mode": "orchestrator"}, {"tritonserver": "/opt/tritonserver"}])
+@pytest.mark.parametrize(
+    "given", [{"mode": "orchestrator"}, {"tritonserver": "/opt/tritonserver"}, {"openai": True}]
+)
 def test_options_of_triton_are_refused(given: dict[str, str], tmp_path: Path) -> None:
     places = Places(tmp_path / "tiny" / "engine")
     recipe = ServeRecipe.model_validate({"container": "docker", **given})
