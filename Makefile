@@ -7,6 +7,7 @@ MODEL ?= demo
 TP ?= 4
 PP ?= 1
 MOE_EP ?= 1
+RUNTIME ?= auto
 NAME ?=
 ENGINE ?= $(if $(NAME),out/$(NAME)/engine)
 URL ?=
@@ -29,8 +30,8 @@ setup-openai: ready ## Install NVIDIA Dynamo in an environment of its own, for s
 ready:
 	@scripts/dev/setup.sh --quiet
 
-engine: ready ## Build an engine: MODEL=DIR|hub id|.gguf|demo TP=4 PP=1 NAME=... ARGS="--dtype float16"
-	$(TPFORGE) build $(MODEL) --tp $(TP) --pp $(PP) $(if $(filter-out 1,$(MOE_EP)),--moe-ep $(MOE_EP)) $(if $(NAME),--name $(NAME)) $(ARGS)
+engine: ready ## Build an engine: MODEL=DIR|hub id|.gguf|demo TP=4 RUNTIME=auto NAME=... ARGS="--pp 2"
+	$(TPFORGE) build $(MODEL) --tp $(TP) --pp $(PP) --runtime $(RUNTIME) $(if $(filter-out 1,$(MOE_EP)),--moe-ep $(MOE_EP)) $(if $(NAME),--name $(NAME)) $(ARGS)
 
 verify: ready ## Prove the newest engine (or NAME=...) against its source and transformers
 	$(TPFORGE) verify $(ENGINE) $(ARGS)

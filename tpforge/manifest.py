@@ -177,7 +177,8 @@ class Manifest(Record):
     """The content of engine.json.
 
     `code` is the key of the code of ours that decided the engine (`tpforge.outputs.deciding_code`); engines
-    that were built before it was kept have none.
+    that were built before it was kept have none. `runtime_because` says why the runtime is what it is, where
+    `auto` chose it.
     """
 
     schema_version: Literal[1] = 1
@@ -185,6 +186,7 @@ class Manifest(Record):
     tpforge_version: str
     code: str | None = None
     runtime: Runtime
+    runtime_because: str | None = None
     source: SourceRecord
     model: ModelSpec
     mapping: Mapping

@@ -6,6 +6,7 @@ It reads and parses the file; it does not open the model or know the machine.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -98,7 +99,8 @@ class EngineRecipe(Record):
 
     `quantize` names a format of `tpforge.quantization`; `portable` leaves the weights float and only declares
     it. `kv_cache` is the format of the KV cache. An engine whose perplexity grows by more than the fraction
-    `max_drop` is not published. `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the
+    `max_drop` is not published. `runtime_because` says why the runtime is what it is, where `auto` chose it.
+    `trtllm` is the release for the runtimes tensorrt and pytorch, `sm` the
     compute capability of the GPUs that will serve (90 for Hopper; None: those of this host).
     """
 
@@ -115,6 +117,7 @@ class EngineRecipe(Record):
     kv_cache: Literal["int8", "fp8"] | None = None
     max_drop: Annotated[float, Field(gt=0)] | None = None
     runtime: Runtime = "reference"
+    runtime_because: str | None = None
     trtllm: str = DEFAULT_RELEASE
     sm: Annotated[int, Field(ge=50, le=200, strict=True)] | None = None
     limits: LimitsRecipe = LimitsRecipe()
@@ -127,8 +130,9 @@ class ServeRecipe(Record):
 
     `drain` is for how many seconds requests in flight may go on when the server is told to end.
 
-    `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: where it runs ("auto": here
-    when the engine's release is installed, else docker), how ranks are started, and on which GPUs.
+    `server`, `container`, `image`, `mode` and `devices` are for TensorRT-LLM's runtimes: what serves ("auto":
+    Triton where one of its containers holds the release, else trtllm-serve), where it runs ("auto": here when
+    the engine's release is installed, else docker), how ranks are started, and on which GPUs.
 
     With `openai`, the front of NVIDIA Dynamo speaks OpenAI's API at `openai_port` (None: three above
     `port_base`) and, where `kserve_port` is given, KServe's gRPC there. It divides requests over `replicas`
@@ -140,6 +144,7 @@ class ServeRecipe(Record):
     tritonserver: Path | None = None
     load_timeout: Annotated[float, Field(gt=0)] | None = None
     drain: Annotated[float, Field(ge=0)] | None = None
+    server: Literal["auto", "triton", "trtllm-serve"] = "auto"
     container: Literal["auto", "none", "docker", "podman"] = "auto"
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"
@@ -183,8 +188,12 @@ class Recipe(EngineRecipe):
         return self
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file.
+Choose = Callable[[dict[str, Any]], dict[str, Any]]
+"""Puts a runtime into the values of a recipe that leaves it to the host."""
+
+
+def read_recipe(path: Path, *, choose: Choose | None = None) -> Recipe:
+    """The recipe in a file; where it names no runtime, or "auto", `choose` does, and else it is reference.
 
     Raises:
         UsageError: there is no such file, it is not UTF-8 text, or the recipe is wrong.
@@ -197,10 +206,10 @@ def read_recipe(path: Path) -> Recipe:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text; a recipe is TOML") from error
-    return parse_recipe(text, path=path)
+    return parse_recipe(text, path=path, choose=choose)
 
 
-def parse_recipe(text: str, *, path: Path) -> Recipe:
+def parse_recipe(text: str, *, path: Path, choose: Choose | None = None) -> Recipe:
     """The recipe in `text`; `path` is named in errors, and relative model paths start at its folder.
 
     A model is a path when it starts with ``/``, ``./``, ``../`` or ``~``; else it is taken as it is.
@@ -212,6 +221,8 @@ def parse_recipe(text: str, *, path: Path) -> Recipe:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
+    if value.get("runtime", "auto") == "auto":
+        value = choose(value) if choose is not None else {**value, "runtime": "reference"}
     return recipe_of(value, path=path)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from builders.llm_api.combinations import Asked, refused, untested
 from builders.llm_api.given import check_given, checked_by, doubts, nest, read_unchecked
 from builders.llm_api.tagged import tag_problems
 from tpforge.errors import InputRefused
@@ -89,12 +90,21 @@ def plan_llm(
         }
     arguments = {**fixed, **own}
     values = _Values({**arguments, **forced}, {one.name: one.default for one in rows})
-    problems = sorted({*_problems(values, target), *_speculation(values, table), *tag_problems(own, table)})
+    asked = Asked(values.__getitem__, values.given, mapping, target.sm)
+    problems = sorted(
+        {
+            *_problems(values, target),
+            *_speculation(values, table),
+            *tag_problems(own, table),
+            *refused(asked, table=table.name),
+        }
+    )
     if problems:
         what = f"the LLM API of TensorRT-LLM {target.release.trtllm}"
         raise InputRefused.listing(f"{what} would refuse this, or not do what was asked:", problems)
     ordered = {one.name: arguments[one.name] for one in rows if one.name in arguments}
-    warnings = (*_warnings(values, target), *doubts(own, forced, table, release=target.release))
+    warnings = (*_warnings(values, target), *untested(asked, table=table.name))
+    warnings += tuple(doubts(own, forced, table, release=target.release))
     return LlmPlan({**ordered, **forced}, warnings, forced, checked_by(table, release=target.release))
 
 

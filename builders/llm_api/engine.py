@@ -222,6 +222,7 @@ def plan_manifest(recipe: EngineRecipe, engine: LlmEngine) -> Manifest:
         tpforge_version=__version__,
         code=code_key(__name__),
         runtime="pytorch",
+        runtime_because=recipe.runtime_because,
         source=SourceRecord(
             kind=model.located.kind,
             location=recipe.model if model.located.kind == "hub" else str(root.resolve()),

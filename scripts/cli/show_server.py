@@ -8,7 +8,7 @@ from scripts.cli.output import Output
 from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
-    from scripts.flows.launch import Launch
+    from scripts.flows.launch_facts import Launch
     from triton_repo.serve.local import Server
 
 
@@ -18,8 +18,11 @@ _FRONTS = {"openai": "OpenAI", "kserve": "KServe"}
 def print_ready(output: Output, server: Server, *, detach: bool) -> None:
     """Where a server is reached, and how it is stopped."""
     output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
-    output.result(f"gRPC     {server.grpc_url}")
-    output.result(f"HTTP     {server.http_url}")
+    if server.model is None:
+        output.result(f"gRPC     {server.grpc_url}")
+        output.result(f"HTTP     {server.http_url}")
+    else:
+        output.result(f"OpenAI   {server.http_url}/v1  (model {server.model})")
     output.result(f"metrics  {server.metrics_url}")
     for name, address in server.addresses.items():
         output.result(f"{_FRONTS.get(name, name):<7}  {address}")
@@ -30,7 +33,8 @@ def print_ready(output: Output, server: Server, *, detach: bool) -> None:
 
 def print_launch(output: Output, launch: Launch) -> None:
     """The command that would be run, and what would be refused."""
-    output.result(f"repository  {launch.repository}")
+    served = "repository" if launch.server == "triton" else "engine    "
+    output.result(f"{served}  {launch.repository}")
     gpus = ", ".join(map(str, launch.devices))
     output.result(f"release     TensorRT-LLM {launch.release.trtllm}; {launch.container}, GPUs {gpus}")
     output.result(f"\n$ {launch.line}")
@@ -50,6 +54,8 @@ def print_launch(output: Output, launch: Launch) -> None:
             "release": launch.release.trtllm,
             "container": launch.container,
             "mode": launch.mode,
+            "server": launch.server,
+            "model": launch.model,
             "gpus": list(launch.devices),
             "command": list(launch.command.words),
             "environment": launch.command.environment,
@@ -63,7 +69,9 @@ def print_launch(output: Output, launch: Launch) -> None:
 def server_fields(server: Server) -> dict[str, object]:
     """A server for --json."""
     return {
-        "grpc_url": server.grpc_url,
+        "api": "triton" if server.model is None else "openai",
+        "model": server.model,
+        "grpc_url": server.grpc_url if server.model is None else None,
         "http_url": server.http_url,
         "metrics_url": server.metrics_url,
         "repository": str(server.repository),

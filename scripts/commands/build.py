@@ -52,13 +52,17 @@ def command(
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. An engine that is
     there already, made of the same files with the same options, is kept as it is.
 
-    With --runtime tensorrt the engines are compiled by trtllm-build, here or in a container; with --runtime
-    pytorch the folder holds the model and llm.yaml for TensorRT-LLM's LLM API. Both are checked against the
-    release's own arguments before anything is written. --dry-run prints the commands.
+    The runtime is TensorRT-LLM's where this host has it and a GPU, else ours, and a line says why; --runtime
+    names another. With --runtime tensorrt the engines are compiled by trtllm-build, here or in a container;
+    with --runtime pytorch the folder holds the model and llm.yaml for TensorRT-LLM's LLM API. Both are
+    checked against the release's own arguments before anything is written. --dry-run prints the commands.
     """
     from scripts.flows.build import build_engine, plan_engine
+    from scripts.flows.runtime_choice import AUTO
 
     output = Output(as_json=as_json)
+    if values["runtime"] == AUTO:
+        values = _chosen(output, values)
     recipe = engine_recipe(model, values)
     if recipe.runtime != "reference":
         build = _tensorrt if recipe.runtime == "tensorrt" else _pytorch
@@ -76,6 +80,18 @@ def command(
         meter=ByteMeter(output),
     )
     _print_built(output, built)
+
+
+def _chosen(output: Output, values: dict[str, Any]) -> dict[str, Any]:
+    """The options with the runtime that auto means here, and where that is compiled."""
+    from scripts.flows.runtime_choice import choose_here, with_choice
+
+    choice = choose_here(values["trtllm"])
+    output.note(choice.line)
+    chosen = with_choice(values, choice)
+    if choice.runtime == "tensorrt" and values["container"] == "none":
+        chosen["container"] = choice.container
+    return chosen
 
 
 def _tensorrt(output: Output, recipe: EngineRecipe, *, out: Path | None, force: bool, dry_run: bool) -> None:

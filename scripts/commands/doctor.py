@@ -35,12 +35,14 @@ def command(trtllm: str | None, as_json: bool) -> None:
     output.result("\nworks here:")
     for line in verdicts.works:
         output.result(f"  {line}")
+    output.result(f"\n--runtime auto: {found.auto.line}")
     output.record(
         "doctor",
         {
             "release": found.release.trtllm,
             "findings": [asdict(one) for one in verdicts.findings],
             "works": list(verdicts.works),
+            "auto": asdict(found.auto),
             "host": asdict(found.host),
         },
     )

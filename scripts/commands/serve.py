@@ -14,7 +14,7 @@ from scripts.cli.show_server import print_launch, print_ready
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from scripts.flows.launch import Launch
+    from scripts.flows.launch_facts import Launch
     from tpforge.outputs.places import Places
     from tpforge.recipe import ServeRecipe
     from tpforge.repository_options import TensorrtOptions
@@ -45,7 +45,7 @@ def command(
 
     An engine of runtime tensorrt or pytorch is served by TensorRT-LLM, here or in its container, once GPUs,
     memory, driver, versions, ports and files have been checked; --dry-run prints the command and what is
-    wrong.
+    wrong. From release 1.3 on there is no Triton with TensorRT-LLM: trtllm-serve serves, over OpenAI's HTTP.
     """
     from scripts.flows.launch import is_launched
     from scripts.flows.replicas import serve_replicas
@@ -84,7 +84,9 @@ def _serve_launched(
     if dry_run:
         print_launch(output, launch)
         return
-    output.note(f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm}")
+    output.note(
+        f"serving {launch.manifest.name} with TensorRT-LLM {launch.release.trtllm} by {launch.server}"
+    )
     serve_launch(
         launch,
         places,
@@ -103,6 +105,7 @@ def _refuse_launched_options(recipe: ServeRecipe, *, dry_run: bool, stand_in: bo
     """
     given = {
         "--dry-run": dry_run,
+        "--server": recipe.server == "trtllm-serve",
         "--container": recipe.container not in ("auto", "none"),
         "--image": recipe.image is not None,
         "--mode": recipe.mode != "leader",

@@ -107,8 +107,6 @@ def _smoke_openai(
     from scripts.flows.smoke import smoke_openai_server
     from triton_repo.smoke.openai import OpenAiSmokeOptions
 
-    if asked.url is None:
-        raise UsageError("--api openai needs the server's URL, such as http://localhost:8000")
     if connection.tls is not None:
         raise UsageError("--tls: is for --api triton; give https://HOST:PORT, whose certificate is checked")
     chosen = OpenAiSmokeOptions(

@@ -45,7 +45,7 @@ def command(engine: str | None, watch: bool, every: float, times: int | None, as
     if not found:
         output.note("no server runs under out/")
     else:
-        header = ("engine", "phase", "answers", "gRPC", "pid", "restarts")
+        header = ("engine", "phase", "answers", "address", "pid", "restarts")
         output.result(table([_row(one) for one in found], header=header))
     for one in found:
         if one.status.phase in ("failed", "crashed", "restarting"):
@@ -55,9 +55,9 @@ def command(engine: str | None, watch: bool, every: float, times: int | None, as
 
 def _row(one: Looked) -> tuple[str, ...]:
     status = one.status
-    grpc = status.server.grpc_url if status.server else ""
+    address = status.server.url if status.server else ""
     pid = str(status.server.pid) if status.server and status.is_running else ""
-    return one.engine, status.phase, "yes" if one.answers else "no", grpc, pid, str(status.restarts)
+    return one.engine, status.phase, "yes" if one.answers else "no", address, pid, str(status.restarts)
 
 
 def _fields(one: Looked) -> dict[str, object]:

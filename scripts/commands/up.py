@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,7 +35,7 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     from tpforge.recipe import read_recipe
 
     output = Output(as_json=as_json)
-    asked = read_recipe(recipe)
+    asked = read_recipe(recipe, choose=partial(_chosen, output))
     if dry_run:
         if asked.runtime == "reference":
             print_plan(output, build.plan_engine(asked))
@@ -47,6 +48,18 @@ def command(recipe: Path, dry_run: bool, as_json: bool) -> None:
     finally:
         print_steps(output, done)
     output.record("up", {"stages": step_records(run.stages)})
+
+
+def _chosen(output: Output, values: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's values with the runtime that auto means here, and where that is compiled."""
+    from scripts.flows.runtime_choice import choose_here, with_choice
+
+    choice = choose_here(values.get("trtllm"))
+    output.note(choice.line)
+    chosen = with_choice(values, choice)
+    if choice.runtime == "tensorrt":
+        chosen["tensorrt"] = {"container": choice.container, **values.get("tensorrt", {})}
+    return chosen
 
 
 def _print_commands(output: Output, recipe: Recipe) -> None:

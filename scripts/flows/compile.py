@@ -263,6 +263,7 @@ def plan_manifest(
         tpforge_version=__version__,
         code=code_key(__name__, type(source).__module__),
         runtime="tensorrt",
+        runtime_because=recipe.runtime_because,
         source=models.source_record(source, given=recipe.model, files=inputs),
         model=source.spec,
         mapping=conversion.plan.mapping,

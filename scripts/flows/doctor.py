@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from engines.host import Host, container_problem, find_host
 from engines.host_verdicts import Finding, Verdicts, judge_host
+from engines.runtime_choice import RuntimeChoice, choose_runtime
 from tpforge.errors import EnvironmentUnusable
 from tpforge.trtllm.versions import DEFAULT_RELEASE, Release, find_release
 from triton_repo.serve.tritonserver import find_tritonserver
@@ -21,6 +22,8 @@ class Doctored:
     host: Host
     release: Release
     verdicts: Verdicts
+    auto: RuntimeChoice
+    """What `--runtime auto` builds here."""
 
 
 def look_at_host(trtllm: str | None = None) -> Doctored:
@@ -33,7 +36,8 @@ def look_at_host(trtllm: str | None = None) -> Doctored:
     host = find_host()
     engines = [name for name, _ in host.programs if name in ("docker", "podman")]
     silent = {name: problem for name in engines if (problem := container_problem(name))}
-    return Doctored(host, release, judge_host(host, release=release, silent=silent, server=_server()))
+    verdicts = judge_host(host, release=release, silent=silent, server=_server())
+    return Doctored(host, release, verdicts, choose_runtime(host, silent=silent))
 
 
 def _server() -> Finding:

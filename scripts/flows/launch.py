@@ -5,17 +5,23 @@ Composes engines and triton_repo; it prints nothing. The reference runtime is se
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.flows.front import companions_of
+from scripts.flows.launch_facts import (
+    Launch,
+    container_of,
+    host_problems,
+    name_of,
+    port_problems,
+    release_of,
+    tokenizer_problems,
+)
+from scripts.flows.launch_trtllm_serve import chosen_server, plan_trtllm_serve
 from scripts.flows.render import fresh_repository, kept_options
-from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
+from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.manifest import Manifest
 from tpforge.outputs.places import Places
 from tpforge.progress import Progress
@@ -31,32 +37,6 @@ if TYPE_CHECKING:
 
 _LOAD_TIMEOUT_S = 1800.0
 """Large weights, and the first start of an engine's kernels."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What would be run; `misfits` keep it from running, `doubts` do not."""
-
-    repository: Path
-    release: Release
-    manifest: Manifest
-    devices: tuple[int, ...]
-    container: str
-    image: str | None
-    mode: str
-    command: LaunchCommand
-    name: str
-    misfits: tuple[str, ...]
-    doubts: tuple[str, ...]
-    security: Security
-
-    @property
-    def line(self) -> str:
-        """The command for a shell."""
-        from triton_repo.deploy.shell import join_lines
-
-        settings = [f"{key}={value}" for key, value in self.command.environment.items()]
-        return join_lines([*settings, *self.command.words], heads=(self.image or "", "mpirun"))
 
 
 def is_launched(places: Places, options: RepositoryOptions | None) -> bool:
@@ -87,8 +67,6 @@ def plan_launch(
         InputRefused: the engine is not sound.
         UsageError: mode, GPUs and container do not go together, or the administrator's key is none.
     """
-    from engines.host import container_problem, find_host, has_image
-    from engines.runtime import find_doubts, find_misfits
     from engines.store import read_manifest
     from triton_repo.serve.mpirun import parse_devices
     from triton_repo.serve.security import Security
@@ -100,31 +78,24 @@ def plan_launch(
     guard = (security or Security()).absolute()
     guard.read_admin_key()
     manifest = read_manifest(places.engine)
-    release = find_release(_release_of(manifest))
-    container = recipe.container if recipe.container != "auto" else _container(release)
+    release = find_release(release_of(manifest))
+    if chosen_server(recipe, manifest, release) == "trtllm-serve":
+        return plan_trtllm_serve(places, recipe, manifest, release, security=guard)
+    container = recipe.container if recipe.container != "auto" else container_of(release)
     _refuse_mode(manifest, recipe)
     chosen = options or kept_options(places, manifest)
     num_instances = _device_ids(chosen).count(";") + 1
     devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size * num_instances)
     repository = fresh_repository(places, options)[0] if render else places.repository
-    host = find_host()
-    misfits = find_misfits(
-        places.engine, manifest, host, release=release, devices=devices, container=container != "none"
-    )
-    doubts = find_doubts(host, release=release, devices=devices)
     image = None if container == "none" else recipe.image or release.image
-    if problem := container_problem(container) if image is not None else None:
-        misfits.append(problem)
-    elif image is not None and not has_image(container, image):
-        doubts.append(
-            f"{image}: not on this host; `{container} pull` it first, or its download counts as loading "
-            "(--load-timeout)"
-        )
+    misfits, doubts = host_problems(
+        places, manifest, release=release, devices=devices, container=container, image=image
+    )
     misfits += _instance_problems(chosen, devices)
     if num_instances > 1 and recipe.mode == "leader":
         misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
     misfits += _repository_problems(repository, manifest, chosen)
-    misfits += [*_port_problems(recipe), *_tokenizer_problems(places.engine)]
+    misfits += [*port_problems(recipe), *tokenizer_problems(places.engine)]
     return Launch(
         repository=repository,
         release=release,
@@ -134,7 +105,7 @@ def plan_launch(
         image=image,
         mode=recipe.mode,
         command=_command(places, recipe, manifest, release, container, devices, repository, guard),
-        name=_name(places, manifest, recipe),
+        name=name_of(places, manifest, recipe),
         misfits=tuple(misfits),
         doubts=tuple(doubts),
         security=guard,
@@ -175,6 +146,7 @@ def serve_launch(
         server_id=launch.name,
         container=container,
         shared_memory=f"{launch.name}-" if container is None else None,
+        model=launch.model,
     )
     size = sum(file.size for file in launch.manifest.files)
     options = ServeOptions(
@@ -190,30 +162,6 @@ def serve_launch(
         companions=companions_of(places, recipe, security=launch.security),
     )
     return serve(launch.repository, options=options, progress=progress, on_ready=on_ready)
-
-
-def _name(places: Places, manifest: Manifest, recipe: ServeRecipe) -> str:
-    """Of container and server; equal engines on equal ports of two addresses differ by their folder."""
-    folder = hashlib.sha256(str(places.server.resolve()).encode()).hexdigest()[:8]
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", manifest.name)[:100]
-    return f"tpforge-{name}-{recipe.port_base}-{folder}"
-
-
-def _release_of(manifest: Manifest) -> str:
-    if manifest.engine_build is not None:
-        return manifest.engine_build.trtllm
-    if manifest.llm_api is not None:
-        return manifest.llm_api.trtllm
-    raise InputRefused(
-        f"{manifest.name}: engine.json does not say which TensorRT-LLM it is for; build it again"
-    )
-
-
-def _container(release: Release) -> str:
-    """This host when it has that very release, else docker."""
-    from engines.host import find_host
-
-    return "none" if dict(find_host().packages).get("tensorrt_llm") == release.trtllm else "docker"
 
 
 def _refuse_mode(manifest: Manifest, recipe: ServeRecipe) -> None:
@@ -247,8 +195,8 @@ def _command(
         ports=ports,
         tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
         # On this host the name keeps equal engines' regions apart, in containers nothing has to.
-        prefix=f"{manifest.name}-" if container != "none" else f"{_name(places, manifest, recipe)}-",
-        server_id=_name(places, manifest, recipe),
+        prefix=f"{manifest.name}-" if container != "none" else f"{name_of(places, manifest, recipe)}-",
+        server_id=name_of(places, manifest, recipe),
         drain_s=recipe.drain,
         security=tuple(security.arguments_without_key()),
         addresses=_addresses(recipe, security) if container == "none" else (),
@@ -268,7 +216,7 @@ def _command(
         raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is listed for it; give --image")
     around = Container(
         image=image,
-        name=_name(places, manifest, recipe),
+        name=name_of(places, manifest, recipe),
         devices=devices,
         mounts=(repository.absolute(), places.engine.resolve(), *security.mounts()),
         ports=ports,
@@ -314,23 +262,3 @@ def _instance_problems(options: RepositoryOptions, devices: tuple[int, ...]) -> 
 def _device_ids(options: RepositoryOptions) -> str:
     """The GPUs of each instance, as upstream's parameter has them; only compiled engines have it."""
     return str(options.parameters.get("gpu_device_ids", "")) if isinstance(options, TensorrtOptions) else ""
-
-
-def _port_problems(recipe: ServeRecipe) -> list[str]:
-    from triton_repo.serve.ports import Ports, refuse_used
-
-    try:
-        refuse_used(Ports.from_base(recipe.port_base), host=recipe.host)
-    except EnvironmentUnusable as error:
-        return [str(error)]
-    return []
-
-
-def _tokenizer_problems(engine: Path) -> list[str]:
-    """The tokenizer can be read, by the user that asks; a wrong one is told when the model is loaded."""
-    file = engine / "tokenizer" / "tokenizer.json"
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"{file}: cannot be read: {error} (tensorrtllm_backend 109)"]
-    return []

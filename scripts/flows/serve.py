@@ -200,6 +200,13 @@ def find_server(
     if url is None and engine is not None:
         return _server_of(engine, root=root)
     running = [status for status in list_servers(root) if status.is_running and status.server]
+    openai = [status.server for status in running if status.server and status.server.model is not None]
+    running = [status for status in running if status.server and status.server.model is None]
+    if openai and not running and url in (None, *(server.http_url for server in openai)):
+        raise UsageError(
+            f"{openai[0].http_url}: is trtllm-serve, without Triton's gRPC; ask it with --api openai, or any "
+            "client of OpenAI's API"
+        )
     if url is not None:
         running = [status for status in running if status.server and status.server.grpc_url == _local(url)]
     elif len(_engines(running)) == 1:  # Its servers are alike; the first is asked.
@@ -232,6 +239,33 @@ def _server_of(engine: str, *, root: Path) -> tuple[str, str | None, Places | No
             f"tpforge serve {shlex.quote(engine)} --detach"
         )
     return found.server.grpc_url, found.server.metrics_url, places
+
+
+def find_openai_server(url: str | None, *, root: Path = OUT) -> tuple[str, Places | None]:
+    """The URL and engine of a server with OpenAI's API: of `url`, or the only one that runs.
+
+    The engine is known for servers that were started here.
+
+    Raises:
+        UsageError: no URL was given, and none or several servers run.
+    """
+    from triton_repo.serve.local import list_servers
+
+    running = {
+        status.server.http_url: places_of_server(status)
+        for status in list_servers(root)
+        if status.is_running and status.server and status.server.model is not None
+    }
+    if url is not None:
+        asked = (url if "//" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
+        return url, running.get(asked.replace("//127.0.0.1:", "//localhost:"))
+    if len(running) == 1:
+        return next(iter(running.items()))
+    if running:
+        raise UsageError(f"several servers run; give the URL of one: {', '.join(running)}")
+    raise UsageError(
+        f"no server with OpenAI's API runs under {root}/; give its URL, such as http://localhost:8000"
+    )
 
 
 def _local(url: str) -> str:

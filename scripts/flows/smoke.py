@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.chat import find_template, render_chat
-from scripts.flows.serve import find_server
+from scripts.flows.serve import find_openai_server, find_server
 from tpforge.outputs.atomic import write_atomic
 from tpforge.outputs.places import find_engine
 
@@ -56,29 +56,32 @@ def smoke_server(
 
 
 def smoke_openai_server(
-    url: str,
+    url: str | None,
     *,
     engine: str | None = None,
     junit: Path | None = None,
     metrics_url: str | None = None,
-    options: OpenAiSmokeOptions,
+    options: OpenAiSmokeOptions | None = None,
     on_result: Callable[[CheckResult], None],
 ) -> SmokeReport:
-    """Run every check of an OpenAI-compatible server at http://HOST:PORT.
+    """Run every check of an OpenAI-compatible server; without `url` of the only one that runs.
 
-    The engine brings limits, golden answers and the tokenizer that counts; `metrics_url` is where requests
-    that run are counted when the server itself does not tell.
+    The engine, given or known from the running server, brings limits, golden answers and the tokenizer that
+    counts; `metrics_url` is where requests that run are counted when the server itself does not tell.
 
     Raises:
-        UsageError: it is no such server, or lists several models and `options` names none.
+        UsageError: it is no such server, none or several run, or it lists several models and `options` names
+            none.
         InputRefused: `engine` is none.
     """
     from engines.store import read_manifest
     from triton_repo.smoke.openai import run_openai_smoke
 
-    places = find_engine(engine) if engine is not None else None
+    found, places = find_openai_server(url)
+    if engine is not None:
+        places = find_engine(engine)
     report = run_openai_smoke(
-        url,
+        found,
         manifest=read_manifest(places.engine) if places is not None else None,
         tokens=EngineTokens(places.engine / "tokenizer") if places is not None else None,
         metrics_urls=(metrics_url,) if metrics_url is not None else (),

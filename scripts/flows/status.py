@@ -14,10 +14,13 @@ from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
 from triton_repo.serve.local import Status
 from triton_repo.serve.state import read_state
 
+_DEADLINE_S = 10.0
+"""A token of a busy server may take a while."""
+
 
 @dataclass(frozen=True)
 class Looked:
-    """A server, whose engine it serves, and whether it says over gRPC that it is ready."""
+    """A server, whose engine it serves, and whether it answers: over gRPC, or by a token in OpenAI's API."""
 
     engine: str
     status: Status
@@ -64,7 +67,15 @@ def _answers(status: Status) -> bool:
 
     if status.phase != "ready" or status.server is None:
         return False
-    security = status.server.security
+    security, model = status.server.security, status.server.model
+    if model is not None:
+        from triton_repo.trtllm_serve.readiness import generate_token
+
+        try:
+            generate_token(status.server.http_url, model=model, deadline_s=_DEADLINE_S)
+        except TpforgeError:
+            return False
+        return True
     try:
         with Client(
             status.server.grpc_url,

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from builders.sources import models
+from engines.store import read_manifest
 from scripts.flows import build, prove
 from scripts.flows.front import ask_openai
 from scripts.flows.launch import is_launched, plan_launch, serve_launch
+from scripts.flows.launch_trtllm_serve import is_trtllm_serve
 from scripts.flows.render import fresh_repository, rendered_of
 from scripts.flows.replicas import serve_replicas
 from scripts.flows.serve import ask, serve_engine, servers, stop_servers
-from scripts.flows.smoke import smoke_server
+from scripts.flows.smoke import smoke_openai_server, smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.extras import require_extra
 from tpforge.manifest import Manifest, Parity
 from tpforge.outputs.deciding_code import code_key
 from tpforge.outputs.places import Places
-from tpforge.outputs.provenance import Input, Provenance, made_of
+from tpforge.outputs.provenance import Input, Provenance, engine_input, made_of
 from tpforge.outputs.stages import is_unchanged, keep_stage
 from tpforge.progress import Progress
 from tpforge.recipe import Recipe
@@ -91,6 +93,9 @@ class Run:
         with self.stage("verify") as stage:
             self._verify(stage, built.places)
         with self.stage("render") as stage:
+            if is_trtllm_serve(built.places, self.recipe.serve):
+                stage.skipped, stage.result = True, "trtllm-serve takes the engine's folder as it is"
+                return built.places
             path, rendered = fresh_repository(built.places, self.recipe.repository)
             stage.unchanged = not rendered
             stage.result = str(path)
@@ -108,7 +113,7 @@ class Run:
             raise VerificationFailed("\n  ".join(["verify failed:", *parity.problems]))
 
     def serve(self, places: Places) -> str:
-        """Start the server, or keep one that already serves this very repository there; its gRPC URL.
+        """Start the server, or keep one that already serves this very engine there; the URL of its clients.
 
         Raises:
             TpforgeError: it cannot start.
@@ -119,10 +124,10 @@ class Run:
             if url is None:
                 stop_servers(str(places.engine), every=False)
                 self._started = places
-                url = self._start(places).grpc_url
+                url = self._start(places).url
                 if (provenance := self._provenance(places)) is not None:
                     keep_stage(places, "serve", provenance)
-            stage.result = f"gRPC {url}"
+            stage.result = url if url.startswith("http") else f"gRPC {url}"
         return url
 
     def _start(self, places: Places) -> Server:
@@ -146,11 +151,13 @@ class Run:
 
         with self.stage("smoke") as stage:
             options = self.recipe.repository
-            if isinstance(options, PytorchOptions) and options.front == "llmapi":
+            is_triton = not url.startswith("http")
+            if is_triton and isinstance(options, PytorchOptions) and options.front == "llmapi":
                 stage.skipped = True
                 stage.result = 'its checks need front = "inflight"; the server generated a token'
                 return
-            report = smoke_server(
+            smoke = smoke_server if is_triton else smoke_openai_server
+            report = smoke(
                 url, junit=junit, on_result=lambda check: self._progress(f"smoke: {line_of(check)}")
             )
             stage.result = summary(report)
@@ -195,7 +202,14 @@ class Run:
             self._on_stage(self.stages[-1])
 
     def _provenance(self, places: Places) -> Provenance | None:
-        """What a server is made of: the repository and, for TensorRT-LLM's, how it is launched."""
+        """What a server is made of: the repository or engine and, for TensorRT-LLM's, how it is launched."""
+        if is_trtllm_serve(places, self.recipe.serve):
+            engine = engine_input(read_manifest(places.engine), location=str(places.engine))
+            return made_of(
+                inputs={"engine": engine},
+                options=self.recipe.serve.model_dump(mode="json"),
+                code=code_key(serve_launch.__module__),
+            )
         rendered = rendered_of(places)
         if rendered is None:
             return None
@@ -217,7 +231,7 @@ class Run:
                 asked = self._provenance(places)
                 same = asked is not None and is_unchanged(places, "serve", asked=asked)
                 if same and status.server.ports.http == self.recipe.serve.port_base:
-                    return status.server.grpc_url
+                    return status.server.url
         return None
 
 

@@ -122,8 +122,9 @@ def engine_provenance(manifest: Manifest) -> Provenance:
 
 
 def engine_input(manifest: Manifest, *, location: str) -> Input:
-    """An engine as the input of what is made of it: all but what was proven of it."""
-    unproven = manifest.model_copy(update={"parity": None, "quality": None, "golden": ()})
+    """An engine as the input of what is made of it: all but what was proven of it, and why it was chosen."""
+    left_out = {"parity": None, "quality": None, "golden": (), "runtime_because": None}
+    unproven = manifest.model_copy(update=left_out)
     return Input(location=location, identity=hash_text(unproven.model_dump_json()))
 
 

@@ -22,7 +22,8 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 class Container:
     """How the container is run; `shm_gib` is what Triton's models and NCCL share.
 
-    gRPC is reached at `host`, HTTP and metrics at `http_host`, or there too when that is None.
+    gRPC is reached at `host`, HTTP and metrics at `http_host`, or there too when that is None. `published`
+    are the ports that it has, by their names.
     """
 
     image: str
@@ -34,6 +35,7 @@ class Container:
     http_host: str | None = None
     shm_gib: int = 16
     engine: Engine = "docker"
+    published: tuple[str, ...] = ("HTTP", "gRPC", "metrics")
 
 
 def container_command(container: Container, command: LaunchCommand) -> LaunchCommand:
@@ -42,6 +44,8 @@ def container_command(container: Container, command: LaunchCommand) -> LaunchCom
     words += _gpus(container)
     words += ["--shm-size", f"{container.shm_gib}g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
     for name, port in container.ports.named():
+        if name not in container.published:
+            continue
         host = container.host if name == "gRPC" else container.http_host or container.host
         words += ["--publish", f"{host}:{port}:{port}"]
     for mount in sorted(set(container.mounts)):

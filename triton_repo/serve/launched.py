@@ -36,7 +36,8 @@ class ContainerName(Record):
 class LaunchedProgram(Record):
     """Words to run, what the environment needs beside its own, and the id that the server answers with.
 
-    `shared_memory` is how the names of its regions on this host start; a container has its own.
+    `shared_memory` is how the names of its regions on this host start; a container has its own. `model` is
+    the name of the model of a server with OpenAI's API, such as trtllm-serve; None is a Triton.
     """
 
     words: tuple[str, ...]
@@ -44,6 +45,7 @@ class LaunchedProgram(Record):
     server_id: str
     container: ContainerName | None = None
     shared_memory: str | None = Field(default=None, pattern=REGIONS)
+    model: str | None = None
 
     @property
     def program(self) -> str:

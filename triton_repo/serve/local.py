@@ -77,10 +77,17 @@ class Server:
     security: Security = field(default_factory=Security)
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Where its companions are reached, by their names."""
+    model: str | None = None
+    """The name of the model of a server with OpenAI's API of its own; None is a Triton."""
+
+    @property
+    def url(self) -> str:
+        """What its clients want: HTTP's where it has OpenAI's API itself, else gRPC's."""
+        return self.grpc_url if self.model is None else self.http_url
 
     @property
     def grpc_url(self) -> str:
-        """What a gRPC client wants."""
+        """What a gRPC client of a Triton wants."""
         return f"{reachable(self.host)}:{self.ports.grpc}"
 
     @property
@@ -91,6 +98,8 @@ class Server:
     @property
     def metrics_url(self) -> str:
         """Where Prometheus would look."""
+        if self.model is not None:
+            return f"{self.http_url}/prometheus/metrics"
         return f"http://{reachable(self.security.http_host(self.host))}:{self.ports.metrics}/metrics"
 
 
@@ -309,6 +318,7 @@ def _server(state_dir: Path, found: state.ServerState) -> Server:
         pid=found.supervisor.pid,
         security=found.security,
         addresses=found.addresses,
+        model=found.model,
     )
 
 

@@ -65,6 +65,8 @@ class ServerState(Record):
     """For how long requests in flight may go on at its end."""
     addresses: dict[str, str] = Field(default_factory=dict)
     """Where its companions are reached, by their names."""
+    model: str | None = None
+    """The name of the model of a server with OpenAI's API; None is a Triton."""
     restarts: int = 0
     last_failure: str | None = None
     seconds_to_ready: float | None = None

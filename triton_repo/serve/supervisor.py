@@ -138,8 +138,9 @@ class Supervisor:
             container=plan.launch.container if plan.launch else None,
             shared_memory=plan.launch.shared_memory if plan.launch else None,
             addresses={item.name: item.address for item in plan.companions if item.address},
+            model=plan.launch.model if plan.launch else None,
         )
-        self._models = models_of(plan.repository)
+        self._models = models_of(plan.repository) if self._state.model is None else ()
         others = [port for companion in plan.companions for port in companion.ports]
         refuse_used(plan.ports, host=plan.host, others=others)
         with os_errors(self._log):
@@ -179,7 +180,7 @@ class Supervisor:
             begun = time.monotonic()
             start = self._start()
             try:
-                wait_ready(start, progress=self._report, is_stopped=self._is_stopped)
+                self._wait_ready(start)
                 self._start_companions()
             except TpforgeError as error:
                 if self._state.seconds_to_ready is None:
@@ -196,6 +197,15 @@ class Supervisor:
         if self._state.seconds_to_ready is None and self._plan.companions:
             self._report(f"starting {', '.join(item.name for item in self._plan.companions)}")
             self._companions.wait_ready(timeout_s=self._plan.load_timeout_s, is_stopped=self._is_stopped)
+
+    def _wait_ready(self, start: Start) -> None:
+        if self._state.model is None:
+            wait_ready(start, progress=self._report, is_stopped=self._is_stopped)
+            return
+        # Imported here: its client is of no use to a supervisor of Triton.
+        from triton_repo.trtllm_serve.readiness import wait_generates
+
+        wait_generates(start, model=self._state.model, progress=self._report, is_stopped=self._is_stopped)
 
     def _start(self) -> Start:
         plan = self._plan

@@ -23,9 +23,10 @@ def limit_options() -> Decorator:
         ),
         click.option(
             "--runtime",
-            type=click.Choice(["reference", "tensorrt", "pytorch"]),
-            default="reference",
+            type=click.Choice(["auto", "reference", "tensorrt", "pytorch"]),
+            default="auto",
             show_default=True,
-            help="What runs the engine: ours, compiled TensorRT-LLM engines, or TensorRT-LLM's LLM API.",
+            help="What runs the engine: ours, compiled TensorRT-LLM engines, or TensorRT-LLM's LLM API; "
+            "auto: TensorRT-LLM where this host has it and a GPU, else ours.",
         ),
     )

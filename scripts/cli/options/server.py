@@ -42,6 +42,13 @@ def server_options() -> Decorator:
             help="Seconds that requests in flight may go on when the server is told to end.  [default: 30]",
         ),
         click.option(
+            "--server",
+            type=click.Choice(["auto", "triton", "trtllm-serve"]),
+            default="auto",
+            show_default=True,
+            help="pytorch: what serves; auto: Triton where a container of it holds the release.",
+        ),
+        click.option(
             "--container",
             type=click.Choice(["auto", "none", "docker", "podman"]),
             default="auto",

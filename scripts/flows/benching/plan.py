@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from engines.chat import chat_prompt, find_template
-from scripts.flows.serve import find_server
+from scripts.flows.serve import find_openai_server, find_server
 from tpforge.errors import UsageError
 from tpforge.extras import has_extra
 from tpforge.manifest import Manifest
@@ -125,9 +125,8 @@ def find(url: str | None, options: BenchOptions) -> Server:
     from engines.store import read_manifest
 
     if options.api == "openai":
-        if url is None:
-            raise UsageError("--api openai needs the server's URL, such as http://localhost:8000")
-        grpc_url, metrics_url, places = url, None, None
+        grpc_url, places = find_openai_server(url)
+        metrics_url = None
     else:
         grpc_url, metrics_url, places = find_server(url)
     if options.engine is not None:

@@ -42,6 +42,7 @@ def plan_manifest(
         tpforge_version=__version__,
         code=code_key(__name__, type(source).__module__, *planned.measured_by),
         runtime=recipe.runtime,
+        runtime_because=recipe.runtime_because,
         source=source_record(source, given=recipe.model, files=inputs),
         model=source.spec,
         mapping=plan.mapping,

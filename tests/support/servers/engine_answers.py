@@ -95,6 +95,9 @@ class EngineAnswers:
             Refused: there is no chat template, or the template refuses.
         """
         if not is_chat:
+            # No token is so long: the prompt need not be tokenized to be refused.
+            if len(asked["prompt"]) > 100 * self._scheduler.limits.max_seq_len:
+                raise _bad("prompt: is longer than max_seq_len tokens can be")
             return list(self._tokenizer.encode(asked["prompt"]).ids)
         if find_template(self._tokenizer_dir) is None:
             raise _bad("the tokenizer has no chat template")

@@ -252,7 +252,7 @@ def _fields(head: bytes) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-async def _serve(script: HttpScript) -> None:
+async def serve(script: HttpScript) -> None:
     server = await asyncio.start_server(_Server(script).answer, script.host, script.port, limit=1 << 24)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
@@ -260,4 +260,4 @@ async def _serve(script: HttpScript) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(HttpScript(**json.loads(sys.argv[1]))))
+    asyncio.run(serve(HttpScript(**json.loads(sys.argv[1]))))

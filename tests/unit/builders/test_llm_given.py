@@ -120,8 +120,8 @@ def test_the_mode_of_cuda_graphs_may_be_left_out_as_upstream_infers_it() -> None
 
 
 def test_a_table_may_be_given_as_json_and_null_means_the_default() -> None:
-    found = plan("1.4.0rc1", {"kv_cache_config": '{"dtype": "nvfp4"}', "max_num_tokens": "null"})
-    assert found.nested["kv_cache_config"] == {"dtype": "nvfp4"}
+    found = plan("1.4.0rc1", {"kv_cache_config": '{"dtype": "fp8"}', "max_num_tokens": "null"})
+    assert found.nested["kv_cache_config"] == {"dtype": "fp8"}
     assert found.arguments["max_num_tokens"] is None
 
 

@@ -27,8 +27,9 @@ def test_bare_make_lists_every_target_with_one_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["engine", "TP=2", "MODEL=/models/x"], "tpforge build /models/x --tp 2 --pp 1"),
-        (["engine", "NAME=x"], "tpforge build demo --tp 4 --pp 1 --name x"),
+        (["engine", "TP=2", "MODEL=/models/x"], "tpforge build /models/x --tp 2 --pp 1 --runtime auto"),
+        (["engine", "RUNTIME=pytorch"], "tpforge build demo --tp 4 --pp 1 --runtime pytorch"),
+        (["engine", "NAME=x"], "tpforge build demo --tp 4 --pp 1 --runtime auto --name x"),
         (["verify", "NAME=x"], "tpforge verify out/x/engine"),
         (["serve"], "tpforge serve --detach"),
         (["smoke", "URL=localhost:9001"], "tpforge smoke localhost:9001"),

@@ -232,7 +232,7 @@ def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.
     engine, _, _ = write_tiny_engine(tmp_path)
     places = Places(engine)
     recipe = Recipe(model="m")
-    server = SimpleNamespace(grpc_url="localhost:8001", ports=SimpleNamespace(http=recipe.serve.port_base))
+    server = SimpleNamespace(url="localhost:8001", ports=SimpleNamespace(http=recipe.serve.port_base))
     ready = SimpleNamespace(phase="ready", server=server)
     monkeypatch.setattr(up, "servers", lambda _engine: (ready,))
     monkeypatch.setattr(up, "stop_servers", lambda *_, **__: ())

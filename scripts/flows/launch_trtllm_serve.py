@@ -1,0 +1,163 @@
+"""Serving an engine by trtllm-serve: whether that is what serves it, the command, what must be right.
+
+Composes engines and triton_repo; it prints nothing and starts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from scripts.flows.launch_facts import (
+    Launch,
+    container_of,
+    host_problems,
+    name_of,
+    port_problems,
+    release_of,
+    tokenizer_problems,
+)
+from tpforge.errors import UsageError
+from tpforge.manifest import Manifest
+from tpforge.outputs.places import Places
+from tpforge.recipe import ServeRecipe
+from tpforge.trtllm.versions import Release, find_release
+
+if TYPE_CHECKING:
+    from triton_repo.serve.mpirun import LaunchCommand
+    from triton_repo.serve.security import Security
+
+__all__ = ["chosen_server", "is_trtllm_serve", "plan_trtllm_serve"]
+
+
+def chosen_server(
+    recipe: ServeRecipe, manifest: Manifest, release: Release
+) -> Literal["triton", "trtllm-serve"]:
+    """Triton where one of its containers holds the release, or is asked for; else trtllm-serve.
+
+    Raises:
+        UsageError: trtllm-serve is asked for an engine that it cannot load, or Triton has no such release.
+    """
+    if recipe.server == "trtllm-serve":
+        if manifest.runtime != "pytorch":
+            raise UsageError(
+                "--server trtllm-serve: serves engines of runtime pytorch, this one is of "
+                f"{manifest.runtime}; leave it out, or build it with --runtime pytorch"
+            )
+        return "trtllm-serve"
+    has_triton = bool(release.triton) or recipe.image is not None or recipe.tritonserver is not None
+    if recipe.server == "triton":
+        if not has_triton:
+            raise UsageError(
+                f"--server triton: no container of Triton holds TensorRT-LLM {release.trtllm}; leave it out "
+                "for trtllm-serve, or give one with --image"
+            )
+        return "triton"
+    return "triton" if manifest.runtime != "pytorch" or release.triton else "trtllm-serve"
+
+
+def is_trtllm_serve(places: Places, recipe: ServeRecipe) -> bool:
+    """Whether the engine is served by trtllm-serve, and so needs no model repository.
+
+    Raises:
+        InputRefused, UsageError: see `plan_trtllm_serve`.
+    """
+    from engines.store import read_manifest
+
+    manifest = read_manifest(places.engine)
+    if manifest.runtime != "pytorch":
+        return False
+    return chosen_server(recipe, manifest, find_release(release_of(manifest))) == "trtllm-serve"
+
+
+def plan_trtllm_serve(
+    places: Places, recipe: ServeRecipe, manifest: Manifest, release: Release, *, security: Security
+) -> Launch:
+    """The command that serves an engine by trtllm-serve, and everything that is wrong with host or engine.
+
+    Raises:
+        UsageError: GPUs do not fit the ranks, or an option is given that trtllm-serve has not.
+    """
+    from triton_repo.serve.mpirun import parse_devices
+    from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
+
+    _refuse_triton_options(recipe, security)
+    devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size)
+    container = recipe.container if recipe.container != "auto" else container_of(release)
+    if container != "none" and recipe.image is None and release.release_image is None:
+        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is known for it; give --image")
+    image = None if container == "none" else recipe.image or release.release_image
+    misfits, doubts = host_problems(
+        places, manifest, release=release, devices=devices, container=container, image=image
+    )
+    misfits += [*port_problems(recipe), *tokenizer_problems(places.engine)]
+    asked = TrtllmServe(
+        engine=places.engine.resolve(),
+        name=manifest.name,
+        version=release.trtllm,
+        port=recipe.port_base,
+        # In a container everywhere: its port is published at the host's address alone.
+        address=recipe.host if container == "none" else "0.0.0.0",
+    )
+    command = trtllm_serve_command(asked)
+    return Launch(
+        repository=places.engine.resolve(),
+        release=release,
+        manifest=manifest,
+        devices=devices,
+        container=container,
+        image=image,
+        mode=recipe.mode,
+        command=_where(command, places, recipe, manifest, container, image, devices),
+        name=name_of(places, manifest, recipe),
+        misfits=tuple(misfits),
+        doubts=tuple(doubts),
+        security=security,
+        model=asked.model_name,
+    )
+
+
+def _where(
+    command: LaunchCommand,
+    places: Places,
+    recipe: ServeRecipe,
+    manifest: Manifest,
+    container: str,
+    image: str | None,
+    devices: tuple[int, ...],
+) -> LaunchCommand:
+    """The command on this host, or in the release's container."""
+    from triton_repo.serve.docker import Container, container_command
+    from triton_repo.serve.mpirun import LaunchCommand
+    from triton_repo.serve.ports import Ports
+
+    if image is None:
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)), **command.environment}
+        return LaunchCommand(command.words, environment)
+    around = Container(
+        image=image,
+        name=name_of(places, manifest, recipe),
+        devices=devices,
+        mounts=(places.engine.resolve(),),
+        ports=Ports.from_base(recipe.port_base),
+        host=recipe.host,
+        engine="podman" if container == "podman" else "docker",
+        published=("HTTP",),
+    )
+    return container_command(around, command)
+
+
+def _refuse_triton_options(recipe: ServeRecipe, security: Security) -> None:
+    from triton_repo.serve.security import Security
+
+    given = {
+        "--tritonserver": recipe.tritonserver is not None,
+        "--mode": recipe.mode != "leader",
+        "--openai (trtllm-serve speaks it itself)": recipe.openai,
+        "TLS and --admin-key-file": security != Security().absolute(),
+    }
+    names = ", ".join(name for name, is_given in given.items() if is_given)
+    if names:
+        raise UsageError(
+            f"{names}: for Triton, and this engine is served by trtllm-serve, which has none of it; put a "
+            "proxy with TLS before it where others reach it"
+        )

@@ -1,0 +1,33 @@
+"""The page of an acceptance: every claim with what was seen. It tries nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def acceptance_page(record: dict[str, Any]) -> str:
+    """Markdown of the record of `tpforge accept`."""
+    host, claims = record["host"], record["claims"]
+    held = sum(claim["verdict"] == "held" for claim in claims)
+    rows = [
+        f"| {claim['name']} | {claim['claimed']} | **{claim['verdict']}**: {_cell(claim['seen'])} "
+        f"| {claim['seconds']:g} s | {claim['log'] or ''} |"
+        for claim in claims
+    ]
+    lines = [
+        f"# tpforge {record['tpforge']} on {', '.join(host['gpus']) or 'a host without a GPU'}",
+        "",
+        f"{held} of {len(claims)} claims held. Model: {_cell(record['model'])}. "
+        f"Driver {host['driver'] or 'none'}, CUDA {host['cuda'] or 'none'}; "
+        + ", ".join(f"{name} {version}" for name, version in host["packages"].items())
+        + f". Runtime {host['auto']['runtime']}: {_cell(host['auto']['because'])}.",
+        "",
+        "| claim | what was claimed | what was seen | time | log |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

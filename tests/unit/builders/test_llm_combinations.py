@@ -1,0 +1,88 @@
+"""Features of the LLM API together: what upstream refuses is refused first, what it has not tried is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builders.llm_api.arguments import LlmPlan, LlmTarget, plan_llm
+from tpforge.errors import InputRefused
+from tpforge.manifest import Limits
+from tpforge.shards.mapping import Mapping
+from tpforge.trtllm.versions import find_release
+
+LIMITS = Limits(max_batch_size=8, max_input_len=1024, max_seq_len=2048)
+SPECULATION = {"speculative_config": {"decoding_type": "NGram", "max_draft_len": 4}}
+
+
+def plan(given: dict[str, Any], *, release: str = "1.4.0rc1", sm: int | None = 100, **sizes: int) -> LlmPlan:
+    target = LlmTarget(find_release(release), Mapping(**sizes), LIMITS, sm=sm)
+    return plan_llm(target, given=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes", "said"),
+    [
+        (SPECULATION, {"pp_size": 2}, "speculative_config: does not go with --pp"),
+        (
+            {**SPECULATION, "context_parallel_size": 2, "cp_config": {"cp_type": "HELIX"}},
+            {},
+            "speculative_config: does not go with cp_config.cp_type HELIX",
+        ),
+        (
+            {"prefill_cuda_graph_backend": "breakable", "enable_lora": True},
+            {},
+            "prefill_cuda_graph_backend breakable: does not go with enable_lora",
+        ),
+        (
+            {"prefill_cuda_graph_backend": "breakable", "torch_compile_config": {"enable_userbuffers": True}},
+            {},
+            "prefill_cuda_graph_backend breakable: does not go with torch_compile_config",
+        ),
+    ],
+)
+@pytest.mark.parametrize("release", ["1.3.0rc28", "1.4.0rc1"])
+def test_what_upstream_refuses_together_is_refused_and_each_alone_passes(
+    given: dict[str, Any], sizes: dict[str, int], said: str, release: str
+) -> None:
+    with pytest.raises(InputRefused) as refused:
+        plan(given, release=release, **sizes)
+    assert said in str(refused.value)
+    assert plan({}, release=release, **sizes).warnings is not None
+    if sizes:
+        plan(given, release=release)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sm", "passes"),
+    [("nvfp4", 100, True), ("nvfp4", 90, False), ("nvfp4", 120, False), ("fp8_ds_mla", 90, True),
+     ("fp8_ds_mla", 100, False), ("fp8", 80, True), ("nvfp4", None, True)],
+)  # fmt: skip
+def test_a_type_of_the_kv_cache_is_refused_where_no_kernel_has_it(
+    dtype: str, sm: int | None, passes: bool
+) -> None:
+    given = {"kv_cache_config": {"dtype": dtype}}
+    if passes:
+        assert plan(given, sm=sm).arguments["kv_cache_config.dtype"] == dtype
+        return
+    with pytest.raises(InputRefused, match=f"kv_cache_config.dtype {dtype}: works on SM"):
+        plan(given, sm=sm)
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes", "other"),
+    [
+        ({}, {"tp_size": 2, "moe_ep_size": 2}, "--moe-ep"),
+        ({"enable_attention_dp": True}, {"tp_size": 2}, "enable_attention_dp"),
+        ({"cache_transceiver_config": {"backend": "NIXL"}}, {}, "cache_transceiver_config"),
+        (SPECULATION, {}, "speculative_config"),
+        ({"guided_decoding_backend": "xgrammar"}, {}, "guided_decoding_backend"),
+    ],
+)
+def test_what_upstream_has_not_tried_with_lora_is_said(
+    given: dict[str, Any], sizes: dict[str, int], other: str
+) -> None:
+    said = f"enable_lora with {other}: upstream's matrix of features calls it untested"
+    assert said in plan({**given, "enable_lora": True}, **sizes).warnings
+    assert said not in plan(given, **sizes).warnings

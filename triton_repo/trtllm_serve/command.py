@@ -1,0 +1,56 @@
+"""The command of trtllm-serve for an engine of runtime pytorch; all settings are in its llm.yaml.
+
+It starts nothing. Typed options win over the file since 1.3 and lost to it before, so none that the file can
+hold is given. Sources: NVIDIA/TensorRT-LLM, tests/unittest/api_stability/references/trtllm_serve_cli.yaml
+@029e223d527d (late 1.3.0rc); docs/source/commands/trtllm-serve/trtllm-serve.rst @0434755f93ec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpforge.trtllm.versions import version_key
+from triton_repo.serve.mpirun import LaunchCommand
+
+PROGRAM = "trtllm-serve"
+MODEL, CONFIG = "model", "llm.yaml"
+"""The checkpoint and the settings in an engine folder of runtime pytorch."""
+_NAMED_SINCE = (1, 3)
+"""From when on --served_model_name is known; before, the name is that of the model's folder."""
+_QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
+"""trtllm-serve reports its use over the network unless it is told not to."""
+
+
+@dataclass(frozen=True)
+class TrtllmServe:
+    """What is served and where: `engine` is the folder, `address` what the server binds.
+
+    `config` is another file than the engine's llm.yaml.
+    """
+
+    engine: Path
+    name: str
+    version: str
+    port: int
+    address: str = "127.0.0.1"
+    config: Path | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The name in the API."""
+        return self.name if _takes_name(self.version) else MODEL
+
+
+def trtllm_serve_command(asked: TrtllmServe) -> LaunchCommand:
+    """The words; on one host trtllm-serve starts the process of every rank itself."""
+    words = [PROGRAM, "serve", str(asked.engine / MODEL)]
+    words += ["--host", asked.address, "--port", str(asked.port)]
+    # Both releases know this spelling; --config is the same option, and newer.
+    words += ["--extra_llm_api_options", str(asked.config or asked.engine / CONFIG)]
+    words += ["--served_model_name", asked.name] if _takes_name(asked.version) else []
+    return LaunchCommand(tuple(words), dict(_QUIET))
+
+
+def _takes_name(version: str) -> bool:
+    return version_key(version)[:2] >= _NAMED_SINCE
