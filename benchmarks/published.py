@@ -22,8 +22,8 @@ from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.throughput import Engine, Load, StepModel, speed
-from tpforge.plan.weights import RankShapes, rank_shapes
 from tpforge.shards.mapping import Mapping
+from tpforge.shards.weights import RankShapes, rank_shapes
 
 DATA = Path(__file__).with_name("data")
 # num_requests by input and output length, as the documents give it.

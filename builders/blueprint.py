@@ -23,13 +23,13 @@ from tpforge.architectures.declared import Declared, read_declared
 from tpforge.architectures.spec import declared_spec
 from tpforge.architectures.stored import stored_formats
 from tpforge.architectures.table import find_architecture, refuse_unknown
+from tpforge.architectures.weights import DeclaredTensors
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.plan.declared_weights import DeclaredTensors
 from tpforge.plan.known import find_known, known_models
-from tpforge.plan.weights import Blueprint, FamilyTensors
 from tpforge.quantization import find_format
 from tpforge.shards.sharding import ShardPlan
+from tpforge.shards.weights import Blueprint, FamilyTensors
 from tpforge.trtllm.architectures import advice_on_unknown, pytorch_only
 
 # What config.json says of quantized weights: `stored_format` reads it.

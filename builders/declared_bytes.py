@@ -15,10 +15,10 @@ from builders.sources.quantization import MODELOPT_FILE
 from tpforge.architectures.declared import Declared
 from tpforge.architectures.spec import declared_spec
 from tpforge.architectures.stored import StoredFormats, stored_formats
+from tpforge.architectures.weights import DeclaredTensors
 from tpforge.dtypes import DType
-from tpforge.plan.declared_weights import DeclaredTensors
-from tpforge.plan.weights import weight_bytes
 from tpforge.shards.mapping import Mapping as RankMapping
+from tpforge.shards.weights import weight_bytes
 
 
 def formats_in(

@@ -24,13 +24,13 @@ from builders.sources.tokenizer_files import copy_tokenizer
 from tpforge import __version__
 from tpforge.architectures.declared import Declared
 from tpforge.architectures.division import require_division
+from tpforge.architectures.weights import unpadded
 from tpforge.errors import InputRefused, PlanError
 from tpforge.manifest import Limits, LlmApi, Manifest, SourceRecord
 from tpforge.model import ModelSpec
 from tpforge.outputs.atomic import hash_file
 from tpforge.outputs.deciding_code import code_key
 from tpforge.outputs.places import engine_name, places_of
-from tpforge.plan.declared_weights import unpadded
 from tpforge.progress import Progress
 from tpforge.recipe import EngineRecipe
 from tpforge.shards.mapping import Mapping

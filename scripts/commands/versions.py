@@ -12,6 +12,7 @@ from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError
 from tpforge.trtllm.versions import Release, find_release
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from scripts.flows.versions import Known, Learning
@@ -30,7 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--image", help="--learn: another container than the release's.")
 @click.option("--python", metavar="PATH", help="--learn: the Python that has it.  [default: this one]")
 @click.option(
-    "--from", "source", type=_PATH, metavar="FILE", help="--learn: take what another host's --out wrote."
+    "--learned", "source", type=_PATH, metavar="FILE", help="--learn: take what another host's --out wrote."
 )
 @click.option("--out", type=_PATH, metavar="FILE", help="--learn: write it here too, for other hosts.")
 @FORCE
@@ -109,7 +110,7 @@ def _age(known: Known) -> list[str]:
     """What a reader of the table should know of it."""
     stable, candidate = known.stable, known.candidate
     lines = [
-        f"the tables were compared with upstream on {known.read}, {known.days} days ago; "
+        f"the tables were compared with upstream on {known.read}, {counted(known.days, 'day')} ago; "
         "`tpforge versions --learn` asks an installed release itself",
         f"newest stable: {stable.trtllm}, in {_images(stable)}",
     ]

@@ -21,10 +21,10 @@ from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
-from tpforge.plan.weights import Blueprint
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
 from tpforge.runtime import Runtime
+from tpforge.shards.weights import Blueprint
 from tpforge.trtllm.architectures import pytorch_only
 
 Goal = Literal["throughput", "latency", "cost", "gpus"]

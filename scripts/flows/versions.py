@@ -64,7 +64,7 @@ def learn(
         EnvironmentUnusable: there is no such program, or it starts no containers.
         InputRefused: nothing can be learned there, or `out` exists.
     """
-    ways = {"--container": container, "--python": python, "--from": source}
+    ways = {"--container": container, "--python": python, "--learned": source}
     if len(given := [name for name, value in ways.items() if value is not None]) > 1:
         raise UsageError(f"{' and '.join(given)}: give one of them")
     if container is None and (image is not None or trtllm is not None):

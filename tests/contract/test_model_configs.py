@@ -17,8 +17,8 @@ from builders.blueprint import FoundConfig, blueprint_of
 from tpforge.architectures.declared import Declared, read_declared
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.plan.weights import rank_shapes, weight_bytes
 from tpforge.shards.mapping import Mapping
+from tpforge.shards.weights import rank_shapes, weight_bytes
 
 _FILE = Path(__file__).parent / "upstream" / "model_configs.json"
 _NOT_OF_THE_SHAPE = ("quantization_config", "auto_map", "transformers_version")

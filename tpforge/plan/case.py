@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpforge.plan.options import Ask, Option
-from tpforge.plan.weights import Blueprint
 from tpforge.quantization import find_format
+from tpforge.shards.weights import Blueprint
 
 
 @dataclass(frozen=True)

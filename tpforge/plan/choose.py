@@ -18,8 +18,8 @@ from tpforge.plan.hardware import Cluster, gpus, make_cluster
 from tpforge.plan.host import HostNeeds, host_needs
 from tpforge.plan.options import Ask, Option, list_options
 from tpforge.plan.rules import advise
-from tpforge.plan.weights import Blueprint
 from tpforge.quantization import find_format
+from tpforge.shards.weights import Blueprint
 
 Goal = Literal["throughput", "latency", "cost", "gpus"]
 NEARLY = 0.10

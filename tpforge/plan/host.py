@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpforge.dtypes import DType
-from tpforge.plan.weights import Blueprint, rank_shapes, weight_bytes
 from tpforge.quantization import find_format
 from tpforge.shards.mapping import Mapping
+from tpforge.shards.weights import Blueprint, rank_shapes, weight_bytes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tpforge.errors import UsageError
-from tpforge.plan.weights import RankShapes
+from tpforge.shards.weights import RankShapes
 
 TOKENS_PER_BLOCK = 32
 """Source: TensorRT-LLM 1.2, trtllm-build's default of tokens_per_block."""

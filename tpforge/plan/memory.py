@@ -12,7 +12,7 @@ from functools import cached_property
 from tpforge.dtypes import DType
 from tpforge.plan.hardware import Gpu
 from tpforge.plan.kv import TOKENS_PER_BLOCK, KvLayout, kv_layout, kv_tokens, longest_request, max_requests
-from tpforge.plan.weights import Basis, RankShapes, weight_basis, weight_bytes
+from tpforge.shards.weights import Basis, RankShapes, weight_basis, weight_bytes
 from tpforge.units import GIB, MIB
 
 KV_FRACTION = 0.9

@@ -18,11 +18,11 @@ from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
 from tpforge.plan.throughput import Engine, Load, Speed
-from tpforge.plan.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
+from tpforge.shards.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.trtllm.architectures import architecture_problems
 from tpforge.units import format_bytes
 

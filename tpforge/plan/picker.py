@@ -12,7 +12,7 @@ from tpforge.plan.calibration import Calibration
 from tpforge.plan.choose import Goal, best_option, check_ask
 from tpforge.plan.hardware import Gpu, Prices, make_cluster
 from tpforge.plan.options import Ask, Option, runs_all
-from tpforge.plan.weights import Blueprint
+from tpforge.shards.weights import Blueprint
 
 COUNTS = (1, 2, 4, 8)
 

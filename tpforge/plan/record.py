@@ -16,8 +16,8 @@ from tpforge.outputs.atomic import os_errors
 from tpforge.plan.choose import Plan
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option
-from tpforge.plan.weights import Basis
 from tpforge.records import Record
+from tpforge.shards.weights import Basis
 
 
 class LineRecord(Record):

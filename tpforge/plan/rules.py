@@ -11,8 +11,8 @@ from typing import Literal
 from tpforge.plan.case import Advice, Case
 from tpforge.plan.options import Ask, Option
 from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
-from tpforge.plan.weights import Blueprint
 from tpforge.quantization import find_format
+from tpforge.shards.weights import Blueprint
 from tpforge.units import GIB
 
 STARVED = 16

@@ -11,7 +11,7 @@ from tpforge.plan.calibration import Calibration
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.options import Ask, list_options
 from tpforge.plan.throughput import Load
-from tpforge.plan.weights import Blueprint
+from tpforge.shards.weights import Blueprint
 
 _THROUGHPUT = "output_token_throughput"
 

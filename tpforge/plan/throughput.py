@@ -14,8 +14,8 @@ from tpforge.plan.calibration import Fit
 from tpforge.plan.communication import allreduce_seconds, send_seconds
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import RankMemory, Settings
-from tpforge.plan.weights import RankShapes, StageWork, stage_work
 from tpforge.quantization import find_format
+from tpforge.shards.weights import RankShapes, StageWork, stage_work
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def server_options() -> Decorator:
         ),
         click.option(
             "--load-timeout",
-            type=click.FloatRange(min=1),
+            type=click.IntRange(min=1),
             help="Seconds for all models to load.  [default: 300; TensorRT-LLM: 1800]",
         ),
         click.option(

@@ -206,7 +206,7 @@ def test_a_fleet_takes_the_file_of_one_host(tmp_path: Path, capsys: pytest.Captu
     assert learn("--python", str(tmp_path / "site" / "python"), "--out", str(out)) == 4
     assert "exists" in capsys.readouterr().err
     learned_path("1.9.9").unlink()
-    assert learn("--from", str(out)) == 0
+    assert learn("--learned", str(out)) == 0
     assert learned_path("1.9.9").read_text() == out.read_text()
 
 

@@ -17,6 +17,7 @@ from tests.support.tiny_engine import write_tiny_engine
 from tests.support.wheel import ROOT, LightPython, build_wheel, light_python
 from tpforge.measure.runs.run import write_run
 from tpforge.outputs.deciding_code import PACKAGES, code_key
+from triton_repo.serve.ports import find_free_base
 
 NOBODY = "localhost:1"
 
@@ -134,7 +135,8 @@ def test_what_lacks_its_extra_says_so_in_one_line_with_the_command_that_brings_i
 ) -> None:
     brings = {"convert": "'torch==2.13.0'", "chat": "'transformers>=5'", "server": "nvidia-pytriton==0.7.0"}
     before = sorted(place.rglob("*"))
-    done = light.run(*command, cwd=place)
+    ports = ["--port-base", str(find_free_base(start=33000))] if command[0] == "serve" else []
+    done = light.run(*command, *ports, cwd=place)
     assert done.returncode == 3
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and done.stderr.splitlines()[-1] == errors[0]

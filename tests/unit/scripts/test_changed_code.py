@@ -28,6 +28,7 @@ from tpforge.outputs.provenance import differences, engine_provenance
 from tpforge.recipe import EngineRecipe, Recipe
 from tpforge.repository_options import ReferenceOptions
 from tpforge.shards.mapping import Mapping
+from triton_repo.serve.ports import find_free_base
 
 ENGINE = Path("out/tiny-llama-tp2/engine")
 OTHER_CODE = ["it was made by other code of this version of tpforge"]
@@ -231,7 +232,7 @@ def test_a_repository(tmp_path: Path, changed: Changed, monkeypatch: pytest.Monk
 def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _, _ = write_tiny_engine(tmp_path)
     places = Places(engine)
-    recipe = Recipe(model="m")
+    recipe = Recipe.model_validate({"model": "m", "serve": {"port_base": find_free_base(start=31000)}})
     server = SimpleNamespace(url="localhost:8001", ports=SimpleNamespace(http=recipe.serve.port_base))
     ready = SimpleNamespace(phase="ready", server=server)
     monkeypatch.setattr(up, "servers", lambda _engine: (ready,))
@@ -243,7 +244,7 @@ def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.
     def is_same() -> bool:
         nonlocal kept
         run = up.Run(recipe, progress=print, on_stage=lambda _stage: None)
-        assert run.serve(places) == "localhost:8001"
+        assert run.serve(places) == f"localhost:{recipe.serve.port_base + 1}"
         if run.stages[-1].outcome == "done" and kept is not None:
             places.stages.write_bytes(kept)
         return run.stages[-1].outcome == "unchanged"

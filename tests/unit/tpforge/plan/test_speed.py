@@ -14,8 +14,8 @@ from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.throughput import Engine, Load, Speed, speed
-from tpforge.plan.weights import rank_shapes, stage_work
 from tpforge.shards.mapping import Mapping
+from tpforge.shards.weights import rank_shapes, stage_work
 from tpforge.units import KIB, MIB
 
 SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7)

@@ -13,10 +13,10 @@ from functools import cached_property
 from tpforge.architectures.declared import Cache, Declared, Layer, Tensor
 from tpforge.architectures.division import require_division
 from tpforge.model import ModelSpec
-from tpforge.plan.weights import HeldTensor, RankCache, RankShapes
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import HeadLayout, Padding
 from tpforge.shards.sharding import Shape, ShardPlan
+from tpforge.shards.weights import HeldTensor, RankCache, RankShapes
 
 StoredAs = Callable[[Tensor], str]
 """The format that a checkpoint holds a tensor in."""
