@@ -20,7 +20,7 @@ from scripts.flows.launch import is_launched, plan_launch, serve_launch
 from scripts.flows.launch_trtllm_serve import is_trtllm_serve
 from scripts.flows.render import fresh_repository, rendered_of
 from scripts.flows.replicas import serve_replicas
-from scripts.flows.serve import ask, serve_engine, servers, stop_servers
+from scripts.flows.serve import ask, servers, stop_servers
 from scripts.flows.smoke import smoke_openai_server, smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.extras import require_extra
@@ -214,7 +214,7 @@ class Run:
         if rendered is None:
             return None
         launched, serve = is_launched(places, self.recipe.repository), self.recipe.serve
-        deciding = serve_launch if launched else serve_engine
+        deciding = serve_launch if launched else serve_replicas
         return made_of(
             inputs={"repository": Input(location=str(places.repository), identity=rendered.identity)},
             options=serve.model_dump(mode="json") if launched or serve.openai else {},

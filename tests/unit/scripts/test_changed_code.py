@@ -233,18 +233,19 @@ def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.
     engine, _, _ = write_tiny_engine(tmp_path)
     places = Places(engine)
     recipe = Recipe.model_validate({"model": "m", "serve": {"port_base": find_free_base(start=31000)}})
-    server = SimpleNamespace(url="localhost:8001", ports=SimpleNamespace(http=recipe.serve.port_base))
+    base = recipe.serve.port_base
+    server = SimpleNamespace(url=f"localhost:{base + 1}", ports=SimpleNamespace(http=base))
     ready = SimpleNamespace(phase="ready", server=server)
     monkeypatch.setattr(up, "servers", lambda _engine: (ready,))
     monkeypatch.setattr(up, "stop_servers", lambda *_, **__: ())
-    monkeypatch.setattr(up, "serve_engine", _starts(server))
+    monkeypatch.setattr(up, "serve_replicas", _starts(server))
     render.fresh_repository(places, ReferenceOptions())
     kept: Any = None
 
     def is_same() -> bool:
         nonlocal kept
         run = up.Run(recipe, progress=print, on_stage=lambda _stage: None)
-        assert run.serve(places) == f"localhost:{recipe.serve.port_base + 1}"
+        assert run.serve(places) == server.url
         if run.stages[-1].outcome == "done" and kept is not None:
             places.stages.write_bytes(kept)
         return run.stages[-1].outcome == "unchanged"
@@ -259,8 +260,8 @@ def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.
 def _starts(server: Any) -> Callable[..., Any]:
     """Stands for the function of the flow that starts a server, and says the module of it."""
 
-    def serve_engine(*_: Any, **__: Any) -> Any:
+    def serve_replicas(*_: Any, **__: Any) -> Any:
         return server
 
-    serve_engine.__module__ = "scripts.flows.serve"
-    return serve_engine
+    serve_replicas.__module__ = "scripts.flows.replicas"
+    return serve_replicas
