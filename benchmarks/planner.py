@@ -265,6 +265,7 @@ def calibration_text(fit: Fit) -> str:
         low, high = shares[len(shares) // 10], shares[-1 - len(shares) // 10]
         bands.append(_band(kind, low, high, len(shares)))
     bands.append(_band("unmeasured GPU", *ASSUMED_BAND, 0))
+    bands.append(_band("modelled load", *ASSUMED_BAND, 0))
     bands.append(_band("several hosts", *ASSUMED_BAND_HOSTS, 0))
     times = time_bands(estimates(fit, latency_rows()))
     found = {

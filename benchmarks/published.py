@@ -77,7 +77,7 @@ class Row:
 
 def first_token_ms(row: Row, fit: Fit) -> float:
     """The estimate for one request alone."""
-    return 1e3 * StepModel(row.engine, fit).prefill(row.load.input_tokens).total
+    return 1e3 * StepModel(row.engine, fit).prefill(row.load).total
 
 
 def rows(name: str) -> list[Row]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON, MODEL, SIZE
+from scripts.cli.options.common import COUNT, DEBUG, FORCE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
 from tpforge.errors import InputRefused
 from tpforge.outputs.atomic import write_atomic
@@ -35,6 +35,21 @@ _FILE = click.Path(path_type=Path)
 @click.option("--rate", type=_TIME, help="Requests a second that must be served, instead of --concurrency.")
 @click.option("--saturated", is_flag=True, help="Run as many requests at once as fit, however slow each is.")
 @click.option("--min-gpus", is_flag=True, help="Choose the fewest of the GPUs that do what is asked.")
+@click.option(
+    "--prefix-hit",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    show_default=True,
+    help="Share of a prompt that the KV cache holds already (modelled).",
+)
+@click.option(
+    "--draft-tokens", type=COUNT, default=0, help="Tokens drafted for a step: speculation (modelled)."
+)
+@click.option(
+    "--acceptance",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Share of drafted tokens that are accepted, of your own prompts.",
+)
 @click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
 @click.option("--ttft-ms", type=_TIME, help="Most milliseconds to the first token.")
 @click.option("--tpot-ms", type=_TIME, help="Most milliseconds a token after it.")
@@ -82,6 +97,7 @@ _FILE = click.Path(path_type=Path)
     help="Multiply all estimates: your measured tokens/s / the estimate of that run.",
 )
 @click.option("--calibrate", metavar="RUN", help="Scale all estimates by a run of `tpforge bench`.")
+@click.option("--disaggregated", is_flag=True, help="Show prefill and decode on GPUs of their own, too.")
 @click.option("--estimator", metavar="PROGRAM", help="Ask aiconfigurator 0.12.0 too, by its program's path.")
 @click.option(
     "--describe", type=_FILE, metavar="FILE", help="TOML with sizes of an architecture that is not known."
@@ -94,6 +110,7 @@ _FILE = click.Path(path_type=Path)
 @DEBUG
 def command(
     model: str,
+    disaggregated: bool,
     estimator: str | None,
     html: Path | None,
     recipe: Path | None,
@@ -122,6 +139,8 @@ def command(
     chosen = plan(PlanWishes(model, gpus, load, **values), note=lambda said: output.note(f"note: {said}"))
     record = plan_record(chosen).model_dump(mode="json")
     output.result(plan_text(chosen, show_all=show_all))
+    if disaggregated:
+        record["disaggregated"] = _apart(chosen, output)
     if estimator is not None:
         record["second_opinion"] = _second_opinion(estimator, model, chosen, output)
     output.record("deployment_plan", record)
@@ -131,6 +150,16 @@ def command(
     if recipe is not None:
         write_atomic(recipe, recipe_text(chosen, model=model, path=recipe))
         output.note(f"wrote {recipe}")
+
+
+def _apart(plan: Plan, output: Output) -> dict[str, object] | None:
+    from scripts.reports.plan_apart import apart_fields, apart_text
+    from tpforge.plan.calibration import calibration
+    from tpforge.plan.disaggregated import disaggregate
+
+    found = disaggregate(plan, fit=calibration().fit)
+    output.result("\n" + apart_text(plan, found))
+    return None if found is None else apart_fields(found)
 
 
 def _second_opinion(program: str, model: str, plan: Plan, output: Output) -> dict[str, object]:

@@ -20,6 +20,7 @@ from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, gpus, make_clu
 from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
+from tpforge.plan.speculation import Drafts
 from tpforge.plan.throughput import Load
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
@@ -56,6 +57,9 @@ class LoadWishes:
     rate: float | None = None
     saturated: bool = False
     min_gpus: bool = False
+    prefix_hit: float = 0.0
+    draft_tokens: int = 0
+    acceptance: float | None = None
     max_len: int | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
@@ -193,6 +197,8 @@ def _ask(wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, price: 
         wishes.osl,
         wishes.concurrency or (1 if alone else None),
         requests_per_second=wishes.rate,
+        prefix_hit=wishes.prefix_hit,
+        drafts=Drafts(wishes.draft_tokens, wishes.acceptance or 0.0),
     )
     return Ask(
         load=load,
@@ -222,6 +228,11 @@ def _check_load(wishes: LoadWishes) -> None:
     given = [name for name, is_given in stated.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} each state the load; give one of them")
+    if bool(wishes.draft_tokens) != (wishes.acceptance is not None):
+        raise UsageError(
+            "--draft-tokens and --acceptance belong together: how many tokens are drafted for a step, and "
+            "which share of them your own prompts accept"
+        )
     if wishes.min_gpus and not (wishes.rate or wishes.concurrency):
         raise UsageError("--min-gpus needs the load that must be served; give --rate or --concurrency")
 

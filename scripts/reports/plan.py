@@ -13,6 +13,7 @@ from tpforge.plan.choose import Plan
 from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option
+from tpforge.plan.throughput import Load
 from tpforge.units import GIB, format_bytes
 
 BAR_WIDTH = 48
@@ -65,6 +66,7 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
     assert memory is not None and speed is not None
     rows = [
         ("load", f"{load.input_tokens} tokens in, {load.output_tokens} out; {load_text(plan)}"),
+        *modelled_rows(load),
         ("throughput", f"{option.tokens_per_second:.0f} output tokens/s ({band_text(option)})"),
         ("per GPU", f"{option.tokens_per_gpu:.0f} output tokens/s"),
         ("per user", f"{1e3 * option.scale / speed.tpot_ms:.0f} output tokens/s"),
@@ -92,6 +94,18 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
     )
     if option.cost_per_million is not None:
         rows.append(("a million tokens", f"{option.cost_per_million:.2f}"))
+    return rows
+
+
+def modelled_rows(load: Load) -> list[tuple[str, str]]:
+    """What of the load no published row was compared with: reuse of prefixes, drafts."""
+    rows = []
+    if load.prefix_hit:
+        read = f"{load.read_tokens} of {load.input_tokens} tokens of a prompt are read"
+        rows.append(("prefix reuse", f"{read}; the cache is counted in full (modelled)"))
+    if load.drafts.num_tokens:
+        gained = f"{load.drafts.tokens_per_step:.2f} tokens a step from {load.drafts.num_tokens} drafted"
+        rows.append(("speculation", f"{gained}, {100 * load.drafts.acceptance:.0f} % accepted (modelled)"))
     return rows
 
 

@@ -14,8 +14,7 @@ from tpforge.plan.communication import LinkShares
 from tpforge.plan.hardware import Cluster, Gpu
 from tpforge.records import Record
 
-BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU", "several hosts"]
-
+BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU", "modelled load", "several hosts"]
 
 _ASSUMED_WIDER = (0.75, 1.3)
 MOST_RANKS_MEASURED = 8
@@ -99,13 +98,17 @@ class Calibration(Record):
     measured_gpus: tuple[str, ...]
     scale: float = 1.0
 
-    def band(self, cluster: Cluster, *, num_ranks: int, has_experts: bool) -> Band:
-        """The band of an estimate for such a deployment."""
+    def band(
+        self, cluster: Cluster, *, num_ranks: int, has_experts: bool, load_is_modelled: bool = False
+    ) -> Band:
+        """The band of an estimate for such a deployment; of several reasons the one that widens most."""
         kind: BandKind = "one GPU" if num_ranks == 1 else cluster.link
         if has_experts:
             kind = "experts"
         if cluster.gpu.name not in self.measured_gpus:
             kind = "unmeasured GPU"
+        if load_is_modelled:
+            kind = "modelled load"
         if num_ranks > min(cluster.gpus_per_host, MOST_RANKS_MEASURED):
             kind = "several hosts"
         return next(band for band in self.bands if band.kind == kind)

@@ -255,7 +255,10 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         scale=calibration.scale,
     )
     band = calibration.band(
-        option.cluster, num_ranks=option.mapping.world_size, has_experts=shapes.model.moe is not None
+        option.cluster,
+        num_ranks=option.mapping.world_size,
+        has_experts=shapes.model.moe is not None,
+        load_is_modelled=ask.load.is_modelled,
     )
     option = replace(
         option,

@@ -20,6 +20,10 @@ from tpforge.records import Record
 from tpforge.shards.weights import Basis
 
 
+_BESIDE = ("schema_version", "kind", "disaggregated", "second_opinion")
+"""What `tpforge plan --json` prints beside the plan itself: the last two only where they are asked for."""
+
+
 class LineRecord(Record):
     """One line of a rank's memory, in bytes."""
 
@@ -132,6 +136,9 @@ class PlanRecord(Record):
     output_tokens: int
     concurrency: int | None
     requests_per_second: float | None = None
+    prefix_hit: float = 0.0
+    draft_tokens: int = 0
+    acceptance: float = 0.0
     ttft_limit_ms: float | None = None
     tpot_limit_ms: float | None = None
     max_len: int
@@ -159,6 +166,9 @@ def plan_record(plan: Plan) -> PlanRecord:
         output_tokens=ask.load.output_tokens,
         concurrency=ask.load.concurrency,
         requests_per_second=ask.load.requests_per_second,
+        prefix_hit=ask.load.prefix_hit,
+        draft_tokens=ask.load.drafts.num_tokens,
+        acceptance=ask.load.drafts.acceptance,
         ttft_limit_ms=ask.ttft_ms,
         tpot_limit_ms=ask.tpot_ms,
         max_len=ask.max_len,
@@ -272,7 +282,7 @@ def read_plan(path: Path) -> PlanRecord:
         text = path.read_text("utf-8")
     try:
         value = json.loads(text)
-        fields = {key: item for key, item in value.items() if key not in ("schema_version", "kind")}
+        fields = {key: item for key, item in value.items() if key not in _BESIDE}
         return PlanRecord.model_validate(fields)
     except (ValueError, AttributeError) as error:
         raise InputRefused(f"{path}: is not what tpforge plan --json prints: {error}") from error

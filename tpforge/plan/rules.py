@@ -193,11 +193,11 @@ def unproven_estimate(case: Case) -> Advice | None:
     band = case.chosen.band
     if band is None or band.rows:
         return None
-    what = (
-        f"{case.chosen.mapping.world_size} ranks or several hosts"
-        if band.kind == "several hosts"
-        else case.chosen.cluster.gpu.title
-    )
+    what = case.chosen.cluster.gpu.title
+    if band.kind == "several hosts":
+        what = f"{case.chosen.mapping.world_size} ranks or several hosts"
+    if band.kind == "modelled load":
+        what = "drafted tokens or reused prefixes"
     return Advice(
         "unmeasured", "warning", f"no published throughput of {what} was compared: the band is assumed"
     )

@@ -7,13 +7,14 @@ calibration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tpforge.plan.calibration import Fit
 from tpforge.plan.communication import allreduce_seconds, send_seconds
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import RankMemory, Settings
+from tpforge.plan.speculation import NO_DRAFTS, Drafts
 from tpforge.quantization import find_format
 from tpforge.shards.weights import RankShapes, StageWork, stage_work
 
@@ -48,6 +49,15 @@ class StepTime:
         """Nothing overlaps."""
         return self.linear + self.attention + self.communication + self.overhead
 
+    def plus(self, other: StepTime, *, times: float) -> StepTime:
+        """With `times` another."""
+        return StepTime(
+            linear=self.linear + times * other.linear,
+            attention=self.attention + times * other.attention,
+            communication=self.communication + times * other.communication,
+            overhead=self.overhead + times * other.overhead,
+        )
+
 
 Limit = Literal["concurrency", "rate", "latency limit", "operating point", "KV cache", "max batch size"]
 
@@ -81,7 +91,8 @@ class Load:
     `concurrency`.
 
     None: more than can run. `num_requests` of a test that ends, where that matters; None: it goes on.
-    `requests_per_second`: how fast they come, instead of how many are there at once.
+    `requests_per_second`: how fast they come, instead of how many are there at once. `prefix_hit`: the share
+    of a prompt whose keys and values are in the cache already. `drafts`: what is guessed ahead of a step.
     """
 
     input_tokens: int
@@ -89,11 +100,23 @@ class Load:
     concurrency: int | None = None
     num_requests: int | None = None
     requests_per_second: float | None = None
+    prefix_hit: float = 0.0
+    drafts: Drafts = NO_DRAFTS
 
     @property
     def request_tokens(self) -> int:
         """Tokens of a whole request."""
         return self.input_tokens + self.output_tokens
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of a prompt that must be read: without the prefix, and at least the last one."""
+        return max(1, round(self.input_tokens * (1 - self.prefix_hit)))
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether speed rests on what no published row was compared with."""
+        return self.prefix_hit > 0 or self.drafts.num_tokens > 0
 
 
 def speed(engine: Engine, load: Load, *, fit: Fit) -> Speed | None:
@@ -117,31 +140,52 @@ def speed_at(model: StepModel, load: Load, *, batch: Batch) -> Speed:
     """The speed with exactly that many requests running; those of `load` beyond them wait."""
     step = model.step(batch.size, load)
     waiting = max(0, (load.concurrency or batch.size) - batch.size)
-    prefill = model.prefill(load.input_tokens)
+    prefill = model.prefill(load)
+    steps = load.output_tokens / load.drafts.tokens_per_step
     first = model.fit.first_token
     # Others' prompts that came first are read before, and steps of the running batch go on between.
     among = prefill.total * first.ahead * (batch.size - 1) + first.steps * step.total * (1 - 1 / batch.size)
-    queued = waiting / batch.size * load.output_tokens * step.total
+    queued = waiting / batch.size * steps * step.total
     ttft = first.start_ms / 1e3 + prefill.total + among + queued
     return Speed(
         batch=batch.size,
         limit=batch.limit,
         tokens_per_second=_tokens_per_second(model, load, batch=batch.size),
         ttft_ms=1e3 * ttft,
-        tpot_ms=1e3 * step.total,
+        tpot_ms=1e3 * step.total / load.drafts.tokens_per_step,
         communication_share=step.communication / step.total,
     )
 
 
 def _tokens_per_second(model: StepModel, load: Load, *, batch: int) -> float:
     """Of a load that goes on; of a test that ends, in waves of `batch` requests and a smaller last one."""
+    per_step = load.drafts.tokens_per_step
     if load.num_requests is None:
-        return batch / model.step(batch, load).total
+        return batch * per_step / model.step(batch, load).total
     waves, rest = divmod(load.num_requests, batch)
-    seconds = waves * load.output_tokens * model.step(batch, load).total
+    seconds = waves * load.output_tokens / per_step * model.step(batch, load).total
     if rest:
-        seconds += load.output_tokens * model.step(rest, load).total
+        seconds += load.output_tokens / per_step * model.step(rest, load).total
     return load.num_requests * load.output_tokens / seconds
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What passes through a step: of `batch` requests `queries` each, that see `context`, and prompts.
+
+    `prompt`: tokens of prompts that are read, of which each sees `seen` others in the mean.
+    """
+
+    batch: float
+    context: float
+    prompt: float = 0.0
+    seen: float = 0.0
+    queries: int = 1
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.batch * self.queries + self.prompt
 
 
 class StepModel:
@@ -157,34 +201,41 @@ class StepModel:
         )
 
     def step(self, batch: int, load: Load) -> StepTime:
-        """A step in which `batch` requests get a token each, and the prompts of those that follow are
-        read.
+        """A step in which `batch` requests get their tokens, and the prompts of those that follow are read.
+
+        Drafts are made before, each by one layer of the model's own size: it is modelled, not measured.
         """
-        prompts = batch / load.output_tokens
-        return self._time(
-            batch,
-            context=load.input_tokens + load.output_tokens / 2,
-            prompt_tokens=prompts * load.input_tokens,
-            prompt_length=load.input_tokens,
+        drafts = load.drafts
+        context = load.input_tokens + load.output_tokens / 2
+        prompts = batch * drafts.tokens_per_step / load.output_tokens
+        step = self._time(
+            Tokens(
+                batch,
+                context,
+                prompts * load.read_tokens,
+                self._seen(load),
+                queries=1 + drafts.num_tokens,
+            )
         )
+        if not drafts.num_tokens:
+            return step
+        drafting = self._time(Tokens(batch, context))
+        return step.plus(drafting, times=drafts.num_tokens / self._engine.shapes.model.num_layers)
 
-    def prefill(self, prompt_length: int) -> StepTime:
-        """Reading one prompt alone."""
-        return self._time(0, context=0, prompt_tokens=prompt_length, prompt_length=prompt_length)
+    def prefill(self, load: Load) -> StepTime:
+        """Reading one prompt of `load` alone."""
+        return self._time(Tokens(0, 0, load.read_tokens, self._seen(load)))
 
-    def _time(self, batch: int, *, context: float, prompt_tokens: float, prompt_length: int) -> StepTime:
+    @staticmethod
+    def _seen(load: Load) -> float:
+        """The tokens before a token of a prompt that is read, in the mean."""
+        return load.input_tokens - load.read_tokens / 2
+
+    def _time(self, tokens: Tokens) -> StepTime:
         """The slowest stage, times the stages a token passes; each holds a part of the batch at a time."""
         pp_size = len(self._stages)
-        times = [
-            self._stage_time(
-                work,
-                batch / pp_size,
-                context=context,
-                prompt_tokens=prompt_tokens / pp_size,
-                prompt_length=prompt_length,
-            )
-            for work in self._stages
-        ]
+        share = replace(tokens, batch=tokens.batch / pp_size, prompt=tokens.prompt / pp_size)
+        times = [self._stage_time(work, share) for work in self._stages]
         slowest = max(times, key=lambda one: one.total)
         return StepTime(
             linear=pp_size * slowest.linear,
@@ -193,52 +244,49 @@ class StepModel:
             overhead=pp_size * slowest.overhead,
         )
 
-    def _stage_time(
-        self, work: StageWork, batch: float, *, context: float, prompt_tokens: float, prompt_length: int
-    ) -> StepTime:
+    def _stage_time(self, work: StageWork, tokens: Tokens) -> StepTime:
         engine, fit = self._engine, self.fit
         gpu = engine.cluster.gpu
-        tokens = batch + prompt_tokens
-        passes = max(1.0, tokens / engine.settings.max_num_tokens)
+        passes = max(1.0, tokens.total / engine.settings.max_num_tokens)
         bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
         num_layers = max(1, engine.shapes.model.num_layers / len(self._stages))
         return StepTime(
-            linear=self._linear(work, batch, tokens=tokens, passes=passes, bandwidth=bandwidth),
-            attention=self._attention(batch, context, prompt_tokens, prompt_length, bandwidth=bandwidth),
-            communication=self._communication(tokens, passes=passes, num_layers=num_layers),
+            linear=self._linear(work, tokens, passes=passes, bandwidth=bandwidth),
+            attention=self._attention(tokens, bandwidth=bandwidth),
+            communication=self._communication(tokens.total, passes=passes, num_layers=num_layers),
             overhead=passes * (fit.step_us + fit.layer_us * num_layers) * 1e-6
-            + batch * fit.request_us * 1e-6
-            + self._elementwise(tokens, num_layers=num_layers, bandwidth=bandwidth),
+            + tokens.batch * fit.request_us * 1e-6
+            + self._elementwise(tokens.total, num_layers=num_layers, bandwidth=bandwidth),
         )
 
-    def _linear(
-        self, work: StageWork, batch: float, *, tokens: float, passes: float, bandwidth: float
-    ) -> float:
+    def _linear(self, work: StageWork, tokens: Tokens, *, passes: float, bandwidth: float) -> float:
         """Matrix products: the p-norm of their arithmetic and of reading the weights."""
         engine, fit = self._engine, self.fit
         gpu, moe = engine.cluster.gpu, engine.shapes.model.moe
         flops = gpu.peak_flops(engine.activations) * fit.flops_share(gpu)
         head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
-        arithmetic = 2 * work.linear_weights * tokens / flops + 2 * work.head_weights * batch / head_flops
-        touched = 1.0 if moe is None else 1 - (1 - moe.top_k / moe.num_experts) ** max(1.0, tokens / passes)
+        heads = tokens.batch * tokens.queries
+        arithmetic = (
+            2 * work.linear_weights * tokens.total / flops + 2 * work.head_weights * heads / head_flops
+        )
+        each = max(1.0, tokens.total / passes)
+        touched = 1.0 if moe is None else 1 - (1 - moe.top_k / moe.num_experts) ** each
         read = (work.dense_bytes + work.head_bytes + touched * work.expert_bytes) * passes / bandwidth
         norm = fit.blend
         return float((arithmetic**norm + read**norm) ** (1 / norm))
 
-    def _attention(
-        self, batch: float, context: float, prompt_tokens: float, prompt_length: int, *, bandwidth: float
-    ) -> float:
-        """Reading the cache for new tokens; the triangle of scores for prompts."""
+    def _attention(self, tokens: Tokens, *, bandwidth: float) -> float:
+        """Reading the cache for new tokens, once for all queries of a request; the scores of prompts."""
         engine, fit = self._engine, self.fit
         attention, tp_size = engine.shapes.model.attention, engine.shapes.mapping.tp_size
-        read = batch * engine.memory.layout.read_bytes(context) * fit.kv_read / bandwidth
+        read = tokens.batch * engine.memory.layout.read_bytes(tokens.context) * fit.kv_read / bandwidth
         heads = engine.shapes.plan.padding.heads.num_heads / tp_size
         num_layers = engine.shapes.num_attention_layers / len(self._stages)
         window = attention.sliding_window
-        seen = prompt_length / 2
+        seen = tokens.seen
         if window is not None and attention.sliding_layers is None:
             seen = min(seen, window)
-        flops = 4 * prompt_tokens * seen * heads * attention.head_size * num_layers
+        flops = 4 * tokens.prompt * seen * heads * attention.head_size * num_layers
         return read + flops / (engine.cluster.gpu.fp16_tflops * 1e12 * fit.attention_share)
 
     def _communication(self, tokens: float, *, passes: float, num_layers: float) -> float:

@@ -49,7 +49,7 @@ def test_one_request_alone_waits_for_the_server_and_its_own_prompt() -> None:
     engine = make_engine("llama-3.1-8b", "h100", tp=1)
     fit = calibration().fit
     alone = estimate(engine, Load(2048, 128, concurrency=1))
-    prefill = 1e3 * StepModel(engine, fit).prefill(2048).total
+    prefill = 1e3 * StepModel(engine, fit).prefill(Load(2048, 128)).total
     assert alone.ttft_ms == pytest.approx(fit.first_token.start_ms + prefill)
 
 
