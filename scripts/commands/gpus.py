@@ -119,11 +119,25 @@ def _text(picks: tuple[Pick, ...]) -> str:
         "per hour",
         "per million tokens",
     )
-    refused = [(pick.gpu.name, pick.reason or "") for pick in picks if pick.option is None]
+    refused = _refused(picks)
     parts = [table(rows, header=header)]
     if refused:
         parts.append(table(refused, header=("not", "why")))
     return "\n\n".join([*parts, "All speeds are estimates; see docs/planning.md."])
+
+
+def _refused(picks: tuple[Pick, ...]) -> list[tuple[str, str]]:
+    """Those that do not do it, one row for all with the same reason."""
+    found: dict[str, list[str]] = {}
+    for pick in picks:
+        if pick.option is None:
+            found.setdefault(pick.reason or "", []).append(pick.gpu.name)
+    return [(_named(names), reason) for reason, names in found.items()]
+
+
+def _named(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
 
 
 def _fields(pick: Pick) -> dict[str, object]:

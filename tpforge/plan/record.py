@@ -19,7 +19,6 @@ from tpforge.plan.options import Option
 from tpforge.records import Record
 from tpforge.shards.weights import Basis
 
-
 _BESIDE = ("schema_version", "kind", "disaggregated", "second_opinion")
 """What `tpforge plan --json` prints beside the plan itself: the last two only where they are asked for."""
 

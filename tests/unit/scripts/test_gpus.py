@@ -54,6 +54,21 @@ def test_prices_order_the_kinds_and_a_budget_excludes_what_has_none(
     assert "no price" in str(found["a10"]["reason"])
 
 
+def test_kinds_refused_for_one_reason_are_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text("[per_gpu_hour]\nh100-sxm = 3.0\n")
+    assert main(["gpus", "--model", "llama-3.1-8b", "--gpu-file", str(file), "--budget", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "no price in --gpu-file" in line]) == 1
+
+
+def test_a_budget_without_prices_asks_for_them_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gpus", "--model", "llama-3.1-8b", "--budget", "10"]) == 2
+    error = capsys.readouterr().err
+    assert "--budget needs prices" in error
+    assert len(error.splitlines()) == 1
+
+
 def test_a_load_that_no_kind_bears_ends_in_5(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gpus", "--model", "llama-3.1-405b", "--tpot-ms", "0.1", "--goal", "latency"]) == 5
     assert "no kind of GPU does it" in capsys.readouterr().err
