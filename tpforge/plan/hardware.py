@@ -30,8 +30,13 @@ systems/*.yaml.
 
 
 _OTHER_VENDORS = re.compile(
-    r"(amd|radeon|instinct|mi-?\d{2,3}|rx-?\d|intel|arc-|gaudi|habana|tpu|trainium|inferentia|ascend)"
+    r"(?:^|-)(?:"
+    r"amd|advanced-micro|radeon|instinct|mi-?\d{2,3}[a-z]?|rx-?\d{3,4}|w[67]\d00|[679]\d{3}-?xtx?|gfx\d\w*|[cr]dna\d?|"
+    r"ryzen|8060s|intel|arc|a[357][1578]0|b5[78]0|gaudi-?\d?|habana|hl-?\d{3}|tpu|v\d[ep]|trillium|"
+    r"aws|trainium\d?|trn\d|inferentia\d?|inf\d|huawei|ascend|910[abc]|apple|m\d(?:-(?:pro|max|ultra))?"
+    r")(?:-|$)"
 )
+"""Names of accelerators that TensorRT-LLM does not run on, and of who makes them."""
 
 
 class Gpu(Record):
@@ -159,23 +164,33 @@ def find_gpu(name: str, *, own: tuple[Gpu, ...] = ()) -> Gpu:
     Raises:
         InputRefused: there is none; names the nearest.
     """
-    wanted = name.lower().replace("_", "-").replace(" ", "-")
+    wanted = _spelled(name)
     rows = (*own, *gpus())
     for row in rows:
-        if wanted in (row.name, *row.aliases):
+        if wanted in (row.name, *row.aliases) or (row.driver_name and wanted == _spelled(row.driver_name)):
             return row
-    if _OTHER_VENDORS.match(wanted):
+    if _OTHER_VENDORS.search(wanted):
         raise InputRefused(
             f"GPU {name!r} is not NVIDIA's: TensorRT-LLM runs on NVIDIA GPUs alone; "
             "name one of `tpforge gpus`"
         )
-    names = [known for row in rows for known in (row.name, *row.aliases)]
-    near = get_close_matches(wanted, names, n=1, cutoff=0.4)
+    wanted = wanted.removeprefix("nvidia-")
+    names = [known for row in rows for known in (row.name, *row.aliases) if _series(known) == _series(wanted)]
+    near = get_close_matches(wanted, names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise InputRefused(
         f"GPU {name!r} is not in the table{hint or '.'} Known are {', '.join(row.name for row in rows)}; "
         "describe another one with --gpu-file"
     )
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace("_", "-").replace(" ", "-")
+
+
+def _series(name: str) -> str:
+    """The letters that a name begins with: ``rtx`` of rtx-4090. Those of another series are not suggested."""
+    return name[: len(name) - len(name.lstrip("abcdefghijklmnopqrstuvwxyz"))]
 
 
 def make_cluster(
