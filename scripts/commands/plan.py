@@ -10,7 +10,7 @@ import click
 
 from scripts.cli.options.common import COUNT, DEBUG, FORCE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, UsageError
 from tpforge.outputs.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--gpu-file", type=_FILE, metavar="FILE", help="TOML with GPUs and prices of your own.")
 @click.option("--isl", type=SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
 @click.option("--osl", type=SIZE, default=1000, show_default=True, help="Tokens of an answer.")
+@click.option(
+    "--trace",
+    type=_FILE,
+    metavar="FILE",
+    help="JSONL of requests: its lengths and rate, instead of --isl, --osl.",
+)
 @click.option("--concurrency", type=SIZE, help="Requests at once.  [default: the most within the limits]")
 @click.option("--rate", type=_TIME, help="Requests a second that must be served, instead of --concurrency.")
 @click.option("--saturated", is_flag=True, help="Run as many requests at once as fit, however slow each is.")
@@ -110,6 +116,7 @@ _FILE = click.Path(path_type=Path)
 @DEBUG
 def command(
     model: str,
+    trace: Path | None,
     disaggregated: bool,
     estimator: str | None,
     html: Path | None,
@@ -127,6 +134,7 @@ def command(
     """
     from scripts.flows.plan import GpuWishes, LoadWishes, PlanWishes, plan
     from scripts.flows.plan_recipe import recipe_text
+    from scripts.flows.plan_trace import with_trace
     from scripts.reports.plan import plan_text
     from tpforge.plan.record import plan_record
 
@@ -136,7 +144,13 @@ def command(
             raise InputRefused(f"{path}: exists already; use --force to replace it")
     gpus = GpuWishes(**{field.name: values.pop(field.name) for field in fields(GpuWishes)})
     load = LoadWishes(**{field.name: values.pop(field.name) for field in fields(LoadWishes)})
-    chosen = plan(PlanWishes(model, gpus, load, **values), note=lambda said: output.note(f"note: {said}"))
+
+    def note(said: str) -> None:
+        output.note(f"note: {said}")
+
+    if trace is not None:
+        load = with_trace(load, _only(trace), note=note)
+    chosen = plan(PlanWishes(model, gpus, load, **values), note=note)
     record = plan_record(chosen).model_dump(mode="json")
     output.result(plan_text(chosen, show_all=show_all))
     if disaggregated:
@@ -150,6 +164,19 @@ def command(
     if recipe is not None:
         write_atomic(recipe, recipe_text(chosen, model=model, path=recipe))
         output.note(f"wrote {recipe}")
+
+
+def _only(trace: Path) -> Path:
+    """The trace, where no length is stated beside it."""
+    context = click.get_current_context()
+    stated = [
+        f"--{name}"
+        for name in ("isl", "osl")
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+    if stated:
+        raise UsageError(f"--trace states the lengths; leave out {' and '.join(stated)}")
+    return trace
 
 
 def _apart(plan: Plan, output: Output) -> dict[str, object] | None:
