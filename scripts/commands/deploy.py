@@ -12,7 +12,7 @@ from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, out_option
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
-TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
+TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "kserve", "slurm")
 
 
 @click.command("deploy")
@@ -22,6 +22,7 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "slurm")
 @click.option("--engine-url", metavar="URL", help="Where `tpforge engines push` put the engine.")
 @click.option("--digest", metavar="SHA256", help="What it printed: no other engine is started.")
 @click.option("--any-digest", is_flag=True, help="Start whatever engine lies at the URL.")
+@click.option("--storage-uri", metavar="URI", help="kserve: where storage.sh's folder lies.")
 @click.option("--image", help="The server's image.  [default: the Triton container of the engine's release]")
 @click.option("--tools-image", help="The image with tpforge.  [default: tpforge:VERSION]")
 @click.option("--namespace", default="default", show_default=True, help="Kubernetes: the namespace.")
@@ -100,9 +101,9 @@ def command(
 ) -> None:
     """Write what runs an engine on a host, a cluster or a Slurm partition.
 
-    With --apply it is run too. compose and slurm take the engine from where it lies; the others pull it from
-    --engine-url. Every target proves the engine's files before Triton starts, and asks for a token before it
-    calls the server healthy.
+    With --apply it is run too. compose and slurm take the engine from where it lies; kserve mounts what is
+    at --storage-uri; the others pull it from --engine-url. Every target proves the engine's files before
+    Triton starts, and asks for a token before it calls the server healthy.
     """
     from pydantic import ValidationError
 

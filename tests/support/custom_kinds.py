@@ -8,6 +8,8 @@ since release 0.9 (site/content/en/docs/concepts/failure-handling/_index.md).
 prometheus-operator/prometheus-operator,
 example/prometheus-operator-crd/, both read whole: ServiceMonitor 0.84.1 (commit 01b1a0ea) and PrometheusRule
 0.82.2 (commit 01fad0d6).
+The package kserve 0.21.0, kserve/models: attribute_map and openapi_types of V1alpha1ServingRuntimeSpec,
+V1alpha1SupportedModelFormat, V1beta1PredictorSpec (a pod's spec, and more) and V1beta1ModelSpec.
 """
 
 from __future__ import annotations
@@ -90,7 +92,55 @@ _GROUP_OF_PODS = closed(
     },
     "workerTemplate",
 )
+_SERVING_RUNTIME = closed(
+    {
+        **{name: {"type": "object"} for name in ("affinity", "nodeSelector")},
+        **{name: several({"type": "object"}) for name in ("containers", "tolerations", "volumes")},
+        "annotations": TEXTS,
+        "labels": TEXTS,
+        "disabled": {"type": "boolean"},
+        "multiModel": {"type": "boolean"},
+        "protocolVersions": several(TEXT),
+        "supportedModelFormats": several(
+            closed(
+                {
+                    "name": TEXT,
+                    "version": TEXT,
+                    "autoSelect": {"type": "boolean"},
+                    "priority": {"type": "integer"},
+                },
+                "name",
+            )
+        ),
+    },
+    "containers",
+)
+_PREDICTOR = closed(
+    {
+        **{name: {"type": "object"} for name in ("affinity", "nodeSelector", "securityContext")},
+        **{name: several({"type": "object"}) for name in ("imagePullSecrets", "tolerations")},
+        **dict.fromkeys(("priorityClassName", "runtimeClassName", "serviceAccountName"), TEXT),
+        **dict.fromkeys(("minReplicas", "maxReplicas", "terminationGracePeriodSeconds"), COUNT),
+        "annotations": TEXTS,
+        "labels": TEXTS,
+        "automountServiceAccountToken": {"type": "boolean"},
+        "deploymentStrategy": {"type": "object"},
+        "model": closed(
+            {
+                "modelFormat": closed({"name": TEXT, "version": TEXT}, "name"),
+                "protocolVersion": TEXT,
+                "runtime": TEXT,
+                "storageUri": TEXT,
+            },
+            "modelFormat",
+        ),
+    }
+)
 SCHEMAS: dict[str, Schema] = {
+    "ServingRuntime": kind("serving.kserve.io/v1alpha1", "ServingRuntime", _SERVING_RUNTIME),
+    "InferenceService": kind(
+        "serving.kserve.io/v1beta1", "InferenceService", closed({"predictor": _PREDICTOR}, "predictor")
+    ),
     "LeaderWorkerSet": kind(
         "leaderworkerset.x-k8s.io/v1",
         "LeaderWorkerSet",

@@ -105,6 +105,9 @@ MANIFESTS: dict[str, Manifest] = {
     ),
 }
 CASES: tuple[tuple[str, str], ...] = (
+    ("smollm2-reference", "kserve"),
+    ("llama70b-tensorrt", "kserve"),
+    ("llama70b-pytorch", "kserve"),
     ("smollm2-reference", "compose"),
     ("smollm2-reference", "kubernetes"),
     ("smollm2-reference", "helm"),
@@ -126,6 +129,8 @@ def options_for(target: str) -> DeployOptions:
     """The options of the golden files: an engine at a URL wherever it is pulled."""
     if target in ("compose", "slurm"):
         return DeployOptions(partition="gpu" if target == "slurm" else None)
+    if target == "kserve":
+        return DeployOptions(storage_uri=URL, namespace="llm")
     return DeployOptions(engine_url=URL, digest=DIGEST, namespace="llm")
 
 
@@ -142,7 +147,7 @@ def golden_files(case: str, target: str) -> dict[str, str]:
 
     So are the checksums over them: tests/unit/triton_repo/deploy/test_rollout.py.
     """
-    same = ("tpforge.json", "rules.yml", "Dockerfile", "canary.py", "launch.py")
+    same = ("tpforge.json", "rules.yml", "Dockerfile", "canary.py", "launch.py", "prove.py")
     files = target_files(target, deployment_of(case, target))
     return {
         path: _CHECKSUM.sub(r"\1CHECKSUM", text) for path, text in files.items() if not path.endswith(same)

@@ -55,7 +55,8 @@ class DeployOptions(Record):
     """What the user may say about a deployment.
 
     `image` replaces the server's image, and may be pinned (NAME@sha256:...); `tools_image` holds tpforge.
-    `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed. `gpu_product` is
+    `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed; `storage_uri` is
+    what KServe mounts instead. `gpu_product` is
     the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
     ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
     requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
@@ -70,6 +71,7 @@ class DeployOptions(Record):
     engine_url: str | None = None
     digest: str | None = None
     any_digest: bool = False
+    storage_uri: str | None = None
     namespace: str = "default"
     replicas: Size = 1
     max_replicas: Size = 4

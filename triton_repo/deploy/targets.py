@@ -12,6 +12,7 @@ from tpforge.errors import InputRefused, UsageError
 from triton_repo.deploy.compose import compose_files
 from triton_repo.deploy.deployment import Deployment
 from triton_repo.deploy.kubernetes.helm import helm_files
+from triton_repo.deploy.kubernetes.kserve import kserve_files
 from triton_repo.deploy.kubernetes.leaderworkerset import leaderworkerset_files
 from triton_repo.deploy.kubernetes.objects import kubernetes_files
 from triton_repo.deploy.slurm import slurm_files
@@ -40,6 +41,7 @@ TARGETS = {
             ),
         ),
         Target("multi-node", leaderworkerset_files, ("kubectl", "apply", "--kustomize", ".")),
+        Target("kserve", kserve_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("slurm", slurm_files, ("sbatch", "job.sh")),
     )
 }

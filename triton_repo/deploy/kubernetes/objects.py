@@ -263,7 +263,7 @@ def _deployment(deployment: Deployment) -> Object:
             "replicas": deployment.options.replicas,
             "progressDeadlineSeconds": deployment.rollout_s,
             "selector": {"matchLabels": labels(deployment)},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling(deployment.options.surge)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": rolling(deployment.options.surge)},
             "template": {
                 "metadata": pod_metadata(deployment, files.config(deployment)),
                 "spec": pod(deployment, command=list(deployment.command), probes=lifecycle(deployment)),
@@ -272,7 +272,7 @@ def _deployment(deployment: Deployment) -> Object:
     }
 
 
-def _rolling(surge: int) -> Object:
+def rolling(surge: int) -> Object:
     """The new pod answers before an old one goes, on one more node; without one, the old one goes first."""
     return {"maxUnavailable": 0 if surge else 1, "maxSurge": surge}
 

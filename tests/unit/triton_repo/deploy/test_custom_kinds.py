@@ -21,7 +21,7 @@ def found() -> Found:
     """The custom objects of every golden deployment, by kind."""
     by_kind: Found = {name: [] for name in SCHEMAS}
     for case, target in CASES:
-        if target in ("kubernetes", "multi-node"):
+        if target in ("kubernetes", "multi-node", "kserve"):
             for document in documents(target_files(target, deployment_of(case, target))):
                 if document["kind"] in SCHEMAS:
                     by_kind[document["kind"]].append(document)
@@ -55,6 +55,13 @@ def test_the_pods_of_a_leader_worker_set_are_valid_pods(release: str, found: Fou
     [
         ("LeaderWorkerSet", ("spec", "startupPolicy"), "LeaderCreate", "is not one of"),
         ("LeaderWorkerSet", ("spec", "leaderWorkerTemplate", "sizes"), 2, "'sizes' was unexpected"),
+        ("ServingRuntime", ("spec", "initContainers"), [], "'initContainers' was unexpected"),
+        (
+            "InferenceService",
+            ("spec", "predictor", "model", "storageURI"),
+            "x",
+            "was unexpected",
+        ),
         ("ServiceMonitor", ("spec", "endpoints", 0, "interval"), "15", "does not match"),
         ("ServiceMonitor", ("spec", "endpoints", 0, "relabelings", 0, "target_label"), "x", "unexpected"),
         ("PrometheusRule", ("spec", "groups", 0, "rules", 0, "labels"), {"a": 1}, "is not of type 'string'"),

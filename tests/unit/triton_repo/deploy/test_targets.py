@@ -39,7 +39,7 @@ CORE_KINDS = {
 }
 
 
-CUSTOM_KINDS = {"LeaderWorkerSet", "PrometheusRule", "ServiceMonitor"}
+CUSTOM_KINDS = {"InferenceService", "LeaderWorkerSet", "PrometheusRule", "ServiceMonitor", "ServingRuntime"}
 """Their schemas are in no package: see tests/support/custom_kinds.py."""
 
 
@@ -57,7 +57,7 @@ def test_the_files_are_those_of_the_golden_folder(case: str, target: str) -> Non
 @pytest.mark.manifests
 @pytest.mark.parametrize("release", ["1.35", "1.37"])
 @pytest.mark.parametrize(
-    ("case", "target"), [pair for pair in CASES if pair[1] in ("kubernetes", "multi-node")]
+    ("case", "target"), [pair for pair in CASES if pair[1] in ("kubernetes", "multi-node", "kserve")]
 )
 def test_objects_are_valid_in_two_releases_of_kubernetes(case: str, target: str, release: str) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
@@ -95,7 +95,7 @@ def write(files: dict[str, str], folder: Path) -> Path:
         for case in ("smollm2-reference", "llama70b-tensorrt")
         for overlay in ("trial", "production")
     ]
-    + [("llama405b-tensorrt", "multi-node", ".")],
+    + [("llama405b-tensorrt", "multi-node", "."), ("llama70b-tensorrt", "kserve", ".")],
 )
 def test_kustomize_builds_every_overlay_in_its_namespace(
     case: str, target: str, where: str, tmp_path: Path
