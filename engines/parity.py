@@ -7,7 +7,7 @@ nothing is left but what sharding did. It does not compare tensors; `builders.pr
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from engines.chat import chat_prompt, find_template
 from engines.far_positions import expect_far, far_error, window_problems
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
-from engines.reference.greedy import greedy
+from engines.reference.greedy import greedy_together
 from engines.transformers_model import load_transformers
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
@@ -97,16 +97,18 @@ def measure_parity(
     # The truth has no quantized KV cache; what that costs is in the error as served, and in the quality.
     exact = replace(config, rounds_kv=False)
     prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
+    progress("ranks: greedy tokens of every prompt, step by step")
+    answers = _greedy_answers(exact, manifest, prompts)
     progress(f"transformers: loading {source_path}")
     model = load_transformers(source_path, manifest, weights=weights)
-    expected = expectations(model, manifest, prompts, progress=progress)
+    expected = expectations(model, manifest, prompts, proposed=answers, progress=progress)
     far = expect_far(model, manifest, progress=progress)
     declared = list(window_problems(model.config.get_text_config(), manifest))
     del model
     with open_ranks(exact, "float32") as executor:
         differences = []
         for item in expected:
-            differences.append(_compare(item, executor))
+            differences.append(_compare(item, executor, found=answers[item.prompt.name]))
             progress(f"ranks: {item.prompt.name}: largest logit error {differences[-1].rounding.logit:.1e}")
         far_worst = 0.0 if far is None else far_error(far, executor)
     if far is not None and not far_worst < LOGIT_TOLERANCE:
@@ -160,15 +162,54 @@ def _chat_template(tokenizer_dir: Path) -> Callable[[str], str]:
 
 
 def expectations(
-    model: Any, manifest: Manifest, prompts: list[Prompt], *, progress: Progress
+    model: Any,
+    manifest: Manifest,
+    prompts: list[Prompt],
+    *,
+    proposed: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress,
 ) -> list[Expected]:
-    """What a transformers model says for every prompt."""
+    """What a transformers model says for every prompt.
+
+    `proposed` are answers by the name of the prompt, whoever gave them: where each token is the one that the
+    model itself chooses there, one pass says so, and the answer is the model's own.
+    """
     expected = []
     for prompt in prompts:
-        room = manifest.limits.max_seq_len - len(prompt.ids)
-        expected.append(_expect(model, prompt, num_tokens=min(NUM_GREEDY_TOKENS, room)))
-        progress(f"transformers: {prompt.name}: {len(expected[-1].tokens)} greedy tokens")
+        num_tokens = _num_tokens(manifest, prompt)
+        said = tuple((proposed or {}).get(prompt.name, ()))
+        own = _confirm(model, prompt, said) if len(said) == num_tokens else None
+        expected.append(own or _expect(model, prompt, num_tokens=num_tokens))
+        how = "in one pass" if own else "step by step"
+        progress(f"transformers: {prompt.name}: {num_tokens} greedy tokens, {how}")
     return expected
+
+
+def _num_tokens(manifest: Manifest, prompt: Prompt) -> int:
+    """How many greedy tokens of a prompt are compared: as many as the engine has room for."""
+    return min(NUM_GREEDY_TOKENS, manifest.limits.max_seq_len - len(prompt.ids))
+
+
+def _greedy_answers(config: EngineConfig, manifest: Manifest, prompts: list[Prompt]) -> dict[str, list[int]]:
+    """What the ranks answer to every prompt, step by step, in batches no larger than the engine serves."""
+    num_slots = min(len(prompts), manifest.limits.max_batch_size)
+    with open_ranks(config, "float32", num_slots=num_slots) as executor:
+        answers = greedy_together(
+            executor,
+            [prompt.ids for prompt in prompts],
+            num_tokens=[_num_tokens(manifest, prompt) for prompt in prompts],
+            num_slots=num_slots,
+        )
+    return {prompt.name: tokens for prompt, tokens in zip(prompts, answers, strict=True)}
+
+
+@torch.inference_mode()
+def _confirm(model: Any, prompt: Prompt, tokens: tuple[int, ...]) -> Expected | None:
+    """The answer, when the model chooses each of its tokens after those before; None when it does not."""
+    output = model(torch.tensor([[*prompt.ids, *tokens[:-1]]]), use_cache=False)
+    logits = output.logits[0].float()
+    chosen = logits[len(prompt.ids) - 1 :].argmax(-1)
+    return Expected(prompt, tokens, logits) if chosen.tolist() == list(tokens) else None
 
 
 @torch.inference_mode()
@@ -186,9 +227,11 @@ def _expect(model: Any, prompt: Prompt, *, num_tokens: int) -> Expected:
 
 
 @contextmanager
-def open_ranks(config: EngineConfig, compute_dtype: str) -> Iterator[Executor]:
+def open_ranks(config: EngineConfig, compute_dtype: str, *, num_slots: int = 1) -> Iterator[Executor]:
     """The ranks of an engine in one process, for as long as the context lasts."""
-    executor = open_executor(config, kind="lockstep", device="auto", compute_dtype=compute_dtype, num_slots=1)
+    executor = open_executor(
+        config, kind="lockstep", device="auto", compute_dtype=compute_dtype, num_slots=num_slots
+    )
     try:
         yield executor
     finally:
@@ -203,9 +246,8 @@ def forced_logits(item: Expected, executor: Executor) -> Tensor:
     return logits
 
 
-def _compare(item: Expected, executor: Executor) -> _Difference:
+def _compare(item: Expected, executor: Executor, *, found: Sequence[int]) -> _Difference:
     logits = forced_logits(item, executor)
-    found = greedy(executor, list(item.prompt.ids), len(item.tokens))
     equal = [ours == theirs for ours, theirs in zip(found, item.tokens, strict=True)]
     first_miss = equal.index(False) if False in equal else len(equal)
     problems = _deviations(item, logits, executor)

@@ -6,13 +6,15 @@ It does not make engines, run them, or say whether their answers are right.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tpforge.errors import InputRefused
-from tpforge.manifest import Manifest
+from tpforge.manifest import FileRecord, Manifest
 from tpforge.outputs.atomic import hash_file, os_errors, remove_output, write_into
+from tpforge.processors import usable_processors
 
 MANIFEST_NAME = "engine.json"
 SCHEMA_VERSION = 1
@@ -66,17 +68,26 @@ def _parse(path: Path) -> Manifest:
 
 
 def check_files(engine_dir: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files that the manifest lists: missing, or another size or SHA-256; sorted."""
-    problems = []
-    for record in manifest.files:
-        path = engine_dir / record.path
-        if not path.is_file():
-            problems.append(f"{record.path}: missing")
-        elif path.stat().st_size != record.size:
-            problems.append(f"{record.path}: {path.stat().st_size} bytes, engine.json says {record.size}")
-        elif (found := hash_file(path, relative_to=engine_dir).sha256) != record.sha256:
-            problems.append(f"{record.path}: SHA-256 {found}, engine.json says {record.sha256}")
-    return sorted(problems)
+    """What is wrong with the files that the manifest lists: missing, or another size or SHA-256; sorted.
+
+    Files are hashed side by side, as many as this process has processors: hashlib holds no other thread up.
+    """
+    large_first = sorted(manifest.files, key=lambda record: record.size, reverse=True)
+    with ThreadPoolExecutor(usable_processors()) as pool:
+        found = pool.map(lambda record: _problem(engine_dir, record), large_first)
+        return sorted(problem for problem in found if problem is not None)
+
+
+def _problem(engine_dir: Path, record: FileRecord) -> str | None:
+    """What is wrong with one file."""
+    path = engine_dir / record.path
+    if not path.is_file():
+        return f"{record.path}: missing"
+    if (size := path.stat().st_size) != record.size:
+        return f"{record.path}: {size} bytes, engine.json says {record.size}"
+    if (sha256 := hash_file(path, relative_to=engine_dir).sha256) != record.sha256:
+        return f"{record.path}: SHA-256 {sha256}, engine.json says {record.sha256}"
+    return None
 
 
 def list_engines(root: Path) -> list[tuple[Path, Manifest]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from engines.parity import LOGIT_TOLERANCE, measure_parity
+from engines import parity as parity_module
+from engines.parity import LOGIT_TOLERANCE, NUM_GREEDY_TOKENS, expectations, load_prompts, measure_parity
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
+from engines.reference.cache import LayerCache
+from engines.transformers_model import load_transformers
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.dtypes import DType
 from tpforge.manifest import GoldenAnswer
@@ -65,6 +69,74 @@ def test_a_wrong_shard_is_caught_by_the_logits(tmp_path: Path, damage: Callable[
     assert "largest logit error" in parity.problems[-1]
     assert parity.problems[0].startswith("prompt 'easy': logits off by up to ")
     assert "computed again, the ranks change by " in parity.problems[0]
+
+
+def test_transformers_is_asked_once_a_prompt_and_all_of_it_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of what is checked: each position of each prompt and answer, each greedy token."""
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
+    lengths = count_lengths(monkeypatch)
+    messages: list[str] = []
+    parity, golden = measure_parity(engine, manifest, source_path=source, progress=messages.append)
+    prompts = load_prompts(engine / "tokenizer", manifest=manifest)
+    counts = [min(NUM_GREEDY_TOKENS, manifest.limits.max_seq_len - len(one.ids)) for one in prompts]
+    assert lengths == [len(one.ids) + count - 1 for one, count in zip(prompts, counts, strict=True)]
+    assert parity.num_positions == sum(lengths)
+    assert parity.num_prompts == len(golden) == len(prompts)
+    assert parity.num_greedy_tokens == sum(counts)
+    assert "ranks: greedy tokens of every prompt, step by step" in messages
+
+
+def count_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens of each call of the transformers model, from now on."""
+    lengths: list[int] = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        model = load_transformers(*args, **options)
+        model.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+        return model
+
+    monkeypatch.setattr(parity_module, "load_transformers", load)
+    return lengths
+
+
+@pytest.mark.parametrize("place", [0, 5, NUM_GREEDY_TOKENS - 1])
+def test_a_token_that_transformers_would_not_choose_never_becomes_its_answer(
+    tmp_path: Path, place: int
+) -> None:
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
+    prompts = load_prompts(engine / "tokenizer", manifest=manifest)[:2]
+    model = load_transformers(source, manifest)
+    right = expectations(model, manifest, prompts, progress=lambda _: None)
+    said = {item.prompt.name: list(item.tokens) for item in right}
+    said[prompts[0].name][place] = (said[prompts[0].name][place] + 1) % manifest.model.vocab_size
+    messages: list[str] = []
+    found = expectations(model, manifest, prompts, proposed=said, progress=messages.append)
+    assert [item.tokens for item in found] == [item.tokens for item in right]
+    for ours, theirs in zip(found, right, strict=True):
+        assert torch.allclose(ours.logits, theirs.logits, atol=1e-5)
+    assert [message.rsplit(", ", 1)[1] for message in messages] == ["step by step", "in one pass"]
+
+
+def test_ranks_that_go_wrong_only_when_they_decode_are_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a KV cache that is read at the wrong place: one pass over all tokens never reads it."""
+    engine, manifest, source = write_tiny_engine(tmp_path, tp_size=2)
+    right = LayerCache.write_tokens
+
+    def write(
+        self: LayerCache, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor | None = None
+    ) -> None:
+        right(self, slots, positions, 8 * keys.flip(-1), None if values is None else -8 * values)
+
+    monkeypatch.setattr(LayerCache, "write_tokens", write)
+    parity, _ = measure_parity(engine, manifest, source_path=source, progress=lambda _: None)
+    assert parity.max_abs_logit_error < LOGIT_TOLERANCE
+    assert not parity.passed
+    assert parity.num_greedy_equal < parity.num_greedy_tokens
+    assert any(": greedy token " in problem for problem in parity.problems)
 
 
 def test_bfloat16_engines_are_compared_with_the_source_rounded_alike(tmp_path: Path) -> None:

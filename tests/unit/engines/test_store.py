@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from engines import store
 from tests.support.records import manifest_of
 from tests.support.stores import write_engine
 from tpforge.errors import InputRefused
+from tpforge.manifest import FileRecord
+from tpforge.outputs.atomic import hash_file
 from tpforge.outputs.written import write_record
 
 
@@ -91,6 +94,25 @@ def test_a_missing_a_shortened_and_a_changed_file_are_each_named(tmp_path: Path)
     assert store.check_files(engine, store.read_manifest(engine)) == [
         "checkpoint/rank0.safetensors: 255 bytes, engine.json says 256"
     ]
+
+
+def test_files_are_hashed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hash waits for the other: one after another they would never end."""
+    engine = write_engine(tmp_path)
+    both = threading.Barrier(2, timeout=30)
+    begun: list[str] = []
+
+    def hash_together(path: Path, *, relative_to: Path) -> FileRecord:
+        begun.append(path.name)
+        both.wait()
+        return hash_file(path, relative_to=relative_to)
+
+    monkeypatch.setattr(store, "hash_file", hash_together)
+    monkeypatch.setattr(store, "usable_processors", lambda: 2)
+    manifest = store.read_manifest(engine)
+    assert store.check_files(engine, manifest) == []
+    sizes = {Path(record.path).name: record.size for record in manifest.files}
+    assert sorted(begun) == sorted(sizes)
 
 
 def test_engines_are_listed_by_name_and_other_folders_passed_over(tmp_path: Path) -> None:
