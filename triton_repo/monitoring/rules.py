@@ -21,6 +21,17 @@ _LOADED_GPU = (
     " nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes > 0.1"
 )
 """GPUs that hold a rank: a server also reports those of its machine that it does not use."""
+_USED = f"({called('nv_inference_request_success')}) > 0.2"
+"""More requests/s than our probes send (9 a minute): whose median is of users, and not of the canary."""
+_WRITES = "sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 1"
+"""More tokens/s than answer our probes."""
+_HELD = (
+    "sum by (engine, instance) "
+    "(min_over_time(nv_trt_llm_request_metrics{request_type=~'active|waiting'}[10m])) > 0"
+    " or sum by (engine, instance) (min_over_time(nv_inference_pending_request_count[10m])) > 0"
+)
+# Streams count at postprocessing for each token; preprocessing goes on while the generator hangs.
+_PROGRESS = 'sum by (engine, instance) (increase(nv_inference_request_success{model!="preprocessing"}[10m]))'
 RECORDS = {
     "tpforge:request_ms:mean1m": f"({called('nv_inference_request_duration_us')}) / 1000"
     f" / (({called('nv_inference_request_success')}) > 0)",
@@ -37,6 +48,8 @@ RECORDS = {
     "tpforge:ms_per_token:mean1m": "sum by (engine, instance) "
     '(nv_trt_llm_request_metrics{request_type="active"}) * 1000'
     " / (sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 0)",
+    "tpforge:request_ms_used:mean1m": f"tpforge:request_ms:mean1m and on (engine, instance) ({_USED})",
+    "tpforge:ms_per_token_used:mean1m": f"tpforge:ms_per_token:mean1m and on (engine, instance) ({_WRITES})",
     "tpforge:gpu_imbalance": f"max by (engine, instance) ({_LOADED_GPU})"
     f" - min by (engine, instance) ({_LOADED_GPU})",
 }
@@ -77,7 +90,8 @@ ALERTS = (
     Alert(
         "TpforgeGenerationSlow",
         "slow-communication",
-        "tpforge:ms_per_token:mean1m > 2 * quantile_over_time(0.5, tpforge:ms_per_token:mean1m[1d])",
+        "tpforge:ms_per_token_used:mean1m"
+        " > 2 * quantile_over_time(0.5, tpforge:ms_per_token_used:mean1m[1d])",
         "15m",
         "warning",
         "A token takes {{ $value | humanize }} ms, more than twice the day's median.",
@@ -123,6 +137,15 @@ ALERTS = (
         "Read its log; go back to the fallback engine with `tpforge promote`.",
     ),
     Alert(
+        "TpforgeModelStuck",
+        "does-not-load",
+        f"({_HELD}) and on (engine, instance) ({_PROGRESS}) == 0",
+        "2m",
+        "critical",
+        "{{ $value }} requests are held by {{ $labels.instance }}, and none went on for 10 minutes.",
+        "Read its log, then start it again: a rank hangs, or waits for one that is gone.",
+    ),
+    Alert(
         "TpforgeRequestsFail",
         "does-not-load",
         f"({_FAILED}) / ((({_FAILED}) + ({_ANSWERED})) > 0) > 0.01",
@@ -143,7 +166,7 @@ ALERTS = (
     Alert(
         "TpforgeLatencySpikes",
         "latency-spikes",
-        "tpforge:request_ms:mean1m > 3 * quantile_over_time(0.5, tpforge:request_ms:mean1m[1d])",
+        "tpforge:request_ms_used:mean1m > 3 * quantile_over_time(0.5, tpforge:request_ms_used:mean1m[1d])",
         "10m",
         "warning",
         "Requests take {{ $value | humanize }} ms, more than three times the day's median.",

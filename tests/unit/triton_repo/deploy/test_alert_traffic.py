@@ -39,6 +39,26 @@ def failed(reason: str, *, a_minute: int) -> list[dict[str, str]]:
     return [series("nv_inference_request_failure", labels, f"0+{a_minute}x60")]
 
 
+def held(kind: str, values: str) -> list[dict[str, str]]:
+    """Requests of a generator, as TensorRT-LLM's backend and the reference runtime report them."""
+    return [series("nv_trt_llm_request_metrics", f'{ONE},request_type="{kind}"', values)]
+
+
+def a_night_and_a_morning() -> list[dict[str, str]]:
+    """Seven hours of nine canaries a minute, of 20 ms and a token; then 60 requests a minute, of 3 s."""
+    night, morning = 420, 60
+    counts = {
+        "nv_inference_request_success": (9, 60),
+        "nv_inference_request_duration_us": (9 * 20_000, 60 * 3_000_000),
+        "nv_llm_output_token_len_sum": (9, 60 * 60),
+    }
+    found = [
+        series(name, f'{ONE},model="ensemble"', f"0+{few}x{night} {few * night + many}+{many}x{morning}")
+        for name, (few, many) in counts.items()
+    ]
+    return [*found, *held("active", f"0x{night} 3x{morning}")]
+
+
 def queued(model: str, *, us_a_minute: int) -> list[dict[str, str]]:
     return [series("nv_inference_queue_duration_us", f'{ONE},model="{model}"', f"0+{us_a_minute}x60")]
 
@@ -61,7 +81,38 @@ FIRES = {
         [*answered(a_minute=0), *failed("OTHER", a_minute=20)],
     ),
 }
+FIRES |= {
+    "a crash loop": ("TpforgeServerRestarts", [series("up", ONE, "1x5 0x2 1x1 0x2 1x1 0x2 1x1 0x2 1x40")]),
+    "a crash loop in which it never comes up again": ("TpforgeServerDown", [series("up", ONE, "1x5 0x55")]),
+    "a stuck model, whose tokenizer goes on": (
+        "TpforgeModelStuck",
+        [
+            *held("active", "0x3 2x57"),
+            series("nv_inference_request_success", f'{ONE},model="ensemble"', "50x60"),
+            series("nv_inference_request_success", f'{ONE},model="preprocessing"', "0+1x60"),
+        ],
+    ),
+    "a stuck model behind which Triton queues": (
+        "TpforgeModelStuck",
+        [
+            series("nv_inference_pending_request_count", f'{ONE},model="tensorrt_llm"', "0x3 4x57"),
+            series("nv_inference_request_success", f'{ONE},model="tensorrt_llm"', "50x60"),
+        ],
+    ),
+}
 SILENT = {
+    "one long stream": (
+        "TpforgeModelStuck",
+        [
+            *held("active", "1x60"),
+            series("nv_inference_request_success", f'{ONE},model="ensemble"', "50x60"),
+            series("nv_inference_request_success", f'{ONE},model="postprocessing"', "0+1500x60"),
+        ],
+    ),
+    "nobody asks": (
+        "TpforgeModelStuck",
+        [*held("active", "0x60"), series("nv_inference_request_success", f'{ONE},model="ensemble"', "50x60")],
+    ),
     "clients cancel a third": (
         "TpforgeRequestsFail",
         [*answered(a_minute=80), *failed("CANCELED", a_minute=40), *failed("OTHER", a_minute=0)],
@@ -90,8 +141,15 @@ SILENT = {
 }
 
 
-def firing(alert: str, given: list[dict[str, str]], *, times: int, folder: Path) -> str:
-    """What promtool says when so many series of the alert are expected to fire within the hour."""
+def firing(
+    alert: str,
+    given: list[dict[str, str]],
+    *,
+    times: int,
+    folder: Path,
+    minutes: tuple[int, ...] = (20, 25, 30, 35),
+) -> str:
+    """What promtool says when so many series of the alert are expected to fire at these minutes."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
     looked = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
@@ -104,8 +162,7 @@ def firing(alert: str, given: list[dict[str, str]], *, times: int, folder: Path)
                 "interval": "1m",
                 "input_series": given,
                 "promql_expr_test": [
-                    {"expr": looked, "eval_time": f"{minute}m", "exp_samples": expected}
-                    for minute in (20, 25, 30, 35)
+                    {"expr": looked, "eval_time": f"{minute}m", "exp_samples": expected} for minute in minutes
                 ],
             }
         ],
@@ -128,3 +185,9 @@ def test_an_alert_fires_on_what_users_feel(case: str, tmp_path: Path) -> None:
 def test_an_alert_sleeps_through_what_is_no_failure(case: str, tmp_path: Path) -> None:
     alert, given = SILENT[case]
     assert firing(alert, given, times=0, folder=tmp_path) == ""
+
+
+@pytest.mark.parametrize("alert", ["TpforgeLatencySpikes", "TpforgeGenerationSlow"])
+def test_a_morning_after_a_night_of_canaries_is_no_spike(alert: str, tmp_path: Path) -> None:
+    minutes = tuple(range(410, 480, 5))
+    assert firing(alert, a_night_and_a_morning(), times=0, folder=tmp_path, minutes=minutes) == ""

@@ -88,6 +88,13 @@ SERIES: dict[str, tuple[list[dict[str, str]], str]] = {
     "TpforgeServerDoesNotStart": ([{"series": f"up{LABELS}}}", "values": "0x100"}], "95m"),
     # No request was served between two ends: the counters of such a server stay at 0.
     "TpforgeServerRestarts": ([{"series": f"up{LABELS}}}", "values": "1x5 0x5 1x5 0x5 1x5"}], "25m"),
+    "TpforgeModelStuck": (
+        [
+            {"series": f'nv_trt_llm_request_metrics{LABELS},request_type="active"}}', "values": "2x30"},
+            {"series": f'nv_inference_request_success{LABELS},model="ensemble"}}', "values": "7x30"},
+        ],
+        "20m",
+    ),
     "TpforgeRequestsFail": (
         [
             {
