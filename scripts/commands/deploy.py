@@ -12,7 +12,7 @@ from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, out_option
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
-TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "kserve", "slurm")
+TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "kserve", "slurm")
 
 
 @click.command("deploy")
@@ -70,6 +70,13 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "kserve", "slurm"
 @click.option(
     "--env", "environment", multiple=True, metavar="NAME=VALUE", help="For the ranks, as NCCL_DEBUG=INFO."
 )
+@click.option(
+    "--router-mode",
+    type=click.Choice(["round-robin", "random", "power-of-two", "least-loaded", "kv"]),
+    help="dynamo: how its front chooses a worker.  [default: round-robin]",
+)
+@click.option("--prefill-workers", type=SIZE, help="dynamo: workers that compute prompts only.")
+@click.option("--decode-workers", type=SIZE, help="dynamo: workers that answer, beside those.")
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
 @click.option("--partition", help="Slurm: the partition.")
 @click.option("--account", help="Slurm: the account that pays.")

@@ -10,6 +10,10 @@ example/prometheus-operator-crd/, both read whole: ServiceMonitor 0.84.1 (commit
 0.82.2 (commit 01fad0d6).
 The package kserve 0.21.0, kserve/models: attribute_map and openapi_types of V1alpha1ServingRuntimeSpec,
 V1alpha1SupportedModelFormat, V1beta1PredictorSpec (a pod's spec, and more) and V1beta1ModelSpec.
+ai-dynamo/dynamo, deploy/operator/api/v1beta1: dynamographdeployment_types.go (commit 0fddc01b),
+dynamocomponentdeployment_types.go (commit 006b6e10), common_types.go (commit 61e5243c), whose markers
+controller-gen turns into the CRD; that a pod template holds a container `main` with an image is said there
+in words.
 """
 
 from __future__ import annotations
@@ -136,6 +140,44 @@ _PREDICTOR = closed(
         ),
     }
 )
+_NAME = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 63,
+    "pattern": "^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$",
+}
+_MAIN = {
+    "type": "object",
+    "properties": {"name": {"const": "main"}, "image": {"type": "string", "minLength": 1}},
+    "required": ["name", "image"],
+}
+_DYNAMO_POD = {
+    "type": "object",
+    "properties": {
+        "spec": {
+            "type": "object",
+            "properties": {"containers": {"type": "array", "contains": _MAIN}},
+            "required": ["containers"],
+        }
+    },
+    "required": ["spec"],
+}
+_COMPONENT = closed(
+    {
+        "name": _NAME,
+        "type": {"enum": ["frontend", "worker", "prefill", "decode", "planner", "epp"]},
+        "runtimeVersionOverride": {"type": "string", "pattern": r"^(0|[1-9]\d{0,3})(\.(0|[1-9]\d{0,3})){2}$"},
+        "globalDynamoNamespace": {"type": "boolean"},
+        "podTemplate": _DYNAMO_POD,
+        "replicas": COUNT,
+        "minAvailable": {"type": "integer", "minimum": 1},
+        "multinode": closed({"nodeCount": {"type": "integer", "minimum": 2}}, "nodeCount"),
+        "sharedMemorySize": {"type": "string", "pattern": "^[0-9]+(Mi|Gi)?$"},
+        "scalingAdapter": closed({}),
+    },
+    "name",
+    "podTemplate",
+)
 SCHEMAS: dict[str, Schema] = {
     "ServingRuntime": kind("serving.kserve.io/v1alpha1", "ServingRuntime", _SERVING_RUNTIME),
     "InferenceService": kind(
@@ -179,6 +221,20 @@ SCHEMAS: dict[str, Schema] = {
             },
             "endpoints",
             "selector",
+        ),
+    ),
+    "DynamoGraphDeployment": kind(
+        "nvidia.com/v1beta1",
+        "DynamoGraphDeployment",
+        closed(
+            {
+                "annotations": TEXTS,
+                "labels": TEXTS,
+                "priorityClassName": TEXT,
+                "components": {**several(_COMPONENT), "maxItems": 25},
+                "env": several({"type": "object"}),
+                "backendFramework": {"enum": ["sglang", "vllm", "trtllm"]},
+            }
         ),
     ),
     "PrometheusRule": kind("monitoring.coreos.com/v1", "PrometheusRule", closed({"groups": several(_GROUP)})),

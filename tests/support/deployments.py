@@ -1,4 +1,4 @@
-"""The four deployments whose files are held in tests/golden/deploy, from manifests of real shapes.
+"""The deployments whose files are held in tests/golden/deploy, from manifests of real shapes.
 
 The sizes of files are those of 16-bit weights; nothing is built.
 """
@@ -49,6 +49,28 @@ def llama(
             for rank in range(mapping.world_size)
         ),
         **fields,
+    )
+
+
+def deepseek() -> Manifest:
+    """DeepSeek-V3.2 over two nodes of 8 GPUs; sizes of its config.json, as far as they matter here."""
+    model = model_of(
+        vocab_size=129280,
+        hidden_size=7168,
+        num_layers=61,
+        max_position_embeddings=163840,
+        attention=AttentionSpec(num_heads=128, num_kv_heads=128, head_size=128),
+        mlp=MlpSpec(intermediate_size=18432, activation="silu"),
+    )
+    return manifest_of(
+        name="DeepSeek-V3.2-tp16-pytorch",
+        model=model,
+        mapping=Mapping(tp_size=16),
+        padding=plan_padding(model, tp_size=16),
+        limits=Limits(max_batch_size=64, max_input_len=16384, max_seq_len=32768),
+        files=(FileRecord(path="model/model.safetensors", size=689_500_000_000, sha256="cd" * 32),),
+        runtime="pytorch",
+        llm_api=LlmApi(trtllm="1.3.0rc29", arguments={}, sm=90),
     )
 
 
@@ -103,7 +125,34 @@ MANIFESTS: dict[str, Manifest] = {
         num_bytes=811_706_155_008,
         **LLAMA70,
     ),
+    "llama70b-dynamo": llama(
+        "Llama-3.3-70B-Instruct-tp4-pytorch",
+        layers=80,
+        hidden=8192,
+        heads=64,
+        mapping=Mapping(tp_size=4),
+        num_bytes=141_107_412_992,
+        runtime="pytorch",
+        llm_api=LlmApi(trtllm="1.3.0rc29", arguments={}, sm=90),
+    ),
+    "deepseek-v32-dynamo": deepseek(),
+    "llama8b-dynamo": llama(
+        "Llama-3.1-8B-Instruct-tp1-trt",
+        layers=32,
+        hidden=4096,
+        heads=32,
+        mapping=Mapping(),
+        num_bytes=16_060_522_496,
+        **LLAMA70,
+    ),
 }
+DYNAMO_IMAGE = "nvcr.io/nvidia/ai-dynamo/tensorrtllm-runtime:1.6.1"
+DYNAMO_OPTIONS: dict[str, dict[str, Any]] = {
+    "llama70b-dynamo": {"image": DYNAMO_IMAGE, "replicas": 2, "router_mode": "kv"},
+    "deepseek-v32-dynamo": {"image": DYNAMO_IMAGE, "prefill_workers": 2, "decode_workers": 1},
+    "llama8b-dynamo": {"image": "registry.example/dynamo-triton:26.08"},
+}
+"""What the golden files of target dynamo are asked for, by case."""
 CASES: tuple[tuple[str, str], ...] = (
     ("smollm2-reference", "kserve"),
     ("llama70b-tensorrt", "kserve"),
@@ -122,6 +171,7 @@ CASES: tuple[tuple[str, str], ...] = (
     ("llama70b-pytorch", "slurm"),
     ("llama405b-tensorrt", "multi-node"),
     ("llama405b-tensorrt", "slurm"),
+    *((case, "dynamo") for case in DYNAMO_OPTIONS),
 )
 
 
@@ -136,7 +186,8 @@ def options_for(target: str) -> DeployOptions:
 
 def deployment_of(case: str, target: str, **changes: Any) -> Deployment:
     manifest = MANIFESTS[case]
-    options = options_for(target).model_copy(update=changes)
+    of_case = DYNAMO_OPTIONS.get(case, {}) if target == "dynamo" else {}
+    options = options_for(target).model_copy(update={**of_case, **changes})
     folder = Path("/data/out") / manifest.name / "engine"
     found = plan_deployment(folder, manifest, options)
     return found.model_copy(update={"warnings": crossing_warnings(found, manifest)})

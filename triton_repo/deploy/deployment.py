@@ -49,6 +49,11 @@ Cidr = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 Taint = Annotated[str, Field(pattern=r"^[\w./-]+(=[\w.-]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+RouterMode = Literal["round-robin", "random", "power-of-two", "least-loaded", "kv"]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class DeployOptions(Record):
@@ -63,7 +68,8 @@ class DeployOptions(Record):
     its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
     `allow_from` are addresses of clients outside the namespace. `surge` is how many pods a rollout may add;
     with none, an old pod goes before its successor starts. `monitor_labels` are those by which the cluster's
-    Prometheus finds what it watches.
+    Prometheus finds what it watches. Of Dynamo: `router_mode` is how its front chooses a worker,
+    `prefill_workers` and `decode_workers` divide those into ones for prompts and ones for answers.
     """
 
     image: str | None = None
@@ -96,6 +102,9 @@ class DeployOptions(Record):
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
+    router_mode: RouterMode | None = Field(default=None, exclude_if=_is_none)
+    prefill_workers: Size | None = Field(default=None, exclude_if=_is_none)
+    decode_workers: Size | None = Field(default=None, exclude_if=_is_none)
     container: Literal["pyxis", "modules"] = "pyxis"
     modules: tuple[str, ...] = ()
     time_limit: str = "24:00:00"

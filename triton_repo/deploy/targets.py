@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tpforge.errors import InputRefused, UsageError
 from triton_repo.deploy.compose import compose_files
 from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.kubernetes.dynamo import dynamo_files
 from triton_repo.deploy.kubernetes.helm import helm_files
 from triton_repo.deploy.kubernetes.kserve import kserve_files
 from triton_repo.deploy.kubernetes.leaderworkerset import leaderworkerset_files
@@ -41,6 +42,7 @@ TARGETS = {
             ),
         ),
         Target("multi-node", leaderworkerset_files, ("kubectl", "apply", "--kustomize", ".")),
+        Target("dynamo", dynamo_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("kserve", kserve_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("slurm", slurm_files, ("sbatch", "job.sh")),
     )

@@ -1,4 +1,4 @@
-"""LeaderWorkerSet, ServiceMonitor and PrometheusRule hold their own APIs' fields; their pods, Kubernetes'."""
+"""Custom kinds hold their own APIs' fields; the pods of a LeaderWorkerSet, Kubernetes'."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def found() -> Found:
     """The custom objects of every golden deployment, by kind."""
     by_kind: Found = {name: [] for name in SCHEMAS}
     for case, target in CASES:
-        if target in ("kubernetes", "multi-node", "kserve"):
+        if target in ("kubernetes", "multi-node", "dynamo", "kserve"):
             for document in documents(target_files(target, deployment_of(case, target))):
                 if document["kind"] in SCHEMAS:
                     by_kind[document["kind"]].append(document)
@@ -62,6 +62,14 @@ def test_the_pods_of_a_leader_worker_set_are_valid_pods(release: str, found: Fou
             "x",
             "was unexpected",
         ),
+        ("DynamoGraphDeployment", ("spec", "components", 0, "type"), "router", "is not one of"),
+        (
+            "DynamoGraphDeployment",
+            ("spec", "components", 1, "multinode"),
+            {"nodeCount": 1},
+            "less than the min",
+        ),
+        ("DynamoGraphDeployment", ("spec", "services"), {}, "'services' was unexpected"),
         ("ServiceMonitor", ("spec", "endpoints", 0, "interval"), "15", "does not match"),
         ("ServiceMonitor", ("spec", "endpoints", 0, "relabelings", 0, "target_label"), "x", "unexpected"),
         ("PrometheusRule", ("spec", "groups", 0, "rules", 0, "labels"), {"a": 1}, "is not of type 'string'"),
