@@ -26,7 +26,7 @@ from tpforge.outputs.atomic import os_errors
 from tpforge.progress import Progress
 from tpforge.records import Record
 from tpforge.units import format_seconds
-from triton_repo.serve import processes, state
+from triton_repo.serve import processes, state, triton_log
 from triton_repo.serve.companions import Companion, Companions, companions_mark
 from triton_repo.serve.guard import guarded
 from triton_repo.serve.heartbeat import Heartbeat, start_canary
@@ -56,6 +56,7 @@ from triton_repo.serve.tritonserver import (
 WATCH_S = 0.2
 MAX_FAILURES = 5
 FAILURE_WINDOW_S = 300.0
+_CHANCES = 2
 _GRACE_S = 5.0
 """How long a server may take to end by itself, beyond the time that requests in flight have."""
 
@@ -183,13 +184,17 @@ class Supervisor:
                 self._wait_ready(start)
                 self._start_companions()
             except TpforgeError as error:
-                if self._state.seconds_to_ready is None:
-                    raise  # It has never worked: trying again would only hide why.
                 cause = str(error)
+                if self._state.seconds_to_ready is None and not self._died_by_chance(cause):
+                    raise  # It has never worked: trying again would only hide why.
             else:
                 self._say_ready(time.monotonic() - begun)
                 cause = self._watch(start)
             self._restart_after(cause)
+
+    def _died_by_chance(self, cause: str) -> bool:
+        """Whether a first start died of what the next one need not die of; believed twice."""
+        return triton_log.DIES_BY_CHANCE in cause and len(self._failures) < _CHANCES
 
     def _start_companions(self) -> None:
         """Start those that do not run; the first time, until each answers."""

@@ -16,6 +16,11 @@ _LOADED = re.compile(r"\"successfully loaded '([^']+)'")
 _WHERE = re.compile(r"\s*\n+At:\n\s+(\S+)\((\d+)\): .*", re.DOTALL)
 _NUM_LAST_LINES = 5
 
+DIES_BY_CHANCE = "boost::interprocess::lock_exception"
+"""Triton's Python backend aborts so now and then when models start side by side on a busy machine; the next
+start need not. Reports: triton-inference-server/server 8882, tensorrtllm_backend 349 and 521.
+"""
+
 
 @dataclass(frozen=True)
 class _Rule:
