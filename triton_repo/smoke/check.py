@@ -22,7 +22,12 @@ CheckStatus = Literal["pass", "fail", "skip"]
 NUM_TOKENS = 16
 """Tokens of an ordinary answer: enough to stream, few enough for a slow machine."""
 
-CANARY_TOKENS = 4
+CANARY_TOKENS = 2
+"""Enough to show that a prompt is read and a step decoded: it is asked after each refusal."""
+
+TOGETHER_TOKENS = 8
+"""Tokens of answers that are computed beside others: several steps, in which a batch is one."""
+
 AUTO_COMPUTE_DTYPE = DType.FLOAT32
 """What the reference runtime computes in when its config says `auto`."""
 _DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from triton_repo.client.client import RequestCancelled, Stream, new_request_id, prompt_tensors
 from triton_repo.client.wire import tensor
-from triton_repo.smoke.check import Skipped, Target, expect, expect_equal
+from triton_repo.smoke.check import TOGETHER_TOKENS, Skipped, Target, expect, expect_equal
 from triton_repo.smoke.metrics import ActiveRequests
 
 FREED_WITHIN_S = 2.0
@@ -28,7 +28,7 @@ def check_batch(target: Target, model: str) -> None:
     prompts = target.prompts[: min(3, room)]
     if len(prompts) < 2:
         raise Skipped(f"max_batch_size of {model} is {room}")
-    count = min(target.num_decisive(prompt) for prompt in prompts)
+    count = min(TOGETHER_TOKENS, *(target.num_decisive(prompt) for prompt in prompts))
     alone = tuple(target.alone(prompt, num_tokens=count) for prompt in prompts)
     together = target.client.generate_batch(prompts, max_tokens=count, model=model)
     expect_equal(together, alone, what=f"answers of a request with {len(prompts)} prompts")
@@ -38,7 +38,7 @@ def check_concurrency(target: Target, model: str) -> None:
     """Clients that ask at the same time get the answers that they get alone."""
     several = target.prompts[:_NUM_PROMPTS]
     prompts = [several[index % len(several)] for index in range(target.num_clients)]
-    counts = [target.num_decisive(prompt) for prompt in prompts]
+    counts = [min(TOGETHER_TOKENS, target.num_decisive(prompt)) for prompt in prompts]
 
     def ask(prompt: str, count: int) -> str:
         return target.client.generate(prompt, max_tokens=count, model=model).text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import cast
 from xml.etree import ElementTree
 
@@ -22,8 +23,8 @@ from tests.support.servers.fake_server import (
 from tpforge.manifest import GoldenAnswer, Limits, Manifest
 from triton_repo.client.client import ServerUnreachable
 from triton_repo.client.metrics import parse_metrics
-from triton_repo.smoke import CheckResult, SmokeReport, run_smoke, traffic
-from triton_repo.smoke.check import Check, Skipped, Target
+from triton_repo.smoke import CheckResult, SmokeReport, malformed, run_smoke, traffic
+from triton_repo.smoke.check import CANARY_TOKENS, TOGETHER_TOKENS, Check, Skipped, Target
 from triton_repo.smoke.metrics import ActiveRequests, count_active
 from triton_repo.smoke.runner import all_checks, run_checks
 
@@ -62,6 +63,17 @@ def run(name: str, server: FakeServer, *, known: Manifest | None = None) -> Chec
     target = Target(client=server, manifest=known or manifest(), metrics=metrics, num_clients=4)
     (result,) = run_checks((CHECKS[name],), target, on_result=lambda _result: None)
     return result
+
+
+def test_no_check_is_left_out_to_be_faster() -> None:
+    """Counts by model, and the tokens that show a decoded step, and several in a batch."""
+    groups = Counter(name.partition(".")[0] for name in CHECKS)
+    assert groups.pop("ensemble") == 11 + len(malformed.CASES) == 22
+    assert groups.pop("tensorrt_llm_bls") == 7 + 5
+    assert groups.pop("tensorrt_llm") == 2
+    assert groups == {"live": 1, "ready": 1, "models": 1, "contract": 1}
+    assert CANARY_TOKENS >= 2
+    assert TOGETHER_TOKENS >= 4
 
 
 @pytest.mark.parametrize("name", CHECKS)
