@@ -28,7 +28,7 @@ def bill_of(lock: str) -> dict[str, object]:
         address = f"pkg:pypi/{name.lower().replace('_', '-')}@{version}"
         hashes = [{"alg": "SHA-256", "content": found} for found in _HASH.findall(entry)]
         # A release has several files, of which one is installed: the hashes are not the component's own.
-        reference = {"type": "distribution", "url": f"https://pypi.org/project/{name}/{version}/"}
+        reference = {"type": "distribution", "url": address}
         components.append(
             {
                 "type": "library",
