@@ -50,7 +50,7 @@ def complete(line: str, *, shell: str, cwd: Path) -> list[str]:
         ("tpforge engines rm beta al", ["alpha-tp2", "alpha-tp4"]),
         ("tpforge generate --engine b", ["beta"]),
         ("tpforge plan llama-3.1-8", ["llama-3.1-8b"]),
-        ("tpforge plan m --gpu h100", ["h100-sxm", "h100-pcie"]),
+        ("tpforge plan m --gpu h100", ["h100-sxm", "h100-pcie", "h100-nvl"]),
         ("tpforge build m --quantize mx", ["mxfp4"]),
         ("tpforge formats int8_s", ["int8_sq"]),
         ("tpforge build m --runtime te", ["tensorrt"]),

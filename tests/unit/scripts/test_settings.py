@@ -82,7 +82,7 @@ def test_a_container_is_taken_by_the_builds_that_run_in_one_alone(
     main(["build", "/nothing", "--runtime", "tensorrt", "--dry-run"])
     assert "note: --container podman (TPFORGE_CONTAINER)" in capsys.readouterr().err
     main(["build", "/nothing", "--dry-run"])
-    assert "container" not in capsys.readouterr().err
+    assert "--container" not in capsys.readouterr().err
 
 
 def test_config_shows_every_setting_and_where_it_came_from(

@@ -84,7 +84,7 @@ def test_no_token_is_stamped_before_a_real_server_sent_it(tmp_path: Path) -> Non
         target.prepare(PROMPTS)
         await target.open()
         extent = Extent(num_requests=20)
-        found = await run_repetition(target, Closed(2), PROMPTS, extent=extent, interrupt=asyncio.Event())
+        found = await run_repetition(target, Closed(1), PROMPTS, extent=extent, interrupt=asyncio.Event())
         await target.close()
         return found.exchanges
 
