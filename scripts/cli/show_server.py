@@ -8,7 +8,7 @@ from scripts.cli.output import Output
 from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
-    from scripts.flows.launch_facts import Launch
+    from scripts.flows.serving.launch_facts import Launch
     from triton_repo.serve.local import Server
 
 

@@ -133,8 +133,8 @@ def command(
     Exit status 5 when nothing fits, 4 when no hardware could do what is asked; both name what would work.
     """
     from scripts.flows.plan import GpuWishes, LoadWishes, PlanWishes, plan
-    from scripts.flows.plan_recipe import recipe_text
-    from scripts.flows.plan_trace import with_trace
+    from scripts.flows.planning.plan_recipe import recipe_text
+    from scripts.flows.planning.plan_trace import with_trace
     from scripts.reports.plan import plan_text
     from tpforge.plan.record import plan_record
 
@@ -191,7 +191,7 @@ def _apart(plan: Plan, output: Output) -> dict[str, object] | None:
 
 def _second_opinion(program: str, model: str, plan: Plan, output: Output) -> dict[str, object]:
     from builders.blueprint import find_config
-    from scripts.flows.second_opinion import ask, said
+    from scripts.flows.planning.second_opinion import ask, said
 
     output.progress(f"asking {program}")
     opinion = ask(program, plan, config=find_config(model).values)

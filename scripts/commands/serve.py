@@ -14,7 +14,7 @@ from scripts.cli.show_server import print_launch, print_ready
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from scripts.flows.launch_facts import Launch
+    from scripts.flows.serving.launch_facts import Launch
     from tpforge.outputs.places import Places
     from tpforge.recipe import ServeRecipe
     from tpforge.repository_options import TensorrtOptions
@@ -47,8 +47,8 @@ def command(
     memory, driver, versions, ports and files have been checked; --dry-run prints the command and what is
     wrong. From release 1.3 on there is no Triton with TensorRT-LLM: trtllm-serve serves, over OpenAI's HTTP.
     """
-    from scripts.flows.launch import is_launched
-    from scripts.flows.replicas import serve_replicas
+    from scripts.flows.serving.launch import is_launched
+    from scripts.flows.serving.replicas import serve_replicas
     from tpforge.outputs.places import find_engine
     from tpforge.recipe import ServeRecipe
 
@@ -78,7 +78,7 @@ def _serve_launched(
     output: Output, places: Places, recipe: ServeRecipe, security: Security, *, dry_run: bool, detach: bool
 ) -> None:
     """Serve by TensorRT-LLM, or show how it would be."""
-    from scripts.flows.launch import serve_launch
+    from scripts.flows.serving.launch import serve_launch
 
     launch = _planned(output, places, recipe, dry_run=dry_run, security=security)
     if dry_run:
@@ -140,7 +140,7 @@ def _planned(
 ) -> Launch:
     """The launch of an engine by TensorRT-LLM; what is doubtful about it is said."""
     from scripts.flows import serve
-    from scripts.flows.launch import plan_launch
+    from scripts.flows.serving.launch import plan_launch
 
     if not dry_run:
         serve.refuse_running(places)  # Else its own ports would be what is wrong.

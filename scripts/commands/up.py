@@ -67,7 +67,7 @@ def _print_commands(output: Output, recipe: Recipe) -> None:
     from scripts.cli.show_compilation import print_compilation, print_llm_engine
     from scripts.flows.folders import llm_engine
     from scripts.flows.folders.compilation import plan_compilation
-    from scripts.flows.launch import plan_launch
+    from scripts.flows.serving.launch import plan_launch
     from tpforge.outputs.places import Places
 
     if recipe.runtime == "tensorrt":

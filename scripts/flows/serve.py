@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.chat import chat_prompt
-from scripts.flows.front import companions_of, port_base_of
 from scripts.flows.render import fresh_repository
+from scripts.flows.serving.front import companions_of, port_base_of
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.outputs.places import OUT, Places, find_engine
 from tpforge.progress import Progress

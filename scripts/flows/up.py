@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from builders.sources import models
 from engines.store import read_manifest
 from scripts.flows import build, prove
-from scripts.flows.front import ask_openai
-from scripts.flows.launch import is_launched, plan_launch, serve_launch
-from scripts.flows.launch_trtllm_serve import is_trtllm_serve
 from scripts.flows.render import fresh_repository, rendered_of
-from scripts.flows.replicas import serve_replicas
 from scripts.flows.serve import ask, servers, stop_servers
+from scripts.flows.serving.front import ask_openai
+from scripts.flows.serving.launch import is_launched, plan_launch, serve_launch
+from scripts.flows.serving.launch_trtllm_serve import is_trtllm_serve
+from scripts.flows.serving.replicas import serve_replicas
 from scripts.flows.smoke import smoke_openai_server, smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.extras import require_extra

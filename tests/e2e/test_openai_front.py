@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scripts.flows.replicas import num_workers, serve_replicas
 from scripts.flows.serve import servers, stop_servers
+from scripts.flows.serving.replicas import num_workers, serve_replicas
 from scripts.main import main
 from tests.e2e.conftest import Engine, quiet
 from tpforge.errors import VerificationFailed

@@ -21,7 +21,7 @@ from builders.tensorrt.plan import plan_build
 from builders.tensorrt.target import read_facts
 from engines.runtime import find_misfits
 from engines.store import write_manifest
-from scripts.flows.launch import plan_launch
+from scripts.flows.serving.launch import plan_launch
 from tests.support.build_targets import target_of
 from tests.support.hosts import gpu, host_of
 from tests.support.tiny import write_tiny_llama

@@ -263,5 +263,5 @@ def _starts(server: Any) -> Callable[..., Any]:
     def serve_replicas(*_: Any, **__: Any) -> Any:
         return server
 
-    serve_replicas.__module__ = "scripts.flows.replicas"
+    serve_replicas.__module__ = "scripts.flows.serving.replicas"
     return serve_replicas

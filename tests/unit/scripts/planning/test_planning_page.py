@@ -12,7 +12,7 @@ import pytest
 
 from scripts.main import main
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PAGE = ROOT / "docs/planning.md"
 TITLE = "## Ten questions of a platform engineer"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from scripts.flows.launch_facts import (
+from scripts.flows.serving.launch_facts import (
     Launch,
     container_of,
     host_problems,

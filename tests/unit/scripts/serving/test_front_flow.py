@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.front import companions_of, port_base_of, refuse_without_front
+from scripts.flows.serving.front import companions_of, port_base_of, refuse_without_front
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.outputs.places import Places
 from tpforge.recipe import ServeRecipe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.launch_trtllm_serve import chosen_server, plan_trtllm_serve
+from scripts.flows.serving.launch_trtllm_serve import chosen_server, plan_trtllm_serve
 from tests.support.records import manifest_of
 from tpforge.errors import UsageError
 from tpforge.manifest import LlmApi, Manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.second_opinion import parse
+from scripts.flows.planning.second_opinion import parse
 from scripts.main import main
 
 ANSWER = """

@@ -16,7 +16,7 @@ from scripts.main import main
 from scripts.reports import columns
 from scripts.reports.columns import table
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LONG = "needed for --container only, and for the builds of releases that this host has no libraries of"
 
 

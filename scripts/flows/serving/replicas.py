@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from scripts.flows.front import refuse_without_front
 from scripts.flows.serve import serve_engine, stop_servers
+from scripts.flows.serving.front import refuse_without_front
 from tpforge.errors import EnvironmentUnusable
 from tpforge.outputs.places import Places
 from tpforge.progress import Progress

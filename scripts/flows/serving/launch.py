@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.flows.front import companions_of
-from scripts.flows.launch_facts import (
+from scripts.flows.render import fresh_repository, kept_options
+from scripts.flows.serving.front import companions_of
+from scripts.flows.serving.launch_facts import (
     Launch,
     container_of,
     host_problems,
@@ -19,8 +20,7 @@ from scripts.flows.launch_facts import (
     release_of,
     tokenizer_problems,
 )
-from scripts.flows.launch_trtllm_serve import chosen_server, plan_trtllm_serve
-from scripts.flows.render import fresh_repository, kept_options
+from scripts.flows.serving.launch_trtllm_serve import chosen_server, plan_trtllm_serve
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.manifest import Manifest
 from tpforge.outputs.places import Places

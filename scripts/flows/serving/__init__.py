@@ -1,0 +1,1 @@
+"""How a server of an engine is started: TensorRT-LLM's own programs, several alike, a front before them."""
