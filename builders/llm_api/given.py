@@ -13,6 +13,7 @@ from tpforge.errors import UsageError
 from tpforge.trtllm.arguments import Argument, ArgumentTable, check_values, read_value
 from tpforge.trtllm.learned import NAME
 from tpforge.trtllm.llm_changes import reason_gone
+from tpforge.trtllm.typed_values import as_json
 from tpforge.trtllm.versions import Release
 
 _SURE = {
@@ -48,7 +49,7 @@ def read_unchecked(
     """
     rows = {name: one for one in table.arguments for name in (one.name, *one.aliases)}
     owned = {name for name, one in rows.items() if one.owned}
-    values = {name: _plain(value) for name, value in flatten(given, known=()).items()}
+    values = {name: as_json(value) for name, value in flatten(given, known=()).items()}
     problems = [f"{name}: is set by tpforge itself" for name in values if name in owned]
     problems += [f"{name}: is given by --llm-arg too" for name in values if name in own]
     if table.name == NAME:
@@ -156,18 +157,4 @@ def _verdict(name: str, value: Any, table: ArgumentTable) -> str:
 
 
 def _table(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
+    return as_json(value) if isinstance(value, str) and value.lstrip().startswith("{") else value

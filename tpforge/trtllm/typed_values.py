@@ -53,7 +53,7 @@ def read_typed(value: Value, kind: ArgumentType) -> Value:
         case "object":
             return _parsed(value, dict, "a table")
         case "any":
-            return _anything(value)
+            return as_json(value)
     if not isinstance(value, str):
         raise ValueError(f"found {value!r}, expected text")
     return value
@@ -114,7 +114,8 @@ def _sequence(value: Value) -> list[Value]:
     return list(value)
 
 
-def _anything(value: Value) -> Value:
+def as_json(value: Value) -> Value:
+    """What a text says as JSON; the text itself where it says nothing, and any other value as it is."""
     if not isinstance(value, str):
         return value
     try:
