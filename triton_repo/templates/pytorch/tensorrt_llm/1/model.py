@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,20 +73,12 @@ class TritonPythonModel:
         """Answer a request as it is generated; the end is always told."""
         final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         try:
-            if asks_to_stop(_tensors_of(request)):
-                self._stop(request.request_id())
-            asked = self._read(request)
-            output = self._submit(asked, request.request_id())
-            watch = asyncio.ensure_future(self._watch(sender.is_cancelled, output))
-            try:
+            async with self._generation(request, sender.is_cancelled) as (asked, output):
                 if asked.streaming:
                     async for piece in output:
                         sender.send(_response(asked, piece))
                 else:
                     sender.send(_response(asked, await output.aresult()))
-            finally:
-                watch.cancel()
-                self._forget(request.request_id(), output)
         except Exception as error:
             # A request that fails must not take the loop with it.
             sender.send(_error(error), flags=final)
@@ -94,18 +87,25 @@ class TritonPythonModel:
 
     async def _whole(self, request: Any) -> Any:
         try:
-            if asks_to_stop(_tensors_of(request)):
-                self._stop(request.request_id())
-            asked = self._read(request)
-            output = self._submit(asked, request.request_id())
-            watch = asyncio.ensure_future(self._watch(request.is_cancelled, output))
-            try:
+            async with self._generation(request, request.is_cancelled) as (asked, output):
                 return _response(asked, await output.aresult())
-            finally:
-                watch.cancel()
-                self._forget(request.request_id(), output)
         except Exception as error:
             return _error(error)
+
+    @asynccontextmanager
+    async def _generation(self, request: Any, is_cancelled: Any) -> AsyncIterator[tuple[Asked, Any]]:
+        """What a request asks for, and its output: watched, and known by its id until it is left."""
+        request_id = request.request_id()
+        if asks_to_stop(_tensors_of(request)):
+            self._stop(request_id)
+        asked = self._read(request)
+        output = self._submit(asked, request_id)
+        watch = asyncio.ensure_future(self._watch(is_cancelled, output))
+        try:
+            yield asked, output
+        finally:
+            watch.cancel()
+            self._forget(request_id, output)
 
     async def _watch(self, is_cancelled: Any, output: Any) -> None:
         """Abort the generation when the client has gone."""
