@@ -87,9 +87,16 @@ def build_record(trtllm: str = "1.2.1") -> EngineBuild:
 
 
 SMOL = manifest_of(name="SmolLM2-135M-Instruct-tp4", mapping=Mapping(tp_size=4))
-LLAMA70 = {
+LLAMA70: dict[str, Any] = {
     "runtime": "tensorrt",
     "engine_build": build_record(),
+}
+SIZES_70B: dict[str, Any] = {
+    "layers": 80,
+    "hidden": 8192,
+    "heads": 64,
+    "mapping": Mapping(tp_size=4),
+    "num_bytes": 141_107_412_992,
 }
 MANIFESTS: dict[str, Manifest] = {
     "smollm2-reference": SMOL.model_copy(
@@ -99,20 +106,12 @@ MANIFESTS: dict[str, Manifest] = {
     ),
     "llama70b-tensorrt": llama(
         "Llama-3.3-70B-Instruct-tp4",
-        layers=80,
-        hidden=8192,
-        heads=64,
-        mapping=Mapping(tp_size=4),
-        num_bytes=141_107_412_992,
+        **SIZES_70B,
         **LLAMA70,
     ),
     "llama70b-pytorch": llama(
         "Llama-3.3-70B-Instruct-tp4",
-        layers=80,
-        hidden=8192,
-        heads=64,
-        mapping=Mapping(tp_size=4),
-        num_bytes=141_107_412_992,
+        **SIZES_70B,
         runtime="pytorch",
         llm_api=LlmApi(trtllm="1.2.1", arguments={}, sm=90),
     ),
@@ -127,11 +126,7 @@ MANIFESTS: dict[str, Manifest] = {
     ),
     "llama70b-dynamo": llama(
         "Llama-3.3-70B-Instruct-tp4-pytorch",
-        layers=80,
-        hidden=8192,
-        heads=64,
-        mapping=Mapping(tp_size=4),
-        num_bytes=141_107_412_992,
+        **SIZES_70B,
         runtime="pytorch",
         llm_api=LlmApi(trtllm="1.3.0rc29", arguments={}, sm=90),
     ),
