@@ -19,7 +19,7 @@ from tpforge.manifest import Limits, Manifest
 from tpforge.progress import Progress
 
 MOST_TOKENS = 8192
-"""A longer prompt takes too long in float32 on a CPU; windows beyond it are compared as they are declared."""
+"""A longer prompt takes too long in float32 on a CPU; beyond it `positions_apart` looks."""
 _BEHIND = 64
 """Tokens behind a threshold, so that what is out of a window has been so for a while."""
 _KEPT = 32
@@ -62,10 +62,6 @@ def expect_far(model: Any, manifest: Manifest, *, progress: Progress) -> Far | N
     """What transformers says past the thresholds; None when there are none within the engine's limits."""
     config = model.config.get_text_config()
     tokens = far_tokens(config, limits=manifest.limits, vocab_size=manifest.model.vocab_size)
-    most = min(manifest.limits.max_input_len, manifest.limits.max_seq_len - 1)
-    beyond = [one for one in thresholds(config) if MOST_TOKENS <= one + 1 < most]
-    if beyond:
-        progress(f"positions behind {beyond[0]} are not computed, but those below {MOST_TOKENS}")
     if not tokens:
         return None
     progress(f"transformers: a prompt of {len(tokens)} tokens, past {thresholds(config)}")
@@ -79,11 +75,21 @@ def far_error(far: Far, executor: Executor) -> float:
     return float((logits[-_KEPT:].cpu() - far.logits).abs().max().nan_to_num(nan=torch.inf))
 
 
+def has_window(config: Any) -> bool:
+    """Whether the config's class knows windows; others keep such a key and pass over it."""
+    return "sliding_window" in getattr(type(config), "__dataclass_fields__", {})
+
+
+def declared_window(config: Any) -> int | None:
+    """The window of the layers that have one; None without any."""
+    return (config.sliding_window or None) if has_window(config) else None
+
+
 def window_problems(config: Any, manifest: Manifest) -> Iterator[str]:
     """Layers whose window is not the one that transformers' config declares for them."""
-    if "sliding_window" not in getattr(type(config), "__dataclass_fields__", {}):
+    if not has_window(config):
         return
-    kinds, window = getattr(config, "layer_types", None), config.sliding_window or None
+    kinds, window = getattr(config, "layer_types", None), declared_window(config)
     for layer in range(manifest.model.num_layers):
         is_full = kinds is not None and kinds[layer] != "sliding_attention"
         expected, found = None if is_full else window, manifest.model.window(layer)

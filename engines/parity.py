@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engines.chat import chat_prompt, find_template
 from engines.far_positions import expect_far, far_error, window_problems
+from engines.positions_apart import apart_error, expect_apart
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.greedy import greedy_together
@@ -103,6 +104,7 @@ def measure_parity(
     model = load_transformers(source_path, manifest, weights=weights)
     expected = expectations(model, manifest, prompts, proposed=answers, progress=progress)
     far = expect_far(model, manifest, progress=progress)
+    apart = expect_apart(model, manifest, progress=progress)
     declared = list(window_problems(model.config.get_text_config(), manifest))
     del model
     with open_ranks(exact, "float32") as executor:
@@ -111,6 +113,7 @@ def measure_parity(
             differences.append(_compare(item, executor, found=answers[item.prompt.name]))
             progress(f"ranks: {item.prompt.name}: largest logit error {differences[-1].rounding.logit:.1e}")
         far_worst = 0.0 if far is None else far_error(far, executor)
+        apart_worst = 0.0 if apart is None else apart_error(apart, executor)
     if far is not None and not far_worst < LOGIT_TOLERANCE:
         declared.append(
             f"a prompt of {len(far.tokens)} tokens: logits of its last positions off by up to "
@@ -118,10 +121,15 @@ def measure_parity(
         )
     rounding = _measure_rounding(config, manifest, expected, differences, progress=progress)
     parity = _summarize(expected, differences, rounding)
+    if apart is not None and parity.passed and not apart_worst < LOGIT_TOLERANCE:
+        declared.append(
+            f"tokens apart, at positions up to {apart.places[-1]}: logits off by up to {apart_worst:.2e}, "
+            "while the prompts are right: a window or the rope is not the model's"
+        )
     parity = parity.model_copy(
         update={
             "passed": parity.passed and not declared,
-            "max_abs_logit_error": max(parity.max_abs_logit_error, far_worst),
+            "max_abs_logit_error": max(parity.max_abs_logit_error, far_worst, apart_worst),
             "problems": (*declared, *parity.problems),
         }
     )

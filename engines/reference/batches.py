@@ -19,7 +19,8 @@ class Prefill:
     """A chunk of one request's prompt: `tokens` at positions start, start + 1, ...
 
     `prompt_length` is that of the whole prompt, where the chunk is not its end: some rotary embeddings
-    depend on it.
+    depend on it. With `places` the tokens stand at those positions instead, in rising order, with nothing
+    between them, and the prompt is as long as the last one says: for proofs of positions that are far apart.
     """
 
     slot: int
@@ -27,6 +28,7 @@ class Prefill:
     tokens: tuple[int, ...]
     logits: Logits = Logits.LAST
     prompt_length: int | None = None
+    places: tuple[int, ...] | None = None
 
     @property
     def stop(self) -> int:

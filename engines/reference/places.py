@@ -50,23 +50,39 @@ class Places:
 
     def find(self, batch: Batch) -> Place:
         """The place of `batch`."""
+        if isinstance(batch, Prefill) and batch.places is not None:
+            return self._apart(batch.places)
         if isinstance(batch, Prefill):
             positions, stop = torch.arange(batch.start, batch.stop, device=self._device), batch.stop
             prompt_length, is_plain = batch.prompt_length or stop, batch.start == 0
         else:
             positions, stop = torch.tensor(batch.positions, device=self._device), max(batch.positions) + 1
             prompt_length, is_plain = None, min(batch.positions) + 1 == stop
-        rows = {table: table.rows(positions, length=prompt_length) for table in set(self._tables.values())}
         masks: dict[int | None, Mask] = {}
         for window in self._windows:
             no_mask = is_plain and self._slopes is None and (window is None or stop <= window)
-            masks[window] = None if no_mask else self._mask(batch, positions, stop, window)
+            keys = torch.arange(stop, device=self._device)
+            masks[window] = None if no_mask else self._mask(batch, positions, keys, window)
+        return self._place(positions, stop, masks, prompt_length=prompt_length)
+
+    def _apart(self, places: tuple[int, ...]) -> Place:
+        """The place of tokens that stand apart, each seeing those before it."""
+        positions = torch.tensor(places, device=self._device)
+        batch = Prefill(slot=0, start=0, tokens=places)
+        masks: dict[int | None, Mask] = {
+            window: self._mask(batch, positions, positions, window) for window in self._windows
+        }
+        return self._place(positions, len(places), masks, prompt_length=places[-1] + 1)
+
+    def _place(
+        self, positions: Tensor, stop: int, masks: dict[int | None, Mask], *, prompt_length: int | None
+    ) -> Place:
+        rows = {table: table.rows(positions, length=prompt_length) for table in set(self._tables.values())}
         rotary = {window: rows[table] for window, table in self._tables.items()}
         slots = torch.arange(len(positions), device=self._device)
         return Place(positions, slots, stop, masks, rotary)
 
-    def _mask(self, batch: Batch, positions: Tensor, stop: int, window: int | None) -> Tensor:
-        keys = torch.arange(stop, device=self._device)
+    def _mask(self, batch: Batch, positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
         mask = keys[None, :] <= positions[:, None]
         if window is not None:
             mask &= keys[None, :] > positions[:, None] - window

@@ -138,14 +138,23 @@ def _frequencies(rope: Rope, *, length: int) -> tuple[Tensor, float]:
     if kind == "linear":
         return plain / scaling["factor"], 1.0
     if kind == "dynamic":
-        stretch = max(length, rope.trained_length) / rope.trained_length
-        grown = (scaling["factor"] * stretch - (scaling["factor"] - 1)) ** (rope.dim / (rope.dim - 2))
-        return 1.0 / ((rope.base * grown) ** exponents), 1.0
+        return 1.0 / (_grown_base(rope, scaling["factor"], length=length) ** exponents), 1.0
     if kind == "llama3":
         return _llama3(plain, scaling), 1.0
     if kind == "yarn":
-        return _yarn(plain, scaling, rope)
+        return _yarn(rope.base**exponents, scaling, rope)
     raise EngineError(f"rope scaling {kind!r} is not executed by the reference runtime")
+
+
+def _grown_base(rope: Rope, factor: float, *, length: int) -> Tensor | float:
+    """The base for a sequence of `length`, in float32 where it grows, as transformers has it: far positions
+    show the last bit of a frequency.
+    """
+    if length <= rope.trained_length:
+        return rope.base
+    stretch = factor * torch.tensor(length) / rope.trained_length
+    grown: Tensor = rope.base * (stretch - (factor - 1)) ** (rope.dim / (rope.dim - 2))
+    return grown
 
 
 def _longrope(longrope: LongRope, periods: Tensor, *, length: int) -> tuple[Tensor, float]:
@@ -165,7 +174,7 @@ def _llama3(plain: Tensor, scaling: dict[str, Any]) -> Tensor:
     return torch.where(medium, blended, scaled)
 
 
-def _yarn(plain: Tensor, scaling: dict[str, Any], rope: Rope) -> tuple[Tensor, float]:
+def _yarn(periods: Tensor, scaling: dict[str, Any], rope: Rope) -> tuple[Tensor, float]:
     factor, dim = scaling["factor"], rope.dim
     length = scaling.get("original_max_position_embeddings") or rope.trained_length
 
@@ -178,7 +187,8 @@ def _yarn(plain: Tensor, scaling: dict[str, Any], rope: Rope) -> tuple[Tensor, f
     low, high = max(low, 0), min(high, dim - 1)
     ramp = (torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low if high != low else 0.001)
     keep = 1 - ramp.clamp(0, 1)
-    return plain / factor * (1 - keep) + plain * keep, _yarn_factor(scaling)
+    # In transformers' order, to the last bit.
+    return 1.0 / (factor * periods) * (1 - keep) + 1.0 / periods * keep, _yarn_factor(scaling)
 
 
 def _yarn_factor(scaling: dict[str, Any]) -> float:

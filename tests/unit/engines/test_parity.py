@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engines import parity as parity_module
 from engines.parity import LOGIT_TOLERANCE, NUM_GREEDY_TOKENS, expectations, load_prompts, measure_parity
+from engines.positions_apart import places_apart
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.cache import LayerCache
@@ -81,6 +82,9 @@ def test_transformers_is_asked_once_a_prompt_and_all_of_it_is_compared(
     parity, golden = measure_parity(engine, manifest, source_path=source, progress=messages.append)
     prompts = load_prompts(engine / "tokenizer", manifest=manifest)
     counts = [min(NUM_GREEDY_TOKENS, manifest.limits.max_seq_len - len(one.ids)) for one in prompts]
+    # The last call is that of the tokens apart.
+    num_apart = lengths.pop()
+    assert num_apart == len(places_apart(LlamaConfig(), limits=manifest.limits))
     assert lengths == [len(one.ids) + count - 1 for one, count in zip(prompts, counts, strict=True)]
     assert parity.num_positions == sum(lengths)
     assert parity.num_prompts == len(golden) == len(prompts)
