@@ -12,80 +12,58 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from builders.sources import open_source
+from builders.llm_api.model import open_llm_model
 from engines.store import write_manifest
-from tests.golden.models import LLAMA_70B, QWEN3_32B, write_hollow
-from tests.golden.test_runtimes import FP8, said
+from tests.golden.test_runtimes import said
+from tests.support.hollow import write_hollow_checkpoint
 from tests.support.records import manifest_of
+from tests.support.upstream_schema import misfits
+from tpforge.architectures.weights import unpadded
 from tpforge.manifest import Limits, LlmApi
 from tpforge.shards.mapping import Mapping
-from tpforge.shards.padding import plan_padding
+from tpforge.trtllm.versions import find_release
 
 RELEASE = "1.4.0rc1"
 FILES = Path(__file__).parent / "trtllm_serve"
 LIMITS = ("--max-batch-size", "128", "--max-input-len", "8192", "--max-seq-len", "16384")
-QWEN3_235B: dict[str, Any] = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "attention_bias": False,
-    "bos_token_id": 151643,
-    "decoder_sparse_step": 1,
-    "eos_token_id": 151645,
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "intermediate_size": 12288,
-    "max_position_embeddings": 40960,
-    "max_window_layers": 94,
-    "mlp_only_layers": [],
-    "model_type": "qwen3_moe",
-    "moe_intermediate_size": 1536,
-    "norm_topk_prob": True,
-    "num_attention_heads": 64,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "num_hidden_layers": 94,
-    "num_key_value_heads": 4,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": None,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "use_sliding_window": False,
-    "vocab_size": 151936,
-}
-"""Qwen/Qwen3-235B-A22B, config.json as published."""
+PUBLISHED = Path(__file__).parents[1] / "contract" / "upstream" / "model_configs.json"
+
+
+@cache
+def published() -> dict[str, dict[str, Any]]:
+    """Published config.json files by their names on the hub, and hf_quant_config.json beside some."""
+    found: dict[str, dict[str, Any]] = json.loads(PUBLISHED.read_text())["models"]
+    return found
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its division, and arguments of the LLM API; `fp8` as ModelOpt writes it."""
+    """A model by its name on the hub, its division, and arguments of the LLM API."""
 
     name: str
-    config: dict[str, Any]
+    model: str
     tp: int
     ep: int = 1
-    fp8: bool = False
     sm: int = 100
     llm: tuple[str, ...] = ()
 
 
+CHUNKED = ("max_num_tokens=16384", "enable_chunked_prefill=true")
 CASES = (
     Case(
         "qwen3-235b-a22b-fp8-tp8-ep8",
-        QWEN3_235B,
+        "Qwen/Qwen3-235B-A22B-FP8",
         tp=8,
         ep=8,
-        fp8=True,
         llm=(
-            "max_num_tokens=16384",
-            "enable_chunked_prefill=true",
+            *CHUNKED,
             "kv_cache_config.dtype=fp8",
             "kv_cache_config.host_cache_size=68719476736",
             "moe_config.backend=TRTLLM",
@@ -94,38 +72,68 @@ CASES = (
         ),
     ),
     Case(
-        "llama-3.3-70b-fp8-tp4",
-        LLAMA_70B,
-        tp=4,
-        fp8=True,
-        sm=90,
+        "deepseek-v3.2-tp8-attention-dp",
+        "deepseek-ai/DeepSeek-V3.2",
+        tp=8,
+        ep=8,
         llm=(
-            "max_num_tokens=16384",
-            "enable_chunked_prefill=true",
-            "speculative_config.decoding_type=NGram",
-            "speculative_config.max_draft_len=4",
+            *CHUNKED,
+            "enable_attention_dp=true",
+            "attention_dp_config.enable_balance=true",
+            "kv_cache_config.dtype=fp8",
+            "moe_config.backend=DEEPGEMM",
+            "speculative_config.decoding_type=MTP",
+            "speculative_config.max_draft_len=1",
         ),
     ),
+    Case(
+        "gpt-oss-120b-mxfp4-tp2",
+        "openai/gpt-oss-120b",
+        tp=2,
+        llm=(
+            *CHUNKED,
+            "moe_config.backend=TRTLLM",
+            "guided_decoding_backend=xgrammar",
+            "speculative_config.decoding_type=Eagle3",
+            "speculative_config.max_draft_len=3",
+            "speculative_config.speculative_model=/srv/gpt-oss-120b-eagle3",
+        ),
+    ),
+    Case("llama-4-scout-tp4", "meta-llama/Llama-4-Scout-17B-16E-Instruct", tp=4, sm=90, llm=CHUNKED),
+    Case(
+        "nemotron-h-120b-fp8-tp2",
+        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8",
+        tp=2,
+        ep=2,
+        llm=(
+            *CHUNKED,
+            "kv_cache_config.mamba_ssm_cache_dtype=float32",
+            "kv_cache_config.enable_block_reuse=false",
+        ),
+    ),
+    Case(
+        "llama-3.1-70b-fp8-tp4",
+        "nvidia/Llama-3.1-70B-Instruct-FP8",
+        tp=4,
+        sm=90,
+        llm=(*CHUNKED, "speculative_config.decoding_type=NGram", "speculative_config.max_draft_len=4"),
+    ),
 )
-DIVIDED = Case("qwen3-32b-tp2", QWEN3_32B, tp=2, sm=90, llm=("max_num_tokens=16384",))
+DIVIDED = Case("qwen3-32b-tp2", "Qwen/Qwen3-32B", tp=2, sm=90, llm=("max_num_tokens=16384",))
 DISAGGREGATED = "qwen3-32b-tp2-2-context-1-generation"
 
 
 def engine_of(case: Case, folder: Path) -> str:
     """The dry run of the build, and the engine folder that it would have left, its files empty."""
-    model = write_hollow(folder / "model", case.config)
-    if case.fp8:
-        (model / "hf_quant_config.json").write_text(json.dumps({"quantization": FP8}))
+    found = published()[case.model]
+    model = write_hollow_checkpoint(folder / "model", found["config"], modelopt=found.get("hf_quant_config"))
     words = ["build", str(model), "--runtime", "pytorch", "--trtllm", RELEASE, "--sm", str(case.sm)]
     words += ["--tp", str(case.tp), "--moe-ep", str(case.ep), "--name", case.name, *LIMITS]
     words += ["--out", str(folder / "engine")]
     words += [word for argument in case.llm for word in ("--llm-arg", argument)]
     built = json.loads(said(*words, "--dry-run", "--json"))
     text = said(*words, "--dry-run")
-    (model / "hf_quant_config.json").unlink(missing_ok=True)
-    with open_source(str(model)) as source:
-        spec = source.spec
-    mapping = Mapping(tp_size=case.tp, moe_ep_size=case.ep)
+    spec = open_llm_model(str(model), release=find_release(RELEASE)).spec
     engine = folder / "engine"
     for name in ("model", "tokenizer"):
         (engine / name).mkdir(parents=True)
@@ -135,8 +143,8 @@ def engine_of(case: Case, folder: Path) -> str:
         name=case.name,
         runtime="pytorch",
         model=spec,
-        mapping=mapping,
-        padding=plan_padding(spec, tp_size=case.tp, moe_ep_size=case.ep),
+        mapping=Mapping(tp_size=case.tp, moe_ep_size=case.ep),
+        padding=unpadded(spec),
         limits=Limits.model_validate(built["limits"]),
         llm_api=LlmApi(trtllm=RELEASE, arguments=built["arguments"], sm=case.sm),
     )
@@ -172,6 +180,32 @@ def together(parts: dict[str, str], folder: Path) -> str:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_command_and_its_yaml_are_those_of_the_golden_file(case: Case, tmp_path: Path) -> None:
     assert output_of(case, tmp_path / "work") == (FILES / f"{case.name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", [*(case.name for case in CASES), DISAGGREGATED])
+def test_every_yaml_of_a_golden_file_is_one_that_upstreams_schema_takes(name: str) -> None:
+    parts = re.split(r"^=== (.*) ===\n", (FILES / f"{name}.txt").read_text(), flags=re.M)
+    held = dict(zip(parts[1::2], parts[2::2], strict=True))
+    yamls = [held[title] for title in ("llm.yaml", "context.yaml", "generation.yaml") if title in held]
+    assert len(yamls) == (2 if name == DISAGGREGATED else 1)
+    for text in yamls:
+        # trtllm-serve puts the model in from its command line.
+        assert misfits({"model": "x", **yaml.safe_load(text)}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quant_config": {}}, "quant_config is unknown"),
+        ({"kv_cache_config": {"onboard_blocks": True}}, "onboard_blocks is unknown"),
+        ({"tensor_parallel_size": "4"}, "'4' is no integer"),
+        ({"moe_config": {"backend": "WIDEEP"}}, "'WIDEEP' is none of"),
+        ({"speculative_config": {"max_draft_len": 1}}, "no decoding_type of"),
+        ({"speculative_config": {"decoding_type": "MTP", "max_matching_ngram_size": 2}}, "is unknown"),
+    ],
+)
+def test_the_schema_takes_no_yaml_of_another_release(values: dict[str, Any], said: str) -> None:
+    assert any(said in one for one in misfits({"model": "x", **values}))
 
 
 def test_the_files_of_disaggregated_serving_are_those_of_the_golden_file(tmp_path: Path) -> None:

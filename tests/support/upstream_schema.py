@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,71 @@ def _range(stated: str) -> dict[str, Any]:
     if found := re.search(r"0<x<=(\d+)", stated):
         return {"exclusiveMinimum": 0, "maximum": int(found[1])}
     return {"minimum": 0, "exclusiveMaximum": 1} if "0<=x<1" in stated else {}
+
+
+def misfits(values: Any) -> list[str]:
+    """What in a YAML the schema does not take: unknown keys, missing ones, types, choices, ranges."""
+    schema = schema_of_facts()
+    return list(_misfits(values, {**schema, "additionalProperties": False}, schema["$defs"], "the file"))
+
+
+def _misfits(value: Any, node: dict[str, Any], defs: dict[str, Any], where: str) -> Iterator[str]:
+    if "$ref" in node:
+        yield from _misfits(value, defs[node["$ref"].removeprefix("#/$defs/")], defs, where)
+    elif "anyOf" in node:
+        found = [list(_misfits(value, one, defs, where)) for one in node["anyOf"]]
+        yield from min(found, key=len)
+    elif "oneOf" in node:
+        mapping, tag = node["discriminator"]["mapping"], node["discriminator"]["propertyName"]
+        if not isinstance(value, dict) or value.get(tag) not in mapping:
+            yield f"{where}: no {tag} of {', '.join(mapping)}"
+        else:
+            yield from _misfits(value, {"$ref": mapping[value[tag]]}, defs, where)
+    elif not _is_of(value, node.get("type")):
+        yield f"{where}: {value!r} is no {node['type']}"
+    else:
+        yield from _leaf_misfits(value, node, where)
+        yield from _inner_misfits(value, node, defs, where)
+
+
+def _is_of(value: Any, kind: str | None) -> bool:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "string": str,
+        "object": dict,
+        "array": list,
+        "null": type(None),
+    }
+    if kind is None:
+        return True
+    return isinstance(value, kinds[kind]) and (kind == "boolean" or not isinstance(value, bool))
+
+
+def _leaf_misfits(value: Any, node: dict[str, Any], where: str) -> Iterator[str]:
+    if value not in node.get("enum", [value]) or value != node.get("const", value):
+        yield f"{where}: {value!r} is none of {node.get('enum') or node['const']}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        inside = (
+            value >= node.get("minimum", value)
+            and value <= node.get("maximum", value)
+            and value > node.get("exclusiveMinimum", value - 1)
+            and value < node.get("exclusiveMaximum", value + 1)
+        )
+        if not inside:
+            yield f"{where}: {value} is out of range"
+
+
+def _inner_misfits(value: Any, node: dict[str, Any], defs: dict[str, Any], where: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _misfits(one, node.get("items", {}), defs, f"{where}[{number}]")
+    if not isinstance(value, dict) or "properties" not in node:
+        return
+    for key, one in value.items():
+        if key in node["properties"]:
+            yield from _misfits(one, node["properties"][key], defs, f"{where}: {key}")
+        elif node.get("additionalProperties") is False:
+            yield f"{where}: {key} is unknown"
+    yield from (f"{where}: {key} is missing" for key in node.get("required", ()) if key not in value)
