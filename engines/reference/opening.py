@@ -50,6 +50,12 @@ def open_executor(
     raise EngineError(f"executor {kind!r} is unknown; use auto, lockstep or processes")
 
 
+def device_name() -> str:
+    """What device "auto" is here: ``cpu``, or ``cuda`` with the GPU's name."""
+    device = _device("auto")
+    return f"cuda, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

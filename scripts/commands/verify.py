@@ -58,6 +58,7 @@ def command(
         "verification",
         {
             "path": str(places.engine),
+            "computed_on": verified.computed_on,
             "parity": parity.model_dump(mode="json"),
             "quality": quality.model_dump(mode="json") if quality else None,
             "golden": [answer.model_dump(mode="json") for answer in verified.manifest.golden],

@@ -1,294 +1,246 @@
 """Every claim of this project about a host, tried there in order: what was claimed, what was seen, the log.
 
-Each step is a command of tpforge in a process of its own, in a folder of its own. It compares nothing with
-the plan and measures no release against another; `scripts.reports.acceptance` writes the page.
+Each step is a command of tpforge in a process of its own, in a folder of its own. What is claimed is
+`accepting.claims`'s; `scripts.reports.acceptance` writes the page.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from scripts.flows.accepting.claims import Asked, claims, sizes_of
+from scripts.flows.accepting.private import Private, private_of
+from scripts.flows.accepting.records import BESIDE, Acceptance, Answer, Claim, Tried, Verdict
+from scripts.flows.accepting.running import run_tpforge
 from tpforge import __version__
-from tpforge.errors import InputRefused
+from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.outputs.atomic import write_atomic
 from tpforge.progress import Progress
-from tpforge.records import Record
 from triton_repo.serve.ports import find_free_base
 
 RECORD, PAGE, LOGS, WORK = "accept.json", "accept.md", "logs", "work"
-Verdict = Literal["held", "failed", "skipped"]
-Run = Callable[[Sequence[str], Path], "Answer"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command ended, the JSON that it printed, and all that it said."""
-
-    status: int
-    value: dict[str, Any]
-    said: str
-
-
-class Tried(Record):
-    """One claim as it was tried."""
-
-    name: str
-    claimed: str
-    seen: str
-    verdict: Verdict
-    seconds: float
-    command: tuple[str, ...]
-    log: str | None = None
-
-
-class Acceptance(Record):
-    """All of it; `host` says what the host has, and nothing of who owns it."""
-
-    schema_version: Literal[1] = 1
-    tpforge: str
-    model: str
-    host: dict[str, Any]
-    claims: tuple[Tried, ...]
-
-    @property
-    def failed(self) -> tuple[Tried, ...]:
-        """The claims that did not hold."""
-        return tuple(tried for tried in self.claims if tried.verdict == "failed")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What is said of this host, the command that tries it, and what of its answer shows that it holds.
-
-    `shows` gives what was seen; it raises KeyError, TypeError or AssertionError when that is not what was
-    claimed. A claim is skipped when one of `after` did not hold.
-    """
-
-    name: str
-    claimed: str
-    words: tuple[str, ...]
-    shows: Callable[[dict[str, Any]], str]
-    after: tuple[str, ...] = ()
+BUDGET_MIN = 60.0
+_ASKING_S = 600.0
+"""For how long what the budget does not bound may take: what this host has, and the end of a server."""
+Run = Callable[[Sequence[str], Path, float], Answer]
 
 
 def accept(
-    model: str, out: Path, *, sizes: Sequence[int], run: Run | None = None, progress: Progress
+    model: str,
+    out: Path,
+    *,
+    sizes: Sequence[int] | None = None,
+    budget_min: float = BUDGET_MIN,
+    run: Run | None = None,
+    now: Callable[[], float] = time.monotonic,
+    progress: Progress,
 ) -> Acceptance:
     """Try every claim in `out`, and keep what was seen after each; claims that held are not tried again.
 
+    Without `sizes` all that the GPUs allow. When the budget is over, what is left is not tried.
+
     Raises:
         InputRefused: `out` holds the record of another model or version.
+        EnvironmentUnusable: `tpforge doctor` does not run here.
     """
-    work, logs = out / WORK, out / LOGS
-    work.mkdir(parents=True, exist_ok=True)
-    logs.mkdir(exist_ok=True)
-    kept = _kept(out, Path(model).name if Path(model).exists() else model)
-    ask = run or run_tpforge
-    host = ask(("doctor", "--json"), work).value
-    place = Path(model)
-    # Commands run elsewhere, and the record names no folder.
-    located, shown = (str(place.resolve()), place.name) if place.exists() else (model, model)
-    done: dict[str, Tried] = {}
+    trying = _Trying(model, out, run=run or run_tpforge, now=now, budget_s=60 * budget_min)
+    asked = trying.asked(sizes)
     try:
-        for claim in claims(located, sizes, host, port=find_free_base()):
-            progress(f"{claim.name}: {claim.claimed}")
-            before = kept.get(claim.name)
-            is_kept = before is not None and before.verdict == "held" and not _must_run_again(claim)
-            done[claim.name] = before if is_kept and before else _try(claim, done, work, logs, ask)
-            _write(out, shown, host, done)
+        for claim in claims(asked):
+            progress(f"[{trying.minutes:.0f} of {budget_min:g} min] {claim.name}: {claim.claimed}")
+            trying.tries(claim)
     finally:
-        ask(("stop", "--all", "--json"), work)
-    found = _write(out, shown, host, done)
-    if not found.failed:
-        shutil.rmtree(work)
+        trying.end()
+    found = trying.kept()
+    if not found.failed and found.is_over:
+        shutil.rmtree(trying.work)
     return found
 
 
-def claims(model: str, sizes: Sequence[int], host: dict[str, Any], *, port: int = 8000) -> tuple[Claim, ...]:
-    """The claims for engines of `sizes` ranks; the largest is served, from `port` on."""
-    runtime = host["auto"]["runtime"]
-    largest = f"accept-tp{max(sizes)}"
-    found = [
-        Claim("host", "doctor says what --runtime auto builds here, and why", ("doctor", "--json"), _auto)
-    ]
-    for size in sizes:
-        name = f"accept-tp{size}"
-        words = ("build", model, "--tp", str(size), "--name", name, "--force", "--json")
-        found.append(Claim(f"build tp={size}", f"builds for runtime {runtime}", words, _built(runtime, size)))
-        if runtime != "pytorch":
-            claimed = "the rank files are the checkpoint bit for bit, and answer as transformers does"
-            verify = ("verify", name, "--json")
-            found.append(Claim(f"verify tp={size}", claimed, verify, _verified, (f"build tp={size}",)))
-    is_openai = runtime == "pytorch"
-    by = ("--server", "trtllm-serve") if is_openai else ()
-    serve = ("serve", largest, *by, "--port-base", str(port), "--detach", "--json")
-    found.append(
-        Claim("serve", "is ready once it has generated a token", serve, _ready, (f"build tp={max(sizes)}",))
-    )
-    api = ("--api", "openai") if is_openai else ()
-    smoke = ("smoke", *api, "--json")
-    found.append(Claim("smoke", "keeps its contract, check by check", smoke, _smoked, ("serve",)))
-    bench = ("bench", *api, "--concurrency", "1,4", "--repeats", "1", "--warmup", "1", "--duration", "5")
-    if is_openai:
-        bench += ("--model", _model_name(largest, host["auto"]["trtllm"]))
-    claimed = "answers every request at 1 and 4 users"
-    found.append(Claim("bench", claimed, (*bench, "--json"), _measured, ("serve",)))
-    found.append(Claim("stop", "ends in order", ("stop", "--json"), _stopped, ("serve",)))
-    found.append(Claim("nothing left", "no server runs afterwards", ("status", "--json"), _none_runs))
-    return tuple(found)
+def preview(model: str, *, sizes: Sequence[int] | None = None, out: Path, run: Run | None = None) -> Asked:
+    """What would be tried, with `doctor` alone asked.
+
+    Raises:
+        EnvironmentUnusable: `tpforge doctor` does not run here.
+    """
+    folder = out if out.is_dir() else Path.cwd()
+    return _asked(model, sizes, run=run or run_tpforge, folder=folder)
 
 
-def _model_name(engine: str, trtllm: str) -> str:
-    """What trtllm-serve calls the model of an engine."""
-    from triton_repo.trtllm_serve.command import TrtllmServe
-
-    return TrtllmServe(Path(engine), engine, trtllm, port=0).model_name
-
-
-def run_tpforge(words: Sequence[str], folder: Path) -> Answer:
-    """Run a command of tpforge in `folder`."""
-    command = [sys.executable, "-m", "tpforge", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    try:
-        value = json.loads(done.stdout)
-    except ValueError:
-        value = {}
-    return Answer(done.returncode, value if isinstance(value, dict) else {}, done.stderr + done.stdout)
+def _asked(model: str, sizes: Sequence[int] | None, *, run: Run, folder: Path) -> Asked:
+    answer = run(("doctor", "--json"), folder, _ASKING_S)
+    if answer.status or "host" not in answer.value:
+        raise EnvironmentUnusable(f"tpforge doctor: exit status {answer.status}: {_last_line(answer.said)}")
+    place = Path(model)
+    # Commands run elsewhere.
+    located = str(place.resolve()) if place.exists() else model
+    return Asked(located, sizes or sizes_of(answer.value), answer.value, find_free_base())
 
 
-def _try(claim: Claim, done: dict[str, Tried], work: Path, logs: Path, run: Run) -> Tried:
-    def tried(seen: str, verdict: Verdict, *, seconds: float = 0.0, log: str | None = None) -> Tried:
-        return Tried(
+@dataclass(frozen=True)
+class _Seen:
+    """How a command ended, judged."""
+
+    verdict: Verdict
+    text: str
+
+
+class _Trying:
+    """An acceptance while it runs."""
+
+    def __init__(self, model: str, out: Path, *, run: Run, now: Callable[[], float], budget_s: float) -> None:
+        self._out, self._run, self._now, self._budget_s = out, run, now, budget_s
+        self._begun = now()
+        self._model, place = model, Path(model)
+        self._shown = place.name if place.exists() else model
+        self.work, self._logs = out / WORK, out / LOGS
+        self._before = _read(out, self._shown)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(exist_ok=True)
+        self._private: Private = private_of(self.work, model=place if place.exists() else None)
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._tried: dict[str, Tried] = {}
+        self._host: dict[str, Any] = {}
+        self._is_over = True
+
+    @property
+    def minutes(self) -> float:
+        """How long it has run."""
+        return (self._now() - self._begun) / 60
+
+    def asked(self, sizes: Sequence[int] | None) -> Asked:
+        """What is asked of this host."""
+        asked = _asked(self._model, sizes, run=self._run, folder=self.work)
+        self._host = asked.host
+        return asked
+
+    def tries(self, claim: Claim) -> None:
+        """Try a claim, unless it was kept, cannot be tried, or the time is over."""
+        before = self._before.get(claim.name)
+        if before is not None and before.verdict == "held" and not claim.again:
+            self._tried[claim.name] = before
+        elif why := self._obstacle(claim):
+            self._keep(claim, _Seen("skipped", f"not tried: {why}"))
+        else:
+            self._ask(claim)
+        self.kept()
+
+    def _obstacle(self, claim: Claim) -> str | None:
+        if claim.lacks:
+            return claim.lacks
+        lacking = [name for name in claim.after if self._tried[name].verdict != "held"]
+        if lacking:
+            return f"{', '.join(lacking)} did not hold"
+        if self._left_s() <= 0 and not _ends(claim):
+            self._is_over = False
+            return f"the {self._budget_s / 60:g} min were over; the same command goes on"
+        return None
+
+    def _left_s(self) -> float:
+        return self._budget_s - (self._now() - self._begun)
+
+    def _ask(self, claim: Claim) -> None:
+        for name in claim.replaces:
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        begun = self._now()
+        limit_s = _ASKING_S if _ends(claim) else self._left_s()
+        answer = self._run(claim.words, self.work, limit_s)
+        seconds = round(self._now() - begun, 1)
+        log = self._logs / f"{re.sub(r'[^a-z0-9]+', '-', claim.name.lower())}.log"
+        log.write_text(self._private.without(answer.said), encoding="utf-8")
+        self._answers[claim.name] = answer.value
+        self._keep(claim, self._judged(claim, answer), seconds=seconds, log=f"{LOGS}/{log.name}")
+
+    def _judged(self, claim: Claim, answer: Answer) -> _Seen:
+        if not answer.in_time:
+            self._is_over = False
+            return _Seen(
+                "skipped", f"ended: the {self._budget_s / 60:g} min were over; the same command goes on"
+            )
+        if answer.status == EnvironmentUnusable.exit_code and claim.may_lack:
+            return _Seen("skipped", f"this machine cannot: {_last_line(answer.said)}")
+        value = answer.value
+        if claim.beside is not None:
+            value = {**value, BESIDE: self._answers[claim.beside]}
+        try:
+            assert answer.status == 0, f"exit status {answer.status}: {_last_line(answer.said)}"
+            return _Seen("held", claim.shows(value))
+        except AssertionError as error:
+            return _Seen("failed", str(error))
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            return _Seen("failed", f"no {error} in its answer")
+
+    def _keep(self, claim: Claim, seen: _Seen, *, seconds: float = 0.0, log: str | None = None) -> None:
+        without = self._private.without
+        self._tried[claim.name] = Tried(
             name=claim.name,
             claimed=claim.claimed,
-            seen=without_private(seen, work),
-            verdict=verdict,
+            seen=without(seen.text),
+            verdict=seen.verdict,
             seconds=seconds,
-            command=tuple(without_private(word, work) for word in ("tpforge", *claim.words)),
+            command=tuple(without(word) for word in ("tpforge", *claim.words)),
             log=log,
         )
 
-    lacking = [name for name in claim.after if done[name].verdict != "held"]
-    if lacking:
-        return tried(f"not tried: {', '.join(lacking)} did not hold", "skipped")
-    begun = time.monotonic()
-    answer = run(claim.words, work)
-    seconds = round(time.monotonic() - begun, 1)
-    log = logs / f"{re.sub(r'[^a-z0-9]+', '-', claim.name)}.log"
-    log.write_text(without_private(answer.said, work), encoding="utf-8")
-    verdict: Verdict = "held"
-    try:
-        assert answer.status == 0, f"exit status {answer.status}: {_last_line(answer.said)}"
-        seen = claim.shows(answer.value)
-    except (AssertionError, KeyError, TypeError, IndexError) as error:
-        verdict, seen = "failed", str(error) if isinstance(error, AssertionError) else f"no {error} in it"
-    return tried(seen, verdict, seconds=seconds, log=f"{LOGS}/{log.name}")
+    def kept(self) -> Acceptance:
+        """What was seen so far, written."""
+        from scripts.reports.acceptance import acceptance_page
+
+        seen, without = self._host["host"], self._private.without
+        auto = self._host["auto"]
+        host = {
+            "gpus": [f"{gpu['name']}, SM {gpu['sm']}" for gpu in seen["gpus"]],
+            "driver": seen["driver"],
+            "cuda": seen["cuda"],
+            "packages": dict(seen["packages"]),
+            "auto": {name: without(one) if isinstance(one, str) else one for name, one in auto.items()},
+        }
+        found = Acceptance(
+            tpforge=__version__,
+            model=self._shown,
+            host=host,
+            budget_min=self._budget_s / 60,
+            is_over=self._is_over,
+            claims=tuple(self._tried.values()),
+        )
+        write_atomic(self._out / RECORD, found.model_dump_json(indent=2) + "\n")
+        write_atomic(self._out / PAGE, acceptance_page(found.model_dump(mode="json")))
+        return found
+
+    def end(self) -> None:
+        """Stop what may run still."""
+        self._run(("stop", "--all", "--json"), self.work, _ASKING_S)
 
 
-def without_private(text: str, work: Path) -> str:
-    """The text without the folders, home and host of whoever ran it."""
-    import platform
-
-    words = {str(work.resolve()): "WORK", str(work): "WORK", str(Path.home()): "HOME"}
-    words[platform.node() or "localhost"] = "HOST"
-    for word, instead in sorted(words.items(), key=lambda pair: -len(pair[0])):
-        if len(word) > 1:
-            text = text.replace(word, instead)
-    return text
+def _ends(claim: Claim) -> bool:
+    """Whether it takes a server down, which no budget keeps from happening."""
+    return claim.words[0] in ("stop", "status")
 
 
-def _must_run_again(claim: Claim) -> bool:
-    """A server that was seen ready in an earlier run is gone, and with it all that asks it."""
-    return claim.name in ("host", "nothing left") or "serve" in (claim.name, *claim.after)
-
-
-def _kept(out: Path, model: str) -> dict[str, Tried]:
+def _read(out: Path, model: str) -> dict[str, Tried]:
+    """What an earlier run kept; nothing where its engines are gone, as after a run in which all held."""
     file = out / RECORD
     if not file.is_file():
         return {}
-    found = Acceptance.model_validate_json(file.read_text(encoding="utf-8"))
+    try:
+        found = Acceptance.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputRefused(
+            f"{file}: is no record of this version; give another --out, or remove it"
+        ) from error
     if (found.model, found.tpforge) != (model, __version__):
         raise InputRefused(
             f"{file}: is of {found.model} with tpforge {found.tpforge}; give another --out, or remove it"
         )
-    return {tried.name: tried for tried in found.claims}
-
-
-def _write(out: Path, model: str, host: dict[str, Any], done: dict[str, Tried]) -> Acceptance:
-    from scripts.reports.acceptance import acceptance_page
-
-    seen = host["host"]
-    known = {
-        "gpus": [f"{gpu['name']}, SM {gpu['sm']}" for gpu in seen["gpus"]],
-        "driver": seen["driver"],
-        "cuda": seen["cuda"],
-        "packages": dict(seen["packages"]),
-        "auto": host["auto"],
-    }
-    found = Acceptance(tpforge=__version__, model=model, host=known, claims=tuple(done.values()))
-    write_atomic(out / RECORD, found.model_dump_json(indent=2) + "\n")
-    write_atomic(out / PAGE, acceptance_page(found.model_dump(mode="json")))
-    return found
+    return {tried.name: tried for tried in found.claims} if (out / WORK).is_dir() else {}
 
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
-
-
-def _auto(value: dict[str, Any]) -> str:
-    return f"{value['auto']['runtime']}: {value['auto']['because']}"
-
-
-def _built(runtime: str, size: int) -> Callable[[dict[str, Any]], str]:
-    def shows(value: dict[str, Any]) -> str:
-        engine = value["engine"]
-        found = (engine["runtime"], engine["mapping"]["tp_size"])
-        assert found == (runtime, size), f"an engine of {found[0]} with tp={found[1]}"
-        return f"{engine['runtime']}, tp={size}, {len(engine['files'])} files"
-
-    return shows
-
-
-def _verified(value: dict[str, Any]) -> str:
-    parity = value["parity"]
-    assert parity["passed"], "; ".join(parity["problems"])
-    equal = parity["num_tensors"] - parity["num_unequal_tensors"]
-    greedy = f"{parity['num_greedy_equal']} of {parity['num_greedy_tokens']} greedy tokens"
-    return f"{equal} of {parity['num_tensors']} tensors equal, {greedy}"
-
-
-def _ready(value: dict[str, Any]) -> str:
-    return f"{value['api']}, ready after {value['seconds_to_ready']} s"
-
-
-def _smoked(value: dict[str, Any]) -> str:
-    assert value["passed"], f"{value['num_failed']} checks failed"
-    return f"{value['num_passed']} passed, {value['num_skipped']} skipped"
-
-
-def _measured(value: dict[str, Any]) -> str:
-    levels = value["run"]["levels"]
-    failed = sum(sum(level["errors"].values()) for level in levels)
-    assert levels and not failed, f"{failed} requests got no whole answer"
-    count = sum(repeat["num_requests"] for level in levels for repeat in level["repeats"])
-    return f"{count} requests at {len(levels)} levels, none failed"
-
-
-def _stopped(value: dict[str, Any]) -> str:
-    assert [one["was"] for one in value["stopped"]] == ["ready"], f"it was {value['stopped']}"
-    return "was ready, ended"
-
-
-def _none_runs(value: dict[str, Any]) -> str:
-    assert value["servers"] == [], f"{len(value['servers'])} servers are left"
-    return "none"

@@ -38,6 +38,8 @@ class Verified:
     places: Places
     manifest: Manifest
     parity: Parity
+    computed_on: str
+    """The device of the ranks: cpu, or cuda with the GPU's name."""
 
 
 def verify_engine(
@@ -60,6 +62,7 @@ def verify_engine(
     from builders.sources.end_ids import NO_END
     from builders.sources.huggingface import HuggingFaceSource
     from engines.parity import measure_parity
+    from engines.reference.opening import device_name
     from engines.store import check_files, read_manifest, write_manifest
 
     manifest = read_manifest(places.engine)
@@ -121,7 +124,7 @@ def verify_engine(
     write_into(places.engine, "parity.json", _parity_json(manifest, parity, golden))
     write_manifest(places.engine, manifest)
     keep_stage(places, "verify", _provenance(places, manifest))
-    return Verified(places, manifest, parity)
+    return Verified(places, manifest, parity, device_name())
 
 
 def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType) -> dict[str, Tensor]:

@@ -8,7 +8,11 @@ from typing import Any
 def acceptance_page(record: dict[str, Any]) -> str:
     """Markdown of the record of `tpforge accept`."""
     host, claims = record["host"], record["claims"]
-    held = sum(claim["verdict"] == "held" for claim in claims)
+    held, failed, skipped = (
+        sum(claim["verdict"] == verdict for claim in claims) for verdict in ("held", "failed", "skipped")
+    )
+    minutes = sum(claim["seconds"] for claim in claims) / 60
+    over = "" if record["is_over"] else " The time was over before all was tried: the same command goes on."
     rows = [
         f"| {claim['name']} | {claim['claimed']} | **{claim['verdict']}**: {_cell(claim['seen'])} "
         f"| {claim['seconds']:g} s | {claim['log'] or ''} |"
@@ -17,7 +21,8 @@ def acceptance_page(record: dict[str, Any]) -> str:
     lines = [
         f"# tpforge {record['tpforge']} on {', '.join(host['gpus']) or 'a host without a GPU'}",
         "",
-        f"{held} of {len(claims)} claims held. Model: {_cell(record['model'])}. "
+        f"{held} of {len(claims)} claims held, {failed} failed, {skipped} not tried; {minutes:.1f} min of at "
+        f"most {record['budget_min']:g}.{over} Model: {_cell(record['model'])}. "
         f"Driver {host['driver'] or 'none'}, CUDA {host['cuda'] or 'none'}; "
         + ", ".join(f"{name} {version}" for name, version in host["packages"].items())
         + f". Runtime {host['auto']['runtime']}: {_cell(host['auto']['because'])}.",

@@ -6,6 +6,7 @@ It computes nothing; see docs/planning.md for what the values mean.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -267,6 +268,15 @@ def _speed(option: Option) -> SpeedRecord | None:
     )
 
 
+def plan_of(value: Mapping[str, object]) -> PlanRecord:
+    """The plan in what `tpforge plan --json` printed.
+
+    Raises:
+        ValueError: it is no plan of this version.
+    """
+    return PlanRecord.model_validate({key: item for key, item in value.items() if key not in _BESIDE})
+
+
 def read_plan(path: Path) -> PlanRecord:
     """The plan that `tpforge plan --json` printed.
 
@@ -280,8 +290,6 @@ def read_plan(path: Path) -> PlanRecord:
     with os_errors(path):
         text = path.read_text("utf-8")
     try:
-        value = json.loads(text)
-        fields = {key: item for key, item in value.items() if key not in _BESIDE}
-        return PlanRecord.model_validate(fields)
+        return plan_of(json.loads(text))
     except (ValueError, AttributeError) as error:
         raise InputRefused(f"{path}: is not what tpforge plan --json prints: {error}") from error

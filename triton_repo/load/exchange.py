@@ -59,7 +59,7 @@ class Piece:
     @property
     def is_empty(self) -> bool:
         """Whether it carried neither text nor tokens."""
-        return not self.text and not self.token_ids
+        return not self.text and not self.token_ids and not self.num_tokens
 
 
 @dataclass(frozen=True)

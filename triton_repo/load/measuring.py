@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from tpforge.measure.runs.metrics import count_errors, count_prompts, summarize
 from tpforge.measure.runs.prompts import Prompt
 from tpforge.measure.runs.run import Level, Repeat, Slo, Telemetry
 from tpforge.measure.runs.samples import Sample
-from tpforge.measure.runs.steadiness import level_notes
+from tpforge.measure.runs.steadiness import LONG_SHARE, level_notes
 from triton_repo.load.counting import Counting, counting_notes
 from triton_repo.load.exchange import Target, TokenSource
 from triton_repo.load.order import InTurn, Order, Passes
@@ -154,13 +155,8 @@ class _Measuring:
             if interrupt.is_set() or gave_up:
                 break
         telemetry = self._recorder.stop() if self._recorder is not None else Telemetry()
-        empty = [number for number, found in enumerate(repeats) if found.record is None]
-        if empty and not interrupt.is_set():
-            numbers = ", ".join(map(str, empty))
-            self._notes.append(
-                f"{load.name}: no request began after the warmup of repeat {numbers}, which is left out; "
-                "measure for longer"
-            )
+        if not interrupt.is_set():
+            self._notes += _left_out(load, repeats, extent=self._plan.extent)
         kept = [(found.record, found.samples) for found in repeats if found.record is not None]
         records = [record for record, _ in kept]
         samples = _renumbered([part for _, part in kept], level=len(self._levels))
@@ -219,6 +215,25 @@ def _renumbered(repeats: Sequence[Sequence[Sample]], *, level: int) -> list[Samp
         for number, part in enumerate(repeats)
         for sample in part
     ]
+
+
+def _left_out(load: Load, repeats: Sequence[ReadRepeat], *, extent: Extent) -> list[str]:
+    """Repeats in which nothing was measured: why, and what of the command line would change it."""
+    empty = [number for number, found in enumerate(repeats) if found.record is None]
+    if not empty:
+        return []
+    ends = [(one.ended_s or 0.0) - one.scheduled_s for number in empty for one in repeats[number].samples]
+    longest_s = max(ends, default=0.0)
+    if isinstance(load, Closed) and ends:
+        why = f"a request took up to {longest_s:.3g} s"
+        ten_s = math.ceil(longest_s / LONG_SHARE)
+        instead = f"--duration {ten_s} has ten of a user's, --max-tokens bounds them"
+    else:
+        why = "no request was due then"
+        instead = "give a longer --duration, or a higher --rate"
+    window = "the warmup" if extent.duration_s is None else f"{extent.warmup_s:g} s of warmup"
+    where = f"after {window} in repeat {', '.join(map(str, empty))}"
+    return [f"{load.name}: no request began {where}, which is left out: {why}; {instead}"]
 
 
 def _level(

@@ -127,8 +127,8 @@ class OpenAiTarget:
             failure = failure or Failure("malformed", f"{type(error).__name__}: {error}")
         if failure is None and not ended and finish is None:
             failure = Failure("incomplete", "the stream ended without a finish reason or [DONE]")
-        if failure is None and not pieces:
-            failure = Failure("incomplete", "the answer holds no token")
+        if failure is None and not pieces and finish is None:
+            failure = Failure("incomplete", "the answer holds no token and no finish reason")
         return Reading(
             pieces=tuple(pieces),
             text="".join(piece.text for piece in pieces),

@@ -25,6 +25,7 @@ from triton_repo.client.wire import Response, Tensor, decode_response, encode_re
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+NUM_INPUT, NUM_OUTPUT = "num_input_tokens", "num_output_tokens"
 LLMAPI = "llmapi"
 LLMAPI_MODEL = "tensorrt_llm"
 """The name that TensorRT-LLM's llmapi repository gives its model."""
@@ -192,17 +193,20 @@ class TritonTarget:
             final = final or response.final
             if self.model.is_cumulative and text:
                 text, whole = text.removeprefix(whole), text
-            pieces.append(Piece(at, text, token_ids))
+            # Of this response alone, streamed or not: TensorRT-LLM, triton_backend/inflight_batcher_llm/src/
+            # model_instance_state.cc, fillTritonResponse.
+            pieces.append(Piece(at, text, token_ids, num_tokens=_number(response.outputs, NUM_OUTPUT)))
             said.update(response.outputs)
         found = tuple(piece for piece in pieces if not piece.is_empty)
+        counts = [piece.num_tokens for piece in pieces if piece.num_tokens is not None]
         if failure is None and not final:
             failure = Failure("incomplete", "the stream ended without its final response")
         return Reading(
             pieces=found,
             text="".join(piece.text for piece in found),
             failure=failure,
-            input_tokens=_number(said, "num_input_tokens"),
-            output_tokens=_number(said, "num_output_tokens"),
+            input_tokens=_number(said, NUM_INPUT),
+            output_tokens=sum(counts) if counts else None,
             finish_reason=_word(said, "finish_reason"),
         )
 
@@ -244,6 +248,8 @@ class TritonTarget:
         else:
             values |= {"text_input": prompt.text, "max_tokens": max_tokens}
             values |= {"stream": True} if self.options.streaming else {}
+            # So many the server made, which a tokenizer cannot tell of their text.
+            values |= {f"return_{NUM_INPUT}": True, f"return_{NUM_OUTPUT}": True}
         if self.model.form != "llmapi":
             values.setdefault("exclude_input_in_output", True)
         if prompt.min_tokens and "min_tokens" in self.model.inputs:

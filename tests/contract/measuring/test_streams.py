@@ -62,8 +62,18 @@ def test_what_a_model_thinks_calls_or_refuses_is_an_answer(
 
 
 def test_a_stream_of_nothing_is_incomplete(put: Put) -> None:
-    assert answered(put, [ROLE, {"content": ""}]).error_kind == "incomplete"
-    assert answered(put, [ROLE], usage={"completion_tokens": 5}).error_kind == "incomplete"
+    assert answered(put, [ROLE, {"content": ""}], finish=None).error_kind == "incomplete"
+    nothing = answered(put, [ROLE], finish=None, usage={"completion_tokens": 5})
+    assert nothing.error_kind == "incomplete"
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
+def test_an_answer_that_ends_at_once_with_its_reason_is_an_empty_answer(put: Put, reason: str) -> None:
+    """The one token of it is the one that ends it, of which there is no text."""
+    sample = answered(put, [ROLE], finish=reason, usage={"completion_tokens": 1})
+    assert (sample.error_kind, sample.output_text, sample.finish_reason) == (None, "", reason)
+    assert (sample.first_token_s, sample.token_times_s, sample.output_tokens) == (None, (), 1)
+    assert sample.last_s == sample.ended_s
 
 
 def test_usage_counts_what_the_text_does_not_show(put: Put) -> None:

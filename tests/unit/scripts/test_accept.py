@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.flows.accept import Acceptance, Answer, accept, claims
-from tpforge.errors import InputRefused
+from scripts.flows.accept import accept
+from scripts.flows.accepting.private import Private
+from scripts.flows.accepting.records import Acceptance, Answer
+from tpforge.errors import EnvironmentUnusable, InputRefused
 
-AUTO = {"runtime": "reference", "because": "this host has no NVIDIA GPU", "otherwise": "", "trtllm": None}
+AUTO = {
+    "runtime": "reference", "because": "this host has no NVIDIA GPU", "otherwise": "", "trtllm": None,
+    "container": "none",
+}  # fmt: skip
 HOST = {"gpus": [], "driver": None, "cuda": None, "packages": [["torch", "2.13.0"]]}
+DOCTOR: dict[str, Any] = {"auto": AUTO, "host": HOST, "findings": []}
 PARITY = {
     "passed": True, "problems": [], "num_tensors": 9, "num_unequal_tensors": 0, "num_greedy_equal": 64,
     "num_greedy_tokens": 64,
 }  # fmt: skip
-LEVEL: dict[str, Any] = {"errors": {}, "repeats": [{"num_requests": 20}]}
+LEVEL: dict[str, Any] = {
+    "name": "concurrency 4", "errors": {}, "repeats": [{"num_requests": 20}],
+    "metrics": {"output_token_throughput": {"avg": 81.25}},
+}  # fmt: skip
 
 
 class Scripted:
-    """Answers each command as a sound host would, but for those in `wrong`."""
+    """Answers each command as a sound host would, but for those in `wrong`; each takes `takes_s`."""
 
-    def __init__(self, wrong: dict[str, Answer] | None = None) -> None:
-        self.wrong, self.asked = wrong or {}, list[str]()
+    def __init__(
+        self, wrong: dict[str, Answer] | None = None, *, doctor: dict[str, Any] = DOCTOR, takes_s: float = 1.0
+    ) -> None:
+        self.wrong, self.doctor, self.takes_s = wrong or {}, doctor, takes_s
+        self.asked, self.limits, self.time_s = list[str](), list[float](), 0.0
 
-    def __call__(self, words: Sequence[str], folder: Path) -> Answer:
+    def now(self) -> float:
+        return self.time_s
+
+    def __call__(self, words: Sequence[str], folder: Path, limit_s: float) -> Answer:
         self.asked.append(" ".join(words))
+        self.limits.append(limit_s)
+        in_time = words[0] in ("stop", "status") or limit_s >= self.takes_s
+        self.time_s += self.takes_s if in_time else limit_s
+        if not in_time:
+            return Answer(143, {}, "terminated", in_time=False)
         found = self.wrong.get(words[0])
         return found or Answer(0, self._value(words), f"said in {folder.resolve()} by {Path.home()}")
 
@@ -37,8 +59,8 @@ class Scripted:
             size = int(words[words.index("--tp") + 1])
             return {"engine": {"runtime": "reference", "mapping": {"tp_size": size}, "files": ["a"]}}
         return {
-            "doctor": {"auto": AUTO, "host": HOST},
-            "verify": {"parity": PARITY},
+            "doctor": self.doctor,
+            "verify": {"parity": PARITY, "computed_on": "cpu"},
             "serve": {"api": "triton", "seconds_to_ready": 3.5},
             "smoke": {"passed": True, "num_passed": 33, "num_failed": 0, "num_skipped": 7},
             "bench": {"run": {"levels": [LEVEL, LEVEL]}},
@@ -51,50 +73,69 @@ def tried(found: Acceptance) -> dict[str, tuple[str, str]]:
     return {one.name: (one.verdict, one.seen) for one in found.claims}
 
 
-def run(out: Path, host: Scripted) -> Acceptance:
-    return accept("demo", out, sizes=(1, 2), run=host, progress=lambda _message: None)
+def run(out: Path, host: Scripted, *, model: str = "demo", budget_min: float = 60.0) -> Acceptance:
+    return accept(model, out, budget_min=budget_min, run=host, now=host.now, progress=lambda _message: None)
 
 
-def test_a_sound_host_holds_every_claim_and_nothing_is_left(tmp_path: Path) -> None:
+def test_a_sound_host_holds_every_claim_that_it_can_be_asked_and_nothing_is_left(tmp_path: Path) -> None:
     found = run(tmp_path, Scripted())
     seen = tried(found)
-    assert {verdict for verdict, _ in seen.values()} == {"held"}
-    assert seen["verify tp=2"] == ("held", "9 of 9 tensors equal, 64 of 64 greedy tokens")
-    assert seen["bench"] == ("held", "40 requests at 2 levels, none failed")
+    assert {name: text for name, (verdict, text) in seen.items() if verdict != "held"} == {
+        "learn": "not tried: no TensorRT-LLM can be asked: this host has no NVIDIA GPU",
+        "quantize on CUDA": "not tried: this host has no NVIDIA GPU",
+        "build fp8": "not tried: quantize on CUDA did not hold",
+        "verify fp8": "not tried: build fp8 did not hold",
+        "as planned": "not tried: the plan estimates TensorRT-LLM, and it is the reference runtime that was "
+        "served",
+    }
+    assert seen["verify tp=2"] == ("held", "9 of 9 tensors equal, 64 of 64 greedy tokens, on cpu")
+    assert seen["bench"] == ("held", "40 requests at 2 levels, none failed; 81.25 tokens/s at concurrency 4")
     assert not (tmp_path / "work").exists()
     page = (tmp_path / "accept.md").read_text()
-    assert "10 of 10 claims held" in page
+    assert "10 of 15 claims held, 0 failed, 5 not tried; 0.2 min of at most 60." in page
     assert all(one.claimed in page and one.seen in page for one in found.claims)
 
 
-def test_a_host_with_tensorrt_llm_is_tried_by_trtllm_serve_under_its_own_model_name() -> None:
-    for trtllm, model in (("1.4.0rc1", "accept-tp2"), ("1.2.1", "model")):
-        auto = {**AUTO, "runtime": "pytorch", "trtllm": trtllm}
-        words = {claim.name: claim.words for claim in claims("demo", (1, 2), {"auto": auto}, port=9000)}
-        assert words["serve"][:4] == ("serve", "accept-tp2", "--server", "trtllm-serve")
-        assert words["smoke"] == ("smoke", "--api", "openai", "--json")
-        assert words["bench"][words["bench"].index("--model") + 1] == model
-        assert not any(name.startswith("verify") for name in words)
-
-
 def test_record_page_and_logs_name_no_folder_of_whoever_ran_it(tmp_path: Path) -> None:
-    run(tmp_path, Scripted())
-    for path in (tmp_path / "accept.json", tmp_path / "accept.md", *(tmp_path / "logs").iterdir()):
+    model = tmp_path / "secret-project" / "model"
+    model.mkdir(parents=True)
+    found = run(tmp_path / "out", Scripted(), model=str(model))
+    written = [tmp_path / "out" / name for name in ("accept.json", "accept.md")]
+    for path in (*written, *(tmp_path / "out" / "logs").iterdir()):
         text = path.read_text()
-        assert str(tmp_path) not in text and str(Path.home()) not in text
-    assert (tmp_path / "logs" / "build-tp-1.log").read_text() == "said in WORK by HOME"
+        assert str(tmp_path) not in text and str(Path.home()) not in text and "secret-project" not in text
+    assert (tmp_path / "out" / "logs" / "build-tp-1.log").read_text() == "said in WORK by HOME"
+    build = next(one for one in found.claims if one.name == "build tp=1")
+    assert build.command[:3] == ("tpforge", "build", "MODELS/model")
+
+
+def test_names_are_left_out_as_words_and_gpus_by_their_numbers() -> None:
+    private = Private({"/home/ada": "HOME"}, {"vm": "HOST", "ada": "USER"})
+    said = "/home/ada/x ran on vm:8000 as ada; vmstat, a-vm and GPU-01234567-89ab-cdef-0123-456789abcdef"
+    assert private.without(said) == "HOME/x ran on HOST:8000 as USER; vmstat, a-vm and GPU-UUID"
+
+
+def test_the_words_of_this_host_are_left_out(tmp_path: Path) -> None:
+    from scripts.flows.accepting.private import private_of
+
+    private = private_of(tmp_path, model=None)
+    assert private.without(f"{tmp_path}/log of {platform.node()}") == "WORK/log of HOST"
+    if getpass.getuser() == "root":
+        assert private.without("user root, / root") == "user root, / root"
 
 
 @pytest.mark.parametrize(
     ("command", "answer", "failed", "seen"),
     [
         ("smoke", Answer(6, {}, "error: the smoke test failed"), "smoke", "exit status 6: error: the smoke"),
-        ("verify", Answer(0, {"parity": {**PARITY, "passed": False, "problems": ["q.weight differs"]}}, ""),
+        ("verify", Answer(0, {"parity": {**PARITY, "passed": False, "problems": ["q.weight differs"]},
+                              "computed_on": "cpu"}, ""),
          "verify tp=1", "q.weight differs"),
         ("status", Answer(0, {"servers": [{}]}, ""), "nothing left", "1 servers are left"),
         ("bench", Answer(0, {"run": {"levels": [{**LEVEL, "errors": {"refused": 2}}]}}, ""), "bench",
          "2 requests got no whole answer"),
-        ("bench", Answer(0, {}, ""), "bench", "no 'run' in it"),
+        ("bench", Answer(0, {}, ""), "bench", "no 'run' in its answer"),
+        ("build", Answer(3, {}, "error: the disk is full"), "build tp=1", "exit status 3: error: the disk"),
     ],
 )  # fmt: skip
 def test_what_does_not_hold_fails_with_what_was_seen(
@@ -104,6 +145,25 @@ def test_what_does_not_hold_fails_with_what_was_seen(
     assert found[failed][0] == "failed"
     assert seen in found[failed][1]
     assert (tmp_path / "work").exists()
+
+
+def test_a_proof_that_lacks_a_package_is_not_tried_and_says_which(tmp_path: Path) -> None:
+    lacking = Answer(3, {}, "error: proving an engine needs transformers: pip install tpforge[convert]")
+    found = run(tmp_path, Scripted({"verify": lacking}))
+    assert tried(found)["verify tp=1"] == (
+        "skipped", "this machine cannot: error: proving an engine needs transformers: pip install "
+        "tpforge[convert]",
+    )  # fmt: skip
+    assert not found.failed
+
+
+def test_a_host_without_tritonserver_serves_nothing_and_says_what_is_missing(tmp_path: Path) -> None:
+    finding = {"part": "tritonserver", "found": "not found", "verdict": "missing", "advice": "pip install it"}
+    found = run(tmp_path, Scripted(doctor={**DOCTOR, "findings": [finding]}))
+    seen = tried(found)
+    assert seen["serve"] == ("skipped", "not tried: tritonserver is not found: pip install it")
+    assert seen["smoke"] == ("skipped", "not tried: serve did not hold")
+    assert seen["verify tp=2"][0] == "held"
 
 
 def test_what_follows_from_a_claim_that_failed_is_not_tried_and_the_server_is_stopped(
@@ -125,8 +185,40 @@ def test_a_second_run_goes_on_with_what_has_not_held(tmp_path: Path) -> None:
     assert any(words.startswith("bench") for words in host.asked)
 
 
+def test_a_run_after_one_in_which_all_held_begins_anew(tmp_path: Path) -> None:
+    """Its engines are gone."""
+    run(tmp_path, Scripted())
+    host = Scripted()
+    run(tmp_path, host)
+    assert len([words for words in host.asked if words.startswith("build")]) == 2
+
+
+def test_a_budget_that_is_over_ends_what_runs_stops_the_server_and_leaves_the_rest(tmp_path: Path) -> None:
+    """Commands of 60 s and 9 min: doctor twice, build and verify twice, serve, smoke, half a bench."""
+    host = Scripted(takes_s=60)
+    found = run(tmp_path, host, budget_min=8.5)
+    seen = tried(found)
+    assert seen["smoke"][0] == "held"
+    assert seen["bench"] == ("skipped", "ended: the 8.5 min were over; the same command goes on")
+    assert seen["stop"][0] == seen["nothing left"][0] == "held"
+    assert not found.is_over and not found.failed
+    limit = host.limits[next(n for n, words in enumerate(host.asked) if words.startswith("bench"))]
+    assert limit == 30.0
+    assert "The time was over before all was tried" in (tmp_path / "accept.md").read_text()
+
+    again = Scripted(takes_s=60)
+    assert run(tmp_path, again, budget_min=8.5).is_over
+    assert not any(words.startswith(("build", "verify")) for words in again.asked)
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_record_of_another_model_is_not_gone_on_with(tmp_path: Path) -> None:
     run(tmp_path, Scripted())
     with pytest.raises(InputRefused, match="is of demo with tpforge"):
-        accept("other", tmp_path, sizes=(1,), run=Scripted(), progress=lambda _message: None)
+        run(tmp_path, Scripted(), model="other")
     assert json.loads((tmp_path / "accept.json").read_text())["model"] == "demo"
+
+
+def test_without_doctor_nothing_is_tried(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentUnusable, match="tpforge doctor: exit status 1: error: broken"):
+        run(tmp_path, Scripted({"doctor": Answer(1, {}, "error: broken")}))

@@ -11,6 +11,7 @@ from tritonclient.grpc import service_pb2
 from tpforge.errors import UsageError
 from tpforge.measure.runs.prompts import Prompt
 from triton_repo.client.wire import tensor
+from triton_repo.load.counting import Counting
 from triton_repo.load.exchange import Exchange, Reading
 from triton_repo.load.triton_target import TritonModel, TritonOptions, TritonTarget
 
@@ -125,11 +126,32 @@ def test_responses_without_text_are_no_tokens_and_an_empty_final_one_ends() -> N
 
 
 def test_cumulative_text_is_taken_apart() -> None:
-    counts = {"num_input_tokens": ("INT32", [[4]]), "num_output_tokens": ("INT32", [[3]])}
-    stream = (text("a"), text("a b"), text("a b"), text("a b c", final=True, **counts))
+    stream = (text("a"), text("a b"), text("a b"), text("a b c", final=True))
     found = read(target("text", TEXT, cumulative=True), *stream)
     assert [piece.text for piece in found.pieces] == ["a", " b", " c"]
-    assert (found.input_tokens, found.output_tokens) == (4, 3)
+    assert (found.input_tokens, found.output_tokens) == (None, None)
+
+
+def test_what_the_server_counted_is_summed_over_its_responses() -> None:
+    """A response may hold several tokens, or a token of which no whole character is there yet."""
+
+    def counted(number: int) -> dict[str, tuple[str, Any]]:
+        return {"num_input_tokens": ("INT32", [[4]]), "num_output_tokens": ("INT32", [[number]])}
+
+    stream = (text(" a b", **counted(2)), text("", **counted(1)), text("\u00e9", **counted(1)))
+    found = read(target("text", TEXT), *stream, text("", final=True, **counted(0)))
+    assert [(piece.at, piece.text, piece.num_tokens) for piece in found.pieces] == [
+        (0, " a b", 2), (1, "", 1), (2, "\u00e9", 1)
+    ]  # fmt: skip
+    assert (found.input_tokens, found.output_tokens) == (4, 4)
+    (output,) = Counting(outputs=lambda texts: [99 for _ in texts]).output_tokens([found])
+    assert (output.num_tokens, output.per_response) == (4, (2, 1, 1))
+
+
+def test_a_server_that_can_count_is_asked_to() -> None:
+    flags = {"return_num_input_tokens": "BOOL", "return_num_output_tokens": "BOOL"}
+    asked = sent(target("text", {**TEXT, **flags}))
+    assert asked["return_num_input_tokens"] == asked["return_num_output_tokens"] == ([1, 1], [True])
 
 
 def test_token_ids_are_counted_a_response() -> None:

@@ -130,7 +130,8 @@ class Sequence:
         if item.return_num_input_tokens:
             tensors["num_input_tokens"] = np.array([[len(item.input_ids)]], dtype=np.int32)
         if item.return_num_output_tokens:
-            tensors["num_output_tokens"] = np.array([[sent]], dtype=np.int32)
+            # Of this response, as TensorRT-LLM's backend counts them.
+            tensors["num_output_tokens"] = np.array([[len(token_ids)]], dtype=np.int32)
         if item.return_perf_metrics:
             tensors |= self._perf_metrics()
         self.num_sent = sent
