@@ -143,7 +143,7 @@ def command(
         if path is not None and path.exists() and not force:
             raise InputRefused(f"{path}: exists already; use --force to replace it")
     gpus = GpuWishes(**{field.name: values.pop(field.name) for field in fields(GpuWishes)})
-    load = LoadWishes(**{field.name: values.pop(field.name) for field in fields(LoadWishes)})
+    load = LoadWishes(**{one.name: values.pop(one.name) for one in fields(LoadWishes) if one.name in values})
 
     def note(said: str) -> None:
         output.note(f"note: {said}")

@@ -20,6 +20,7 @@ from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, gpus, make_clu
 from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
+from tpforge.plan.simulation import Request
 from tpforge.plan.speculation import Drafts
 from tpforge.plan.throughput import Load
 from tpforge.progress import Progress
@@ -49,7 +50,10 @@ class GpuWishes:
 
 @dataclass(frozen=True)
 class LoadWishes:
-    """What is asked of them; None is no limit, or what follows from the rest, and an empty choice is all."""
+    """What is asked of them; None is no limit, or what follows from the rest, and an empty choice is all.
+
+    `requests` are those of a trace.
+    """
 
     isl: int = 1000
     osl: int = 1000
@@ -71,6 +75,7 @@ class LoadWishes:
     trtllm: str | None = None
     kv_fraction: float = 0.9
     price: float | None = None
+    requests: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ def _ask(wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, price: 
         pad=wishes.pad,
         kv_fraction=wishes.kv_fraction,
         price=wishes.price or price,
+        requests=wishes.requests,
     )
 
 

@@ -75,6 +75,7 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
             "time a token",
             f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, {speed.batch} requests a replica",
         ),
+        ("simulated", simulated_text(plan)),
         ("batch is limited by", speed.limit),
         ("communication", f"{100 * speed.communication_share:.0f} % of a step"),
         ("KV cache", f"{memory.kv_tokens} tokens a replica, {format_bytes(memory.kv_bytes)} a rank"),
@@ -179,6 +180,19 @@ def time_text(milliseconds: float, band: TimeBand | None) -> str:
     digits = 0 if milliseconds >= 100 else 1
     low, high = milliseconds * band.low, milliseconds * band.high
     return f"{milliseconds:.{digits}f} ms ({low:.{digits}f} to {high:.{digits}f}: {rests})"
+
+
+def simulated_text(plan: Plan) -> str:
+    """Percentiles of the chosen option's requests, and how they came."""
+    found, load = plan.simulated, plan.ask.load
+    came = "as others ended"
+    if load.requests_per_second is not None:
+        came = "as in the trace" if plan.ask.requests else "at random times"
+    return (
+        f"p50 {found.ttft.p50_ms:.0f} ms, p95 {found.ttft.p95_ms:.0f} ms to the first token; "
+        f"p50 {found.tpot.p50_ms:.1f} ms, p95 {found.tpot.p95_ms:.1f} ms a token "
+        f"({found.num_requests} requests that came {came})"
+    )
 
 
 def memory_parts(memory: RankMemory) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpforge.plan.options import Ask, Option
+from tpforge.plan.percentiles import Simulated
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
 
@@ -32,6 +33,7 @@ class Case:
     blueprint: Blueprint
     ask: Ask
     instead: Sequence[Option]
+    simulated: Simulated | None = None
 
     def single(self, bits: int) -> Option | None:
         """The fastest option that works on one GPU a replica, with weights of that many bits."""

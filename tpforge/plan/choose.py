@@ -17,6 +17,7 @@ from tpforge.plan.frontier import FrontierPoint, frontier
 from tpforge.plan.hardware import Cluster, gpus, make_cluster
 from tpforge.plan.host import HostNeeds, host_needs
 from tpforge.plan.options import Ask, Option, list_options
+from tpforge.plan.percentiles import Simulated, late_rejection, simulate_option
 from tpforge.plan.rules import advise
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
@@ -32,6 +33,7 @@ class Plan:
     """A decision for one model on one cluster; `instead` are the best options of the alternatives named.
 
     `frontier` is empty where the load or a limit was stated: then the choice is no matter of taste.
+    `simulated` is of one replica of the chosen option.
     """
 
     blueprint: Blueprint
@@ -43,6 +45,7 @@ class Plan:
     instead: tuple[Option, ...]
     advice: tuple[Advice, ...]
     needs: HostNeeds
+    simulated: Simulated
     frontier: tuple[FrontierPoint, ...] = ()
 
     @property
@@ -106,8 +109,9 @@ def decide(
     """
     check_ask(blueprint, ask)
     options = list_options(blueprint, cluster, ask, calibration=calibration)
+    options, simulated = _simulated(options, ask, goal=goal, calibration=calibration)
     working = [one for one in options if one.rejection is None]
-    if not working:
+    if simulated is None:
         raise _failure(
             blueprint, cluster, ask, options, goal=goal, calibration=calibration, alternatives=alternatives
         )
@@ -122,12 +126,27 @@ def decide(
         chosen=chosen,
         options=options,
         instead=instead,
-        advice=advise(chosen, options, blueprint=blueprint, ask=ask, instead=instead),
+        advice=advise(chosen, options, blueprint=blueprint, ask=ask, instead=instead, simulated=simulated),
         needs=host_needs(
             blueprint, mapping=chosen.mapping, dtype=chosen.dtype, weight_format=chosen.weight_format
         ),
+        simulated=simulated,
         frontier=() if ask.states_load else frontier(as_sure, ask.load, calibration=calibration),
     )
+
+
+def _simulated(
+    options: tuple[Option, ...], ask: Ask, *, goal: Goal, calibration: Calibration
+) -> tuple[tuple[Option, ...], Simulated | None]:
+    """What users of the best option wait; at a rate, those whose queue breaks a limit are rejected."""
+    while working := [one for one in options if one.rejection is None]:
+        best = rank_options(working, goal=goal)[0]
+        found = simulate_option(best, ask, fit=calibration.fit)
+        late = late_rejection(best, ask, found) if ask.load.requests_per_second is not None else None
+        if late is None:
+            return options, found
+        options = tuple(replace(one, rejection=late) if one is best else one for one in options)
+    return options, None
 
 
 def _instead(

@@ -17,6 +17,7 @@ from tpforge.plan.calibration import Band, Calibration, TimeBand
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
+from tpforge.plan.simulation import Request
 from tpforge.plan.throughput import Engine, Load, Speed
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
@@ -41,6 +42,7 @@ class Ask:
     A limit without a load asks for the most requests at once that keep it; `wished_tpot_ms` is kept where it
     can be, without a load and limits. `fewest_gpus`: no more replicas than the load needs.
     `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU.
+    `requests` are those of a trace whose mean `load` is.
     """
 
     load: Load
@@ -57,6 +59,7 @@ class Ask:
     pad: bool = True
     kv_fraction: float = KV_FRACTION
     price: float | None = None
+    requests: tuple[Request, ...] = ()
 
     @property
     def states_load(self) -> bool:

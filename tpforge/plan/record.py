@@ -17,6 +17,7 @@ from tpforge.outputs.atomic import os_errors
 from tpforge.plan.choose import Plan
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.options import Option
+from tpforge.plan.percentiles import Wait
 from tpforge.records import Record
 from tpforge.shards.weights import Basis
 
@@ -93,6 +94,22 @@ class OptionRecord(Record):
     speed: SpeedRecord | None
 
 
+class WaitRecord(Record):
+    """Milliseconds of a mean request, of the middle one, and of the one that 19 of 20 are faster than."""
+
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+class SimulatedRecord(Record):
+    """What the requests of one replica of the chosen option waited in a simulation of its scheduler."""
+
+    requests: int
+    ttft: WaitRecord
+    tpot: WaitRecord
+
+
 class FrontierRecord(Record):
     """A point that no option and batch beats in both rates; `batch` requests run at once a replica."""
 
@@ -150,6 +167,7 @@ class PlanRecord(Record):
     advice: list[AdviceRecord]
     options: list[OptionRecord]
     undecided: list[str] = Field(default_factory=list)
+    simulated: SimulatedRecord | None = None
     frontier: list[FrontierRecord] = Field(default_factory=list)
 
 
@@ -185,6 +203,11 @@ def plan_record(plan: Plan) -> PlanRecord:
         advice=[AdviceRecord(rule=one.rule, level=one.level, text=one.text) for one in plan.advice],
         options=[option_record(one, plan) for one in (*plan.working, *plan.rejected)],
         undecided=[one.label for one in plan.undecided],
+        simulated=SimulatedRecord(
+            requests=plan.simulated.num_requests,
+            ttft=_wait(plan.simulated.ttft),
+            tpot=_wait(plan.simulated.tpot),
+        ),
         frontier=[
             FrontierRecord(
                 label=one.option.label,
@@ -216,6 +239,12 @@ def option_record(option: Option, plan: Plan) -> OptionRecord:
         notes=list(option.notes),
         memory=_memory(option.memory, plan) if option.memory else None,
         speed=_speed(option),
+    )
+
+
+def _wait(wait: Wait) -> WaitRecord:
+    return WaitRecord(
+        mean_ms=round(wait.mean_ms, 2), p50_ms=round(wait.p50_ms, 2), p95_ms=round(wait.p95_ms, 2)
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tpforge.plan.case import Advice, Case
 from tpforge.plan.options import Ask, Option
+from tpforge.plan.percentiles import Simulated
 from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
@@ -27,9 +28,10 @@ def advise(
     blueprint: Blueprint,
     ask: Ask,
     instead: Sequence[Option] = (),
+    simulated: Simulated | None = None,
 ) -> tuple[Advice, ...]:
     """What the rules say, in the order of the questions."""
-    case = Case(chosen, options, blueprint, ask, instead)
+    case = Case(chosen, options, blueprint, ask, instead, simulated)
     found = [rule(case) for rule in RULES]
     return tuple(advice for advice in found if advice is not None)
 
@@ -133,8 +135,18 @@ def starved_of_cache(case: Case) -> Advice | None:
 
 
 def tail_risk(case: Case) -> Advice | None:
-    """A full batch makes every user's tokens slow, and bursts queue."""
-    speed = case.chosen.speed
+    """Limits are kept by a mean request: p95 may break them, and bursts and mixed lengths raise it."""
+    speed, ask, found = case.chosen.speed, case.ask, case.simulated
+    if found is not None:
+        limits = (("to the first token", found.ttft, ask.ttft_ms), ("a token", found.tpot, ask.tpot_ms))
+        for what, wait, limit in limits:
+            if limit is not None and wait.p95_ms > limit:
+                return Advice(
+                    "p95-risk",
+                    "warning",
+                    f"the mean request keeps {limit:g} ms {what}, p95 does not: {wait.p95_ms:.0f} ms "
+                    "simulated; plan for fewer requests at once, or with a lower limit",
+                )
     if speed is None or speed.batch < 2:
         return None
     return Advice(

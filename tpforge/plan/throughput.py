@@ -192,7 +192,7 @@ class StepModel:
     """The time of steps of one replica."""
 
     def __init__(self, engine: Engine, fit: Fit) -> None:
-        self._engine = engine
+        self.engine = engine
         self.fit = fit
         shapes, settings = engine.shapes, engine.settings
         self._stages = tuple(
@@ -201,26 +201,25 @@ class StepModel:
         )
 
     def step(self, batch: int, load: Load) -> StepTime:
-        """A step in which `batch` requests get their tokens, and the prompts of those that follow are read.
-
-        Drafts are made before, each by one layer of the model's own size: it is modelled, not measured.
-        """
+        """A step in which `batch` requests get their tokens, and prompts of those that follow are read."""
         drafts = load.drafts
         context = load.input_tokens + load.output_tokens / 2
         prompts = batch * drafts.tokens_per_step / load.output_tokens
-        step = self._time(
-            Tokens(
-                batch,
-                context,
-                prompts * load.read_tokens,
-                self._seen(load),
-                queries=1 + drafts.num_tokens,
-            )
+        tokens = Tokens(
+            batch, context, prompts * load.read_tokens, self._seen(load), queries=1 + drafts.num_tokens
         )
-        if not drafts.num_tokens:
+        return self.time(tokens, drafts=drafts)
+
+    def time(self, tokens: Tokens, *, drafts: Drafts = NO_DRAFTS) -> StepTime:
+        """A step of exactly these tokens.
+
+        Drafts are made before, each by one layer of the model's own size: it is modelled, not measured.
+        """
+        step = self._time(tokens)
+        if not drafts.num_tokens or not tokens.batch:
             return step
-        drafting = self._time(Tokens(batch, context))
-        return step.plus(drafting, times=drafts.num_tokens / self._engine.shapes.model.num_layers)
+        drafting = self._time(Tokens(tokens.batch, tokens.context))
+        return step.plus(drafting, times=drafts.num_tokens / self.engine.shapes.model.num_layers)
 
     def prefill(self, load: Load) -> StepTime:
         """Reading one prompt of `load` alone."""
@@ -245,7 +244,7 @@ class StepModel:
         )
 
     def _stage_time(self, work: StageWork, tokens: Tokens) -> StepTime:
-        engine, fit = self._engine, self.fit
+        engine, fit = self.engine, self.fit
         gpu = engine.cluster.gpu
         passes = max(1.0, tokens.total / engine.settings.max_num_tokens)
         bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
@@ -261,7 +260,7 @@ class StepModel:
 
     def _linear(self, work: StageWork, tokens: Tokens, *, passes: float, bandwidth: float) -> float:
         """Matrix products: the p-norm of their arithmetic and of reading the weights."""
-        engine, fit = self._engine, self.fit
+        engine, fit = self.engine, self.fit
         gpu, moe = engine.cluster.gpu, engine.shapes.model.moe
         flops = gpu.peak_flops(engine.activations) * fit.flops_share(gpu)
         head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
@@ -277,7 +276,7 @@ class StepModel:
 
     def _attention(self, tokens: Tokens, *, bandwidth: float) -> float:
         """Reading the cache for new tokens, once for all queries of a request; the scores of prompts."""
-        engine, fit = self._engine, self.fit
+        engine, fit = self.engine, self.fit
         attention, tp_size = engine.shapes.model.attention, engine.shapes.mapping.tp_size
         read = tokens.batch * engine.memory.layout.read_bytes(tokens.context) * fit.kv_read / bandwidth
         heads = engine.shapes.plan.padding.heads.num_heads / tp_size
@@ -291,7 +290,7 @@ class StepModel:
 
     def _communication(self, tokens: float, *, passes: float, num_layers: float) -> float:
         """Two all-reduces a layer over the tp ranks; a hand-over to the next stage."""
-        engine, shares = self._engine, self.fit.links
+        engine, shares = self.engine, self.fit.links
         tp_size, pp_size = engine.shapes.mapping.tp_size, len(self._stages)
         num_bytes = 2 * engine.shapes.model.hidden_size * tokens / passes
         once = allreduce_seconds(num_bytes, ranks=tp_size, cluster=engine.cluster, shares=shares)
@@ -302,7 +301,7 @@ class StepModel:
 
     def _elementwise(self, tokens: float, *, num_layers: float, bandwidth: float) -> float:
         """Norms, residuals, rotations, activations, quantization: passes over 16-bit vectors."""
-        model, tp_size = self._engine.shapes.model, self._engine.shapes.mapping.tp_size
+        model, tp_size = self.engine.shapes.model, self.engine.shapes.mapping.tp_size
         width = model.mlp.intermediate_size
         if model.moe is not None:
             width = model.moe.top_k * model.moe.intermediate_size + model.moe.shared_intermediate_size

@@ -1,6 +1,6 @@
-"""The load of a plan from a trace of one's own traffic: lengths, rate and the longest request.
+"""The load of a plan from a trace of one's own traffic: its requests, their mean, rate and the longest one.
 
-The plan stays one of a mean request: no percentile of a latency is simulated.
+It simulates nothing: `tpforge.plan` ranks options by the mean request, and lets the best serve the trace.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from scripts.flows.plan import LoadWishes
 from tpforge.errors import InputRefused
 from tpforge.measure.statistics import percentiles
 from tpforge.outputs.atomic import os_errors
+from tpforge.plan.simulation import Request
 from tpforge.progress import Progress
 from triton_repo.load.schedule import Trace, parse_trace
 
@@ -36,8 +37,7 @@ def with_trace(wishes: LoadWishes, file: Path, *, note: Progress) -> LoadWishes:
     note(
         f"trace: {len(prompts)} requests{'' if rate is None else f', {rate:.2f} a second'}; "
         f"{_spread('prompts', prompts)}; {_spread('answers', answers)}; the longest request has {longest}. "
-        "The plan is of their mean: p95 of latencies is not simulated, so replay the trace "
-        "(tpforge bench --trace)"
+        "Options are ranked by their mean; p50 and p95 are simulated for the chosen one"
     )
     return replace(
         wishes,
@@ -45,6 +45,10 @@ def with_trace(wishes: LoadWishes, file: Path, *, note: Progress) -> LoadWishes:
         osl=round(sum(answers) / len(answers)),
         rate=wishes.rate if rate is None else rate,
         max_len=wishes.max_len or longest,
+        requests=tuple(
+            Request(row.at_s, prompt, answer)
+            for row, prompt, answer in zip(trace.rows, prompts, answers, strict=True)
+        ),
     )
 
 

@@ -33,7 +33,9 @@ def test_lengths_rate_and_the_longest_request_are_the_traces(
     assert value["requests_per_second"] == pytest.approx(1e3 / float(np.mean(np.diff(times))))
     assert value["max_len"] == int(np.max(prompts + answers))
     assert f"{np.percentile(prompts, 95):.0f} p95" in printed.err
-    assert "p95 of latencies is not simulated" in printed.err
+    simulated = value["simulated"]
+    assert simulated["requests"] == len(ROWS)
+    assert simulated["ttft"]["p50_ms"] <= simulated["ttft"]["p95_ms"]
 
 
 def test_a_stated_load_stays_and_stated_lengths_are_refused(

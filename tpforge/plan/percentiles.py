@@ -1,0 +1,147 @@
+"""What users of a load wait for tokens, as mean, p50 and p95: its requests served by a simulated server.
+
+It schedules nothing (`simulation`) and ranks nothing: options are ranked by estimates of a mean request.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tpforge.measure.statistics import percentiles
+from tpforge.plan.calibration import Fit
+from tpforge.plan.options import Ask, Option, Rejection
+from tpforge.plan.simulation import Request, Server, Waited, serve_as_they_come, serve_at_once
+from tpforge.plan.throughput import Load, StepModel
+
+REQUESTS = 400
+"""First tokens that are waited for: 20 of them are beyond p95."""
+SPREAD = 0.2
+"""Answers are between 1 - SPREAD and 1 + SPREAD of the mean: equal ones would all end in one step."""
+MOST_REQUESTS = 4000
+"""Of a trace: the first so many."""
+_SEED = 19
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Milliseconds: of a mean request, of the middle one, of the one that 19 of 20 are faster than."""
+
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Of one replica: the waits for the first token and for a later one, of so many requests."""
+
+    num_requests: int
+    ttft: Wait
+    tpot: Wait
+
+
+def simulate_option(option: Option, ask: Ask, *, fit: Fit) -> Simulated:
+    """One replica under its share of what is asked; of a trace all, which get its requests in turn."""
+    assert option.engine is not None and option.speed is not None
+    model, load = StepModel(option.engine, fit), ask.load
+    if ask.requests and load.requests_per_second is not None:
+        requests, replicas = ask.requests[:MOST_REQUESTS], option.replicas
+        shares = [requests[index::replicas] for index in range(min(replicas, len(requests)))]
+        return simulate_requests(model, shares, load=load, scale=option.scale)
+    rate, concurrency = load.requests_per_second, load.concurrency
+    share_of_load = replace(
+        load,
+        requests_per_second=None if rate is None else rate / option.replicas,
+        concurrency=None if concurrency is None else -(-concurrency // option.replicas),
+    )
+    return simulate(model, share_of_load, busy=option.speed.batch, scale=option.scale)
+
+
+def late_rejection(option: Option, ask: Ask, simulated: Simulated) -> Rejection | None:
+    """Why an option does not work whose mean request alone did: random arrivals queue."""
+    limits = (
+        (ask.ttft_ms, simulated.ttft.mean_ms, "to the first token"),
+        (ask.tpot_ms, simulated.tpot.mean_ms, "a token"),
+    )
+    for limit, found, what in limits:
+        if limit is not None and found > limit:
+            how = "of the trace" if ask.requests else "that come at random times"
+            return Rejection(
+                "latency", f"{found:.0f} ms {what} in the mean of requests {how}, more than {limit:g}"
+            )
+    return None
+
+
+def simulate(model: StepModel, load: Load, *, busy: int, scale: float = 1.0) -> Simulated:
+    """Of a server that goes on as it was, `busy` requests amid their answers.
+
+    Requests of `load` come at its rate, each at a random time (Poisson), or, without one, as others end.
+    """
+    server = Server(model, load=load, scale=scale)
+    chance = random.Random(_SEED)
+    server.begin(list(_amid(load, busy, chance)))
+    coming = _requests(load, chance)
+    if load.requests_per_second is not None:
+        waited = serve_as_they_come(server, coming, enough=REQUESTS)
+    else:
+        waiting = max(0, (load.concurrency or busy) - busy)
+        waited = serve_at_once(server, coming, number=waiting, enough=REQUESTS)
+    return _summarized(waited, _beside(model, load, busy=busy) / scale)
+
+
+def simulate_requests(
+    model: StepModel, shares: Sequence[Sequence[Request]], *, load: Load, scale: float
+) -> Simulated:
+    """Of the requests of a trace as they come, a share for each replica that is idle before.
+
+    `load` is their mean.
+    """
+    first: list[float] = []
+    tokens: list[float] = []
+    for share in shares:
+        server = Server(model, load=load, scale=scale)
+        coming = iter(sorted(share, key=lambda one: one.at_s))
+        waited = serve_as_they_come(server, coming, enough=len(share))
+        # As many at once as of the mean request, by Little's law.
+        answered = sum(waited.first_s) + sum(waited.token_s) * load.output_tokens
+        busy = max(1, round(answered / waited.seconds)) if waited.seconds else 1
+        beside_s = _beside(model, load, busy=busy) / scale
+        first += [beside_s + one for one in waited.first_s]
+        tokens += waited.token_s
+    return Simulated(len(first), _wait(first), _wait(tokens or [0.0]))
+
+
+def _beside(model: StepModel, load: Load, *, busy: int) -> float:
+    """Seconds a measured server's first token takes beside the steps of the scheduler; see `speed_at`."""
+    first = model.fit.first_token
+    ahead = first.ahead * (busy - 1) * model.prefill(load).total
+    return first.start_ms / 1e3 + ahead + first.steps * model.step(busy, load).total * (1 - 1 / busy)
+
+
+def _summarized(waited: Waited, beside_s: float) -> Simulated:
+    first = [beside_s + one for one in waited.first_s]
+    return Simulated(len(first), _wait(first), _wait(waited.token_s or (0.0,)))
+
+
+def _wait(seconds: Sequence[float]) -> Wait:
+    p50, p95 = percentiles(seconds, (50, 95))
+    return Wait(1e3 * sum(seconds) / len(seconds), 1e3 * p50, 1e3 * p95)
+
+
+def _amid(load: Load, busy: int, chance: random.Random) -> Iterator[Request]:
+    """Requests a part of whose answers, any, is given already and counts as prompt."""
+    for _ in range(busy):
+        left = max(1, round(load.output_tokens * chance.random()))
+        yield Request(0.0, load.request_tokens - left, left)
+
+
+def _requests(load: Load, chance: random.Random) -> Iterator[Request]:
+    """Without end."""
+    now = 0.0
+    while True:
+        if load.requests_per_second is not None:
+            now += chance.expovariate(load.requests_per_second)
+        output = max(1, round(load.output_tokens * chance.uniform(1 - SPREAD, 1 + SPREAD)))
+        yield Request(now, load.input_tokens, output, load.input_tokens - load.read_tokens)
