@@ -8,7 +8,6 @@ an error that nobody expected fails every request and ends the thread, which its
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 import traceback
@@ -29,6 +28,9 @@ from .sampling import NoToken, RequestError, Sampler, Sampling, refuse_not_finit
 
 PREFILL_CHUNK = 256
 """Prompt tokens computed between two decode steps, so that a long prompt does not stall the others."""
+
+SHORT_PROMPTS = 4
+"""As many short prompts are begun between two decode steps, which take about as long as one such chunk."""
 
 NO_END_ID = -1
 """The end_id of a request that shall run to its last token."""
@@ -113,7 +115,7 @@ class Scheduler:
         num_threads: int | None = None,
         on_death: Callable[[Exception], None] | None = None,
     ) -> None:
-        self._on_death = on_death or _print
+        self._on_death = on_death or traceback.print_exception
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.config: EngineConfig = load_config(engine_dir)
@@ -262,17 +264,21 @@ class Scheduler:
 
     def _step(self, executor: Executor) -> None:
         self._drop_cancelled(executor)
-        with self._wake:
-            free = len(self._decoding) < self._num_slots
-            if self._prefilling is None and self._waiting and free:
-                self._prefilling = self._waiting.popleft()
-        if self._prefilling is not None:
-            self._prefill(executor, self._prefilling)
+        room = PREFILL_CHUNK
+        while room > 0 and (request := self._next_prompt()) is not None:
+            room -= max(self._prefill(executor, request), PREFILL_CHUNK // SHORT_PROMPTS)
         if self._decoding:
             self._decode(executor)
 
-    def _prefill(self, executor: Executor, request: Request) -> None:
-        """Compute one chunk of the prompt; after the last, the request joins the decoding ones."""
+    def _next_prompt(self) -> Request | None:
+        """The prompt that is under way, or the first that waits when a slot is free."""
+        with self._wake:
+            if self._prefilling is None and self._waiting and len(self._decoding) < self._num_slots:
+                self._prefilling = self._waiting.popleft()
+        return self._prefilling
+
+    def _prefill(self, executor: Executor, request: Request) -> int:
+        """Compute one chunk of the prompt and return its length; after the last, the request is decoding."""
         start = request.num_prefilled
         request.scheduled_ns = request.scheduled_ns or time.monotonic_ns()
         chunk = tuple(request.input_ids[start : start + PREFILL_CHUNK])
@@ -287,13 +293,13 @@ class Scheduler:
         logits = executor.forward(batch)
         self.num_steps += 1
         request.num_prefilled += len(chunk)
-        if not is_last:
-            return
-        assert logits is not None
-        self._prefilling = None
-        self._decoding.append(request)
-        if self._take(request, logits[0], best=float(logits[0].max())):
-            self._leave(executor, len(self._decoding) - 1)
+        if is_last:
+            assert logits is not None
+            self._prefilling = None
+            self._decoding.append(request)
+            if self._take(request, logits[0], best=float(logits[0].max())):
+                self._leave(executor, len(self._decoding) - 1)
+        return len(chunk)
 
     def _decode(self, executor: Executor) -> None:
         batch = Decode(
@@ -390,7 +396,3 @@ class Scheduler:
                 # One listener that fails must not leave the others without an answer.
                 with contextlib.suppress(Exception):
                     request.tell(Event(finished=True, finish_reason="error", error=message))
-
-
-def _print(error: Exception) -> None:
-    traceback.print_exception(error, file=sys.stderr)

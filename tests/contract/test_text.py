@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.contract.asking import ask_bls, ask_members, prompt, tensors, texts
+from tests.contract.asking import ask_bls, ask_members, tensors, texts
 from tests.contract.conftest import RUNTIME, Render, loaded
 from tests.contract.fake_triton import TIMEOUT_S, Request, Sent, Server
 from tests.contract.test_generation import active
@@ -179,57 +178,3 @@ def test_without_decoupling_there_is_exactly_one_response(render_tiny: Render) -
 
 def index(sent: Sent) -> int:
     return int(sent.tensors["batch_index"].flat[0])
-
-
-def start_stream(server: Server, request_id: str) -> Request:
-    """A stream of tensorrt_llm as an ensemble's step, long enough not to end by itself."""
-    request = prompt([10, 20], request_output_len=300, end_id=-1, streaming=True)
-    request.id = request_id
-    server.start("tensorrt_llm", request)
-    request.sender.sent.get(timeout=TIMEOUT_S)
-    return request
-
-
-def decode_abandoned(server: Server, request_id: str) -> None:
-    """Postprocessing's step for a stream whose client has gone away."""
-    request = Request(tensors("postprocessing", TOKENS_BATCH=[65], SEQUENCE_LENGTH=[1]), request_id)
-    request.sender.cancelled = True
-    list(server.run("postprocessing", request))
-
-
-def test_postprocessing_stops_the_stream_that_nobody_listens_to_and_no_other(server: Server) -> None:
-    kept = [start_stream(server, request_id) for request_id in ("b", "c", "c", "")]
-    gone = start_stream_when_free(server, "a", kept)
-
-    for request_id in ("a", "c", "", "unknown"):
-        decode_abandoned(server, request_id)
-
-    assert list(gone.sender.until_final())[-1].error is None
-    wait_until(lambda: active() == len(kept) - 1)
-    for request in kept[1:]:
-        request.sender.cancelled = True
-        assert list(request.sender.until_final())[-1].final
-
-
-def start_stream_when_free(server: Server, request_id: str, others: list[Request]) -> Request:
-    """The engine has four slots: one of the others ends first."""
-    others[0].sender.cancelled = True
-    list(others[0].sender.until_final())
-    return start_stream(server, request_id)
-
-
-def test_triton_is_asked_four_times_a_second_and_request_at_most(server: Server) -> None:
-    asked: list[str] = []
-
-    class Passing(Request):
-        def is_cancelled(self) -> bool:
-            asked.append(self.id)
-            return False
-
-    times = iter([0.0, 0.1, 0.1, 0.24, 0.26, 0.3])
-    abandoned = importlib.import_module("serving.abandoned")
-    watch = abandoned.Abandoned(model="tensorrt_llm", log_error=str, now=lambda: next(times))
-    for request_id in ("a", "a", "b", "a", "a", ""):
-        watch.look(Passing({}, request_id))
-
-    assert asked == ["a", "b", "a"]

@@ -90,9 +90,9 @@ def _asking(server: Server, canary: str) -> Iterator[list[bool]]:
 
 
 def _flood(server: Server, num_streams: int) -> int:
-    """Long streams that are begun and left at once, all over one connection."""
+    """Streams that would take minutes, without ids, begun and left at once, all over one connection."""
     with Client(server.grpc_url, deadline_s=PATIENCE_S) as client:
-        tensors = prompt_tensors(["Hello"], max_tokens=500, model="ensemble", stream=True, min_tokens=500)
+        tensors = prompt_tensors(["Hello"], max_tokens=4000, model="ensemble", stream=True, end_id=-1)
         streams = [client.open("ensemble", tensors) for _ in range(num_streams)]
         for stream in streams:
             stream.cancel()

@@ -38,6 +38,7 @@ class FakeExecutor:
     def __init__(self, num_slots: int) -> None:
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.batch_sizes: list[int] = []
+        self.order: list[str] = []
         self.failures = 0
         self.error: Exception | None = None
         self.failing_moves = 0
@@ -53,6 +54,7 @@ class FakeExecutor:
             raise RankFailure("rank 1 ended (signal 9)")
         if self.error is not None:
             raise self.error
+        self.order.append(type(batch).__name__)
         if isinstance(batch, Prefill):
             self.slots[batch.slot] = [*self.slots[batch.slot][: batch.start], *batch.tokens]
             assert len(self.slots[batch.slot]) == batch.start + len(batch.tokens)

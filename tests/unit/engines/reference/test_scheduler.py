@@ -52,6 +52,27 @@ def test_a_waiting_request_can_be_cancelled(house: House) -> None:
         assert other.tokens == expected([index + 1, 2], 20)
 
 
+def test_short_prompts_that_wait_are_begun_together_and_long_ones_a_chunk_between_two_tokens(
+    house: House,
+) -> None:
+    """The chunk is 8 tokens here: three short prompts fill all slots at once, one of 20 takes three turns."""
+    executor = house.executors[0]
+    executor.gate.clear()
+    listeners = [house.run([i + 1], 3)[1] for i in range(3)]
+    executor.gate.set()
+    for listener in listeners:
+        listener.wait()
+    assert executor.order == ["Prefill"] * 3 + ["Decode"] * 2
+
+    executor.order.clear()
+    running, long = house.run([7], 9)[1], house.run(list(range(20)), 2)[1]
+    running.wait()
+    long.wait()
+    chunks = "".join(name[0] for name in executor.order)
+    assert "PDPDPD" in chunks
+    assert long.tokens == expected(list(range(20)), 2)
+
+
 def test_the_end_id_ends_a_request_and_is_not_part_of_the_output(house: House) -> None:
     full = expected([4, 4], 12)
     stop = full[5]

@@ -1,7 +1,7 @@
 """Stops the streams of an ensemble that nobody listens to any more, from postprocessing.
 
 Triton passes the cancellation of an ensemble on to steps that begin after it, not to tensorrt_llm, which is
-under way: it would generate to the end. A request without an id cannot be named, so it is left alone.
+under way: it would generate to the end. A stream without tensorrt_llm's mark is left alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .relay import abandoned_id
+from .relay import Mark, abandoned_id
 
 _LOOK_PERIOD_S = 0.25
 _MOST_KNOWN = 4096
@@ -26,21 +26,20 @@ class Abandoned:
         self, *, model: str, log_error: Callable[[str], None], now: Callable[[], float] = time.monotonic
     ) -> None:
         self._model, self._log_error, self._now = model, log_error, now
-        self._next: dict[str, float] = {}
+        self._next: dict[Mark, float] = {}
 
-    def look(self, request: Any) -> None:
-        """See to one request; asking Triton takes a round trip, so it is not asked for every token."""
-        request_id = request.request_id()
+    def look(self, request: Any, *, mark: Mark) -> None:
+        """See to one chunk; asking Triton takes a round trip, so it is not asked for every token."""
         now = self._now()
-        if not request_id or now < self._next.get(request_id, 0.0):
+        if not mark or now < self._next.get(mark, 0.0):
             return
         if len(self._next) >= _MOST_KNOWN:
             self._next = {known: due for known, due in self._next.items() if due > now}
-        self._next[request_id] = now + _LOOK_PERIOD_S
+        self._next[mark] = now + _LOOK_PERIOD_S
         if request.is_cancelled():
-            self._stop(request_id)
+            self._stop(mark)
 
-    def _stop(self, request_id: str) -> None:
+    def _stop(self, mark: Mark) -> None:
         one = np.ones((1, 1), dtype=np.int32)
         asked = pb_utils.InferenceRequest(
             model_name=self._model,
@@ -51,10 +50,8 @@ class Abandoned:
                 pb_utils.Tensor("stop", np.ones((1, 1), dtype=np.bool_)),
             ],
             requested_output_names=[],
-            request_id=abandoned_id(request_id),
+            request_id=abandoned_id(mark),
         )
         for reply in asked.exec(decoupled=True):
             if reply.has_error():
-                self._log_error(
-                    f"request {request_id} was abandoned, and not stopped: {reply.error().message()}"
-                )
+                self._log_error(f"a stream was abandoned, and not stopped: {reply.error().message()}")

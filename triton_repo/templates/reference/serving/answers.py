@@ -115,8 +115,9 @@ class Sequence:
         shown = token_ids
         if not item.streaming and not item.exclude_input_in_output:
             shown = [*item.input_ids, *token_ids]
+        mark = self.exchange.mark if item.streaming else ()
         tensors: dict[str, npt.NDArray[Any]] = {
-            "output_ids": np.array([[shown]], dtype=np.int32),
+            "output_ids": np.array([[[*shown, *mark]]], dtype=np.int32),
             "sequence_length": np.array([[len(shown)]], dtype=np.int32),
             "batch_index": np.array([[self.batch_index]], dtype=np.int32),
             "sequence_index": np.array([[self.sequence_index]], dtype=np.int32),

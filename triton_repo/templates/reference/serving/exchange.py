@@ -9,7 +9,7 @@ import threading
 import time
 from typing import Any
 
-from .relay import failure_tensors, is_relayed
+from .relay import Mark, failure_tensors, is_relayed
 from .tensors import FINAL, Unavailable, error_response, response
 
 ERROR_DELAY_S = 0.2
@@ -18,11 +18,14 @@ ERROR_DELAY_S = 0.2
 class Exchange:
     """A request that `num_open` sequences (or prompts) answer; the end of the last one is final.
 
-    `timeout_us` is what the client's `timeout` says, 0 without one: microseconds from now.
+    `timeout_us` is what the client's `timeout` says, 0 without one: microseconds from now. `mark` is its
+    name among the models of an ensemble.
     """
 
-    def __init__(self, sender: Any, request_id: str, *, num_open: int, timeout_us: int = 0) -> None:
-        self.request_id = request_id
+    def __init__(
+        self, sender: Any, request_id: str, *, num_open: int, timeout_us: int = 0, mark: Mark = ()
+    ) -> None:
+        self.request_id, self.mark = request_id, mark
         self._timeout_us = timeout_us
         self._deadline_s = time.monotonic() + timeout_us / 1e6 if timeout_us else None
         self._expired = False

@@ -23,10 +23,10 @@ from .fields import FieldError, Inputs, describe, field_error
 from .generation import Defaults, Item, batch_size, parse_item
 from .metrics import RequestMetrics
 from .parameters import ParameterError, Parameters
-from .relay import abandoned_request
+from .relay import abandoned_mark, new_mark
 from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
 from .stop_text import StopText
-from .tensors import FINAL, Unavailable, error_response, read_inputs, read_item, response
+from .tensors import FINAL, Unavailable, error_response, gone_response, read_inputs, read_item, response
 from .tokenizer import Tokenizer
 
 
@@ -125,7 +125,10 @@ class GeneratingModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                self._accept(request, sender)
+                if sender.is_cancelled():
+                    sender.send(gone_response(), flags=FINAL)
+                else:
+                    self._accept(request, sender)
             except FieldError as error:
                 sender.send(error_response(str(error)), flags=FINAL)
             except Exception as error:
@@ -164,7 +167,13 @@ class GeneratingModel:
             raise field_error("input_ids", f"holds {size} prompts; a batch needs the decoupled mode")
         items = [self._parse(inputs, index, size) for index in range(size)]
         counts = [1 if isinstance(item, FieldError) else item.num_return_sequences for item in items]
-        exchange = Exchange(sender, request.request_id(), num_open=sum(counts), timeout_us=request.timeout())
+        exchange = Exchange(
+            sender,
+            request.request_id(),
+            num_open=sum(counts),
+            timeout_us=request.timeout(),
+            mark=new_mark(inputs, request_id=request.request_id()),
+        )
         self._metrics.opened(sum(counts))
         self._in_flight.add(exchange)
         for index, item in enumerate(items):
@@ -218,11 +227,11 @@ class GeneratingModel:
     def _stop(self, request_id: str, sender: Any) -> None:
         if not request_id:
             raise field_error("stop", "the request has no id; give it the id of the request to be stopped")
-        abandoned = abandoned_request(request_id)
-        if abandoned is None:
-            self._in_flight.stop(request_id)
+        mark = abandoned_mark(request_id)
+        if mark:
+            self._in_flight.stop_abandoned(mark)
         else:
-            self._in_flight.stop_abandoned(abandoned)
+            self._in_flight.stop(request_id)
         sender.send(response({}), flags=FINAL)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .exchange import Exchange
-from .relay import SEPARATOR
+from .relay import SEPARATOR, Mark
 
 JOIN_TIMEOUT_S = 5
 WATCH_PERIOD_MS = 1000
@@ -52,11 +52,11 @@ class InFlight:
             if exchange.request_id == request_id or exchange.request_id.startswith(own):
                 self._cancel(exchange)
 
-    def stop_abandoned(self, request_id: str) -> None:
-        """Cancel the one request with that id, whose client is gone; of several it is not known which."""
-        named = [exchange for exchange in self._open() if exchange.request_id == request_id]
-        if len(named) == 1:
-            self._cancel(named[0])
+    def stop_abandoned(self, mark: Mark) -> None:
+        """Cancel the request with that mark, whose client is gone."""
+        for exchange in self._open():
+            if exchange.mark == mark:
+                self._cancel(exchange)
 
     def cancel_abandoned(self) -> None:
         """Cancel the requests whose time or clients are gone, and once more those that have not ended yet."""

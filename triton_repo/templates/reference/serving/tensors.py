@@ -36,6 +36,12 @@ class Unavailable(str):
     """Why there is no answer now, where one may be had later: Triton tells clients by its own status."""
 
 
+def gone_response() -> Any:
+    """The answer to a request whose client has gone: nobody reads it, but it ends the ensemble."""
+    error = pb_utils.TritonError("the request was cancelled", pb_utils.TritonError.CANCELLED)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)
+
+
 def error_response(message: str) -> Any:
     """A response that says why there is no answer."""
     if isinstance(message, Unavailable):

@@ -15,6 +15,7 @@ from serving.abandoned import Abandoned
 from serving.detokenize import decode_text
 from serving.fields import FieldError, Inputs, field_error
 from serving.parameters import Parameters
+from serving.relay import Mark, mark_behind
 from serving.tensors import error_response, read_inputs, response, text_tensor
 from serving.tokenizer import Tokenizer
 
@@ -40,10 +41,11 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         responses = []
         for request in requests:
-            if self._abandoned is not None:
-                self._abandoned.look(request)
             try:
-                responses.append(response({"OUTPUT": self._texts(read_inputs(request))}))
+                inputs = read_inputs(request)
+                if self._abandoned is not None:
+                    self._abandoned.look(request, mark=_mark(inputs))
+                responses.append(response({"OUTPUT": self._texts(inputs)}))
             except FieldError as error:
                 responses.append(error_response(str(error)))
         return responses
@@ -55,7 +57,13 @@ class TritonPythonModel:
             raise field_error(
                 "SEQUENCE_LENGTH", f"has shape {list(lengths.shape)}, expected {list(tokens.shape[:2])}"
             )
-        if (tokens < 0).any():
+        runs = [tokens[place][: max(0, int(lengths[place]))].tolist() for place in np.ndindex(*lengths.shape)]
+        if any(token < 0 for run in runs for token in run):
             raise field_error("TOKENS_BATCH", "holds negative token ids, expected 0 or more")
-        runs = (tokens[place][: max(0, int(lengths[place]))].tolist() for place in np.ndindex(*lengths.shape))
         return text_tensor([decode_text(run, self._tokenizer.decode) for run in runs])
+
+
+def _mark(inputs: Inputs) -> Mark:
+    """The mark of the stream that the tokens are a chunk of; chunks have one sequence."""
+    tokens, lengths = inputs["TOKENS_BATCH"], inputs["SEQUENCE_LENGTH"]
+    return mark_behind(tokens.reshape(-1), int(lengths.flat[0])) if lengths.size == 1 else ()

@@ -1,6 +1,7 @@
 """Text to tokens: prompts, stop words and bad words, with upstream's tensor names.
 
-It refuses what cannot fit before tokenizing it; sampling values are checked by tensorrt_llm.
+It refuses what cannot fit before tokenizing it, and what nobody waits for any more; sampling values are
+checked by tensorrt_llm.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
 from serving.parameters import Parameters
-from serving.tensors import error_response, read_inputs, response
+from serving.tensors import error_response, gone_response, read_inputs, response
 from serving.tokenizer import Tokenizer
 from serving.words import Words, check_words, pack_words
 
@@ -47,6 +48,9 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             try:
+                if request.is_cancelled():
+                    responses.append(gone_response())
+                    continue
                 responses.append(response(self._process(read_inputs(request))))
             except FieldError as error:
                 responses.append(error_response(str(error)))

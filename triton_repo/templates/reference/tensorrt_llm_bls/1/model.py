@@ -105,6 +105,10 @@ class TritonPythonModel:
         kept: list[Any] = []
         failure = None
         try:
+            if exchange.is_cancelled():
+                # It has waited for a thread, and its client is gone.
+                exchange.fail("the request was cancelled")
+                return
             for answer in self._generate(exchange, prompt):
                 if streaming:
                     exchange.send(answer)
