@@ -31,7 +31,7 @@ class CommonOptions(Record):
     decoupled: Switch = True
     max_batch_size: Size | None = None
     max_queue_size: Count | None = None
-    preprocessing_instances: Size = 1
+    preprocessing_instances: Size = 2
     add_special_tokens: Switch = True
     skip_special_tokens: Switch = True
     exclude_input_in_output: Switch = False

@@ -39,7 +39,7 @@ def repository_options() -> Decorator:
             help="Requests that may wait; 0 is no limit.  [default: 16 for each of the batch]",
         ),
         click.option(
-            "--preprocessing-instances", type=SIZE, default=1, show_default=True, help="Tokenizing processes."
+            "--preprocessing-instances", type=SIZE, default=2, show_default=True, help="Tokenizing processes."
         ),
         _switch("add-special-tokens", True, "Add the tokenizer's special tokens to prompts."),
         _switch("skip-special-tokens", True, "Leave special tokens out of answers."),
