@@ -9,10 +9,12 @@ os.environ["XDG_CONFIG_HOME"] = (
 import signal
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engines.reference.process import spin_briefly
+from triton_repo.openai.environment import environment_folder, is_complete
 
 # A shell without job control makes background processes, and their children, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,13 +25,22 @@ spin_briefly()
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state() -> Iterator[None]:
-    """The state of the servers of tests, and what they learn, lies in a folder of its own, not the user's."""
+    """The state of the servers of tests, and what they learn, lies in a folder of its own, not the user's.
+
+    NVIDIA Dynamo is taken from where the user has installed it: tests that need it are skipped where it is
+    not there.
+    """
+    dynamo = environment_folder()
     with (
         tempfile.TemporaryDirectory(prefix="tpforge-state-") as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setitem(os.environ, "XDG_STATE_HOME", folder)
         patch.setitem(os.environ, "XDG_DATA_HOME", f"{folder}/data")
+        if is_complete(dynamo):
+            installed = Path(folder, "data", "tpforge", dynamo.name)
+            installed.parent.mkdir(parents=True)
+            installed.symlink_to(dynamo)
         yield
 
 

@@ -6,24 +6,17 @@ It is shared by all checkouts of the user that pin the same packages. `install` 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable
+from tpforge.outputs.places import data_home
 
 LOCK = Path(__file__).with_name("requirements.lock")
 """All of it with its hash. Plain pip fails: ai-dynamo wants aisimulate, whose package is a placeholder."""
 
 REMEDY = "install it with: tpforge setup openai (in a checkout: make setup-openai)"
 _STAMP = ".tpforge-complete"
-
-
-def data_home() -> Path:
-    """Where what was installed for the user is kept, by the XDG base directories."""
-    given = os.environ.get("XDG_DATA_HOME", "")
-    root = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "share"
-    return root / "tpforge"
 
 
 def pinned_version() -> str:
