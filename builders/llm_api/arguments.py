@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders.llm_api.combinations import Asked, refused, untested
+from builders.llm_api.combinations import doubted, refused
 from builders.llm_api.given import check_given, checked_by, doubts, nest, read_unchecked
 from builders.llm_api.tagged import tag_problems
 from tpforge.errors import InputRefused
@@ -18,6 +18,7 @@ from tpforge.manifest import Limits
 from tpforge.shards.mapping import Mapping as RankMapping
 from tpforge.trtllm.argument_tables import llm_table
 from tpforge.trtllm.arguments import ArgumentTable
+from tpforge.trtllm.relations import Asked
 from tpforge.trtllm.versions import Release
 
 _NEEDS_DRAFT_MODEL = ("Eagle", "Eagle3", "Draft_Target")
@@ -28,12 +29,16 @@ _DRAFT_MODEL = ("speculative_config.speculative_model_dir", "speculative_config.
 
 @dataclass(frozen=True)
 class LlmTarget:
-    """What the LLM API is to run: the release, the ranks, the limits, and the GPUs when they are known."""
+    """What the LLM API is to run: the release, the ranks, the limits; GPUs and model when they are known.
+
+    `has_latent`: the model has multi-head latent attention.
+    """
 
     release: Release
     mapping: RankMapping
     limits: Limits
     sm: int | None = None
+    has_latent: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,20 +95,20 @@ def plan_llm(
         }
     arguments = {**fixed, **own}
     values = _Values({**arguments, **forced}, {one.name: one.default for one in rows})
-    asked = Asked(values.__getitem__, values.given, mapping, target.sm)
+    asked = Asked(values.__getitem__, values.given, mapping, target.sm, target.has_latent)
     problems = sorted(
         {
             *_problems(values, target),
             *_speculation(values, table),
             *tag_problems(own, table),
-            *refused(asked, table=table.name),
+            *refused(asked, release=target.release),
         }
     )
     if problems:
         what = f"the LLM API of TensorRT-LLM {target.release.trtllm}"
         raise InputRefused.listing(f"{what} would refuse this, or not do what was asked:", problems)
     ordered = {one.name: arguments[one.name] for one in rows if one.name in arguments}
-    warnings = (*_warnings(values, target), *untested(asked, table=table.name))
+    warnings = (*_warnings(values, target), *doubted(asked, release=target.release))
     warnings += tuple(doubts(own, forced, table, release=target.release))
     return LlmPlan({**ordered, **forced}, warnings, forced, checked_by(table, release=target.release))
 
@@ -173,6 +178,9 @@ def _parallelism(values: _Values, target: LlmTarget) -> Iterator[str]:
         for name in ("enable_lm_head_tp_in_adp", *values.below("attention_dp_config")):
             if values.given.get(name):
                 yield f"{name}: needs enable_attention_dp"
+    tokens, kept = (values[f"{name}.tokens_per_block"] for name in ("cp_config", "kv_cache_config"))
+    if values["cp_config.cp_type"] == "HELIX" and tokens not in (None, kept):
+        yield f"cp_config.tokens_per_block {tokens}: is not kv_cache_config.tokens_per_block {kept}"
     if mapping.tp_size == 1 and values["allreduce_strategy"] not in (None, "AUTO"):
         yield f"allreduce_strategy {values['allreduce_strategy']}: there is no all-reduce at tp=1"
 
@@ -202,6 +210,12 @@ def _speculation(values: _Values, table: ArgumentTable) -> Iterator[str]:
     for name, kinds in ((f"{prefix}.max_draft_len", _NEEDS_DRAFT_LEN), (model, _NEEDS_DRAFT_MODEL)):
         if kind in kinds and not values[name]:
             yield f"{name}: missing; {kind} needs it"
+    pool, batch = values[f"{prefix}.global_pool_size"], values["max_batch_size"]
+    if pool is not None and pool < batch:
+        yield f"{prefix}.global_pool_size {pool}: is below max_batch_size {batch}"
+    block, draft = values[f"{prefix}.block_size"], values[f"{prefix}.max_draft_len"]
+    if block is not None and block != draft:
+        yield f"{prefix}.block_size {block}: is not {prefix}.max_draft_len {draft}"
     if values["max_beam_width"] > 1:
         yield f"max_beam_width {values['max_beam_width']}: there is no beam search with {prefix}; use 1"
 

@@ -86,7 +86,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
     limits = recipe.limits.resolve(model.spec)
     plan = plan_llm(
-        LlmTarget(release, mapping, limits, sm=sm),
+        LlmTarget(release, mapping, limits, sm=sm, has_latent=model.spec.attention.latent is not None),
         given=recipe.pytorch.llm_args,
         unchecked=recipe.pytorch.llm_args_unchecked,
     )

@@ -86,3 +86,49 @@ def test_what_upstream_has_not_tried_with_lora_is_said(
     said = f"enable_lora with {other}: upstream's matrix of features calls it untested"
     assert said in plan({**given, "enable_lora": True}, **sizes).warnings
     assert said not in plan(given, **sizes).warnings
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"cp_config": {"cp_type": "HELIX", "tokens_per_block": 64}, "context_parallel_size": 2},
+            "cp_config.tokens_per_block 64: is not kv_cache_config.tokens_per_block 32",
+        ),
+        (
+            {"speculative_config": {"decoding_type": "SA", "max_draft_len": 4, "global_pool_size": 7}},
+            "speculative_config.global_pool_size 7: is below max_batch_size 8",
+        ),
+        (
+            {"speculative_config": {"decoding_type": "DSpark", "max_draft_len": 4, "block_size": 5}},
+            "speculative_config.block_size 5: is not speculative_config.max_draft_len 4",
+        ),
+        ({"encode_only": True, "mm_encoder_only": True}, "encode_only: does not go with mm_encoder_only"),
+        ({"enable_mla_skip_correction": True, "attn_backend": "VANILLA"}, "needs attn_backend TRTLLM"),
+    ],
+)
+def test_sizes_and_modes_that_end_the_start_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputRefused) as refused:
+        plan(given)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"enable_early_first_token_response": True, "disable_overlap_scheduler": True},
+            "enable_early_first_token_response: upstream ignores it with disable_overlap_scheduler",
+        ),
+        ({"gms_config": {"mode": "rw"}}, "gms_config: upstream ignores it without load_format gms"),
+    ],
+)
+def test_what_upstream_leaves_out_in_silence_is_said(given: dict[str, Any], said: str) -> None:
+    assert said in plan(given).warnings
+
+
+def test_what_depends_on_latent_attention_is_said_of_such_models_alone() -> None:
+    said = "kv_cache_config.enable_block_reuse: upstream ignores it on SM 89"
+    for has_latent, release in ((True, "1.2.1"), (True, "1.4.0rc1"), (False, "1.4.0rc1"), (None, "1.4.0rc1")):
+        target = LlmTarget(find_release(release), Mapping(), LIMITS, sm=89, has_latent=has_latent)
+        assert (said in plan_llm(target, given={}).warnings) is bool(has_latent)
