@@ -48,6 +48,7 @@ def write_deployment(
     from triton_repo.deploy.crossing import crossing_warnings
     from triton_repo.deploy.deployment import plan_deployment
     from triton_repo.deploy.kubernetes.dynamo import dynamo_options
+    from triton_repo.deploy.slurm import needs_repository, slurm_options
     from triton_repo.deploy.targets import apply_words, target_files
 
     manifest = read_manifest(places.engine)
@@ -55,10 +56,12 @@ def write_deployment(
     refuse_existing(folder, force=force)
     if target == "dynamo":
         options = dynamo_options(options, manifest)
+    if target == "slurm":
+        options = slurm_options(options, manifest)
     deployment = plan_deployment(places.engine.resolve(), manifest, options)
     deployment = deployment.model_copy(update={"warnings": crossing_warnings(deployment, manifest)})
     texts = target_files(target, deployment)
-    if target == "slurm":
+    if target == "slurm" and needs_repository(manifest):
         _render(places)
     with atomic_folder(folder, force=force) as temporary:
         for name, text in texts.items():

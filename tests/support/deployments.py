@@ -18,6 +18,7 @@ from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import plan_padding
 from triton_repo.deploy.crossing import crossing_warnings
 from triton_repo.deploy.deployment import Deployment, DeployOptions, plan_deployment
+from triton_repo.deploy.slurm import slurm_options
 from triton_repo.deploy.targets import target_files
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deploy"
@@ -166,6 +167,8 @@ CASES: tuple[tuple[str, str], ...] = (
     ("llama70b-pytorch", "slurm"),
     ("llama405b-tensorrt", "multi-node"),
     ("llama405b-tensorrt", "slurm"),
+    ("llama70b-dynamo", "slurm"),
+    ("deepseek-v32-dynamo", "slurm"),
     *((case, "dynamo") for case in DYNAMO_OPTIONS),
 )
 
@@ -183,6 +186,8 @@ def deployment_of(case: str, target: str, **changes: Any) -> Deployment:
     manifest = MANIFESTS[case]
     of_case = DYNAMO_OPTIONS.get(case, {}) if target == "dynamo" else {}
     options = options_for(target).model_copy(update={**of_case, **changes})
+    if target == "slurm":
+        options = slurm_options(options, manifest)
     folder = Path("/data/out") / manifest.name / "engine"
     found = plan_deployment(folder, manifest, options)
     return found.model_copy(update={"warnings": crossing_warnings(found, manifest)})
@@ -193,7 +198,15 @@ def golden_files(case: str, target: str) -> dict[str, str]:
 
     So are the checksums over them: tests/unit/triton_repo/deploy/test_rollout.py.
     """
-    same = ("tpforge.json", "rules.yml", "Dockerfile", "canary.py", "launch.py", "prove.py")
+    same = (
+        "tpforge.json",
+        "rules.yml",
+        "Dockerfile",
+        "canary.py",
+        "canary_openai.py",
+        "launch.py",
+        "prove.py",
+    )
     files = target_files(target, deployment_of(case, target))
     return {
         path: _CHECKSUM.sub(r"\1CHECKSUM", text) for path, text in files.items() if not path.endswith(same)

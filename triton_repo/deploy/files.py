@@ -47,9 +47,9 @@ def config(deployment: Deployment) -> dict[str, str]:
     return {"canary.py": canary(), "launch.py": launch(), "prepare.sh": prepare(deployment)}
 
 
-def canary() -> str:
-    """The script that asks whether the server serves, or makes progress."""
-    return (TEMPLATES / "common" / "canary.py").read_text(encoding="utf-8")
+def canary(name: str = "canary.py") -> str:
+    """The script that asks whether the server serves, or makes progress; Triton, but for another name."""
+    return (TEMPLATES / "common" / name).read_text(encoding="utf-8")
 
 
 def launch() -> str:

@@ -14,11 +14,14 @@ from typing import IO, Protocol
 
 from triton_repo.serve.ports import Ports
 
-CANARY = Path(__file__).parents[1] / "deploy" / "templates" / "common" / "canary.py"
+_SCRIPTS = Path(__file__).parents[1] / "deploy" / "templates" / "common"
+CANARY, OPENAI_CANARY = _SCRIPTS / "canary.py", _SCRIPTS / "canary_openai.py"
 TIMEOUT_S = 15.0
+UNCOUNTED_TIMEOUT_S = 60.0
+"""Where nothing counts the model's steps, a token has to come: a busy server may take long for that."""
 EVERY_S = 10.0
 NUM_FAILURES = 3
-"""A stuck model is found within 3 x 15 s of asking and 2 x 5 s between."""
+"""A stuck model is found within 3 x 15 s of asking and what lies between, where its steps are counted."""
 
 _NO_PROGRESS = 1
 """The script's exit status when it reached the server."""
@@ -91,13 +94,28 @@ class Heartbeat:
 
 def start_canary(ports: Ports, *, host: str, model: str) -> subprocess.Popen[str]:
     """Ask the server that listens on `host`, on this machine."""
-    place = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    place = _reached(host)
+    return _start(
+        *(str(CANARY), "--alive", "--model", model, "--timeout", str(TIMEOUT_S)),
+        *("--url", f"http://{place}:{ports.http}", "--metrics", f"http://{place}:{ports.metrics}/metrics"),
+    )
+
+
+def start_openai_canary(ports: Ports, *, host: str, model: str, counts_steps: bool) -> subprocess.Popen[str]:
+    """Ask the server with OpenAI's API that listens on `host`, on this machine."""
+    timeout_s = TIMEOUT_S if counts_steps else UNCOUNTED_TIMEOUT_S
+    url = f"http://{_reached(host)}:{ports.http}"
+    return _start(str(OPENAI_CANARY), "--alive", "--model", model, "--timeout", str(timeout_s), "--url", url)
+
+
+def _reached(host: str) -> str:
+    """The address by which a server that listens on `host` is reached from here."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+
+
+def _start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [
-            *(sys.executable, "-I", "-S", str(CANARY), "--alive", "--model", model),
-            *("--url", f"http://{place}:{ports.http}", "--timeout", str(TIMEOUT_S)),
-            *("--metrics", f"http://{place}:{ports.metrics}/metrics"),
-        ],
+        [sys.executable, "-I", "-S", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

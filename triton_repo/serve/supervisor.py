@@ -29,7 +29,7 @@ from tpforge.units import format_seconds
 from triton_repo.serve import processes, state, triton_log
 from triton_repo.serve.companions import Companion, Companions, companions_mark
 from triton_repo.serve.guard import guarded
-from triton_repo.serve.heartbeat import Heartbeat, start_canary
+from triton_repo.serve.heartbeat import Heartbeat, start_canary, start_openai_canary
 from triton_repo.serve.interpreter import check_interpreter
 from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.leftovers import TEMPORARY, clean, clean_leftovers
@@ -255,10 +255,17 @@ class Supervisor:
                 heartbeat.close()
 
     def _new_heartbeat(self) -> Heartbeat | None:
-        """Where the model counts its steps; a program of TensorRT-LLM's own is taken at its word."""
-        if self._plan.launch is not None or CANARY_MODELS[0] not in self._models:
-            return None
+        """Of Triton's ensemble, or of a server with OpenAI's API; other programs are taken at their word."""
         ports, host = self._plan.ports, self._plan.security.http_host(self._plan.host)
+        launch = self._plan.launch
+        if launch is not None and (model := launch.model) is not None:
+            counts = launch.counts_steps
+            return Heartbeat(
+                lambda: start_openai_canary(ports, host=host, model=model, counts_steps=counts),
+                now=time.monotonic,
+            )
+        if launch is not None or CANARY_MODELS[0] not in self._models:
+            return None
         return Heartbeat(lambda: start_canary(ports, host=host, model=CANARY_MODELS[0]), now=time.monotonic)
 
     def _watch_with(self, heartbeat: Heartbeat | None, start: Start) -> str:

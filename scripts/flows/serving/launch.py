@@ -147,6 +147,7 @@ def serve_launch(
         container=container,
         shared_memory=f"{launch.name}-" if container is None else None,
         model=launch.model,
+        counts_steps=launch.counts_steps,
     )
     size = sum(file.size for file in launch.manifest.files)
     options = ServeOptions(

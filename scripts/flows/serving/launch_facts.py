@@ -52,6 +52,12 @@ class Launch:
         return "triton" if self.model is None else "trtllm-serve"
 
     @property
+    def counts_steps(self) -> bool:
+        """Whether the LLM API tells of its iterations, so that a stuck server is told from a busy one."""
+        api = self.manifest.llm_api
+        return api is not None and bool(api.arguments.get("enable_iter_perf_stats"))
+
+    @property
     def line(self) -> str:
         """The command for a shell."""
         from triton_repo.deploy.shell import join_lines

@@ -69,7 +69,7 @@ class FakeStream(Stream):
         return self._responses
 
     def cancel(self) -> None:
-        if self._reaches and self._server.flaw != "ignores cancellation":
+        if self._reaches and self._server.flaw not in ("ignores cancellation", "too fast to tell"):
             self._server.active = 0
 
 
@@ -245,7 +245,7 @@ class FakeServer(Client):
             pieces.pop(3)
         self.active = 0 if self.flaw == "active not counted" else 1
         for place, piece in enumerate(pieces):
-            self.clock.sleep(0.0001 if self.flaw == "too fast" else SECONDS_A_TOKEN)
+            self.clock.sleep(0.0001 if self.flaw.startswith("too fast") else SECONDS_A_TOKEN)
             is_last = place == len(pieces) - 1 or request_id in self.stopped
             final = is_last or (self.flaw == "final twice" and place == 1)
             if self.flaw == "final too early":

@@ -85,6 +85,10 @@ def test_an_answer_that_would_have_ended_by_itself_tells_nothing(monkeypatch: py
         check(monkeypatch, itl_s=0.001, freed_after_s=20.0)
 
 
+def test_of_a_fast_model_a_slot_that_is_freed_at_once_passes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, itl_s=0.003, freed_after_s=0.1)
+
+
 def test_a_server_that_does_not_count_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Skipped, match="does not tell how many requests run"):
         check(monkeypatch, itl_s=0.1, freed_after_s=20.0, tells=False)

@@ -173,6 +173,11 @@ def test_every_malformed_request_of_the_issue_is_sent() -> None:
     }
 
 
+@pytest.mark.parametrize("name", [name for name in CHECKS if name.endswith(".cancellation")])
+def test_of_a_fast_model_a_slot_that_is_freed_at_once_passes_too(name: str, clock: Clock) -> None:
+    assert run(name, FakeServer("too fast", clock=clock)).status == "pass"
+
+
 def test_stream_with_an_empty_final_response_is_sound() -> None:
     assert run("ensemble.streaming", FakeServer("empty final response")).status == "pass"
 
@@ -181,7 +186,7 @@ def test_stream_with_an_empty_final_response_is_sound() -> None:
     ("name", "flaw", "reason"),
     [
         ("ensemble.cancellation", "no metrics", "has no nv_trt_llm_request_metrics"),
-        ("ensemble.cancellation", "too fast", "too short to tell"),
+        ("tensorrt_llm.cancellation", "too fast to tell", "too short to tell"),
         ("ensemble.batch", "no batches", "max_batch_size of ensemble is 1"),
     ],
 )
