@@ -144,30 +144,19 @@ def run_child(way: str, source: Path, out: Path, *, tp: int, dtype: str | None) 
 
 def import_modules(way: str) -> None:
     """What either way imports, so that its time is not counted."""
-    for name in ("builders.conversion.convert", "builders.sources"):
+    for name in ("builders.conversion.convert", "builders.sources.huggingface", "scripts.flows.convert"):
         importlib.import_module(name)
     if way == "usual":
         importlib.import_module("transformers.models.llama.modeling_llama")
 
 
 def convert_ours(source: Path, out: Path, *, tp: int, dtype: str | None) -> None:
-    from builders.conversion.convert import convert
-    from builders.conversion.planned import plan_conversion
-    from builders.sources import open_source
+    from scripts.flows.convert import convert_checkpoint
     from tpforge.dtypes import parse_dtype
-    from tpforge.outputs.atomic import atomic_folder
-    from tpforge.shards.mapping import Mapping
+    from tpforge.recipe import EngineRecipe
 
-    with open_source(str(source)) as opened, atomic_folder(out) as folder:
-        convert(
-            opened,
-            plan_conversion(
-                opened,
-                mapping=Mapping(tp_size=tp),
-                dtype=parse_dtype(dtype) if dtype else None,
-            ),
-            out=folder,
-        )
+    recipe = EngineRecipe(model=str(source), tp=tp, dtype=parse_dtype(dtype) if dtype else None)
+    convert_checkpoint(recipe, out=out, force=False, progress=lambda line: None)
 
 
 def convert_usual(source: Path, out: Path, *, tp: int, dtype: str | None) -> None:

@@ -33,6 +33,8 @@ def slice_rows(tensor: torch.Tensor, piece: Slice, *, dtype: DType) -> Iterator[
     if piece.dim == 0:
         for span in piece.spans:
             yield from _row_blocks(tensor, span, dtype=dtype, name=piece.source)
+    elif piece.spans == (Span(0, tensor.shape[1]),):
+        yield from _row_blocks(tensor, Span(0, tensor.shape[0]), dtype=dtype, name=piece.source)
     else:
         yield from _column_blocks(tensor, piece, dtype=dtype)
 

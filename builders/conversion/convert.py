@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from builders.conversion.input_hashes import InputHashes
+import torch
+
+from builders.conversion.hashed_file import Workers
+from builders.conversion.input_hashes import InputHashes, num_input_threads
 from builders.conversion.journal import JOURNAL_NAME, Journal
+from builders.conversion.layout import config_bytes, write_config
 from builders.conversion.planned import Planned
-from builders.conversion.rank_writing import Meter, write_rank_files
-from builders.conversion.writer import config_bytes, write_config
+from builders.conversion.rank_writing import Meter, Threads, write_rank_files
 from builders.sources.base import Source
 from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable
@@ -30,6 +35,7 @@ from tpforge.shards.sharding import ShardPlan
 from tpforge.units import format_bytes
 
 _CONFIG_BYTES = 1 << 16
+_STAT_BLOCK_BYTES = 512
 _CONFIG_NAME = "config.json"
 
 
@@ -58,15 +64,25 @@ def convert(
     """
     rank_files = planned.rank_files
     size = sum(file.size for file in rank_files)
-    there = sum(path.stat().st_size for path in out.iterdir())
+    # Files have their size from the beginning; what they take is what is written.
+    there = sum(path.stat().st_blocks * _STAT_BLOCK_BYTES for path in out.iterdir())
     _refuse_full_disk(out, size + _CONFIG_BYTES - there)
-    fingerprint = conversion_provenance(source, planned).identity
     _remove_strays(out, names={JOURNAL_NAME, *(file.name for file in rank_files)})
     meter = Meter(total=size, progress=progress)
+    num_processors = usable_processors()
+    num_inputs = num_input_threads(len(source.input_files), num_processors=num_processors)
     with (
-        closing(Journal(out, fingerprint=fingerprint)) as journal,
-        InputHashes(source.input_files, relative_to=_root(source), pace=lambda: meter.fraction) as hashes,
-        ThreadPoolExecutor(usable_processors()) as pool,
+        # Threads that are through with the input hash what is written.
+        Workers(max(num_processors, num_inputs + 1)) as workers,
+        InputHashes(
+            source.input_files,
+            relative_to=_root(source),
+            pool=workers.hashing,
+            num_threads=num_inputs,
+            pace=lambda: meter.fraction,
+        ) as hashes,
+        _cutting_threads(num_processors, num_ranks=planned.plan.mapping.tp_size) as cutting,
+        closing(Journal(out, fingerprint=conversion_provenance(source, planned).identity)) as journal,
     ):
         config_record = write_config(out / _CONFIG_NAME, planned.config)
         written = write_rank_files(
@@ -77,7 +93,7 @@ def convert(
             out=out,
             journal=journal,
             meter=meter,
-            pool=pool,
+            threads=Threads(cutting, workers),
         )
         input_files = hashes.result()
         journal.finish()
@@ -90,6 +106,18 @@ def convert(
         dropped=planned.dropped,
         notes=(*notes, *_kept_notes(meter)),
     )
+
+
+@contextmanager
+def _cutting_threads(num_processors: int, *, num_ranks: int) -> Iterator[ThreadPoolExecutor]:
+    """A thread for each rank as far as there are processors; torch adds none: its own wait by spinning."""
+    before = torch.get_num_threads()
+    alone = partial(torch.set_num_threads, 1)
+    try:
+        with ThreadPoolExecutor(min(num_processors, num_ranks), initializer=alone) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 
 def conversion_provenance(source: Source, planned: Planned) -> Provenance:

@@ -10,8 +10,8 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
+from builders.conversion.layout import RankFilePlan
 from builders.conversion.planning import plan_rank_files, plan_shards
-from builders.conversion.writer import RankFilePlan
 from builders.families.common.base import Family
 from builders.quantize.writing.cuts import refuse_cuts
 from builders.transforms import transformed_shape

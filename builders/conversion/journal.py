@@ -7,6 +7,8 @@ the SHA-256 of its content up to there, which a resumed run computes again befor
 from __future__ import annotations
 
 import json
+import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,25 @@ class Journal:
         """Remove it: the conversion is complete."""
         self._file.close()
         self._path.unlink()
+
+
+class Marks:
+    """Notes a tensor in the journal when the last rank of its stage has it; ranks report from any thread."""
+
+    def __init__(self, journal: Journal, *, stage: int, num_ranks: int) -> None:
+        self._journal, self._stage, self._num_ranks = journal, stage, num_ranks
+        self._lock = threading.Lock()
+        self._reports: defaultdict[int, dict[int, tuple[int, str]]] = defaultdict(dict)
+
+    def add(self, num_tensors: int, rank: int, size: int, digest: str) -> None:
+        """A rank has all bytes up to tensor `num_tensors`; each rank reports in the order of its tensors."""
+        with self._lock:
+            self._reports[num_tensors][rank] = size, digest
+            if len(self._reports[num_tensors]) < self._num_ranks:
+                return
+            reports = self._reports.pop(num_tensors)
+            sizes, digests = zip(*(reports[rank] for rank in range(self._num_ranks)), strict=True)
+            self._journal.add(self._stage, num_tensors, sizes=sizes, digests=digests)
 
 
 def _read(path: Path, fingerprint: str) -> dict[int, Mark]:

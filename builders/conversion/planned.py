@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from builders.audit import audit
+from builders.conversion.layout import RankFilePlan
 from builders.conversion.planning import plan_rank_files, plan_shards
-from builders.conversion.writer import RankFilePlan
 from builders.quantize.writing.cuts import refuse_cuts
 from builders.sources.base import Source
 from tpforge.dtypes import DType

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Protocol
 
-from builders.conversion.writer import RankFilePlan, plan_rank_file
+from builders.conversion.layout import RankFilePlan, plan_rank_file
 from builders.families.common.base import Family
 from builders.transforms import transformed_shape
 from tpforge.dtypes import DType

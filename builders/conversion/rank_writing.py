@@ -1,7 +1,7 @@
 """Writes the rank files of a plan from a source: one pass, all ranks of a stage together.
 
 Each source tensor is read once and its slices go to all the ranks that hold one; each file is written front
-to back and hashed on the way. What goes where is decided by then: `convert` plans.
+to back (`hashed_file`). What goes where is decided by then: `convert` plans.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +18,9 @@ from typing import TypeVar
 import torch
 
 from builders.conversion.blocks import as_bytes, slice_blocks, slice_rows
-from builders.conversion.journal import Journal, Mark
-from builders.conversion.writer import HashingWriter, RankFilePlan
+from builders.conversion.hashed_file import Beginning, HashedFile, Workers, read_beginning
+from builders.conversion.journal import Journal, Mark, Marks
+from builders.conversion.layout import RankFilePlan
 from builders.quantize.formats.registry import FORMATS
 from builders.sources.base import Source
 from builders.torch_types import TORCH_DTYPES
@@ -55,6 +57,14 @@ class Meter:
         return self.done / self.total if self.total else 1.0
 
 
+@dataclass(frozen=True)
+class Threads:
+    """Those that cut slices out of the source, and those that hash and write them."""
+
+    cutting: ThreadPoolExecutor
+    workers: Workers
+
+
 def write_rank_files(
     source: Source,
     rank_files: tuple[RankFilePlan, ...],
@@ -64,24 +74,27 @@ def write_rank_files(
     out: Path,
     journal: Journal,
     meter: Meter,
-    pool: ThreadPoolExecutor,
+    threads: Threads,
 ) -> list[FileRecord]:
     """Write the files stage by stage; what the journal vouches for and still holds is kept."""
     records: list[FileRecord] = []
+    pool = threads.cutting
     for first in range(0, len(rank_files), tp_size):
         stage = rank_files[first : first + tp_size]
         with ExitStack() as stack:
-            done, writers = _open_stage(out, stage, journal.last(first), meter=meter, pool=pool)
+            done, writers = _open_stage(out, stage, journal.last(first), meter=meter, threads=threads)
             for writer in writers:
                 stack.callback(writer.close)
+            marks = Marks(journal, stage=first, num_ranks=len(stage))
             rows = list(zip(*(file.tensors for file in stage), strict=True))
             for number, tensors in enumerate(rows[done:], start=done + 1):
                 before = sum(writer.size for writer in writers)
                 _write_tensor(source, tensors, writers, dtype=dtype, pool=pool)
                 meter.add(sum(writer.size for writer in writers) - before)
-                sizes, digests = zip(*((writer.size, writer.digest) for writer in writers), strict=True)
-                journal.add(first, number, sizes=sizes, digests=digests)
-            records += [writer.close() for writer in writers]
+                for rank, writer in enumerate(writers):
+                    writer.mark(partial(marks.add, number, rank))
+            # Side by side, for each waits for the disk.
+            records += pool.map(HashedFile.close, writers)
     return records
 
 
@@ -91,23 +104,25 @@ def _open_stage(
     mark: Mark | None,
     *,
     meter: Meter,
-    pool: ThreadPoolExecutor,
-) -> tuple[int, list[HashingWriter]]:
+    threads: Threads,
+) -> tuple[int, list[HashedFile]]:
     """How many tensors of a stage are there already, and its files, ready for the next one."""
-    paths = [out / file.name for file in stage]
+
+    def opened(file: RankFilePlan, after: Beginning | None) -> HashedFile:
+        path, num_files = out / file.name, len(stage)
+        return HashedFile(path, whole=file.size, workers=threads.workers, num_files=num_files, after=after)
+
     if mark is not None:
-        resumed = list(pool.map(HashingWriter.resume, paths, mark.sizes))
-        if all(w is not None and w.digest == d for w, d in zip(resumed, mark.digests, strict=True)):
+        paths = [out / file.name for file in stage]
+        kept = list(threads.cutting.map(read_beginning, paths, mark.sizes))
+        if [one and one.digest.hexdigest() for one in kept] == [*mark.digests]:
             meter.kept += sum(mark.sizes)
             meter.add(sum(mark.sizes))
-            return mark.num_tensors, [writer for writer in resumed if writer is not None]
-        for writer in resumed:
-            if writer is not None:
-                writer.close()
+            return mark.num_tensors, list(map(opened, stage, kept))
     writers = []
-    for path, file in zip(paths, stage, strict=True):
-        path.unlink(missing_ok=True)
-        writers.append(HashingWriter(path))
+    for file in stage:
+        (out / file.name).unlink(missing_ok=True)
+        writers.append(opened(file, None))
         writers[-1].write(file.header)
         meter.add(len(file.header))
     return 0, writers
@@ -116,7 +131,7 @@ def _open_stage(
 def _write_tensor(
     source: Source,
     tensors: tuple[RankTensor, ...],
-    writers: list[HashingWriter],
+    writers: list[HashedFile],
     *,
     dtype: DType,
     pool: ThreadPoolExecutor,
@@ -142,7 +157,7 @@ def _write_tensor(
 def _write_packed(
     source: Source,
     tensors: tuple[RankTensor, ...],
-    writers: list[HashingWriter],
+    writers: list[HashedFile],
     *,
     dtype: DType,
     pool: ThreadPoolExecutor,
@@ -170,7 +185,7 @@ def _write_packed(
 
 
 def _write_matrix(
-    writer: HashingWriter, make: _Make, tensor: RankTensor, pieces: tuple[Slice, ...]
+    writer: HashedFile, make: _Make, tensor: RankTensor, pieces: tuple[Slice, ...]
 ) -> tuple[torch.Tensor, ...]:
     """Write the packed weight of one matrix; what belongs beside it."""
     weight, *beside = make(tensor, pieces)
@@ -239,6 +254,6 @@ def _results(futures: list[Future[_T]]) -> list[_T]:
         wait(futures)
 
 
-def _write_slice(writer: HashingWriter, tensor: torch.Tensor, piece: Slice, dtype: DType) -> None:
+def _write_slice(writer: HashedFile, tensor: torch.Tensor, piece: Slice, dtype: DType) -> None:
     for block in slice_blocks(tensor, piece, dtype=dtype):
         writer.write(block)

@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders.conversion.writer import HashingWriter, write_config
+from builders.conversion.layout import write_config
 from builders.families.common.base import Family
 from builders.sources.directory import Directory, examine
 from builders.sources.json_files import read_json_object
@@ -212,20 +212,22 @@ def _write_weights(path: Path, target: Path, *, names: dict[str, str], padder: _
     """Write one file of tensors, of which `names` gives the family's names; the bytes of its tensors."""
     # Late, because a dry run needs no torch, whose import takes longer than it does.
     from builders.conversion.blocks import slice_blocks
+    from builders.conversion.hashed_file import HashedFile, Workers
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with closing(SafetensorsFile(path)) as file:
         pieces = {given: padder.piece(names[given], entry.shape) for given, entry in file.entries.items()}
         header, total = _header(file, pieces)
-        writer = HashingWriter(target)
-        try:
-            writer.write(header)
-            for given, piece in pieces.items():
-                dtype = parse_dtype(file.entries[given].dtype)
-                for block in slice_blocks(file.read(given), piece, dtype=dtype):
-                    writer.write(block)
-        finally:
-            written = writer.close()
+        with Workers(1) as workers:
+            writer = HashedFile(target, whole=len(header) + total, workers=workers)
+            try:
+                writer.write(header)
+                for given, piece in pieces.items():
+                    dtype = parse_dtype(file.entries[given].dtype)
+                    for block in slice_blocks(file.read(given), piece, dtype=dtype):
+                        writer.write(block)
+            finally:
+                written = writer.close()
     assert written.size == len(header) + total
     return total
 

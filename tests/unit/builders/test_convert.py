@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders.conversion.input_hashes import InputHashes
 from builders.sources import open_source
 from tests.support.conversions import (
     assert_equal,
@@ -305,30 +304,6 @@ def test_kill_9_in_the_middle_leaves_no_output_and_the_next_run_succeeds(tmp_pat
     subprocess.run([*command, "-1"], check=True, env=environment)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
     assert len(load_ranks(out)) == 2
-
-
-def test_a_failing_conversion_does_not_wait_for_the_hashes(tmp_path: Path) -> None:
-    class Endless:
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *error: object) -> None: ...
-
-        def read(self, count: int) -> bytes:
-            return b"x"
-
-    class EndlessFile:
-        def open(self, mode: str) -> Endless:
-            return Endless()
-
-        def stat(self) -> os.stat_result:
-            return os.stat_result([0] * 10)
-
-        def relative_to(self, other: Path) -> Path:
-            return Path("endless")
-
-    with pytest.raises(ZeroDivisionError), InputHashes([EndlessFile()], relative_to=tmp_path):  # type: ignore[list-item]
-        raise ZeroDivisionError
 
 
 def test_reading_a_tensor_does_not_read_the_file_into_memory(tmp_path: Path) -> None:

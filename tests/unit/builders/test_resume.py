@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,24 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from builders.conversion.journal import Journal, is_resumable
+from builders.conversion.journal import Journal, Marks, is_resumable
 from builders.conversion.rank_writing import Meter
-from builders.conversion.writer import HashingWriter
 from scripts.cli.meter import ByteMeter
 from scripts.cli.output import Output
 from tests.support.conversions import assert_equal, convert_to, load_ranks
 from tests.support.tiny import write_tiny_llama
 from tpforge.outputs.written import RECORD_NAME
 
-# Ends after the given number of target tensors, by the given signal; 0: runs to its end.
+# Ends after the given number of target tensors, by the given signal; 0: runs to its end. Blocks are as small
+# as can be; those that are on their way arrive before the signal does.
 INTERRUPTED = """
 import os, sys
+import builders.conversion.hashed_file as files
 import builders.conversion.rank_writing as module
 from scripts.main import main
+files._LEAST_BLOCK_BYTES = files._MOST_BLOCK_BYTES = 4096
 write, count = module._write_tensor, 0
 def counted(*arguments, **options):
     global count
     if count == int(sys.argv[1]):
+        for writer in arguments[2]:
+            with writer._changed:
+                writer._changed.wait_for(lambda: not writer._on_the_way)
         os.kill(os.getpid(), int(sys.argv[2]))
     count += 1
     write(*arguments, **options)
@@ -44,6 +50,13 @@ def run(folder: Path, model: Path, *options: str, stop: int = -1, number: int = 
     return done.returncode, done.stdout, done.stderr
 
 
+def num_noted(folder: Path) -> int:
+    """The tensors of all stages that a journal vouches for."""
+    lines = (folder / ".journal").read_text().splitlines()[1:]
+    last = {line["stage"]: line["num_tensors"] for line in map(json.loads, lines)}
+    return sum(last.values())
+
+
 def expected(tmp_path: Path, model: Path) -> Path:
     convert_to(tmp_path / "expected", model, tp_size=2, pp_size=2)
     return tmp_path / "expected"
@@ -58,9 +71,12 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path, number: signal.Signa
     assert not (tmp_path / "out").exists()
     if number is not signal.SIGKILL:
         assert ".out.partial is kept: --resume goes on with it" in errors
+    kept = num_noted(tmp_path / ".out.partial")
+    # Who is interrupted writes what it has; who is killed has written whole blocks.
+    assert kept == stop if number is not signal.SIGKILL else stop - 4 <= kept < stop
     status, output, errors = run(tmp_path, model, "--resume")
     assert status == 0, errors
-    assert f"wrote {NUM_TENSORS - stop} tensors" in output
+    assert f"wrote {NUM_TENSORS - kept} tensors" in output
     assert "of an interrupted run, whose hashes hold" in errors
     assert_same_files(tmp_path / "out", expected(tmp_path, model))
 
@@ -78,8 +94,9 @@ def test_a_plain_rerun_starts_over_and_says_so(tmp_path: Path) -> None:
 def test_a_byte_that_changed_meanwhile_is_not_trusted(tmp_path: Path) -> None:
     model = write_tiny_llama(tmp_path / "model", values="arange")
     run(tmp_path, model, stop=5, number=signal.SIGKILL)
+    sizes = json.loads((tmp_path / ".out.partial" / ".journal").read_text().splitlines()[-1])["sizes"]
     with (tmp_path / ".out.partial" / "rank1.safetensors").open("r+b") as file:
-        file.seek(-3, 2)
+        file.seek(sizes[1] - 3)
         file.write(b"\xff")
     status, output, errors = run(tmp_path, model, "--resume")
     assert status == 0, errors
@@ -137,21 +154,20 @@ def test_a_journal_of_another_conversion_counts_as_empty(tmp_path: Path) -> None
     assert not is_resumable(tmp_path)
 
 
-def test_a_resumed_file_is_cut_to_its_mark_and_hashed_again(tmp_path: Path) -> None:
-    writer = HashingWriter(tmp_path / "file")
-    writer.write(b"abcdef")
-    digest = writer.digest
-    writer.write(b"lost")
-    writer.close()
-    resumed = HashingWriter.resume(tmp_path / "file", 6)
-    assert resumed is not None
-    assert resumed.digest == digest
-    resumed.write(b"gh")
-    record = resumed.close()
-    assert (tmp_path / "file").read_bytes() == b"abcdefgh"
-    assert record.size == 8
-    assert HashingWriter.resume(tmp_path / "file", 9) is None
-    assert HashingWriter.resume(tmp_path / "missing", 1) is None
+def test_a_tensor_is_noted_once_all_ranks_have_it_and_in_order(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, fingerprint="a")
+    marks = Marks(journal, stage=2, num_ranks=2)
+    marks.add(1, 1, 10, "b1")
+    marks.add(2, 1, 20, "b2")
+    assert len((tmp_path / ".journal").read_text().splitlines()) == 1
+    marks.add(1, 0, 11, "a1")
+    marks.add(2, 0, 21, "a2")
+    journal.close()
+    again = Journal(tmp_path, fingerprint="a")
+    mark = again.last(2)
+    assert mark is not None
+    assert (mark.num_tensors, mark.sizes, mark.digests) == (2, (21, 20), ("a2", "b2"))
+    again.close()
 
 
 def test_the_meter_counts_kept_bytes_as_done_but_not_as_speed(capsys: pytest.CaptureFixture[str]) -> None:
