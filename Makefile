@@ -61,7 +61,7 @@ test: ready ## Run the tests, side by side: JOBS=0 one after another, ARGS="-k p
 	@scripts/dev/setup-tests.sh
 	.venv/bin/pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 $(ARGS)
 
-drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min)
+drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min; ARGS=--full)
 	.venv/bin/python -m tests.drills $(ARGS)
 
 fuzz: ready ## Give the readers of checkpoints 20 times as much junk as the tests do (about an hour)

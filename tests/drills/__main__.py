@@ -1,6 +1,6 @@
 """`make drills`: all drills at length, a line each on stdout; exit status 1 when one found what must not be.
 
-python -m tests.drills [--hours H] [--only NAME,NAME]
+python -m tests.drills [--full] [--hours H] [--only NAME,NAME]
 """
 
 from __future__ import annotations
@@ -92,17 +92,23 @@ def figures(
 def run(arguments: list[str]) -> int:
     """Print the lines; whether all is as it must be."""
     parser = argparse.ArgumentParser(prog="python -m tests.drills")
-    parser.add_argument("--hours", type=float, default=0.1, help="of the soak and of the busy server, each")
-    parser.add_argument("--kills", type=int, default=100, help="of each command")
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--only", default=",".join(NAMES))
+    parser.add_argument("--full", action="store_true", help="100 kills, 10,000 requests, 10 minutes each")
+    parser.add_argument("--hours", type=float, help="of the soak and of the busy server, each [0.05]")
+    parser.add_argument("--kills", type=int, help="of each command [20]")
+    parser.add_argument("--requests", type=int, help="[1000]")
+    parser.add_argument("--only", default=",".join(NAMES), help="drills, by commas [all]")
     given = parser.parse_args(arguments)
+    usual = (1 / 6, 100, 10_000) if given.full else (0.05, 20, 1000)
+    asked = (given.hours, given.kills, given.requests)
+    hours, num_kills, num_requests = (
+        use if one is None else one for one, use in zip(asked, usual, strict=True)
+    )
     names = tuple(name for name in NAMES if name in given.only.split(","))
     good = True
     with tempfile.TemporaryDirectory(prefix="tpforge-drills-") as folder:
         os.environ["XDG_STATE_HOME"] = f"{folder}/state"
         found = figures(
-            Path(folder), names, hours=given.hours, num_kills=given.kills, num_requests=given.requests
+            Path(folder), names, hours=hours, num_kills=int(num_kills), num_requests=int(num_requests)
         )
         for figure in found:
             print(figure.line(), *figure.notes, sep=" | ", flush=True)

@@ -26,6 +26,7 @@ from tests.drills.kills import COMMANDS, MINE, contents
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _MAKING = ("os.mkdir", "os.rename", "os.link", "os.symlink")
 _REMOVING = ("os.remove", "os.rmdir", "os.truncate", "os.chmod")
+PUSH = "engines push"
 _BUG = 1
 """The exit status of what nobody expected."""
 
@@ -64,14 +65,14 @@ FAULTS = (
 
 
 def run(
-    here: Path, *, num_steps: int, commands: Sequence[str] = tuple(COMMANDS), seed: int = 0
+    here: Path, *, num_steps: int, commands: Sequence[str] = (*COMMANDS, PUSH), seed: int = 0
 ) -> list[Figure]:
     """Each fault from `num_steps` steps of each command on; `here` is prepared as for the kills."""
     dice = random.Random(seed)
     figures = [_figure(fault.name) for fault in FAULTS]
     limited = _figure("file size limit")
     for name in commands:
-        with _Place(name, here) as place:
+        with (_Store if name == PUSH else _Place)(name, here) as place:
             for fault, figure in zip(FAULTS, figures, strict=True):
                 place.try_at_steps(fault, figure, num_steps=num_steps)
             place.try_with_limits(limited, num_tries=num_steps, dice=dice)
@@ -89,8 +90,11 @@ class _Place:
     def __init__(self, name: str, here: Path) -> None:
         self._name, self._place = name, here / "faults" / name.replace(" ", "")
         self._out = self._place / "out"
-        self._words = COMMANDS[name](here, self._out)
+        self._words = self._command(here)
         self._whole: dict[str, bytes] = {}
+
+    def _command(self, here: Path) -> list[str]:
+        return COMMANDS[self._name](here, self._out)
 
     def __enter__(self) -> _Place:
         status, said = self._run(None, 0)
@@ -106,12 +110,15 @@ class _Place:
 
     def try_at_steps(self, fault: Fault, figure: Figure, *, num_steps: int) -> None:
         """Spread over all the steps there are, the first and the last among them."""
-        _, said = self._run(fault, sys.maxsize)
-        num_all = int(said.rpartition("steps=")[2])
+        num_all = self._count_steps(fault)
         for index in range(min(num_steps, num_all)):
             step = 1 + index * (num_all - 1) // max(1, min(num_steps, num_all) - 1)
             self._judge(figure, *self._run(fault, step), what=f"{self._name}, step {step} of {num_all}")
         self._tidy(figure)
+
+    def _count_steps(self, fault: Fault) -> int:
+        _, said = self._run(fault, sys.maxsize)
+        return int(said.rpartition("steps=")[2])
 
     def try_with_limits(self, figure: Figure, *, num_tries: int, dice: random.Random) -> None:
         """No file may become larger than a random size."""
@@ -121,12 +128,14 @@ class _Place:
             self._judge(figure, *self._run(None, 0, limit=limit), what=f"{self._name}, {limit} bytes")
         self._tidy(figure)
 
-    def _run(self, fault: Fault | None, step: int, *, limit: int | None = None) -> tuple[int, str]:
-        """The exit status of the command, and what it said on stderr."""
+    def _run(
+        self, fault: Fault | None, step: int, *, limit: int | None = None, words: list[str] | None = None
+    ) -> tuple[int, str]:
+        """The exit status of the command, or of these words, and what it said on stderr."""
         # A pipe, since a file might not grow as far as what is said.
         said, saying = FORKING.Pipe(duplex=False)
         child = FORKING.Process(
-            target=_child, args=(self._words, str(self._place), saying, fault, step, limit)
+            target=_child, args=(words or self._words, str(self._place), saying, fault, step, limit)
         )
         with said:
             child.start()
@@ -160,6 +169,54 @@ class _Place:
         left = [path.name for path in self._place.iterdir() if path.name != "out"]
         figure.count("debris", len(left))
         figure.notes += left
+
+
+class _Store(_Place):
+    """A store that an engine is pushed to: nothing half is pulled from it, and the next push ends it."""
+
+    def _command(self, here: Path) -> list[str]:
+        return ["engines", "push", str(here / "engine"), f"file://{self._place}/store"]
+
+    def __enter__(self) -> _Store:
+        status, said = self._run(None, 0)
+        assert status == 0, said
+        assert self._pulls()
+        self._whole = contents(self._out)
+        self._empty()
+        return self
+
+    def _count_steps(self, fault: Fault) -> int:
+        steps = super()._count_steps(fault)
+        self._empty()
+        return steps
+
+    def _empty(self) -> None:
+        shutil.rmtree(self._place / "store", ignore_errors=True)
+
+    def _pulls(self) -> bool:
+        """Whether the store gives an engine; it lies in `out` then."""
+        words = ["engines", "pull", f"file://{self._place}/store", "--out", str(self._out), "--force"]
+        return self._run(None, 0, words=words)[0] == 0
+
+    def _judge(self, figure: Figure, status: int, said: str, *, what: str) -> None:
+        figure.num_tries += 1
+        is_there = self._pulls()
+        is_whole = is_there and contents(self._out) == self._whole
+        bad = {
+            "half outputs": is_there and not is_whole,
+            "called done": status == 0 and not is_whole,
+            "internal errors": status == _BUG or status < 0 or "Traceback" in said,
+        }
+        for kind in (kind for kind, found in bad.items() if found):
+            figure.count(kind)
+            figure.notes.append(f"{what}: {kind}: {said.strip()[-300:]}")
+        if self._run(None, 0)[0] != 0 or not self._pulls():
+            figure.count("debris")
+            figure.notes.append(f"{what}: the next push did not end it")
+        self._empty()
+
+    def _tidy(self, figure: Figure) -> None:
+        """Each try was tidied by the push after it."""
 
 
 def _child(

@@ -22,6 +22,10 @@ from triton_repo.serve.processes import stubs_of
 from triton_repo.serve.state import read_state
 
 NUM_STREAMS = 8
+FOUND_WITHIN_S = 60.0
+"""A part that is stuck is noticed so soon: its streams end with an error."""
+
+LATE = f"found after more than {FOUND_WITHIN_S:g} s"
 LIMIT_S = 240.0
 """A stream that has not ended, or a server that does not answer, by then is hung."""
 
@@ -89,7 +93,7 @@ def run(repository: Path, folder: Path, *, cases: Cases | None = None) -> Iterat
 
 
 def _case(server: Server, part: str, how: signal.Signals) -> Figure:
-    figure = Figure(f"{how.name} of the {part}", "streams", num_tries=NUM_STREAMS, bad={"hung": 0})
+    figure = Figure(f"{how.name} of the {part}", "streams", num_tries=NUM_STREAMS, bad={"hung": 0, LATE: 0})
     streams = [Stream(server.grpc_url) for _ in range(NUM_STREAMS)]
     for stream in streams:
         stream.start()
@@ -109,10 +113,11 @@ def _case(server: Server, part: str, how: signal.Signals) -> Figure:
             figure.count("hung", int(stream.is_alive()))
             if not stream.is_alive():
                 figure.took("to the error", stream.ended_at - begun)
+                figure.count(LATE, int(stream.ended_at - begun > FOUND_WITHIN_S))
         if part == "supervisor":
             figure.notes.append("nothing of the server is left; it is started again by `tpforge serve`")
             return figure
-        figure.count("hung", int(not _answers(server, begun + LIMIT_S)))
+        figure.count("hung", int(not answers(server, begun + LIMIT_S)))
         figure.took("to service", time.monotonic() - begun)
         return figure
     finally:
@@ -124,7 +129,8 @@ def _case(server: Server, part: str, how: signal.Signals) -> Figure:
                 stream.join(30)
 
 
-def _answers(server: Server, end: float) -> bool:
+def answers(server: Server, end: float) -> bool:
+    """Whether a request is answered before the monotonic clock says so much."""
     while time.monotonic() < end:
         with suppress(TpforgeError), Client(server.grpc_url, deadline_s=10) as client:
             if client.generate("the capital of", max_tokens=2).chunks[-1].final:
