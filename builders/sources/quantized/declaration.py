@@ -13,7 +13,7 @@ from typing import Any
 
 from builders.sources.json_files import shown
 
-_NOTHING = (None, False, {}, [], "")
+_NOTHING: tuple[Any, ...] = (None, False, {}, [], "")
 _MAY_SAY: dict[str, dict[str, tuple[Any, ...]]] = {
     "gptq": {
         "act_bits": (16, 32),
