@@ -13,6 +13,7 @@ from builders.families.common.base import Family
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
 
+_OF_ADAPTERS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_magnitude_vector", ".base_layer.")
 _ALIKE = 4
 """Up to so many problems that differ in a number only are listed one by one."""
 
@@ -83,6 +84,11 @@ def _judge_unknown(
         found.ties[name] = embedding
     elif name.endswith(".bias") and f"{name.removesuffix('.bias')}.weight" in expected:
         found.biases = (*found.biases, name)
+    elif any(part in name for part in _OF_ADAPTERS):
+        found.problems.append(
+            f"{name}: is of a LoRA adapter that was not merged into the model; load it with PEFT and save "
+            "what merge_and_unload() gives"
+        )
     else:
         found.problems.append(f"{name}: unknown to the {family.name} family")
 

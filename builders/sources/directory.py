@@ -193,7 +193,7 @@ def _read_declared(found: Directory, config_file: Path, *, unknown: str) -> None
 
 def _rename(found: Directory, family: Family, names: list[str]) -> None:
     """Set the family's names: without wrappers, and with a name for each matrix of fused experts."""
-    bare, wrappers = unwrapped(names)
+    bare, wrappers = unwrapped(names, embedding=_embedding_of(family))
     found.has_own_names = not wrappers
     found.renamed += [
         f"the names of its tensors begin with {one.prefix}, as {one.origin} saves them" for one in wrappers
@@ -212,6 +212,13 @@ def _rename(found: Directory, family: Family, names: list[str]) -> None:
                 "the experts of a layer are one tensor (gate_up_proj), as transformers 5 holds them"
             )
     found.names = {name: bare[given] for name, given in family.canonical(bare).items()}
+
+
+def _embedding_of(family: Family) -> str | None:
+    """The first of the tables of the vocabulary; None where names may lack their beginning anyway."""
+    if family.optional_prefix:
+        return None
+    return next((one.name for one in family.source_tensors if one.dims == ("vocab", "hidden")), None)
 
 
 def _take_head_for_embedding(found: Directory, family: Family, spec: ModelSpec) -> None:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from builders.sources.json_files import shown
 from tpforge.errors import InputRefused
 
 _ARCHITECTURE = "llama"
@@ -31,7 +32,9 @@ _COUNT_KINDS = (*_INTEGERS, *_NUMBERS, "BOOL", "STRING", *(f"ARRAY of {kind}" fo
 _KINDS = {
     "general.architecture": ("STRING",),
     "general.license": ("STRING",),
+    "llama.attention.causal": ("BOOL",),
     "llama.attention.layer_norm_rms_epsilon": _NUMBERS,
+    "llama.attention.value_length": _INTEGERS,
     "llama.expert_count": _INTEGERS,
     "llama.rope.freq_base": _NUMBERS,
     "llama.rope.scaling.factor": _NUMBERS,
@@ -48,6 +51,14 @@ _KINDS = {
     "tokenizer.ggml.tokens": ("ARRAY of STRING",),
 }
 """Of keys that are read, the types that they may have; counts are judged by their values."""
+_INERT = (
+    "expert_used_count",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "tensor_data_layout",
+    "vocab_size",
+)
+"""Keys of the model without effect beside what is read."""
 _LARGEST_FLOAT32 = 3.4028235e38
 _OPTIONAL_COUNTS = ("attention.head_count_kv", "attention.key_length", "rope.dimension_count")
 
@@ -74,6 +85,7 @@ def read_hf_config(
             f"{_ARCHITECTURE!r}. Nothing was written; for others use the Hugging Face directory"
         )
     problems = [*_broken_counts(fields), *_broken_numbers(fields), *_broken_factors(rope_factors)]
+    problems += _unread(fields)
     if _llama(fields, "expert_count", 0):
         problems.append(f"{_ARCHITECTURE}.expert_count: found a mixture of experts, expected a dense model")
     if problems:
@@ -199,6 +211,37 @@ def _end_ids(fields: dict[str, Any]) -> list[int]:
         if one is not None and one not in ids:
             ids.append(one)
     return ids
+
+
+def _unread(fields: dict[str, Any]) -> Iterator[str]:
+    """Keys of the model that are not read, and with which llama.cpp may compute otherwise."""
+    prefix = f"{_ARCHITECTURE}."
+    counts = (*_REQUIRED_COUNTS, *_OPTIONAL_COUNTS)
+    known = {*_KINDS, *(prefix + key for key in (*counts, *_INERT))}
+    for key in sorted(fields):
+        if key.startswith(prefix) and key not in known:
+            yield (
+                f"{key}: found {_shown(fields[key])}, which is not read; llama.cpp may compute otherwise "
+                "with it: use the Hugging Face directory"
+            )
+    if _llama(fields, "attention.causal", True) is not True:
+        yield f"{prefix}attention.causal: found a model that sees what follows, expected a causal one"
+    key_length = _llama(fields, "attention.key_length")
+    value_length = _llama(fields, "attention.value_length", key_length)
+    if key_length is not None and value_length != key_length:
+        yield f"{prefix}attention.value_length: found {value_length!r}, expected key_length {key_length!r}"
+    scaling = _llama(fields, "rope.scaling.factor", 1.0)
+    if scaling not in (0.0, 1.0) and _llama(fields, "rope.scaling.type") is None:
+        yield (
+            f"{prefix}rope.scaling.factor: found {scaling!r} without rope.scaling.type, which llama.cpp "
+            "takes for linear and transformers for none; use the Hugging Face directory"
+        )
+
+
+def _shown(field: Any) -> str:
+    """A number as it is, anything else by its type: texts of unread keys need not be UTF-8."""
+    kind = field.types[0].name if field.types else "nothing"
+    return shown(field.contents()) if kind in (*_INTEGERS, *_NUMBERS, "BOOL") else f"a value of type {kind}"
 
 
 def _broken_counts(fields: dict[str, Any]) -> Iterator[str]:

@@ -25,6 +25,7 @@ _TITLES = {
     "fbgemm_fp8": "FP8 (FBGEMM)",
     "modelopt": "ModelOpt",
     "bitsandbytes": "bitsandbytes",
+    "mlx": "MLX",
 }
 LLM_API_LOADS = ("compressed-tensors", "fp8", "modelopt", "mxfp4", "mxfp8", "nvfp4")
 """The methods that TensorRT-LLM's LLM API loads. Source: its _torch/model_config.py."""
@@ -89,6 +90,10 @@ def _modelopt_values(folder: Path) -> dict[str, Any]:
 
 def _in_config(config: dict[str, Any]) -> FoundQuantization | None:
     values = config.get("quantization_config", config.get("compression_config"))
+    if _is_mlx(config, values):
+        return FoundQuantization(
+            "mlx", "config.json", _picked(config["quantization"], ("bits", "group_size"))
+        )
     if values is None:
         return None
     if not isinstance(values, dict):
@@ -106,6 +111,13 @@ def _in_config(config: dict[str, Any]) -> FoundQuantization | None:
     }.get(method, ("bits", "group_size"))
     told = {key: value for key, value in values.items() if key != "desc_act" or value}
     return FoundQuantization(method, "config.json", _picked(told, keys))
+
+
+def _is_mlx(config: dict[str, Any], values: object) -> bool:
+    """mlx-lm says it under a key of its own, and again under the usual one without a method."""
+    own = config.get("quantization")
+    names_a_method = isinstance(values, dict) and values.get("quant_method") is not None
+    return isinstance(own, dict) and {"bits", "group_size"} <= own.keys() and not names_a_method
 
 
 def _unnamed_method(values: dict[str, Any]) -> str:

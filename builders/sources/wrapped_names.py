@@ -1,4 +1,4 @@
-"""Takes off what training and packaging put before the names of tensors: _orig_mod., module., language_model.
+"""Takes off what training and packaging put before or into names of tensors: _orig_mod., module., any other.
 
 It renames, and reads nothing. What else a checkpoint holds (a vision tower) keeps its name, and is unknown.
 """
@@ -29,13 +29,20 @@ def _leading(prefix: str, origin: str, *, instead: str = "") -> Wrapper:
     )
 
 
+def _anywhere(part: str, origin: str) -> Wrapper:
+    return Wrapper(
+        part,
+        origin,
+        lambda name: part in name,
+        lambda name: re.sub(rf"(^|(?<=\.)){re.escape(part)}", "", name),
+    )
+
+
 WRAPPERS = (
-    Wrapper(
-        "_orig_mod.",
-        "torch.compile",
-        lambda name: "_orig_mod." in name,
-        lambda name: re.sub(r"(^|(?<=\.))_orig_mod\.", "", name),
-    ),
+    _anywhere("_orig_mod.", "torch.compile"),
+    _anywhere("_fsdp_wrapped_module.", "FullyShardedDataParallel"),
+    _anywhere("_checkpoint_wrapped_module.", "torch's activation checkpointing"),
+    _anywhere("_forward_module.", "Lightning Fabric"),
     _leading("module.", "DistributedDataParallel"),
     _leading("model.language_model.", "a multimodal model of transformers 5", instead="model."),
     _leading("language_model.", "a multimodal model of transformers 4"),
@@ -43,11 +50,27 @@ WRAPPERS = (
 """In this order; each is looked for once more after another was taken off."""
 
 
-def unwrapped(names: Iterable[str]) -> tuple[dict[str, str], tuple[Wrapper, ...]]:
+def unwrapped(
+    names: Iterable[str], *, embedding: str | None = None
+) -> tuple[dict[str, str], tuple[Wrapper, ...]]:
     """The names without wrappers, each with the name in the file; and which wrappers there were.
 
-    Nothing is taken off where two names would become one.
+    Nothing is taken off where two names would become one. What stands before `embedding`, a tensor that
+    every checkpoint of the model has, is taken off too, whatever it is.
     """
+    found, taken = _without_known(names)
+    if embedding is None or embedding in found:
+        return found, taken
+    prefixes = [name.removesuffix(embedding) for name in found if name.endswith(f".{embedding}")]
+    if len(prefixes) != 1:
+        return found, taken
+    wrapper = _leading(prefixes[0], "a model of which it is a part")
+    bare = {wrapper.without(name) if wrapper.is_there(name) else name: given for name, given in found.items()}
+    return (bare, (*taken, wrapper)) if len(bare) == len(found) else (found, taken)
+
+
+def _without_known(names: Iterable[str]) -> tuple[dict[str, str], tuple[Wrapper, ...]]:
+    """The names without the wrappers that are known by name."""
     found = {name: name for name in names}
     taken: list[Wrapper] = []
     for _ in WRAPPERS:

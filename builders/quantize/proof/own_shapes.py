@@ -46,8 +46,7 @@ def differing(folder: Path, weights: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _each(folder: Path, names: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, float]]:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    declared = config.get("quantization_config") or config.get("compression_config") or {}
+    declared = _declared(folder)
     with ExitStack() as stack:
         holders: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -59,6 +58,16 @@ def _each(folder: Path, names: Mapping[str, torch.Tensor]) -> Iterator[tuple[str
             held = {one: holders[f"{module}.{one}"].get_tensor(f"{module}.{one}") for one in suffixes}
             is_e4m3 = held.get("weight", torch.empty(0)).dtype == torch.float8_e4m3fn
             yield name, values(held, declared), _TOLERANCE_E4M3 if is_e4m3 else _TOLERANCE
+
+
+def _declared(folder: Path) -> dict[str, Any]:
+    """What config.json says of the quantization, else what AutoGPTQ's own file does."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    older = folder / "quantize_config.json"
+    found = config.get("quantization_config") or config.get("compression_config")
+    if found is None and older.is_file():
+        found = json.loads(older.read_text(encoding="utf-8"))
+    return dict(found or {})
 
 
 def values(held: Held, declared: Mapping[str, Any]) -> torch.Tensor:
@@ -82,8 +91,7 @@ def _words_with_zeros(held: Held, declared: Mapping[str, Any]) -> torch.Tensor:
     words, scales = held["qweight"], held["scales"].double()
     if words.shape[1] == scales.shape[1]:
         codes = _nibbles(words.T)
-        stored = _nibbles(held["qzeros"])
-        zeros = stored + (0 if declared.get("checkpoint_format") == "gptq_v2" else 1)
+        zeros = _gptq_zeros(_nibbles(held["qzeros"]), declared)
     else:
         places = torch.tensor(_AWQ_PLACES)
         codes, zeros = (
@@ -96,6 +104,14 @@ def _words_with_zeros(held: Held, declared: Mapping[str, Any]) -> torch.Tensor:
     if "g_idx" in held:
         group = held["g_idx"].long()
     return (codes - zeros[group].T) * scales[group].T
+
+
+def _gptq_zeros(stored: torch.Tensor, declared: Mapping[str, Any]) -> torch.Tensor:
+    """Of symmetric matrices the middle, 8, however it is stored; the second version stores others whole."""
+    if declared.get("sym") is True and stored.numel() and bool((stored == stored.flatten()[0]).all()):
+        return torch.full_like(stored, 8)
+    version = str(declared.get("checkpoint_format") or declared.get("format") or "").lower()
+    return stored + (0 if version == "gptq_v2" else 1)
 
 
 def _packed_integers(held: Held) -> torch.Tensor:

@@ -22,6 +22,7 @@ from builders.sources.quantized.companions import (
     companion,
 )
 from builders.sources.quantized.components import Components
+from builders.sources.quantized.declaration import awq_format, declaration_problems, gptq_format
 from builders.sources.quantized.gptq import Read
 from tpforge.errors import InputRefused
 from tpforge.shards.packing import STORED
@@ -37,6 +38,7 @@ class Layout:
     `format` is a row of quantization.toml. `weight` is the suffix of the packed matrix, `packed` its types;
     `beside` are the tensors that must lie beside it, `optional` those that may. `shape` gives [out, in] from
     the shape of the weight. `kv_cache` is the format of the KV cache whose scales the checkpoint holds.
+    `even_zero` is the zero point of matrices that are declared symmetric, as it is stored; None without.
     """
 
     format: str
@@ -48,6 +50,7 @@ class Layout:
     components: Callable[[Read, str], Components]
     optional: dict[str, Companion] = field(default_factory=dict)
     kv_cache: str | None = None
+    even_zero: int | None = None
 
     @property
     def row_group(self) -> int:
@@ -61,6 +64,8 @@ def find_layout(method: str, values: dict[str, Any]) -> Layout:
     Raises:
         InputRefused: it is not read; with the reason, and what to give instead.
     """
+    if problem := next(declaration_problems(method, values), None):
+        raise InputRefused(f"{problem}; {_INSTEAD}")
     match method:
         case "gptq":
             return _gptq(values)
@@ -89,7 +94,7 @@ def _gptq(values: dict[str, Any]) -> Layout:
         )
     _expect_bits(values)
     _refuse_dynamic(values)
-    version = values.get("checkpoint_format", "gptq")
+    version = gptq_format(values)
     if version not in ("gptq", "gptq_v2"):
         raise InputRefused(f"GPTQ checkpoint_format {version!r} is not read; expected gptq or gptq_v2")
     group, offset = _group(values), 1 if version == "gptq" else 0
@@ -105,6 +110,7 @@ def _gptq(values: dict[str, Any]) -> Layout:
         optional={"g_idx": companion("in", dtypes=("I32", "I64"))},
         shape=lambda shape: (shape[1], shape[0] * 8),
         components=partial(gptq.read_gptq, group=group, zero_offset=offset),
+        even_zero=8 - offset if values.get("sym") is True else None,
     )
 
 
@@ -131,7 +137,7 @@ def _refuse_dynamic(values: dict[str, Any]) -> None:
 
 def _awq(values: dict[str, Any]) -> Layout:
     _expect_bits(values)
-    version = str(values.get("version", "gemm")).lower()
+    version = awq_format(values)
     if version != "gemm":
         raise InputRefused(f"AWQ version {version!r} is not read; expected gemm")
     group = _group(values)

@@ -119,6 +119,7 @@ def find_quantized(
             shape=(shape[0], shape[1]),
             group=layout.group,
         )
+        problems += _uneven(layout, module, entries, tensor=tensor)
         shapes[f"{module}.weight"] = shape
         belonging.update(needed)
         optional = [f"{module}.{one}" for one in layout.optional]
@@ -133,6 +134,29 @@ def find_quantized(
     if not shapes and not problems:
         problems.append(f"found no tensor *.{layout.weight} that is quantized, as its configuration declares")
     return QuantizedWeights(layout, shapes, frozenset(belonging), tensor, kv_names=kv_names), problems
+
+
+def _uneven(
+    layout: Layout,
+    module: str,
+    entries: Mapping[str, TensorEntry],
+    *,
+    tensor: Callable[[str], torch.Tensor],
+) -> list[str]:
+    """Zero points of a symmetric matrix that are off by one: those of GPTQ's other version; reads a row."""
+    from builders.sources.quantized.gptq import nibbles
+
+    name = f"{module}.qzeros"
+    if layout.even_zero is None or entries[name].dtype != "I32" or 0 in entries[name].shape:
+        return []
+    found = set(nibbles(tensor(name)[:1], dim=1).flatten().tolist())
+    if len(found) != 1 or abs(found.copy().pop() - layout.even_zero) != 1:
+        return []
+    other = "gptq_v2" if layout.even_zero == 7 else "gptq"
+    return [
+        f"{name}: found zero points stored as {found.pop()}, expected {layout.even_zero} of symmetric "
+        f"matrices; they are those of checkpoint_format {other}, which is not the declared one"
+    ]
 
 
 def _kv_names(entries: Iterable[str]) -> dict[int, tuple[str, ...]]:

@@ -223,7 +223,7 @@ def test_blocks_that_end_amid_joined_matrices_are_refused_before_anything_is_con
         ("awq", {"version": "gemv"}, "AWQ version 'gemv' is not read"),
         ("gptq", {"quant_method": "bitsandbytes"}, "bitsandbytes packs a matrix as one run of blocks"),
         (
-            "packed",
+            "int8",
             {"config_groups": {"group_0": {"weights": INT8_ZEROS}}},
             "int8 by channel with zero points",
         ),

@@ -39,6 +39,12 @@ RENAMED: dict[str, Callable[[str], str]] = {
     "module._orig_mod.": _prefixed("module._orig_mod."),
     "language_model.": _prefixed("language_model."),
     "model.language_model.": lambda name: name.replace("model.", "model.language_model.", 1),
+    "base_model.model.": _prefixed("base_model.model."),
+    "text_decoder.": _prefixed("text_decoder."),
+    "_fsdp_wrapped_module.": lambda name: f"_fsdp_wrapped_module.{name}".replace(
+        "layers.1.", "layers.1._fsdp_wrapped_module._checkpoint_wrapped_module."
+    ),
+    "_forward_module.module.": _prefixed("_forward_module.module."),
     "_orig_mod. of the layers": lambda name: name.replace("layers.0.", "layers.0._orig_mod."),
 }
 
@@ -81,6 +87,32 @@ def test_wrapped_names_are_read_without_their_wrapper(tmp_path: Path, name: str)
 def test_nothing_is_taken_off_where_two_names_would_become_one() -> None:
     names = ("model.norm.weight", "_orig_mod.model.norm.weight")
     assert unwrapped(names) == ({name: name for name in names}, ())
+
+
+def test_a_prefix_of_two_models_is_not_taken_off(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "model")
+    rewritten(
+        tmp_path / "model",
+        lambda held: {
+            f"{part}.{name}": one.clone() for part in ("draft", "target") for name, one in held.items()
+        },
+    )
+    assert "model.embed_tokens.weight: missing" in pytorch_refusal(tmp_path / "model")
+
+
+def test_an_adapter_that_was_not_merged_is_named(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "model")
+    name = "model.layers.0.self_attn.q_proj"
+
+    def adapted(held: Tensors) -> Tensors:
+        base = held.pop(f"{name}.weight")
+        lora = {f"{name}.lora_A.default.weight": torch.ones(4, 64), f"{name}.base_layer.weight": base}
+        return {f"base_model.model.{key}": one for key, one in (held | lora).items()}
+
+    rewritten(tmp_path / "model", adapted)
+    words = pytorch_refusal(tmp_path / "model")
+    for part in ("lora_A.default", "base_layer"):
+        assert f"{name}.{part}.weight: is of a LoRA adapter that was not merged" in words
 
 
 def test_the_head_of_a_tied_model_stands_for_its_embedding(tmp_path: Path) -> None:
