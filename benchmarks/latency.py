@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.published import DATA, engine_of
-from tpforge.plan.calibration import FirstToken, Fit, TimeBand
+from tpforge.plan.calibration import FirstToken, Fit
 from tpforge.plan.throughput import Engine, Load, Speed, speed
 
 FITTED_MODEL = "llama-3.1-70b"
@@ -28,6 +28,7 @@ class LatencyRow:
 
     model: str
     gpu: str
+    release: str
     precision: str
     tp: int
     load: Load
@@ -79,14 +80,8 @@ def fit_first_token(fit: Fit) -> FirstToken:
     return _first_token([float(f"{value:.3g}") for value in result.x])
 
 
-def time_bands(found: Sequence[Found]) -> dict[str, TimeBand]:
-    """Where 8 of 10 rows lie that nothing was fitted to, as a share of the estimate."""
-    judged = [one for one in found if not one[0].is_fitted]
-    return {"ttft": _band(judged, _ttft_share), "tpot": _band(found, _tpot_share)}
-
-
 def latency_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Errors by model and GPU, and how many rows of a model lie in the band of the others' rows."""
+    """Errors by model and GPU."""
     found = estimates(fit, latency_rows())
     groups: dict[str, list[Found]] = {}
     for one in found:
@@ -103,24 +98,7 @@ def latency_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str,
         ("Time a token under load, to which nothing was fitted", _tpot_share),
     ):
         tables.append((title, header, [(name, *_numbers(rows, share)) for name, rows in groups.items()]))
-    tables.append(_coverage(found))
     return tables
-
-
-def _coverage(found: Sequence[Found]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
-    """The rows of each model in a band that the other models' rows gave."""
-    cells = []
-    for model in sorted({row.model for row, _ in found}):
-        own = [one for one in found if one[0].model == model]
-        rest = [one for one in found if one[0].model != model]
-        shares = []
-        for share in (_ttft_share, _tpot_share):
-            band = _band(rest, share)
-            inside = sum(band.low <= 1 / (1 + _error(one, share)) <= band.high for one in own)
-            shares.append(f"{100 * inside / len(own):.0f} %")
-        cells.append((model, str(len(own)), *shares))
-    title = "Rows of a model within a band of 8 of 10 that the other models' rows give"
-    return title, ("model", "rows", "time to first token", "time a token"), cells
 
 
 def _ttft_share(row: LatencyRow) -> float:
@@ -135,12 +113,6 @@ def _error(one: Found, share: Share) -> float:
     """Estimate / measured - 1."""
     row, found = one
     return (found.ttft_ms if share is _ttft_share else found.tpot_ms) / share(row) - 1
-
-
-def _band(found: Sequence[Found], share: Share) -> TimeBand:
-    shares = sorted(1 / (1 + _error(one, share)) for one in found)
-    low, high = shares[len(shares) // 10], shares[-1 - len(shares) // 10]
-    return TimeBand(low=round(low, 3), high=round(high, 3), rows=len(shares))
 
 
 def _numbers(found: Sequence[Found], share: Share) -> tuple[str, ...]:
@@ -166,6 +138,7 @@ def _row(values: dict[str, str]) -> LatencyRow:
     return LatencyRow(
         model=values["model"],
         gpu=values["gpu"],
+        release=values["trtllm"] or "unknown",
         precision=values["precision"],
         tp=tp,
         load=Load(int(values["isl"]), int(values["osl"]), int(values["concurrency"])),
@@ -178,5 +151,6 @@ def _row(values: dict[str, str]) -> LatencyRow:
             pp=pp,
             weight_format=None if floats else values["precision"],
             kv_fraction=0.9,
+            moe_ep=max(1, int(values["moe_ep"])),
         ),
     )

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import tomli_w
 
-from benchmarks.latency import estimates, fit_first_token, latency_rows, latency_tables, time_bands
+from benchmarks.bands import coverage_tables, kind_of, throughput_bands, time_bands
+from benchmarks.latency import fit_first_token, latency_tables
+from benchmarks.orders import Error, orders
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
 from scripts.reports.columns import table
 from tpforge.outputs.atomic import write_atomic
-from tpforge.plan.calibration import Fit, calibration
+from tpforge.plan.calibration import Band, Fit, calibration
 from tpforge.plan.communication import LinkShares
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +47,6 @@ OTHER_FLOPS, OTHER_BANDWIDTH = 0.6, 0.75
 NVLINK_SHARE, HOSTS_SHARE = 0.7, 0.7
 ASSUMED_BAND = (0.6, 1.4)
 ASSUMED_BAND_HOSTS = (0.4, 1.4)
-Error = tuple[Row, float]
 
 
 def make_fit(values: Sequence[float]) -> Fit:
@@ -54,13 +55,18 @@ def make_fit(values: Sequence[float]) -> Fit:
     def part(prefix: str) -> dict[str, float]:
         return {key.partition(".")[2]: value for key, value in found.items() if key.startswith(f"{prefix}.")}
 
+    before = calibration().fit
     return Fit(
         flops=part("flops"),
         other_flops=OTHER_FLOPS,
         bandwidth=part("bandwidth"),
         other_bandwidth=OTHER_BANDWIDTH,
-        links=LinkShares(pcie=found.pop("pcie"), nvlink=NVLINK_SHARE, hosts=HOSTS_SHARE),
-        first_token=calibration().fit.first_token,
+        links=LinkShares(
+            pcie=found.pop("pcie"), nvlink=NVLINK_SHARE, hosts=HOSTS_SHARE, exchange=before.links.exchange
+        ),
+        exchange_us=before.exchange_us,
+        expert_skew=before.expert_skew,
+        first_token=before.first_token,
         **{key: value for key, value in found.items() if "." not in key},
     )
 
@@ -85,6 +91,32 @@ def fit_values(data: Sequence[Row]) -> Fit:
     return make_fit([float(f"{value:.4g}") for value in result.x])
 
 
+def fit_exchange(fit: Fit) -> Fit:
+    """With what attention data parallelism costs, fitted to Qwen3 235B in 1.0 over NVLink alone."""
+    from scipy.optimize import least_squares
+
+    data = rows("experts_calibration")
+
+    def with_values(values: Sequence[float]) -> Fit:
+        share, wait_us, skew = (float(f"{value:.4g}") for value in values)
+        links = fit.links.model_copy(update={"exchange": share})
+        return fit.model_copy(update={"links": links, "exchange_us": wait_us, "expert_skew": skew})
+
+    def residuals(values: Sequence[float]) -> list[float]:
+        return [math.log(row.estimate(with_values(values)) / row.measured) for row in data]
+
+    found = least_squares(
+        residuals,
+        [0.3, 50.0, 1.5],
+        bounds=([0.02, 0.0, 1.0], [1.0, 1000.0, 8.0]),
+        loss="soft_l1",
+        f_scale=0.15,
+        x_scale=[0.3, 50.0, 1.5],
+        diff_step=1e-3,
+    )
+    return with_values(found.x)
+
+
 def errors(data: Sequence[Row], fit: Fit) -> list[Error]:
     """Every row with estimate / measured - 1; -1 where not one request was thought to fit."""
     return [(row, row.estimate(fit) / row.measured - 1) for row in data]
@@ -94,20 +126,24 @@ def is_dense(row: Row) -> bool:
     return row.engine.shapes.model.moe is None
 
 
-def band_kind(row: Row) -> str:
-    if not is_dense(row):
-        return "experts"
-    return "one GPU" if row.tp * row.pp == 1 else row.engine.cluster.link
-
-
 def summary(found: Sequence[Error], key: Callable[[Row], str]) -> list[tuple[str, ...]]:
-    groups: dict[str, list[float]] = {}
+    """Errors of the groups that `key` names, the worst median first."""
+    groups: dict[str, list[Error]] = {}
     for row, error in found:
-        groups.setdefault(key(row), []).append(error)
-    return [(name, *_numbers(values)) for name, values in sorted(groups.items())]
+        groups.setdefault(key(row), []).append((row, error))
+    worst = sorted(groups.items(), key=lambda one: -statistics.median(abs(error) for _, error in one[1]))
+    return [(name, *_numbers(errors)) for name, errors in worst]
 
 
-def _numbers(values: Sequence[float]) -> tuple[str, ...]:
+def _numbers(found: Sequence[Error]) -> tuple[str, ...]:
+    """Rows, median error, bias, what nine of ten are within, and how many lie in the band of their kind."""
+    bands = {band.kind: band for band in calibration().bands}
+    inside = [
+        bands[kind_of(row)].low <= 1 / (1 + error) <= bands[kind_of(row)].high
+        for row, error in found
+        if error > -1
+    ]
+    values = [error for _, error in found]
     sizes = sorted(abs(value) for value in values)
     ninth = sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]
     return (
@@ -115,34 +151,8 @@ def _numbers(values: Sequence[float]) -> tuple[str, ...]:
         f"{100 * statistics.median(sizes):.1f} %",
         f"{100 * statistics.median(values):+.1f} %",
         f"{100 * ninth:.0f} %",
+        f"{100 * sum(inside) / len(found):.0f} %",
     )
-
-
-def orders(found: Sequence[Error], *, per_gpu: bool = False) -> tuple[int, int, list[tuple[str, ...]]]:
-    """Groups of rows that differ in tp only: how many have the right order, of how many; the wrong ones.
-
-    The order is by tokens/s, or by tokens/s per GPU.
-    """
-
-    def value(row: Row, tokens: float) -> float:
-        return tokens / (row.tp if per_gpu else 1)
-
-    groups: dict[tuple[str, ...], list[Error]] = {}
-    for row, error in found:
-        groups.setdefault(row.group, []).append((row, error))
-    wrong: list[tuple[str, ...]] = []
-    several = [sorted(group, key=lambda one: one[0].tp) for group in groups.values() if len(group) > 1]
-    for group in several:
-        measured = sorted(group, key=lambda one: value(one[0], one[0].measured))
-        estimated = sorted(group, key=lambda one: value(one[0], one[0].measured * (1 + one[1])))
-        if [one[0].tp for one in measured] != [one[0].tp for one in estimated]:
-            release, model, gpu, precision, _, lengths = group[0][0].group
-            cells = ", ".join(
-                f"TP{row.tp} {value(row, row.measured):.0f} -> {value(row, row.measured * (1 + error)):.0f}"
-                for row, error in group
-            )
-            wrong.append((release, f"{model} {precision}", gpu, lengths, cells))
-    return len(several) - len(wrong), len(several), wrong
 
 
 def misses(found: Sequence[Error], *, beyond: float) -> list[tuple[str, ...]]:
@@ -163,7 +173,8 @@ def misses(found: Sequence[Error], *, beyond: float) -> list[tuple[str, ...]]:
     ]
 
 
-HEADER = ("rows", "median error", "bias", "9 of 10 within")
+HEADER = ("rows", "median error", "bias", "9 of 10 within", "in the band")
+ORDERED_BY = {False: "tokens/s", True: "tokens/s per GPU"}
 MISS_HEADER = ("release", "model", "GPU", "TP x PP", "lengths", "measured", "estimated", "error")
 
 
@@ -171,25 +182,41 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
     """Titled tables."""
     calibrated, checked = errors(rows("calibration"), fit), errors(rows("check"), fit)
     dense = [one for one in checked if is_dense(one[0])]
-    right, _, wrong = orders(dense)
-    own_right, _, _ = orders(calibrated)
-    gpu_right, gpu_total, gpu_wrong = orders(dense, per_gpu=True)
-    own_gpu_right, own_gpu_total, _ = orders(calibrated, per_gpu=True)
+    by_order = {
+        (name, per_gpu): orders(found, per_gpu=per_gpu, bands=calibration().bands)
+        for name, found in (("calibration", calibrated), ("check", dense))
+        for per_gpu in (False, True)
+    }
+    experts = errors(rows("experts"), fit)
     beyond = misses(dense, beyond=0.25)
     return [
+        *coverage_tables(fit),
+        (f"The 30 worst of {len(beyond)} misses beyond 25 % of {len(dense)} rows", MISS_HEADER, beyond[:30]),
         (
             "Throughput, estimate against published",
             ("data", *HEADER),
             [
-                ("calibration (fitted to)", *_numbers([error for _, error in calibrated])),
-                ("check, dense models", *_numbers([error for _, error in dense])),
-                ("check, Mixtral", *_numbers([error for row, error in checked if not is_dense(row)])),
+                ("calibration (fitted to)", *_numbers(calibrated)),
+                ("check, dense models", *_numbers(dense)),
+                ("check, Mixtral", *_numbers([one for one in checked if not is_dense(one[0])])),
+                ("calibration of experts (fitted to)", *_numbers(errors(rows("experts_calibration"), fit))),
+                ("check, Qwen3 with experts", *_numbers(experts)),
             ],
         ),
         (
             "Check data, dense models, by GPU and precision",
             ("GPU", *HEADER),
             summary(dense, lambda row: f"{row.gpu} {row.precision}"),
+        ),
+        (
+            "Check data, dense models, by model",
+            ("model", *HEADER),
+            summary(dense, lambda row: row.model),
+        ),
+        (
+            "Check data, dense models, by lengths",
+            ("prompt/answer", *HEADER),
+            summary(dense, lambda row: f"{row.load.input_tokens}/{row.load.output_tokens}"),
         ),
         (
             "Check data, dense models, by release",
@@ -202,33 +229,28 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
             summary(dense, lambda row: f"{row.tp}x{row.pp}"),
         ),
         (
-            "Order of TP sizes, by tokens/s and by tokens/s per GPU",
-            ("data", "right by tokens/s", "right per GPU", "of"),
-            [
-                ("calibration", str(own_right), str(own_gpu_right), str(own_gpu_total)),
-                ("check", str(right), str(gpu_right), str(gpu_total)),
-            ],
+            "Order of TP sizes: right, undecided (within the band, so called and not ranked), wrong",
+            ("data", "by", "right", "undecided", "wrong", "groups"),
+            [(name, ORDERED_BY[per_gpu], *found.cells) for (name, per_gpu), found in by_order.items()],
+        ),
+        *(
+            (
+                f"Wrong orders by {ORDERED_BY[per_gpu]}, beyond the band (measured -> estimated)",
+                ("release", "model", "GPU", "lengths", "TP sizes"),
+                list(by_order["check", per_gpu].wrong),
+            )
+            for per_gpu in (True, False)
         ),
         (
-            "Wrong orders per GPU (measured -> estimated tokens/s per GPU)",
-            ("release", "model", "GPU", "lengths", "TP sizes"),
-            gpu_wrong,
-        ),
-        (
-            "Wrong orders (measured -> estimated tokens/s)",
-            ("release", "model", "GPU", "lengths", "TP sizes"),
-            wrong,
-        ),
-        (
-            "Experts with attention data parallelism, which is not modelled (release 1.0)",
+            "Experts in 1.0 and 1.2, above one GPU with attention data parallelism",
             ("deployment", *HEADER),
             summary(
-                errors(rows("experts"), fit), lambda row: f"{row.model} {row.gpu} {row.precision} TP{row.tp}"
+                experts,
+                lambda row: f"{row.release} {row.model} {row.gpu} {row.precision} {row.tp}x{row.pp}",
             ),
         ),
         *latency_tables(fit),
         _first_token_table(fit),
-        (f"The 30 worst of {len(beyond)} misses beyond 25 % of {len(dense)} rows", MISS_HEADER, beyond[:30]),
     ]
 
 
@@ -254,31 +276,24 @@ def _first_token_table(fit: Fit) -> tuple[str, tuple[str, ...], list[tuple[str, 
 
 
 def calibration_text(fit: Fit) -> str:
-    checked = errors(rows("check"), fit)
     head = [
-        "# Written by `python -m benchmarks.planner --fit`: fitted to planner_calibration.csv. The bands are",
-        "# where 8 of 10 rows of planner_check.csv lie, which the fit has not seen. Both in benchmarks/data.",
+        "# Written by `python -m benchmarks.planner --fit` from rows in benchmarks/data. Values are fitted",
+        "# to planner_calibration.csv, planner_experts_calibration.csv and, for the first token, a model of",
+        "# planner_latency.csv. Bands are of all others, held out by release, GPU and model (see",
+        "# benchmarks/bands.py); those without rows are assumed.",
     ]
-    bands = []
-    for kind in ("one GPU", "nvlink", "pcie", "experts"):
-        shares = sorted(1 / (1 + error) for row, error in checked if band_kind(row) == kind)
-        low, high = shares[len(shares) // 10], shares[-1 - len(shares) // 10]
-        bands.append(_band(kind, low, high, len(shares)))
-    bands.append(_band("unmeasured GPU", *ASSUMED_BAND, 0))
-    bands.append(_band("modelled load", *ASSUMED_BAND, 0))
-    bands.append(_band("several hosts", *ASSUMED_BAND_HOSTS, 0))
-    times = time_bands(estimates(fit, latency_rows()))
+    assumed = (
+        Band(kind="unmeasured GPU", low=ASSUMED_BAND[0], high=ASSUMED_BAND[1], rows=0),
+        Band(kind="modelled load", low=ASSUMED_BAND[0], high=ASSUMED_BAND[1], rows=0),
+        Band(kind="several hosts", low=ASSUMED_BAND_HOSTS[0], high=ASSUMED_BAND_HOSTS[1], rows=0),
+    )
     found = {
-        "measured_gpus": sorted({row.gpu for row, _ in checked}),
+        "measured_gpus": sorted({row.gpu for row in rows("check")}),
         "fit": fit.model_dump(),
-        "bands": bands,
-        "time_bands": {name: band.model_dump() for name, band in times.items()},
+        "bands": [band.model_dump(exclude_defaults=True) for band in (*throughput_bands(fit), *assumed)],
+        "time_bands": {name: band.model_dump() for name, band in time_bands(fit).items()},
     }
     return "\n".join(head) + "\n" + tomli_w.dumps(found)
-
-
-def _band(kind: str, low: float, high: float, num_rows: int) -> dict[str, str | float]:
-    return {"kind": kind, "low": round(low, 3), "high": round(high, 3), "rows": num_rows}
 
 
 def _markdown(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -298,14 +313,17 @@ def write_docs(fit: Fit) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fit", action="store_true", help="fit again and write calibration.toml")
+    parser.add_argument("--bands", action="store_true", help="take the bands of the fit again")
     parser.add_argument("--docs", action="store_true", help="write the tables into docs/planning.md")
     given = parser.parse_args()
     if given.fit:
         fit = fit_values(rows("calibration"))
+        fit = fit_exchange(fit)
         fit = fit.model_copy(update={"first_token": fit_first_token(fit)})
-        write_atomic(TOML, calibration_text(fit))
     else:
         fit = calibration().fit
+    if given.fit or given.bands:
+        write_atomic(TOML, calibration_text(fit))
     for title, header, cells in report(fit):
         print(f"\n{title}\n{table(cells, header=header) if cells else 'none'}")
     if given.docs:

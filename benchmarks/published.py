@@ -1,8 +1,8 @@
 """Published TensorRT-LLM throughput, and what the planner estimates for each row.
 
 The rows are in benchmarks/data: planner_calibration.csv, which the planner's free values are fitted to, and
-planner_check.csv, which it is judged by. Neither holds a row of the other. planner_experts.csv was measured
-with attention data parallelism, which the planner does not model: it shows how far off that is.
+planner_check.csv, which it is judged by. Neither holds a row of the other. The two are the same of experts in
+planner_experts_calibration.csv and planner_experts.csv, above one GPU with attention data parallelism.
 Source: NVIDIA/TensorRT-LLM, docs/source/performance/perf-overview.md of releases 0.14, 0.17, 0.20 and 1.0,
 and docs/source/developer-guide/perf-overview.md of 1.2 (per GPU there; here times the GPUs). Requests of one
 length, all at once; tokens a second are output tokens.
@@ -83,7 +83,7 @@ def first_token_ms(row: Row, fit: Fit) -> float:
 def rows(name: str) -> list[Row]:
     """The rows of ``planner_NAME.csv``."""
     with (DATA / f"planner_{name}.csv").open(encoding="utf-8", newline="") as file:
-        return [_row(values) for values in csv.DictReader(file)]
+        return [_row(values, attention_dp=name.startswith("experts")) for values in csv.DictReader(file)]
 
 
 def first_tokens() -> list[tuple[Row, float]]:
@@ -97,7 +97,7 @@ def first_tokens() -> list[tuple[Row, float]]:
     return [(_row(values | rest), float(values["first_token_ms"])) for values in found]
 
 
-def _row(values: dict[str, str]) -> Row:
+def _row(values: dict[str, str], *, attention_dp: bool = False) -> Row:
     tp, pp = int(values["tp"]), int(values["pp"])
     lengths = int(values["isl"]), int(values["osl"])
     return Row(
@@ -116,12 +116,22 @@ def _row(values: dict[str, str]) -> Row:
             pp=pp,
             weight_format=None if values["precision"] == "fp16" else values["precision"],
             kv_fraction=KV_FRACTIONS.get(values["release"], 0.95),
+            attention_dp=attention_dp and tp > 1,
+            moe_ep=tp if attention_dp else 1,
         ),
     )
 
 
 def engine_of(
-    model: str, *, gpu: str, tp: int, pp: int, weight_format: str | None, kv_fraction: float
+    model: str,
+    *,
+    gpu: str,
+    tp: int,
+    pp: int,
+    weight_format: str | None,
+    kv_fraction: float,
+    moe_ep: int = 1,
+    attention_dp: bool = False,
 ) -> Engine:
     """The engine of a row: an FP8 cache with quantized weights, 16 bits with others."""
     settings = Settings(
@@ -130,16 +140,17 @@ def engine_of(
         kv_dtype="float16" if weight_format is None else "fp8",
         kv_fraction=kv_fraction,
     )
-    shapes, kind = _shapes(model, tp, pp), find_gpu(gpu)
+    shapes, kind = _shapes(model, tp, pp, moe_ep, attention_dp), find_gpu(gpu)
     memory = rank_memory(shapes, gpu=kind, settings=settings)
     return Engine(shapes, memory, make_cluster(kind, num_gpus=tp * pp), settings)
 
 
 @cache
-def _shapes(model: str, tp: int, pp: int) -> RankShapes:
+def _shapes(model: str, tp: int, pp: int, moe_ep: int, attention_dp: bool) -> RankShapes:
     known = find_known(_NAMES.get(model, model))
     assert known is not None, f"{model} is not among the known models"
     # The sliding window of Mistral 7B is left out: the lengths of most rows stay below it.
     config = {key: value for key, value in known.config.items() if key != "sliding_window"}
     blueprint = blueprint_from_config(config, name=model, where=model)
-    return rank_shapes(blueprint, mapping=Mapping(tp_size=tp, pp_size=pp))
+    mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
+    return rank_shapes(blueprint, mapping=mapping, attention_dp=attention_dp)

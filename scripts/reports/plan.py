@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.reports.columns import table
-from tpforge.plan.calibration import TimeBand
+from tpforge.plan.calibration import Band, TimeBand
 from tpforge.plan.choose import Plan
 from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
@@ -169,14 +169,21 @@ def band_text(option: Option) -> str:
     if band is None:
         return "no band"
     low, high = option.tokens_per_second * band.low, option.tokens_per_second * band.high
-    rests = f"8 of 10 of {band.rows} published rows, {band.kind}" if band.rows else f"assumed, {band.kind}"
-    return f"{low:.0f} to {high:.0f}: {rests}"
+    return f"{low:.0f} to {high:.0f}: {basis_text(band)}"
+
+
+def basis_text(band: Band) -> str:
+    """What a band rests on: how many rows of which kind."""
+    if not band.rows:
+        return f"assumed, {band.kind}"
+    why = ", ".join((band.kind, *band.also))
+    return f"8 of 10 of {band.rows} measured rows held out, {why}"
 
 
 def time_text(milliseconds: float, band: TimeBand | None) -> str:
     """A time with its band, and what that rests on."""
     assert band is not None
-    rests = f"8 of 10 of {band.rows} rows measured under load" if band.rows else "assumed"
+    rests = f"8 of 10 of {band.rows} measured rows held out" if band.rows else "assumed"
     digits = 0 if milliseconds >= 100 else 1
     low, high = milliseconds * band.low, milliseconds * band.high
     return f"{milliseconds:.{digits}f} ms ({low:.{digits}f} to {high:.{digits}f}: {rests})"

@@ -5,7 +5,10 @@ It fits nothing: `benchmarks/planner.py` does, and writes calibration.toml.
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Literal
@@ -14,11 +17,27 @@ from tpforge.plan.communication import LinkShares
 from tpforge.plan.hardware import Cluster, Gpu
 from tpforge.records import Record
 
-BandKind = Literal["one GPU", "nvlink", "pcie", "experts", "unmeasured GPU", "modelled load", "several hosts"]
+BandKind = Literal[
+    "one GPU",
+    "nvlink",
+    "pcie",
+    "pipeline",
+    "experts",
+    "under load",
+    "under load, experts",
+    "older release",
+    "unmeasured GPU",
+    "modelled load",
+    "several hosts",
+]
 
 _ASSUMED_WIDER = (0.75, 1.3)
 MOST_RANKS_MEASURED = 8
 """No published row has more ranks."""
+MOST_REQUESTS_MEASURED = 128
+"""No row that was measured under a stated load has more requests at once."""
+_FITTED_SINCE = (0, 17)
+"""The first release that the estimates are fitted to."""
 
 
 class FirstToken(Record):
@@ -48,7 +67,9 @@ class Fit(Record):
     of the memory rate, by architecture or ``gddr``. blend: the p-norm that joins arithmetic and reading.
     kv_read: how much dearer the cache is to read than weights. attention_share: of the 16-bit peak, for
     prompts. vector_passes: times that the vectors of a layer pass through memory. step_us, layer_us,
-    request_us: overheads of a step, of a layer of it, of a request of it.
+    request_us: overheads of a step, of a layer of it, of a request of it. exchange_us: of a layer that sends
+    tokens to their experts, in which the ranks wait for each other. expert_skew: how much more than by
+    chance the busiest rank of expert parallelism has to do.
     """
 
     flops: dict[str, float]
@@ -62,6 +83,8 @@ class Fit(Record):
     step_us: float
     layer_us: float
     request_us: float
+    exchange_us: float
+    expert_skew: float
     links: LinkShares
     first_token: FirstToken
 
@@ -75,7 +98,7 @@ class Fit(Record):
 
 
 class Band(Record):
-    """Where the measured throughput lay, as a share of the estimate: 8 of 10 check rows are within.
+    """Where the measured throughput lay, as a share of the estimate: 8 of 10 rows held out are within.
 
     `rows` is 0 where nothing was measured and the band is assumed.
     """
@@ -84,6 +107,29 @@ class Band(Record):
     low: float
     high: float
     rows: int
+    also: tuple[BandKind, ...] = ()
+    """What else widened it."""
+
+    @property
+    def width(self) -> float:
+        """The highest as a multiple of the lowest."""
+        return self.high / self.low
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a band depends on: one engine, whether the load is light enough that such ones were measured.
+
+    `release` is TensorRT-LLM's, where it is stated.
+    """
+
+    cluster: Cluster
+    num_ranks: int
+    pp_size: int = 1
+    has_experts: bool = False
+    load_is_modelled: bool = False
+    load_is_light: bool = False
+    release: str | None = None
 
 
 class Calibration(Record):
@@ -94,35 +140,67 @@ class Calibration(Record):
 
     fit: Fit
     bands: tuple[Band, ...]
-    time_bands: dict[Literal["ttft", "tpot"], TimeBand]
+    time_bands: dict[Literal["ttft"], TimeBand]
     measured_gpus: tuple[str, ...]
     scale: float = 1.0
 
-    def band(
-        self, cluster: Cluster, *, num_ranks: int, has_experts: bool, load_is_modelled: bool = False
-    ) -> Band:
-        """The band of an estimate for such a deployment; of several reasons the one that widens most."""
-        kind: BandKind = "one GPU" if num_ranks == 1 else cluster.link
-        if has_experts:
-            kind = "experts"
-        if cluster.gpu.name not in self.measured_gpus:
-            kind = "unmeasured GPU"
-        if load_is_modelled:
-            kind = "modelled load"
-        if num_ranks > min(cluster.gpus_per_host, MOST_RANKS_MEASURED):
-            kind = "several hosts"
-        return next(band for band in self.bands if band.kind == kind)
+    def band(self, deployment: Deployment) -> Band:
+        """The band of an estimate for such a deployment: all that apply together, by the name of the widest.
 
-    def time_band(self, name: Literal["ttft", "tpot"], *, band: Band) -> TimeBand:
-        """The band of a time; wider, and assumed, where that of the throughput is assumed."""
-        found = self.time_bands[name]
+        It claims no rows where one of them is assumed.
+        """
+        kinds = set(_kinds(deployment, measured_gpus=self.measured_gpus))
+        found = [band for band in self.bands if band.kind in kinds]
+        named = max(found, key=lambda band: (not band.rows, band.width))
+        low, high = min(band.low for band in found), max(band.high for band in found)
+        also = tuple(band.kind for band in found if band is not named)
+        return named.model_copy(update={"low": low, "high": high, "also": also})
+
+    def ttft_band(self, band: Band) -> TimeBand:
+        """The band of the first token; wider, and assumed, where that of the throughput is assumed."""
+        found = self.time_bands["ttft"]
         if band.rows:
             return found
         return TimeBand(low=found.low * _ASSUMED_WIDER[0], high=found.high * _ASSUMED_WIDER[1], rows=0)
 
+    @staticmethod
+    def tpot_band(band: Band) -> TimeBand:
+        """The band of a later token: that of the throughput, turned round, since the batch is given."""
+        return TimeBand(low=1 / band.high, high=1 / band.low, rows=band.rows)
+
     def scaled(self, factor: float) -> Calibration:
         """The same, with every throughput `factor` times as high."""
         return self.model_copy(update={"scale": self.scale * factor})
+
+
+def _kinds(deployment: Deployment, *, measured_gpus: tuple[str, ...]) -> Iterator[BandKind]:
+    """All that say something of the deployment."""
+    cluster, num_ranks = deployment.cluster, deployment.num_ranks
+    is_light = deployment.load_is_light
+    if is_light:
+        yield "under load, experts" if deployment.has_experts else "under load"
+    elif deployment.has_experts:
+        yield "experts"
+    # Of pipelines and PCIe no row was measured under a light load.
+    if deployment.pp_size > 1:
+        yield "pipeline"
+    elif num_ranks > 1 and cluster.link == "pcie":
+        yield "pcie"
+    elif not is_light and not deployment.has_experts:
+        yield "one GPU" if num_ranks == 1 else "nvlink"
+    if deployment.release is not None and _is_older(deployment.release):
+        yield "older release"
+    if cluster.gpu.name not in measured_gpus:
+        yield "unmeasured GPU"
+    if deployment.load_is_modelled:
+        yield "modelled load"
+    if num_ranks > min(cluster.gpus_per_host, MOST_RANKS_MEASURED):
+        yield "several hosts"
+
+
+def _is_older(release: str) -> bool:
+    numbers = re.findall(r"\d+", release)[:2]
+    return len(numbers) == 2 and (int(numbers[0]), int(numbers[1])) < _FITTED_SINCE
 
 
 def _family(gpu: Gpu) -> str:

@@ -192,13 +192,14 @@ def _doubt(option: Option) -> int:
     return 1 if option.notes else 0
 
 
-def _complexity(option: Option) -> tuple[int, int, int, bool, bool]:
+def _complexity(option: Option) -> tuple[int, int, int, bool, bool, bool]:
     mapping = option.mapping
     quantized_cache = option.kv_dtype != option.dtype.value
     return (
         mapping.world_size,
         mapping.pp_size,
         mapping.moe_ep_size,
+        option.attention_dp,
         option.weight_format is not None,
         quantized_cache,
     )

@@ -50,11 +50,15 @@ class Measured(Record):
 
 
 class LinkShares(Record):
-    """The share of a link's nominal rate that a ring reaches; `pcie` is fitted, the others are assumed."""
+    """The share of a link's nominal rate that a ring reaches: `pcie` is fitted, `nvlink` and `hosts` assumed.
+
+    `exchange`: of NVLink, for tokens that go to their experts; fitted.
+    """
 
     pcie: float
     nvlink: float
     hosts: float
+    exchange: float
 
 
 @cache
@@ -87,6 +91,15 @@ def send_seconds(num_bytes: float, *, cluster: Cluster, ranks: int, shares: Link
     crosses = ranks >= cluster.gpus_per_host
     rate = cluster.host_link_gb_s * shares.hosts if crosses else cluster.link_gb_s * _share(cluster, shares)
     return num_bytes / (rate * 1e9) + (_HOST_STEP_US if crosses else 10.0) * 1e-6
+
+
+def exchange_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: LinkShares) -> float:
+    """Gathering or adding up `num_bytes`, of which a rank has or gets a part: bytes x (n - 1) / n / rate."""
+    if ranks > cluster.fast_group:
+        rate = cluster.host_link_gb_s * shares.hosts
+    else:
+        rate = cluster.link_gb_s * (shares.exchange if cluster.link == "nvlink" else shares.pcie)
+    return num_bytes * (ranks - 1) / ranks / (rate * 1e9)
 
 
 def _interpolated(num_bytes: float, row: Measured) -> float:

@@ -91,7 +91,7 @@ def kv_layout(
     if attention.latent is not None:
         values = attention.latent.kv_lora_rank + attention.latent.qk_rope_head_size
     else:
-        heads = shapes.plan.padding.heads.rank_kv_heads(0, tp_size=shapes.mapping.tp_size)
+        heads = shapes.plan.padding.heads.rank_kv_heads(0, tp_size=shapes.attention_tp_size)
         values = 2 * len(heads) * attention.head_size
     num_bytes = round(values * KV_BITS[kv_dtype] / 8)
     counts: dict[int | None, int] = {}

@@ -65,6 +65,8 @@ class RankMemory:
     lines: tuple[MemoryLine, ...]
     layout: KvLayout
     kv_fraction: float
+    cache_groups: int = 1
+    """Ranks of a stage with requests of their own, each in a cache as large as this one."""
 
     @cached_property
     def fixed_bytes(self) -> int:
@@ -89,11 +91,13 @@ class RankMemory:
     @cached_property
     def kv_tokens(self) -> int:
         """Tokens of all requests together, were no layer windowed."""
-        return kv_tokens(self.free_bytes, fraction=self.kv_fraction, layout=self.layout)
+        held = kv_tokens(self.free_bytes, fraction=self.kv_fraction, layout=self.layout)
+        return self.cache_groups * held
 
     def max_requests(self, request_tokens: int) -> int:
         """Requests of that many tokens, prompt and answer, that run at once."""
-        return max_requests(self.kv_bytes, request_tokens=request_tokens, layout=self.layout)
+        held = max_requests(self.kv_bytes, request_tokens=request_tokens, layout=self.layout)
+        return self.cache_groups * held
 
     def longest_request(self, limit: int) -> int:
         """The longest single request, up to the model's limit."""
@@ -132,7 +136,7 @@ def _stage_memory(shapes: RankShapes, *, stage: int, gpu: Gpu, settings: Setting
     layout = kv_layout(
         shapes, stage=stage, kv_dtype=settings.kv_dtype, tokens_per_block=settings.tokens_per_block
     )
-    return RankMemory(gpu, stage, lines, layout, settings.kv_fraction)
+    return RankMemory(gpu, stage, lines, layout, settings.kv_fraction, shapes.cache_groups)
 
 
 def _weights(shapes: RankShapes, *, stage: int, settings: Settings) -> MemoryLine:
@@ -152,7 +156,7 @@ def _weights(shapes: RankShapes, *, stage: int, settings: Settings) -> MemoryLin
 
 
 def _activations(shapes: RankShapes, *, settings: Settings) -> MemoryLine:
-    tp_size, attention = shapes.mapping.tp_size, shapes.model.attention
+    tp_size, attention = shapes.attention_tp_size, shapes.model.attention
     table = _ACTIVATIONS_MOE if shapes.model.moe else _ACTIVATIONS
     factor = table[max(size for size in table if size <= tp_size)]
     width = attention.num_heads * attention.head_size

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
-from tpforge.plan.calibration import Band, Calibration, TimeBand
+from tpforge.plan.calibration import MOST_REQUESTS_MEASURED, Band, Calibration, Deployment, TimeBand
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
@@ -32,6 +32,8 @@ FORMATS: tuple[str | None, ...] = (None, "fp8", "int8_wo", "nvfp4", "int4_awq")
 a GPU.
 """
 MAX_BATCH_SIZE = 2048
+_STATED = ("concurrency", "rate", "latency limit", "operating point")
+"""Limits of a batch that memory is not: there are as many requests as wanted."""
 Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
 
 
@@ -97,6 +99,7 @@ class Option:
     scale: float = 1.0
     price: float | None = None
     notes: tuple[str, ...] = ()
+    attention_dp: bool = False
     engine: Engine | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -111,10 +114,11 @@ class Option:
 
     @property
     def label(self) -> str:
-        """``TP4 x 2 fp8, KV fp8``."""
+        """``TP4 x 2 fp8, KV fp8``; ADP is attention data parallelism."""
         sizes = f"TP{self.mapping.tp_size}"
         sizes += f" PP{self.mapping.pp_size}" if self.mapping.pp_size > 1 else ""
         sizes += f" EP{self.mapping.moe_ep_size}" if self.mapping.moe_ep_size > 1 else ""
+        sizes += " ADP" if self.attention_dp else ""
         times = f" x {self.replicas}" if self.replicas > 1 else ""
         return f"{sizes}{times} {self.precision}, KV {self.kv_dtype}"
 
@@ -147,7 +151,7 @@ def _options(
     blueprint: Blueprint, cluster: Cluster, ask: Ask, *, calibration: Calibration
 ) -> Iterator[Option]:
     dtype = _float_type(blueprint.model.dtype, cluster)
-    for mapping in _mappings(blueprint, cluster, ask):
+    for mapping, attention_dp in _divisions(blueprint, cluster, ask):
         base = Option(
             model=blueprint.name,
             cluster=cluster,
@@ -158,9 +162,10 @@ def _options(
             dtype=dtype,
             price=ask.price,
             notes=blueprint.notes,
+            attention_dp=attention_dp,
         )
         try:
-            shapes = _shapes(blueprint, mapping=mapping, pad=ask.pad)
+            shapes = _shapes(blueprint, mapping=mapping, pad=ask.pad, attention_dp=attention_dp)
         except PlanError as error:
             yield replace(base, rejection=Rejection("sharding", str(error)))
             continue
@@ -203,22 +208,28 @@ def _float_type(dtype: DType, cluster: Cluster) -> DType:
     return DType.BFLOAT16
 
 
-def _mappings(blueprint: Blueprint, cluster: Cluster, ask: Ask) -> Iterator[Mapping]:
-    """Powers of two up to the GPUs, and their own number; pp only with what tp within a link leaves over."""
+def _divisions(blueprint: Blueprint, cluster: Cluster, ask: Ask) -> Iterator[tuple[Mapping, bool]]:
+    """Powers of two up to the GPUs, and their own number; pp only with what tp within a link leaves over.
+
+    Experts also by number, and that with attention data parallelism, which runtime pytorch alone has.
+    """
     powers = [1 << exponent for exponent in range(cluster.num_gpus.bit_length())]
     sizes = [size for size in sorted({*powers, cluster.num_gpus}) if size <= cluster.num_gpus]
     for tp_size in ask.tp_sizes or sizes:
         for pp_size in powers:
             if tp_size * pp_size > max(cluster.num_gpus, tp_size) or pp_size > blueprint.model.num_layers:
                 continue
-            yield Mapping(tp_size=tp_size, pp_size=pp_size)
+            yield Mapping(tp_size=tp_size, pp_size=pp_size), False
             moe = blueprint.model.moe
             if moe is not None and tp_size > 1 and moe.num_experts % tp_size == 0:
-                yield Mapping(tp_size=tp_size, pp_size=pp_size, moe_ep_size=tp_size)
+                by_number = Mapping(tp_size=tp_size, pp_size=pp_size, moe_ep_size=tp_size)
+                yield by_number, False
+                if ask.runtime == "pytorch":
+                    yield by_number, True
 
 
-def _shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool) -> RankShapes:
-    shapes = rank_shapes(blueprint, mapping=mapping, pad=pad)
+def _shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool, attention_dp: bool) -> RankShapes:
+    shapes = rank_shapes(blueprint, mapping=mapping, pad=pad, attention_dp=attention_dp)
     if objections := blueprint.objections(shapes.plan):
         raise PlanError("; ".join(objections))
     return shapes
@@ -257,18 +268,24 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         fit=calibration.fit,
         scale=calibration.scale,
     )
+    speed = operation.speed
     band = calibration.band(
-        option.cluster,
-        num_ranks=option.mapping.world_size,
-        has_experts=shapes.model.moe is not None,
-        load_is_modelled=ask.load.is_modelled,
+        Deployment(
+            option.cluster,
+            num_ranks=option.mapping.world_size,
+            pp_size=option.mapping.pp_size,
+            has_experts=shapes.model.moe is not None,
+            load_is_modelled=ask.load.is_modelled,
+            load_is_light=speed.batch <= MOST_REQUESTS_MEASURED and speed.limit in _STATED,
+            release=ask.version,
+        )
     )
     option = replace(
         option,
-        speed=operation.speed,
+        speed=speed,
         band=band,
-        ttft_band=calibration.time_band("ttft", band=band),
-        tpot_band=calibration.time_band("tpot", band=band),
+        ttft_band=calibration.ttft_band(band),
+        tpot_band=calibration.tpot_band(band),
         scale=calibration.scale,
         engine=engine,
     )

@@ -52,8 +52,8 @@ class MemoryRecord(Record):
 class SpeedRecord(Record):
     """Estimates of all replicas together, but for `batch`, `ttft_ms` and `tpot_ms`, which are of one.
 
-    8 of 10 measurements of such deployments lay between `low` and `high` tokens/s; `band_rows` is how many
-    there were, 0 for an assumed band. The times' bands are of measurements under load.
+    8 of 10 measurements of groups held out lay between `low` and `high` tokens/s; `band_rows` is how many
+    rows there were, 0 for an assumed band. `ttft_*` and `tpot_*` are the same of the times.
     """
 
     tokens_per_second: float
@@ -82,6 +82,7 @@ class OptionRecord(Record):
     tp: int
     pp: int
     moe_ep: int
+    attention_dp: bool = False
     replicas: int
     gpus: int
     weights: str
@@ -229,6 +230,7 @@ def option_record(option: Option, plan: Plan) -> OptionRecord:
         tp=option.mapping.tp_size,
         pp=option.mapping.pp_size,
         moe_ep=option.mapping.moe_ep_size,
+        attention_dp=option.attention_dp,
         replicas=option.replicas,
         gpus=option.num_gpus,
         weights=option.precision,

@@ -70,7 +70,10 @@ class Server:
     def __init__(self, model: StepModel, *, load: Load, scale: float) -> None:
         self._model, self._load, self._scale = model, load, scale
         settings = model.engine.settings
-        self._slots, self._budget = settings.max_batch_size, settings.max_num_tokens
+        # With attention data parallelism every rank has a batch and a budget of its own.
+        groups = model.engine.memory.cache_groups
+        self._slots, self._budget = settings.max_batch_size * groups, settings.max_num_tokens * groups
+        self._room = model.engine.memory.kv_bytes * groups
         self._per_step = load.drafts.tokens_per_step
         self._used_bytes, self._bytes = 0, dict[int, int]()
         self._steps, self._context = 0.0, 0.0
@@ -117,8 +120,7 @@ class Server:
         if not self._used_bytes:
             return True
         busy = len(self._running) + len(self._reading)
-        room = self._model.engine.memory.kv_bytes
-        return busy < self._slots and self._used_bytes + self._bytes_of(request) <= room
+        return busy < self._slots and self._used_bytes + self._bytes_of(request) <= self._room
 
     def _same_steps(self, until: float) -> None:
         """Steps of the same requests up to the next end: the cache that they read grows evenly."""
@@ -142,7 +144,7 @@ class Server:
             first.left -= taken
             if not first.left:
                 read.append(self._reading.popleft().request)
-        self._pass(1, self._seconds(prompt=prompt, seen=seen / prompt))
+        self._pass(1, self._seconds(prompt=prompt, seen=seen / prompt, prompts=len(read) or 1))
         for request in read:
             self.first_s.append(self.now - request.at_s)
             self._start(request)
@@ -158,11 +160,11 @@ class Server:
         self._steps += count
         self._context += count * self._per_step * len(self._running)
 
-    def _seconds(self, *, after: float = 0.0, prompt: int = 0, seen: float = 0.0) -> float:
+    def _seconds(self, *, after: float = 0.0, prompt: int = 0, seen: float = 0.0, prompts: int = 1) -> float:
         """Of a step, `after` others of the same requests."""
         batch, drafts = len(self._running), self._load.drafts
         context = self._context / batch + after * self._per_step if batch else 0.0
-        tokens = Tokens(batch, context, prompt, seen, queries=1 + drafts.num_tokens)
+        tokens = Tokens(batch, context, prompt, seen, 1 + drafts.num_tokens, prompts)
         return self._model.time(tokens, drafts=drafts).total / self._scale
 
     def _end(self) -> int:

@@ -7,11 +7,13 @@ calibration.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tpforge.plan.calibration import Fit
-from tpforge.plan.communication import allreduce_seconds, send_seconds
+from tpforge.plan.communication import allreduce_seconds, exchange_seconds, send_seconds
+from tpforge.plan.experts import busiest, exchanged_bytes, tile_padding, touched
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import RankMemory, Settings
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
@@ -130,7 +132,8 @@ def largest_batch(engine: Engine, load: Load) -> Batch | None:
     fitting = engine.memory.max_requests(load.request_tokens)
     if fitting < 1:
         return None
-    limits = [Batch(fitting, "KV cache"), Batch(engine.settings.max_batch_size, "max batch size")]
+    most = engine.settings.max_batch_size * engine.memory.cache_groups
+    limits = [Batch(fitting, "KV cache"), Batch(most, "max batch size")]
     if load.concurrency is not None:
         limits.insert(0, Batch(load.concurrency, "concurrency"))
     return min(limits, key=lambda one: one.size)
@@ -173,7 +176,7 @@ def _tokens_per_second(model: StepModel, load: Load, *, batch: int) -> float:
 class Tokens:
     """What passes through a step: of `batch` requests `queries` each, that see `context`, and prompts.
 
-    `prompt`: tokens of prompts that are read, of which each sees `seen` others in the mean.
+    `prompt`: tokens of `prompts` that are read, of which each sees `seen` others in the mean.
     """
 
     batch: float
@@ -181,6 +184,12 @@ class Tokens:
     prompt: float = 0.0
     seen: float = 0.0
     queries: int = 1
+    prompts: float = math.inf
+
+    def of_a_rank(self, groups: int) -> Tokens:
+        """Those of one of so many ranks with requests of their own: a prompt is read by one of them."""
+        read = min(groups, max(1.0, self.prompts))
+        return self if groups == 1 else replace(self, batch=self.batch / groups, prompt=self.prompt / read)
 
     @property
     def total(self) -> float:
@@ -223,7 +232,7 @@ class StepModel:
 
     def prefill(self, load: Load) -> StepTime:
         """Reading one prompt of `load` alone."""
-        return self._time(Tokens(0, 0, load.read_tokens, self._seen(load)))
+        return self._time(Tokens(0, 0, load.read_tokens, self._seen(load), prompts=1))
 
     @staticmethod
     def _seen(load: Load) -> float:
@@ -244,40 +253,51 @@ class StepModel:
         )
 
     def _stage_time(self, work: StageWork, tokens: Tokens) -> StepTime:
+        """Of one rank: its own tokens, and of all tokens what is its experts' and is sent."""
         engine, fit = self.engine, self.fit
         gpu = engine.cluster.gpu
-        passes = max(1.0, tokens.total / engine.settings.max_num_tokens)
+        own = tokens.of_a_rank(engine.shapes.cache_groups)
+        passes = max(1.0, own.total / engine.settings.max_num_tokens)
         bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
         num_layers = max(1, engine.shapes.model.num_layers / len(self._stages))
         return StepTime(
-            linear=self._linear(work, tokens, passes=passes, bandwidth=bandwidth),
-            attention=self._attention(tokens, bandwidth=bandwidth),
-            communication=self._communication(tokens.total, passes=passes, num_layers=num_layers),
+            linear=self._linear(work, own, everyones=tokens.total, passes=passes, bandwidth=bandwidth),
+            attention=self._attention(own, bandwidth=bandwidth),
+            communication=self._communication(
+                own.total, everyones=tokens.total, passes=passes, num_layers=num_layers
+            ),
             overhead=passes * (fit.step_us + fit.layer_us * num_layers) * 1e-6
-            + tokens.batch * fit.request_us * 1e-6
-            + self._elementwise(tokens.total, num_layers=num_layers, bandwidth=bandwidth),
+            + own.batch * fit.request_us * 1e-6
+            + self._elementwise(
+                own.total, everyones=tokens.total, num_layers=num_layers, bandwidth=bandwidth
+            ),
         )
 
-    def _linear(self, work: StageWork, tokens: Tokens, *, passes: float, bandwidth: float) -> float:
+    def _linear(
+        self, work: StageWork, own: Tokens, *, everyones: float, passes: float, bandwidth: float
+    ) -> float:
         """Matrix products: the p-norm of their arithmetic and of reading the weights."""
         engine, fit = self.engine, self.fit
-        gpu, moe = engine.cluster.gpu, engine.shapes.model.moe
+        gpu, moe, mapping = engine.cluster.gpu, engine.shapes.model.moe, engine.shapes.mapping
         flops = gpu.peak_flops(engine.activations) * fit.flops_share(gpu)
         head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
-        heads = tokens.batch * tokens.queries
-        arithmetic = (
-            2 * work.linear_weights * tokens.total / flops + 2 * work.head_weights * heads / head_flops
-        )
-        each = max(1.0, tokens.total / passes)
-        touched = 1.0 if moe is None else 1 - (1 - moe.top_k / moe.num_experts) ** each
-        read = (work.dense_bytes + work.head_bytes + touched * work.expert_bytes) * passes / bandwidth
+        heads = own.batch * own.queries
+        products = work.dense_weights * own.total
+        read = float(work.dense_bytes + work.head_bytes)
+        if moe is not None:
+            each = everyones / passes
+            uneven = busiest(moe, mapping=mapping, tokens=each, skew=fit.expert_skew)
+            uneven *= tile_padding(moe, mapping=mapping)
+            products += work.expert_weights * everyones * uneven
+            read += touched(moe, tokens=each) * work.expert_bytes
+        arithmetic = 2 * products / flops + 2 * work.head_weights * heads / head_flops
         norm = fit.blend
-        return float((arithmetic**norm + read**norm) ** (1 / norm))
+        return float((arithmetic**norm + (read * passes / bandwidth) ** norm) ** (1 / norm))
 
     def _attention(self, tokens: Tokens, *, bandwidth: float) -> float:
         """Reading the cache for new tokens, once for all queries of a request; the scores of prompts."""
         engine, fit = self.engine, self.fit
-        attention, tp_size = engine.shapes.model.attention, engine.shapes.mapping.tp_size
+        attention, tp_size = engine.shapes.model.attention, engine.shapes.attention_tp_size
         read = tokens.batch * engine.memory.layout.read_bytes(tokens.context) * fit.kv_read / bandwidth
         heads = engine.shapes.plan.padding.heads.num_heads / tp_size
         num_layers = engine.shapes.num_attention_layers / len(self._stages)
@@ -288,22 +308,29 @@ class StepModel:
         flops = 4 * tokens.prompt * seen * heads * attention.head_size * num_layers
         return read + flops / (engine.cluster.gpu.fp16_tflops * 1e12 * fit.attention_share)
 
-    def _communication(self, tokens: float, *, passes: float, num_layers: float) -> float:
-        """Two all-reduces a layer over the tp ranks; a hand-over to the next stage."""
-        engine, shares = self.engine, self.fit.links
-        tp_size, pp_size = engine.shapes.mapping.tp_size, len(self._stages)
-        num_bytes = 2 * engine.shapes.model.hidden_size * tokens / passes
-        once = allreduce_seconds(num_bytes, ranks=tp_size, cluster=engine.cluster, shares=shares)
-        total = passes * 2 * num_layers * once
+    def _communication(self, own: float, *, everyones: float, passes: float, num_layers: float) -> float:
+        """Two all-reduces a layer over the tp ranks, or tokens to the experts and back; to the next stage."""
+        engine, shapes, pp_size = self.engine, self.engine.shapes, len(self._stages)
+        hidden, tp_size = shapes.model.hidden_size, shapes.mapping.tp_size
+        each = hidden * everyones / passes
+        if shapes.has_attention_dp:
+            moved = exchanged_bytes(each, activations=engine.activations)
+            layers = sum(shapes.model.has_experts(index) for index in range(shapes.model.num_layers))
+            once = exchange_seconds(moved, ranks=tp_size, cluster=engine.cluster, shares=self.fit.links)
+            total = passes * layers / pp_size * (once + self.fit.exchange_us * 1e-6)
+        else:
+            once = allreduce_seconds(2 * each, ranks=tp_size, cluster=engine.cluster, shares=self.fit.links)
+            total = passes * 2 * num_layers * once
         if pp_size > 1:
-            total += passes * send_seconds(num_bytes, cluster=engine.cluster, ranks=tp_size, shares=shares)
+            sent = 2 * hidden * own / passes
+            total += passes * send_seconds(sent, cluster=engine.cluster, ranks=tp_size, shares=self.fit.links)
         return total
 
-    def _elementwise(self, tokens: float, *, num_layers: float, bandwidth: float) -> float:
+    def _elementwise(self, own: float, *, everyones: float, num_layers: float, bandwidth: float) -> float:
         """Norms, residuals, rotations, activations, quantization: passes over 16-bit vectors."""
         model, tp_size = self.engine.shapes.model, self.engine.shapes.mapping.tp_size
         width = model.mlp.intermediate_size
         if model.moe is not None:
             width = model.moe.top_k * model.moe.intermediate_size + model.moe.shared_intermediate_size
-        values = model.hidden_size + 3 * width / tp_size / 4
-        return self.fit.vector_passes * 2 * values * tokens * num_layers / bandwidth
+        values = model.hidden_size * own + 3 * width / tp_size / 4 * everyones
+        return self.fit.vector_passes * 2 * values * num_layers / bandwidth

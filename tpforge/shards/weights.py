@@ -85,7 +85,8 @@ Kind = Hashable
 class RankShapes:
     """The tensors of one tp rank: of the first and the last stage, and of a layer of each kind.
 
-    `kinds` is the kind of every layer of the model. `caches` says what a layer of a kind keeps, None where
+    `kinds` is the kind of every layer of the model. With `has_attention_dp` the tp ranks divide requests and
+    experts, and each holds all of the rest. `caches` says what a layer of a kind keeps, None where
     every layer has keys and values of `model.attention`. `tied` is what the first stage holds
     of `last` too, where it is not the last.
     """
@@ -99,6 +100,17 @@ class RankShapes:
     kinds: tuple[Kind, ...]
     caches: dict[Kind, tuple[RankCache, ...]] | None = None
     tied: tuple[HeldTensor, ...] = ()
+    has_attention_dp: bool = False
+
+    @property
+    def attention_tp_size(self) -> int:
+        """Ranks that the heads are divided over."""
+        return 1 if self.has_attention_dp else self.mapping.tp_size
+
+    @property
+    def cache_groups(self) -> int:
+        """Ranks of a stage with requests of their own in their caches."""
+        return self.mapping.tp_size if self.has_attention_dp else 1
 
     def layers(self, stage: int) -> dict[Kind, int]:
         """How many layers of each kind the pipeline stage holds."""
@@ -122,18 +134,41 @@ class RankShapes:
         return tuple(found)
 
 
-def rank_shapes(blueprint: Blueprint, *, mapping: Mapping, pad: bool = True) -> RankShapes:
-    """What the ranks of `mapping` hold.
+def rank_shapes(
+    blueprint: Blueprint, *, mapping: Mapping, pad: bool = True, attention_dp: bool = False
+) -> RankShapes:
+    """What the ranks of `mapping` hold; with `attention_dp` of experts their part, of the rest all.
 
     Raises:
         PlanError: the model cannot be sharded so.
     """
+    if attention_dp:
+        return _with_attention_dp(blueprint, mapping=mapping, pad=pad)
     key = (mapping.tp_size, mapping.moe_ep_size, pad)
     if key not in blueprint.known:
         blueprint.known[key] = blueprint.shapes(*key)
     found = blueprint.known[key]
     plan = ShardPlan(model=blueprint.model, mapping=mapping, padding=found.plan.padding)
     return replace(found, mapping=mapping, plan=plan)
+
+
+def _with_attention_dp(blueprint: Blueprint, *, mapping: Mapping, pad: bool) -> RankShapes:
+    """Experts as the tp ranks divide them, the rest as one rank alone would hold it."""
+    divided = rank_shapes(blueprint, mapping=mapping, pad=pad)
+    whole = rank_shapes(blueprint, mapping=Mapping(pp_size=mapping.pp_size), pad=pad)
+    layer = {
+        kind: (
+            *(one for one in tensors if not is_of_experts(one)),
+            *(one for one in divided.layer[kind] if is_of_experts(one)),
+        )
+        for kind, tensors in whole.layer.items()
+    }
+    return replace(whole, mapping=mapping, layer=layer, has_attention_dp=True)
+
+
+def is_of_experts(tensor: HeldTensor) -> bool:
+    """Whether it holds a matrix, or its vector, for each of several experts."""
+    return len(tensor.shape) == 3
 
 
 @dataclass(frozen=True)
@@ -208,12 +243,13 @@ def weight_basis(weight_format: str | None) -> Basis:
 class StageWork:
     """What a stage's weights make a rank do for one token, and read for one step.
 
-    `linear_weights` counts the elements a token is multiplied with (of the experts: those it is routed to);
-    `dense_bytes` are read at every step, `expert_bytes` as far as experts are chosen. `head_weights` is the
-    LM head's, for tokens whose logits are wanted.
+    `dense_weights` counts the elements that a token is multiplied with, `expert_weights` those of the experts
+    that it is routed to; `dense_bytes` are read at every step, `expert_bytes` as far as experts are chosen.
+    `head_weights` is the LM head's, for tokens whose logits are wanted.
     """
 
-    linear_weights: float
+    dense_weights: float
+    expert_weights: float
     dense_bytes: int
     expert_bytes: int
     head_weights: int
@@ -224,23 +260,24 @@ def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: s
     """The work of a rank of `stage`; vectors (norms, biases) are left out."""
     moe = shapes.model.moe
     routed = moe.top_k / moe.num_experts if moe else 0.0
-    linear, dense, expert = 0.0, 0, 0
+    dense_weights, expert_weights, dense, expert = 0.0, 0.0, 0, 0
     for kind, count in shapes.layers(stage).items():
         for tensor in shapes.layer.get(kind, ()):
             if len(tensor.shape) < 2:
                 continue
             size = count * _tensor_bytes(tensor, dtype=dtype, weight_format=weight_format)
             elements = count * math.prod(tensor.shape)
-            if len(tensor.shape) == 3:
-                linear += elements * routed
+            if is_of_experts(tensor):
+                expert_weights += elements * routed
                 expert += size
             else:
-                linear += elements
+                dense_weights += elements
                 dense += size
     is_last = stage == shapes.mapping.pp_size - 1
     heads = [tensor for tensor in shapes.last if len(tensor.shape) == 2] if is_last else []
     return StageWork(
-        linear_weights=linear,
+        dense_weights=dense_weights,
+        expert_weights=expert_weights,
         dense_bytes=dense,
         expert_bytes=expert,
         head_weights=sum(math.prod(tensor.shape) for tensor in heads),

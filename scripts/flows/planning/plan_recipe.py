@@ -54,6 +54,8 @@ def recipe_text(plan: Plan, *, model: str, path: Path) -> str:
     }
     given = {key: value for key, value in values.items() if value is not None}
     tables: dict[str, Any] = {"limits": _limits(plan)}
+    if option.attention_dp:
+        tables["pytorch"] = {"llm_args": {"enable_attention_dp": True}}
     if plan.ask.runtime == "tensorrt":
         tables["tensorrt"] = {"container": "docker"}
     return "\n".join(head) + "\n" + tomli_w.dumps({**given, **tables})

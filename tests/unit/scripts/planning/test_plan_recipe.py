@@ -94,3 +94,25 @@ def test_what_nothing_makes_is_refused_and_no_recipe_is_written(
     assert main([*command, "--recipe", "no.toml"]) == 4
     assert said in capsys.readouterr().err
     assert not Path("no.toml").exists()
+
+
+def test_attention_data_parallelism_is_written_as_the_llm_apis_argument(model: Path) -> None:
+    words = (
+        "--gpus",
+        "8",
+        "--tp",
+        "8",
+        "--kv",
+        "fp8",
+        "--runtime",
+        "pytorch",
+        "--trtllm",
+        "1.2.0",
+        "--saturated",
+    )
+    file = planned(
+        "qwen3-235b-a22b", "h200-sxm", *words, "--isl", "1000", "--osl", "1000", "--format", "fp8"
+    )
+    recipe = parse_recipe(file.read_text("utf-8"), path=file)
+    assert recipe.pytorch.llm_args == {"enable_attention_dp": True}
+    assert (recipe.tp, recipe.moe_ep) == (8, 8)

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from benchmarks.latency import Found, estimates, latency_rows, time_bands
+from benchmarks.latency import Found, estimates, latency_rows
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
 from tpforge.plan.calibration import calibration
 from tpforge.plan.throughput import Load, StepModel
@@ -36,15 +36,6 @@ def test_a_token_under_load_is_within_13_percent_in_the_median_of_unseen_rows() 
     assert statistics.median(sizes("tpot_ms")) < 0.13
 
 
-def test_the_bands_of_times_are_what_their_rows_give() -> None:
-    found = estimates(calibration().fit, latency_rows())
-    assert time_bands(found) == calibration().time_bands
-    band = calibration().time_bands["ttft"]
-    inside = [band.low <= row.ttft_ms / one.ttft_ms <= band.high for row, one in unseen()]
-    assert len(inside) == band.rows
-    assert 0.75 < sum(inside) / len(inside) < 0.88
-
-
 def test_one_request_alone_waits_for_the_server_and_its_own_prompt() -> None:
     engine = make_engine("llama-3.1-8b", "h100", tp=1)
     fit = calibration().fit
@@ -66,6 +57,12 @@ def test_no_time_of_a_gpu_without_a_row_claims_rows() -> None:
     found = calibration()
     assumed = next(band for band in found.bands if band.kind == "unmeasured GPU")
     measured = next(band for band in found.bands if band.kind == "one GPU")
-    wide, narrow = found.time_band("ttft", band=assumed), found.time_band("ttft", band=measured)
+    wide, narrow = found.ttft_band(assumed), found.ttft_band(measured)
     assert (wide.rows, narrow.rows) == (0, len(unseen()))
     assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_the_band_of_a_later_token_is_that_of_the_throughput_turned_round() -> None:
+    band = next(band for band in calibration().bands if band.kind == "pcie")
+    times = calibration().tpot_band(band)
+    assert (times.low, times.high, times.rows) == (1 / band.high, 1 / band.low, band.rows)

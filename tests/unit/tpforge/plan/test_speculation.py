@@ -13,7 +13,7 @@ import pytest
 
 from scripts.main import main
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
-from tpforge.plan.calibration import calibration
+from tpforge.plan.calibration import Deployment, calibration
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
 from tpforge.plan.throughput import Load, StepModel
@@ -73,9 +73,9 @@ def test_a_prefix_in_the_cache_is_not_read_and_still_looked_at() -> None:
 
 def test_a_band_of_published_rows_is_not_claimed_for_either() -> None:
     cluster = make_cluster(find_gpu("h100-sxm"), num_gpus=8)
-    assert calibration().band(cluster, num_ranks=8, has_experts=False).rows > 0
-    assert calibration().band(cluster, num_ranks=8, has_experts=False, load_is_modelled=True).rows == 0
-    far = calibration().band(cluster, num_ranks=16, has_experts=False, load_is_modelled=True)
+    assert calibration().band(Deployment(cluster, num_ranks=8)).rows > 0
+    assert calibration().band(Deployment(cluster, num_ranks=8, load_is_modelled=True)).rows == 0
+    far = calibration().band(Deployment(cluster, num_ranks=16, load_is_modelled=True))
     assert far.kind == "several hosts"
 
 

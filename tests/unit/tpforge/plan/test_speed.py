@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
-from tpforge.plan.calibration import calibration
+from tpforge.plan.calibration import Deployment, calibration
 from tpforge.plan.communication import LinkShares, allreduce_seconds, find_measured, send_seconds
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
@@ -18,7 +19,7 @@ from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes, stage_work
 from tpforge.units import KIB, MIB
 
-SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7)
+SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7, exchange=0.2)
 
 
 def make_engine(name: str, gpu: str, *, tp: int, weight_format: str | None = None, kv: str = "fp8") -> Engine:
@@ -84,7 +85,7 @@ def test_the_work_of_a_dense_token_is_its_matrices_and_of_mixtral_two_experts_of
         make_engine("llama-3.1-8b", "h100", tp=1).shapes, stage=0, dtype=DType.FLOAT16, weight_format=None
     )
     layer = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
-    assert dense.linear_weights == 32 * layer
+    assert dense.dense_weights == 32 * layer
     assert dense.dense_bytes == 2 * 32 * layer
     assert dense.head_weights == 128256 * 4096
     mixed = stage_work(
@@ -92,7 +93,8 @@ def test_the_work_of_a_dense_token_is_its_matrices_and_of_mixtral_two_experts_of
     )
     attention = 4096 * (4096 + 2 * 1024) + 4096 * 4096
     router = 8 * 4096
-    assert mixed.linear_weights == 32 * (attention + router + 2 * 3 * 4096 * 14336)
+    assert mixed.dense_weights == 32 * (attention + router)
+    assert mixed.expert_weights == 32 * 2 * 3 * 4096 * 14336
     assert mixed.expert_bytes == 2 * 32 * 8 * 3 * 4096 * 14336
 
 
@@ -140,7 +142,42 @@ def test_a_test_that_ends_is_slower_for_its_last_and_smaller_batch() -> None:
 def test_every_band_holds_less_and_more_than_nothing_and_an_unknown_gpu_gets_the_widest() -> None:
     found = calibration()
     assert all(0 < band.low < band.high for band in found.bands)
-    h20 = found.band(make_cluster(find_gpu("h20"), num_gpus=4), num_ranks=4, has_experts=False)
-    h100 = found.band(make_cluster(find_gpu("h100"), num_gpus=4), num_ranks=4, has_experts=False)
+    h20, h100 = (
+        found.band(Deployment(make_cluster(find_gpu(name), num_gpus=4), num_ranks=4))
+        for name in ("h20", "h100")
+    )
     assert (h20.kind, h20.rows, h100.kind) == ("unmeasured GPU", 0, "nvlink")
     assert h20.high - h20.low > h100.high - h100.low
+
+
+def test_a_band_is_of_what_widens_most() -> None:
+    found = calibration()
+    cluster = make_cluster(find_gpu("h100"), num_gpus=8)
+    eight = Deployment(cluster, num_ranks=8)
+    kinds = [
+        found.band(replace(eight, **changed)).kind  # type: ignore[arg-type]
+        for changed in (
+            {},
+            {"num_ranks": 1},
+            {"pp_size": 8},
+            {"has_experts": True},
+            {"load_is_light": True},
+            {"load_is_light": True, "has_experts": True},
+            {"release": "0.12.0"},
+            {"release": "1.2.0"},
+            {"has_experts": True, "load_is_modelled": True},
+            {"num_ranks": 16, "load_is_modelled": True},
+        )
+    ]
+    assert kinds == [
+        "nvlink",
+        "one GPU",
+        "pipeline",
+        "experts",
+        "under load",
+        "under load, experts",
+        "older release",
+        "nvlink",
+        "modelled load",
+        "several hosts",
+    ]

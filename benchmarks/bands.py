@@ -1,0 +1,216 @@
+"""Error bands that hold on what nobody has measured yet: of rows held out by release, GPU and model.
+
+It fits no estimate: a band is where 8 of 10 measurements lay, as a share of the estimate. Groups of a
+release, GPU and model count about alike. The next release, GPU or model is none of these, so bands are
+widened by one factor until, of groups left out in turn, 82 % of the rows lie in the bands of the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.latency import estimates, latency_rows
+from benchmarks.published import Row, rows
+from tpforge.plan.calibration import Band, BandKind, Fit, TimeBand
+from tpforge.plan.throughput import speed
+
+SHARE = 0.8
+GOAL = 0.82
+"""Of rows left out; the middle of what a band of 8 of 10 should hold."""
+_LEAST_ROWS = 10
+_MOST_OF_A_GROUP = 40
+"""Rows up to which a group counts more the more it has."""
+_OLDER = {"0.14"}
+_SATURATED: tuple[BandKind, ...] = ("one GPU", "nvlink", "pcie", "pipeline", "experts")
+_LIGHT: tuple[BandKind, ...] = ("under load", "under load, experts")
+DIMENSIONS = ("release", "GPU", "model")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """ln(measured / estimate) of a row, and what the row is of."""
+
+    kind: BandKind
+    group: tuple[str, str, str]
+    """Its release, GPU and model."""
+    value: float
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many rows of a group lay in the bands that the other groups give."""
+
+    what: str
+    dimension: str
+    name: str
+    rows: int
+    inside: int
+
+    @property
+    def share(self) -> float:
+        """Of all its rows."""
+        return self.inside / self.rows
+
+
+def kind_of(row: Row) -> BandKind:
+    """The band that a published row is of."""
+    if row.engine.shapes.model.moe is not None:
+        return "experts"
+    if row.pp > 1:
+        return "pipeline"
+    return "one GPU" if row.tp == 1 else row.engine.cluster.link
+
+
+def throughput_residuals(fit: Fit) -> list[Residual]:
+    """Of the rows that nothing was fitted to."""
+    return [
+        Residual(
+            kind_of(row), (row.release, row.gpu, row.model), math.log(row.measured / found.tokens_per_second)
+        )
+        for name in ("check", "experts")
+        for row in rows(name)
+        if (found := speed(row.engine, row.load, fit=fit)) is not None
+    ]
+
+
+def time_residuals(fit: Fit, name: str) -> list[Residual]:
+    """Of the times under load that nothing was fitted to; ``ttft_ms`` or ``tpot_ms``."""
+    return [
+        Residual(
+            "under load, experts" if row.engine.shapes.model.moe is not None else "under load",
+            (row.release, row.gpu, row.model),
+            math.log(getattr(row, name) / getattr(found, name)),
+        )
+        for row, found in estimates(fit, latency_rows())
+        if name == "tpot_ms" or not row.is_fitted
+    ]
+
+
+def widening(residuals: Sequence[Residual]) -> float:
+    """The factor of all bands' widths with which GOAL of the rows left out lie inside."""
+    for hundredth in range(100, 301, 5):
+        found = coverage("", residuals, width=hundredth / 100)
+        if sum(one.share for one in found) / len(found) >= GOAL:
+            return hundredth / 100
+    raise AssertionError("three times as wide bands hold too few rows")
+
+
+def coverage(what: str, residuals: Sequence[Residual], *, width: float) -> list[Coverage]:
+    """Every release, GPU and model left out in turn; the worst first."""
+    found = []
+    for index, dimension in enumerate(DIMENSIONS):
+        for name in sorted({one.group[index] for one in residuals}):
+            held = [one for one in residuals if one.group[index] == name]
+            rest = [one for one in residuals if one.group[index] != name]
+            if len(held) < _LEAST_ROWS or not rest:
+                continue
+            inside = 0
+            for kind in {one.kind for one in held}:
+                low, high = limits(like(rest, kind), width=width)
+                inside += sum(low <= one.value <= high for one in held if one.kind == kind)
+            found.append(Coverage(what, dimension, name, len(held), inside))
+    return sorted(found, key=lambda one: one.share)
+
+
+def like(residuals: Sequence[Residual], kind: BandKind) -> list[Residual]:
+    """Those of a kind; all, where too few are."""
+    same = [one for one in residuals if one.kind == kind]
+    return same if len(same) >= _LEAST_ROWS else list(residuals)
+
+
+def limits(residuals: Sequence[Residual], *, width: float) -> tuple[float, float]:
+    """Where SHARE of them lie, groups alike, and `width` times that about the median; the estimate within."""
+    low, middle, high = (_quantile(residuals, share) for share in ((1 - SHARE) / 2, 0.5, (1 + SHARE) / 2))
+    return min(0.0, middle + width * (low - middle)), max(0.0, middle + width * (high - middle))
+
+
+def _quantile(residuals: Sequence[Residual], share: float) -> float:
+    sizes: dict[tuple[str, str, str], int] = {}
+    for one in residuals:
+        sizes[one.group] = sizes.get(one.group, 0) + 1
+    weighted = sorted((one.value, min(1.0, _MOST_OF_A_GROUP / sizes[one.group])) for one in residuals)
+    left = share * sum(weight for _, weight in weighted)
+    for value, weight in weighted:
+        left -= weight
+        if left <= 0:
+            return value
+    return weighted[-1][0]
+
+
+def throughput_bands(fit: Fit) -> Iterator[Band]:
+    """Of every kind with rows; those under load are the times' of a later token, turned round."""
+    found = throughput_residuals(fit)
+    width = widening(found)
+    for kind in _SATURATED:
+        yield _band(kind, like(found, kind), width=width)
+    older = [one for one in found if one.group[0] in _OLDER]
+    yield _band("older release", older, width=width)
+    times = time_residuals(fit, "tpot_ms")
+    turned = [Residual(one.kind, one.group, -one.value) for one in times]
+    width = widening(turned)
+    for kind in _LIGHT:
+        yield _band(kind, like(turned, kind), width=width)
+
+
+def time_bands(fit: Fit) -> dict[str, TimeBand]:
+    """Of the first token; that of a later one is the throughput's."""
+    found = time_residuals(fit, "ttft_ms")
+    low, high = limits(found, width=widening(found))
+    return {"ttft": TimeBand(low=_rounded(low), high=_rounded(high), rows=len(found))}
+
+
+def coverage_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """What the docs show, the misses first."""
+    measures: tuple[tuple[str, Callable[[], list[Residual]]], ...] = (
+        ("tokens/s", lambda: throughput_residuals(fit)),
+        ("time to first token", lambda: time_residuals(fit, "ttft_ms")),
+        ("time a token", lambda: time_residuals(fit, "tpot_ms")),
+    )
+    cells, totals = [], []
+    for what, residuals in measures:
+        found = residuals()
+        width = widening(found)
+        groups = coverage(what, found, width=width)
+        plain = coverage(what, found, width=1)
+        totals.append(
+            (
+                what,
+                f"{len(found)}",
+                f"{len(groups)}",
+                f"{width:.2f}",
+                *(f"{100 * sum(one.share for one in each) / len(each):.0f} %" for each in (plain, groups)),
+                f"{100 * sum(one.inside for one in groups) / sum(one.rows for one in groups):.0f} %",
+            )
+        )
+        cells += [
+            (one.what, one.dimension, one.name, str(one.rows), f"{100 * one.share:.0f} %") for one in groups
+        ]
+    header = (
+        "band of",
+        "rows",
+        "groups",
+        "widened by",
+        "inside before",
+        "inside, mean of groups",
+        "inside, of all rows",
+    )
+    title = "Bands of 8 of 10: rows of groups left out that lie in what the others give"
+    return [
+        (title, header, totals),
+        (
+            "The same by group, the misses first",
+            ("band of", "left out", "group", "rows", "inside"),
+            sorted(cells, key=lambda one: float(one[4].removesuffix(" %"))),
+        ),
+    ]
+
+
+def _band(kind: BandKind, residuals: Sequence[Residual], *, width: float) -> Band:
+    low, high = limits(residuals, width=width)
+    return Band(kind=kind, low=_rounded(low), high=_rounded(high), rows=len(residuals))
+
+
+def _rounded(value: float) -> float:
+    return round(math.exp(value), 3)
