@@ -141,9 +141,13 @@ class Gauge:
     def set(self, value: float) -> None:
         self.value = value
 
+    def increment(self, value: float) -> None:
+        assert value >= 0, "a counter never falls"
+        self.value += value
+
 
 class MetricFamily:
-    GAUGE = "gauge"
+    GAUGE, COUNTER = "gauge", "counter"
     families: list[MetricFamily] = []  # noqa: RUF012 (one registry, as in the server)
 
     def __init__(self, name: str, description: str, kind: str) -> None:

@@ -288,7 +288,8 @@ def active() -> float:
 
 def gauge(kind: str) -> float:
     labels = {"model": "tensorrt_llm", "version": "1", "request_type": kind}
-    return MetricFamily.families[-1].gauges[tuple(sorted(labels.items()))].value
+    named = [one for one in MetricFamily.families if one.name == "nv_trt_llm_request_metrics"]
+    return named[-1].gauges[tuple(sorted(labels.items()))].value
 
 
 def test_a_scheduler_that_dies_answers_its_requests_and_ends_the_process(

@@ -7,6 +7,7 @@ engine; TensorRT-LLM itself was not run. It must answer what the reference repos
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import sys
 import types
@@ -26,6 +27,7 @@ from tpforge.repository_options import PytorchOptions, ReferenceOptions
 from triton_repo.render.front import render_front
 from triton_repo.render.repository import TEMPLATES, render
 
+ITERATION = json.loads((Path(__file__).parent / "upstream" / "iteration_stats.json").read_text())
 FRONT = TEMPLATES / "pytorch" / "front" / "1"
 
 
@@ -106,6 +108,10 @@ class StandInLlm:
         keeps_stop = bool(params.get("include_stop_str_in_output"))
         return Output(self._scheduler, prompt, sampling, keeps_stop=keeps_stop)
 
+    async def get_stats_async(self, timeout: float) -> AsyncIterator[dict[str, Any]]:
+        yield ITERATION["iteration"]
+        await asyncio.sleep(timeout)
+
     def shutdown(self) -> None:
         self._scheduler.close()
 
@@ -177,7 +183,8 @@ def test_the_llm_api_gets_model_yaml_and_only_what_a_request_asks_for(
     with loaded(repositories[1]) as server:
         list(server.run("tensorrt_llm", prompt([10, 20], request_output_len=3, runtime_top_k=0)))
     assert StandInLlm.arguments["backend"] == "pytorch"
-    assert set(StandInLlm.arguments) == {"model", "tokenizer", "backend", "max_batch_size"}
+    given = {"model", "tokenizer", "backend", "max_batch_size", "enable_iter_perf_stats"}
+    assert set(StandInLlm.arguments) == given
     [params] = StandInLlm.asked
     assert params == {"max_tokens": 3, "end_id": params["end_id"]}
 

@@ -39,6 +39,7 @@ class _Output:
     def __init__(self, scheduler, tokenizer, tokens, sampling, keeps_stop):
         self._end_id, self._keeps_stop = sampling.end_id, keeps_stop
         self.outputs, self._scheduler = [_Piece(tokenizer)], scheduler
+        self.prompt_token_ids = tokens
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
         self._handle = scheduler.submit(tokens, sampling, self._put)
 
@@ -89,6 +90,14 @@ class LLM:
         )
         keeps_stop = bool(params.get("include_stop_str_in_output"))
         return _Output(self._scheduler, self._tokenizer, tokens, sampling, keeps_stop)
+
+    async def get_stats_async(self, timeout):
+        # Of upstream's keys those that are asked for; the cache is as large as the tokens of all slots.
+        while True:
+            await asyncio.sleep(0.05)
+            counts = self._scheduler.counts()
+            blocks = {"maxNumBlocks": counts.max, "usedNumBlocks": counts.active, "tokensPerBlock": 32}
+            yield {"numActiveRequests": counts.active, "kvCacheStats": blocks, "inflightBatchingStats": None}
 
     def shutdown(self):
         self._scheduler.close()

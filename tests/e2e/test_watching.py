@@ -52,6 +52,26 @@ def test_the_server_has_every_metric_that_panels_for_any_server_read(lockstep: S
     assert wanted - found <= {"nv_inference_request_failure"}
 
 
+def test_a_clients_bad_requests_are_counted_apart_from_failures(
+    lockstep: Serving,
+) -> None:
+    url = lockstep.server.metrics_url
+
+    def counted() -> tuple[float, ...]:
+        samples = parse_metrics(fetch_metrics(url), source=url)
+        names = ("nv_inference_request_failure", "tpforge_requests_refused", "tpforge_requests_failed")
+        return tuple(sum(one.value for one in samples if one.name == name) for name in names)
+
+    failures, refused, failed = counted()
+    with Client(lockstep.server.grpc_url) as client:
+        for model in ("ensemble", "tensorrt_llm_bls"):
+            for bad in ({"max_tokens": 0}, {"max_tokens": 4, "top_p": 2.0}):
+                with pytest.raises(TpforgeError):
+                    client.generate("Hello", model=model, **bad)
+    # Two failures for each request of an ensemble, none for one of tensorrt_llm_bls: so this Triton counts.
+    assert counted() == (failures + 4, refused + 4, failed)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -49,6 +49,9 @@ TARGETS = {
 }
 
 
+_PLACEHOLDERS = ("VALUE_", "RELEASENAME", "NAMESPACEOFRELEASE")
+
+
 def target_files(target: str, deployment: Deployment) -> dict[str, str]:
     """The files of a target and deployment.json, by their path.
 
@@ -58,7 +61,7 @@ def target_files(target: str, deployment: Deployment) -> dict[str, str]:
     if target not in TARGETS:
         raise UsageError(f"--target {target}: expected one of {', '.join(TARGETS)}")
     found = TARGETS[target].files(deployment)
-    left = [path for path, text in found.items() if "VALUE_" in text or "RELEASENAME" in text]
+    left = [path for path, text in found.items() if any(word in text for word in _PLACEHOLDERS)]
     if left:
         raise InputRefused(f"placeholders are left in {', '.join(sorted(left))}")
     return {**found, "deployment.json": deployment.model_dump_json(indent=2) + "\n"}

@@ -7,59 +7,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
-from triton_repo.monitoring.queries import QUERIES, Query
+from triton_repo.monitoring.queries import QUERIES, Query, selected
 
 SCHEMA_VERSION = 39
 """Of Grafana 11's dashboard JSON."""
 _UNITS = {"tokens/s": "suffix: tok/s"}
 _NEEDS = {
     "any": "",
-    "tensorrt": "Needs TensorRT-LLM's backend: the reference runtime has no such metric.",
+    "trtllm": "Needs TensorRT-LLM, compiled or by the LLM API: the reference runtime has no such metric.",
     "gpu": "Needs GPUs.",
     "histograms": "Needs Triton 24.12 or later with --metrics-config=histogram_latencies=true.",
 }
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _ALL = {"text": "All", "value": "$__all"}
-_METRIC = re.compile(r"\b(nv_\w+|up)\b(?:\{)?")
+_CHOSEN = 'namespace=~"$namespace",engine=~"$engine"'
 _WIDTH, _HEIGHT, _COLUMNS = 8, 7, 3
 
 
-def dashboard(engine: str) -> dict[str, Any]:
+def dashboard(engine: str, *, namespace: str = "") -> dict[str, Any]:
     """The dashboard of an engine as a value; engines of one Grafana do not take each other's place."""
     return {
-        "uid": f"tpforge-{hashlib.sha256(engine.encode()).hexdigest()[:12]}",
-        "title": f"tpforge: {engine}",
+        "uid": uid(engine, namespace=namespace),
+        "title": f"tpforge: {engine}" + (f" ({namespace})" if namespace else ""),
         "schemaVersion": SCHEMA_VERSION,
         "version": 1,
         "editable": False,
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "tags": ["tpforge"],
-        "templating": {"list": _variables()},
+        "templating": {"list": _variables(engine)},
         "panels": [_panel(index, query) for index, query in enumerate(QUERIES)],
     }
 
 
-def dashboard_json(engine: str) -> str:
+def uid(engine: str, *, namespace: str = "") -> str:
+    """What tells dashboards of one Grafana apart, in at most 40 characters."""
+    return f"tpforge-{hashlib.sha256(f'{namespace}/{engine}'.encode()).hexdigest()[:12]}"
+
+
+def dashboard_json(engine: str, *, namespace: str = "") -> str:
     """The dashboard as text."""
-    return json.dumps(dashboard(engine), indent=2) + "\n"
+    return json.dumps(dashboard(engine, namespace=namespace), indent=2) + "\n"
 
 
-def chosen(expression: str) -> str:
-    """A query of the servers that the dashboard's variables choose."""
-
-    def narrowed(match: re.Match[str]) -> str:
-        opened = match[0].endswith("{")
-        return f'{match[1]}{{namespace=~"$namespace",engine=~"$engine"{"," if opened else "}"}'
-
-    return _METRIC.sub(narrowed, expression)
-
-
-def _variables() -> list[dict[str, Any]]:
-    """Data source, namespace (none outside Kubernetes) and engine; all of the last two at first."""
+def _variables(engine: str) -> list[dict[str, Any]]:
+    """Data source, namespace (none outside Kubernetes) and engine; at first all namespaces, this engine."""
     found: list[dict[str, Any]] = [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
     ]
@@ -78,7 +72,7 @@ def _variables() -> list[dict[str, Any]]:
                 "multi": True,
                 "includeAll": True,
                 "allValue": ".*",
-                "current": _ALL,
+                "current": {"text": [engine], "value": [engine]} if name == "engine" else _ALL,
             }
         )
     return found
@@ -102,7 +96,7 @@ def _panel(index: int, query: Query) -> dict[str, Any]:
             {
                 "refId": "A",
                 "datasource": _DATASOURCE,
-                "expr": chosen(query.expression),
+                "expr": selected(query.expression, _CHOSEN),
                 "legendFormat": query.legend,
             }
         ],

@@ -1,7 +1,8 @@
 """What is asked of a server's metrics: one table for dashboard, rules and `tpforge status --watch`.
 
 Names are Triton's, and those that TensorRT-LLM's backend adds ("Triton Metrics" in triton_backend of
-NVIDIA/TensorRT-LLM 1.2; triton-inference-server/server, docs/user_guide/metrics.md). It asks nothing.
+NVIDIA/TensorRT-LLM 1.2; triton-inference-server/server, docs/user_guide/metrics.md), which our models over
+the LLM API use too; trtllm_* are of trtllm-serve (tensorrt_llm/metrics/collector.py). It asks nothing.
 """
 
 from __future__ import annotations
@@ -10,18 +11,51 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Source = Literal["any", "tensorrt", "gpu", "histograms"]
+Source = Literal["any", "trtllm", "gpu", "histograms"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """One line of a panel; `source` says which servers have its metrics."""
+    """One line of a panel; `source` says which servers have its metrics.
+
+    trtllm is TensorRT-LLM, compiled or by the LLM API: the reference runtime has no such metric.
+    """
 
     panel: str
     legend: str
     unit: Literal["ms", "reqps", "short", "percentunit", "bytes", "tokens/s"]
     expression: str
     source: Source = "any"
+
+
+OF = "namespace, engine, pod, instance"
+"""A server: where there is no Kubernetes, its namespace and pod are empty."""
+_METRIC = re.compile(r"\b(nv_\w+|trtllm_\w+|tpforge[_:][\w:]+|up)\b(?!\")(?:\{)?")
+WAITING = (
+    f'sum by ({OF}) (nv_trt_llm_request_metrics{{request_type="waiting"}}'
+    ' or nv_inference_pending_request_count{model="tensorrt_llm"} or trtllm_num_requests_waiting)'
+)
+"""Those in the runtime, and those before it: a model that is not decoupled leaves them to Triton."""
+KV_USED = (
+    f'sum by ({OF}) (nv_trt_llm_kv_cache_block_metrics{{kv_cache_block_type="used"}})'
+    f' / sum by ({OF}) (nv_trt_llm_kv_cache_block_metrics{{kv_cache_block_type="max"}})'
+    f" or max by ({OF}) (trtllm_kv_cache_utilization)"
+)
+TOKENS = (
+    f"sum by ({OF}) (rate(nv_llm_output_token_len_sum[1m]))"
+    f" or sum by ({OF}) (rate(trtllm_generation_tokens_total[1m]))"
+)
+ACTIVE = f'sum by ({OF}) (nv_trt_llm_request_metrics{{request_type="active"}} or trtllm_num_requests_running)'
+
+
+def selected(expression: str, labels: str) -> str:
+    """An expression of those servers alone that have these labels, as PromQL writes them."""
+
+    def narrowed(match: re.Match[str]) -> str:
+        opened = match[0].endswith("{")
+        return f"{match[1]}{{{labels}{',' if opened else '}'}"
+
+    return _METRIC.sub(narrowed, expression)
 
 
 def called(metric: str, *, window: str = "1m", more: str = "") -> str:
@@ -33,7 +67,7 @@ def called(metric: str, *, window: str = "1m", more: str = "") -> str:
 
     def rate(models: str) -> str:
         labels = ",".join(filter(None, (f'model=~"{models}"', more)))
-        return f"sum by (engine, instance) (rate({metric}{{{labels}}}[{window}]))"
+        return f"sum by (namespace, engine, pod, instance) (rate({metric}{{{labels}}}[{window}]))"
 
     return f"{rate('ensemble|tensorrt_llm_bls')} or {rate('tensorrt_llm')}"
 
@@ -41,107 +75,107 @@ def called(metric: str, *, window: str = "1m", more: str = "") -> str:
 def _mean_ms(metric: str) -> str:
     """Mean milliseconds a request of every model, from two counters."""
     return (
-        f"sum by (engine, instance, model) (rate({metric}[1m])) / 1000"
-        " / (sum by (engine, instance, model) (rate(nv_inference_request_success[1m])) > 0)"
+        f"sum by (namespace, engine, pod, instance, model) (rate({metric}[1m])) / 1000"
+        " / (sum by (namespace, engine, pod, instance, model) (rate(nv_inference_request_success[1m])) > 0)"
     )
 
 
 QUERIES: tuple[Query, ...] = (
-    Query("Requests answered", "{{instance}}", "reqps", called("nv_inference_request_success")),
+    Query("Requests answered", "{{pod}} {{instance}}", "reqps", called("nv_inference_request_success")),
     Query(
         "Requests failed",
-        "{{instance}} {{model}} {{reason}}",
+        "{{pod}} {{instance}} {{model}} {{reason}}",
         "reqps",
-        "sum by (engine, instance, model, reason) (rate(nv_inference_request_failure[1m]))",
+        "sum by (namespace, engine, pod, instance, model, reason) (rate(nv_inference_request_failure[1m]))",
     ),
     Query(
         "Latency, mean of a request",
-        "{{instance}} {{model}}",
+        "{{pod}} {{instance}} {{model}}",
         "ms",
         _mean_ms("nv_inference_request_duration_us"),
     ),
     Query(
         "Time to first response (TTFT)",
-        "{{instance}} p95",
+        "{{pod}} {{instance}} p95",
         "ms",
-        "histogram_quantile(0.95, sum by (engine, instance, le) "
+        "histogram_quantile(0.95, sum by (namespace, engine, pod, instance, le) "
         '(rate(nv_inference_first_response_histogram_ms_bucket{model=~"ensemble|tensorrt_llm"}[5m])))',
         source="histograms",
     ),
     Query(
         "Inter-token latency, mean",
-        "{{instance}}",
+        "{{pod}} {{instance}}",
         "ms",
-        'sum by (engine, instance) (nv_trt_llm_request_metrics{request_type="active"})'
-        " / (sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 0) * 1000",
-        source="tensorrt",
+        f"({ACTIVE}) / (({TOKENS}) > 0) * 1000",
+        source="trtllm",
     ),
     Query(
         "Queue in Triton",
-        "{{instance}} {{model}}",
+        "{{pod}} {{instance}} {{model}}",
         "ms",
         _mean_ms("nv_inference_queue_duration_us"),
     ),
     Query(
         "Requests pending in Triton",
-        "{{instance}} {{model}}",
+        "{{pod}} {{instance}} {{model}}",
         "short",
-        "sum by (engine, instance, model) (nv_inference_pending_request_count)",
+        "sum by (namespace, engine, pod, instance, model) (nv_inference_pending_request_count)",
     ),
     Query(
         "Requests in the runtime",
-        "{{instance}} {{request_type}}",
+        "{{pod}} {{instance}} {{request_type}}",
         "short",
-        "sum by (engine, instance, request_type) (nv_trt_llm_request_metrics)",
+        "sum by (namespace, engine, pod, instance, request_type) (nv_trt_llm_request_metrics"
+        ' or label_replace(trtllm_num_requests_running, "request_type", "active", "", "")'
+        ' or label_replace(trtllm_num_requests_waiting, "request_type", "waiting", "", ""))',
     ),
     Query(
         "Output tokens",
-        "{{instance}}",
+        "{{pod}} {{instance}}",
         "tokens/s",
-        "sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m]))",
-        source="tensorrt",
+        TOKENS,
+        source="trtllm",
     ),
     Query(
         "KV cache blocks used",
-        "{{instance}}",
+        "{{pod}} {{instance}}",
         "percentunit",
-        'sum by (engine, instance) (nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used"})'
-        ' / sum by (engine, instance) (nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"})',
-        source="tensorrt",
+        KV_USED,
+        source="trtllm",
     ),
     Query(
         "Requests paused for lack of KV blocks",
-        "{{instance}}",
+        "{{pod}} {{instance}}",
         "short",
-        "sum by (engine, instance) "
+        "sum by (namespace, engine, pod, instance) "
         '(nv_trt_llm_inflight_batcher_metrics{inflight_batcher_specific_metric="paused_requests"})',
-        source="tensorrt",
+        source="trtllm",
     ),
     Query(
         "GPU memory used",
-        "{{instance}} {{gpu_uuid}}",
+        "{{pod}} {{instance}} {{gpu_uuid}}",
         "percentunit",
         "nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes",
         source="gpu",
     ),
     Query(
         "GPU utilization",
-        "{{instance}} {{gpu_uuid}}",
+        "{{pod}} {{instance}} {{gpu_uuid}}",
         "percentunit",
         "nv_gpu_utilization",
         source="gpu",
     ),
     Query(
         "GPU imbalance (busiest - idlest)",
-        "{{instance}}",
+        "{{pod}} {{instance}}",
         "percentunit",
-        "max by (engine, instance) (nv_gpu_utilization) - min by (engine, instance) (nv_gpu_utilization)",
+        f"max by ({OF}) (nv_gpu_utilization) - min by ({OF}) (nv_gpu_utilization)",
         source="gpu",
     ),
-    Query("Server up", "{{instance}}", "short", 'up{job="triton",engine!=""}'),
+    Query("Server up", "{{pod}} {{instance}}", "short", 'up{job="triton",engine!=""}'),
     Query(
         "Restarts in an hour",
-        "{{instance}}",
+        "{{pod}} {{instance}}",
         "short",
         'floor(changes(up{job="triton",engine!=""}[1h]) / 2)',
     ),

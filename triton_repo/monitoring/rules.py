@@ -10,48 +10,51 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpforge.yaml_text import to_yaml
-from triton_repo.monitoring.queries import called
+from triton_repo.monitoring.queries import ACTIVE, KV_USED, OF, TOKENS, WAITING, called, selected
 
-_FAILED = called("nv_inference_request_failure", window="5m", more='reason!="CANCELED"')
+_REFUSED = f"sum by ({OF}) (rate(tpforge_requests_refused[5m]))"
+"""By our models, for what the client asks for; Triton 2.51 counts each as two failures of an ensemble."""
+_COUNTED = called("nv_inference_request_failure", window="5m", more='reason!="CANCELED"')
+_TOLD = f"sum by ({OF}) (rate(tpforge_requests_failed[5m]))"
+"""By our models: Triton counts what a Python model cannot answer as its success."""
+_FAILED = (
+    f"max by ({OF}) (clamp_min(({_COUNTED}) - on ({OF}) 2 * ({_REFUSED}), 0)"
+    f' or ({_COUNTED}) or label_replace({_TOLD}, "by", "models", "", ""))'
+)
 _ANSWERED = called("nv_inference_request_success", window="5m")
 _UP = 'up{job="triton",engine!=""}'
 """Of our servers: every target gives them this job and the engine's name."""
 _LOADED_GPU = (
-    "avg_over_time(nv_gpu_utilization[5m]) and on (engine, instance, gpu_uuid)"
+    "avg_over_time(nv_gpu_utilization[5m]) and on (namespace, engine, pod, instance, gpu_uuid)"
     " nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes > 0.1"
 )
 """GPUs that hold a rank: a server also reports those of its machine that it does not use."""
 _USED = f"({called('nv_inference_request_success')}) > 0.2"
 """More requests/s than our probes send (9 a minute): whose median is of users, and not of the canary."""
-_WRITES = "sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 1"
+_WRITES = f"({TOKENS}) > 1"
 """More tokens/s than answer our probes."""
 _HELD = (
-    "sum by (engine, instance) "
+    "sum by (namespace, engine, pod, instance) "
     "(min_over_time(nv_trt_llm_request_metrics{request_type=~'active|waiting'}[10m])) > 0"
-    " or sum by (engine, instance) (min_over_time(nv_inference_pending_request_count[10m])) > 0"
+    f" or sum by ({OF}) (min_over_time(nv_inference_pending_request_count[10m])) > 0"
 )
 # Streams count at postprocessing for each token; preprocessing goes on while the generator hangs.
-_PROGRESS = 'sum by (engine, instance) (increase(nv_inference_request_success{model!="preprocessing"}[10m]))'
+_PROGRESS = f'sum by ({OF}) (increase(nv_inference_request_success{{model!="preprocessing"}}[10m]))'
+_STEPS = f"sum by ({OF}) (changes(tpforge_model_progress[10m])) > 0"
+"""A long answer that nobody streams ends no request, but its model makes steps."""
 RECORDS = {
     "tpforge:request_ms:mean1m": f"({called('nv_inference_request_duration_us')}) / 1000"
     f" / (({called('nv_inference_request_success')}) > 0)",
     # The model that waits longest: a mean over all models is diluted by those that are called for each token.
-    "tpforge:queue_ms:mean1m": "max by (engine, instance) "
-    "(sum by (engine, instance, model) (rate(nv_inference_queue_duration_us[1m])) / 1000"
-    " / (sum by (engine, instance, model) (rate(nv_inference_request_success[1m])) > 0))",
-    "tpforge:requests_waiting": "sum by (engine, instance) "
-    '(nv_trt_llm_request_metrics{request_type="waiting"})'
-    " or sum by (engine, instance) (nv_inference_pending_request_count)",
-    "tpforge:kv_used:ratio": "sum by (engine, instance) "
-    '(nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used"})'
-    ' / sum by (engine, instance) (nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"})',
-    "tpforge:ms_per_token:mean1m": "sum by (engine, instance) "
-    '(nv_trt_llm_request_metrics{request_type="active"}) * 1000'
-    " / (sum by (engine, instance) (rate(nv_llm_output_token_len_sum[1m])) > 0)",
-    "tpforge:request_ms_used:mean1m": f"tpforge:request_ms:mean1m and on (engine, instance) ({_USED})",
-    "tpforge:ms_per_token_used:mean1m": f"tpforge:ms_per_token:mean1m and on (engine, instance) ({_WRITES})",
-    "tpforge:gpu_imbalance": f"max by (engine, instance) ({_LOADED_GPU})"
-    f" - min by (engine, instance) ({_LOADED_GPU})",
+    "tpforge:queue_ms:mean1m": "max by (namespace, engine, pod, instance) "
+    "(sum by (namespace, engine, pod, instance, model) (rate(nv_inference_queue_duration_us[1m])) / 1000"
+    " / (sum by (namespace, engine, pod, instance, model) (rate(nv_inference_request_success[1m])) > 0))",
+    "tpforge:requests_waiting": WAITING,
+    "tpforge:kv_used:ratio": KV_USED,
+    "tpforge:ms_per_token:mean1m": f"({ACTIVE}) * 1000 / (({TOKENS}) > 0)",
+    "tpforge:request_ms_used:mean1m": f"tpforge:request_ms:mean1m and on ({OF}) ({_USED})",
+    "tpforge:ms_per_token_used:mean1m": f"tpforge:ms_per_token:mean1m and on ({OF}) ({_WRITES})",
+    "tpforge:gpu_imbalance": f"max by ({OF}) ({_LOADED_GPU}) - min by ({OF}) ({_LOADED_GPU})",
 }
 
 
@@ -72,7 +75,7 @@ ALERTS = (
     Alert(
         "TpforgeMemoryNearlyFull",
         "out-of-memory",
-        "max by (engine, instance) (nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes) > 0.98",
+        f"max by ({OF}) (nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes) > 0.98",
         "5m",
         "warning",
         "A GPU is {{ $value | humanizePercentage }} full: the next long prompt may not fit.",
@@ -81,7 +84,7 @@ ALERTS = (
     Alert(
         "TpforgeKvCacheFull",
         "out-of-memory",
-        "tpforge:kv_used:ratio > 0.95 and on (engine, instance) tpforge:requests_waiting > 0",
+        "tpforge:kv_used:ratio > 0.95 and on (namespace, engine, pod, instance) tpforge:requests_waiting > 0",
         "5m",
         "warning",
         "{{ $value | humanizePercentage }} of the KV blocks are used and requests wait.",
@@ -139,7 +142,7 @@ ALERTS = (
     Alert(
         "TpforgeModelStuck",
         "does-not-load",
-        f"({_HELD}) and on (engine, instance) ({_PROGRESS}) == 0",
+        f"(({_HELD}) and on ({OF}) ({_PROGRESS}) == 0) unless on ({OF}) ({_STEPS})",
         "2m",
         "critical",
         "{{ $value }} requests are held by {{ $labels.instance }}, and none went on for 10 minutes.",
@@ -175,28 +178,38 @@ ALERTS = (
 )
 
 
-def rules() -> dict[str, Any]:
-    """The rule file as a value."""
+def rules(labels: str = "") -> dict[str, Any]:
+    """The rule file as a value; with labels, as PromQL writes them, of the servers that have them alone.
+
+    Rules of two engines in one Prometheus would otherwise record the same, and wake for each other.
+    """
+
+    def of(expression: str) -> str:
+        return selected(expression, labels) if labels else expression
+
     return {
         "groups": [
             {
                 "name": "tpforge-records",
-                "rules": [{"record": name, "expr": expression} for name, expression in RECORDS.items()],
+                "rules": [{"record": name, "expr": of(expression)} for name, expression in RECORDS.items()],
             },
-            {"name": "tpforge-alerts", "rules": [_alert(alert) for alert in ALERTS]},
+            {
+                "name": "tpforge-alerts",
+                "rules": [_alert(alert, of(alert.expression)) for alert in ALERTS],
+            },
         ]
     }
 
 
 def rules_yaml() -> str:
-    """The rule file."""
+    """The rule file of a Prometheus that watches one engine."""
     return to_yaml(rules(), comment="generated by tpforge; triton_repo/monitoring/rules.py is the source")
 
 
-def _alert(alert: Alert) -> dict[str, Any]:
+def _alert(alert: Alert, expression: str) -> dict[str, Any]:
     return {
         "alert": alert.name,
-        "expr": alert.expression,
+        "expr": expression,
         "for": alert.lasts,
         "labels": {"severity": alert.severity, "failure_mode": alert.mode},
         "annotations": {"summary": alert.summary, "action": alert.do},

@@ -1,6 +1,7 @@
 """What a server does now, as lines for a terminal: models, queue, tokens a second, KV cache, memory a rank.
 
-It reads the server's metrics twice and its processes once; it prints nothing.
+It reads the server's metrics twice and its processes once; it prints nothing. trtllm-serve has names of its
+own, trtllm_*.
 """
 
 from __future__ import annotations
@@ -54,19 +55,23 @@ def scrape(status: Status) -> Reading | None:
 
 def rows(now: Reading, before: Reading | None) -> list[tuple[str, str]]:
     """What the metrics say, by name; rates need an earlier reading."""
-    found = [("requests running", _count(now.total("nv_trt_llm_request_metrics", request_type="active")))]
+    running = now.total("nv_trt_llm_request_metrics", request_type="active")
+    found = [("requests running", _count(_first(running, now.total("trtllm_num_requests_running"))))]
     waiting = now.total("nv_trt_llm_request_metrics", request_type="waiting")
+    waiting = _first(waiting, now.total("trtllm_num_requests_waiting"))
     pending = now.total("nv_inference_pending_request_count")
     found.append(("requests waiting", f"{_count(waiting)} in the runtime, {_count(pending)} in Triton"))
     if before is not None and now.seconds > before.seconds:
         for model in _MEANT:
             found += _rates(model, now, before)
         tokens = _rate("nv_llm_output_token_len_sum", now, before)
+        tokens = _first(tokens, _rate("trtllm_generation_tokens_total", now, before))
         found.append(("output tokens/s", "no such metric" if tokens is None else f"{tokens:.1f}"))
     used = now.total("nv_trt_llm_kv_cache_block_metrics", kv_cache_block_type="used")
     most = now.total("nv_trt_llm_kv_cache_block_metrics", kv_cache_block_type="max")
     kv = f"{used:.0f} of {most:.0f} blocks" if used is not None and most else "no such metric"
-    found.append(("KV cache", kv))
+    share = now.total("trtllm_kv_cache_utilization")
+    found.append(("KV cache", kv if share is None else f"{share:.0%} of the blocks"))
     for sample in now.samples:
         if sample.name == "nv_gpu_memory_used_bytes":
             found.append((f"GPU {sample.labels.get('gpu_uuid', '?')}", format_bytes(int(sample.value))))
@@ -109,6 +114,10 @@ def _rate(name: str, now: Reading, before: Reading, **labels: str) -> float | No
     if last is None or first is None:
         return None
     return (last - first if last >= first else last) / (now.seconds - before.seconds)
+
+
+def _first(of_triton: float | None, of_trtllm_serve: float | None) -> float | None:
+    return of_trtllm_serve if of_triton is None else of_triton
 
 
 def _count(value: float | None) -> str:

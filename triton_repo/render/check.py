@@ -24,7 +24,14 @@ from triton_repo.render.contract import (
 from triton_repo.render.parameters import parameter_tables
 
 _LEFTOVERS = re.compile(r"\$\{[^}\n]*\}?|\{\{|\}\}|\{%|%\}|<[A-Z_]+>")
-_LLM_FILES = ("config.pbtxt", "1/model.py", "1/llm_metrics.py", "1/llm_requests.py", "1/model.yaml")
+_LLM_FILES = (
+    "config.pbtxt",
+    "1/model.py",
+    "1/llm_metrics.py",
+    "1/llm_requests.py",
+    "1/llm_stats.py",
+    "1/model.yaml",
+)
 _FILES = {
     "preprocessing": ("1/model.py", "1/serving/__init__.py"),
     "tensorrt_llm": ("1/model.py", "1/serving/__init__.py", "1/reference/__init__.py"),

@@ -18,7 +18,12 @@ from triton_repo.render.contract import LLM_MODEL, llm_tensors
 from triton_repo.render.repository import TEMPLATES, RenderedRepository, environment_of, text_of
 
 CONFIG = "model.yaml"
-_FILES = ("model.py", "llm_requests.py", "llm_metrics.py")
+_FILES = (
+    f"{LLM_MODEL}/1/model.py",
+    f"{LLM_MODEL}/1/llm_requests.py",
+    f"{LLM_MODEL}/1/llm_metrics.py",
+    "front/1/llm/llm_stats.py",
+)
 
 
 def render_llmapi(
@@ -43,8 +48,8 @@ def render_llmapi(
     with atomic_folder(out, force=force) as folder:
         version = folder / LLM_MODEL / "1"
         version.mkdir(parents=True)
-        for name in _FILES:
-            shutil.copyfile(TEMPLATES / "pytorch" / LLM_MODEL / "1" / name, version / name)
+        for path in _FILES:
+            shutil.copyfile(TEMPLATES / "pytorch" / path, version / Path(path).name)
         (folder / LLM_MODEL / "config.pbtxt").write_text(_config(options), encoding="utf-8")
         (version / CONFIG).write_text(model_yaml(folder_of_model, llm_yaml, options), encoding="utf-8")
         if problems := check_llm_repository(folder):
@@ -76,6 +81,8 @@ def model_yaml(engine_dir: Path, llm_yaml: str, options: PytorchOptions) -> str:
     values = {
         "model": f"{engine_dir.as_posix()}/model",
         "tokenizer": f"{engine_dir.as_posix()}/tokenizer",
+        # Without it nothing tells how full the KV cache is, and how many requests wait.
+        "enable_iter_perf_stats": True,
         **parse_table(llm_yaml, where=engine_dir / "llm.yaml"),
         "triton_config": {
             "max_batch_size": 0,

@@ -22,9 +22,11 @@ from triton_repo.deploy.deployment import PULL_S, Deployment
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.objects import PROBE_S, Object
 from triton_repo.deploy.kubernetes.watching import watching
-from triton_repo.monitoring.dashboard import dashboard_json
+from triton_repo.monitoring.dashboard import dashboard_json, uid
 
-_RELEASE = "RELEASENAME"
+_RELEASE, _NAMESPACE = "RELEASENAME", "NAMESPACEOFRELEASE"
+_DASHBOARD = {"name": "@name@", "namespace": "@namespace@", "uid": "@uid@"}
+"""Placeholders of the dashboard, which is a file of the chart and no template."""
 _RECIPE = {"loadTimeout": "load_timeout"}
 """Values that `[serve]` of a recipe has too: they are checked by the recipe's own schema."""
 _IGNORED = """\
@@ -82,7 +84,8 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
     if deployment.num_nodes > 1:
         raise UsageError(f"{deployment.name}: needs {deployment.num_nodes} nodes; use --target multi-node")
     objects.refuse_local(deployment)
-    generic = deployment.model_copy(update={"name": _RELEASE})
+    options = deployment.options.model_copy(update={"namespace": _NAMESPACE})
+    generic = deployment.model_copy(update={"name": _RELEASE, "options": options})
     chart = {
         "apiVersion": "v2",
         "name": deployment.name,
@@ -99,7 +102,7 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         **templates,
         "templates/config.yaml": _config(),
         **{f"files/{name}": text for name, text in files.config(deployment).items()},
-        "files/tpforge.json": dashboard_json(deployment.name),
+        "files/tpforge.json": _dashboard(),
         "Dockerfile": files.dockerfile(deployment),
         ".helmignore": _IGNORED,
     }
@@ -199,7 +202,7 @@ def _document(value: Object) -> str:
     text = re.sub(r"^(\s*)nodeSelector: VALUE_\S+\n", _node_selector, text, flags=re.MULTILINE)
     text = re.sub(r"^(\s*)- from: VALUE_\S+\n((?:\1  .*\n)+)", _allow_from, text, flags=re.MULTILINE)
     text = re.sub(r"VALUE_(\w+?)_END", _expression, text)
-    text = text.replace(_RELEASE, "{{ .Release.Name }}")
+    text = text.replace(_RELEASE, "{{ .Release.Name }}").replace(_NAMESPACE, "{{ .Release.Namespace }}")
     text = text.replace(_OPEN, '{{ "{{" }}').replace(_CLOSE, '{{ "}}" }}')
     condition = _CONDITIONS.get(value["kind"])
     return f"{{{{- if .Values.{condition} }}}}\n{text}{{{{- end }}}}\n" if condition else text
@@ -237,6 +240,13 @@ def _allow_from(match: re.Match[str]) -> str:
     return f"{indent}{{{{- with .Values.allowFrom }}}}\n{rule}{indent}{{{{- end }}}}\n"
 
 
+def _dashboard() -> str:
+    """The dashboard with placeholders, which the template of the config map replaces."""
+    name, namespace = _DASHBOARD["name"], _DASHBOARD["namespace"]
+    text = dashboard_json(name, namespace=namespace)
+    return text.replace(uid(name, namespace=namespace), f"tpforge-{_DASHBOARD['uid']}")
+
+
 def _config() -> str:
     """The config maps: scripts, and the dashboard. Their text comes from files/ as it is."""
     return """apiVersion: v1
@@ -254,6 +264,9 @@ metadata:
   labels:
     grafana_dashboard: "1"
 data:
-  {{- (.Files.Glob "files/tpforge.json").AsConfig | nindent 2 }}
+  {{- $uid := printf "%s/%s" .Release.Namespace .Release.Name | sha256sum | trunc 12 }}
+  {{- $text := .Files.Get "files/tpforge.json" | replace "@uid@" $uid }}
+  {{- $text = $text | replace "@name@" .Release.Name | replace "@namespace@" .Release.Namespace }}
+  tpforge-{{ .Release.Name }}.json: {{ $text | toJson }}
 {{- end }}
 """

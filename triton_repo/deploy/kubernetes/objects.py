@@ -61,7 +61,9 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
         "overlays/trial/kustomization.yaml": to_yaml(trial),
         "overlays/production/kustomization.yaml": to_yaml(production),
         **{f"overlays/production/{kind}.yaml": to_documents(found) for kind, found in watched.items()},
-        "overlays/production/tpforge.json": dashboard_json(deployment.name),
+        f"overlays/production/{dashboard_name(deployment)}": dashboard_json(
+            deployment.name, namespace=deployment.options.namespace
+        ),
         "prometheus-adapter.yaml": to_yaml(ADAPTER, comment="values for the chart prometheus-adapter"),
         "Dockerfile": files.dockerfile(deployment),
     }
@@ -231,11 +233,16 @@ def service_account(deployment: Deployment) -> Object:
     }
 
 
+def dashboard_name(deployment: Deployment) -> str:
+    """The dashboard's file: Grafana's sidecar puts the files of all config maps into one folder."""
+    return f"tpforge-{deployment.name}.json"
+
+
 def dashboard_config(deployment: Deployment) -> Object:
     """The dashboard as the config map that Grafana's sidecar looks for."""
     return {
         "name": f"{deployment.name}-dashboard",
-        "files": ["tpforge.json"],
+        "files": [dashboard_name(deployment)],
         "options": {"disableNameSuffixHash": True, "labels": {"grafana_dashboard": "1"}},
     }
 

@@ -11,6 +11,8 @@ from triton_repo.deploy.deployment import Deployment
 from triton_repo.monitoring.rules import rules
 
 Object = dict[str, Any]
+WAITING, KV_USED = "tpforge_requests_waiting", "tpforge_kv_used"
+"""Metrics of a pod: requests that wait, and the share of KV blocks that are used."""
 
 
 def watching(deployment: Deployment, metadata: Object) -> dict[str, list[Object]]:
@@ -30,16 +32,26 @@ def _autoscaler(deployment: Deployment, metadata: Object) -> Object:
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": deployment.name},
             "minReplicas": deployment.options.replicas,
             "maxReplicas": max(deployment.options.replicas, deployment.options.max_replicas),
-            "metrics": [
-                {
-                    "type": "Pods",
-                    "pods": {
-                        "metric": {"name": "tpforge_queue_ms"},
-                        "target": {"type": "AverageValue", "averageValue": "500"},
-                    },
-                }
-            ],
+            "metrics": [_average(name, most) for name, most in _scaled_on(deployment).items()],
             "behavior": _behavior(deployment),
+        },
+    }
+
+
+def _scaled_on(deployment: Deployment) -> dict[str, str]:
+    """What a replica may have on average, by metric: one more is asked for when any has more.
+
+    Requests wait where the batch is full, or the KV cache; blocks are counted by TensorRT-LLM alone.
+    """
+    return {WAITING: "4", **({KV_USED: "900m"} if deployment.needs_gpus else {})}
+
+
+def _average(metric: str, most: str) -> Object:
+    return {
+        "type": "Pods",
+        "pods": {
+            "metric": {"name": metric},
+            "target": {"type": "AverageValue", "averageValue": most},
         },
     }
 
@@ -89,25 +101,38 @@ def _prometheus_rule(deployment: Deployment, metadata: Object) -> Object:
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": _found_by(deployment, metadata),
-        "spec": rules(),
+        "spec": rules(f'namespace="{deployment.options.namespace}",engine="{deployment.name}"'),
+    }
+
+
+def _adapted(name: str, series: str, query: str) -> Object:
+    """A metric of pods for the autoscaler; `series` says that there is something to ask."""
+    return {
+        "seriesQuery": f'{series}{{namespace!="",pod!=""}}',
+        "resources": {"overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}},
+        "name": {"as": name},
+        "metricsQuery": query,
     }
 
 
 ADAPTER = {
     "rules": {
         "custom": [
-            {
-                "seriesQuery": 'nv_inference_queue_duration_us{namespace!="",pod!=""}',
-                "resources": {
-                    "overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}
-                },
-                "name": {"as": "tpforge_queue_ms"},
-                # The model that waits longest, as tpforge:queue_ms:mean1m.
-                "metricsQuery": "max by (<<.GroupBy>>) (sum by (<<.GroupBy>>, model) "
-                "(rate(nv_inference_queue_duration_us{<<.LabelMatchers>>}[1m]))"
-                " / 1000 / (sum by (<<.GroupBy>>, model)"
-                " (rate(nv_inference_request_success{<<.LabelMatchers>>}[1m])) > 0))",
-            }
+            # Means of a minute: a prompt that waits for the next step is no reason for a replica.
+            _adapted(
+                WAITING,
+                "nv_trt_llm_request_metrics",
+                "sum by (<<.GroupBy>>) (avg_over_time("
+                'nv_trt_llm_request_metrics{<<.LabelMatchers>>,request_type="waiting"}[1m])'
+                " or avg_over_time("
+                'nv_inference_pending_request_count{<<.LabelMatchers>>,model="tensorrt_llm"}[1m]))',
+            ),
+            _adapted(
+                KV_USED,
+                "nv_trt_llm_kv_cache_block_metrics",
+                "max by (<<.GroupBy>>) (avg_over_time("
+                'nv_trt_llm_kv_cache_block_metrics{<<.LabelMatchers>>,kv_cache_block_type="fraction"}[1m]))',
+            ),
         ]
     }
 }

@@ -76,6 +76,39 @@ FIRES = {
         "TpforgeRequestsFail",
         [*answered(a_minute=80), *failed("OTHER", a_minute=20)],
     ),
+    "one in five fails in a model of the LLM API, which Triton calls a success": (
+        "TpforgeRequestsFail",
+        [
+            series("nv_inference_request_success", f'{ONE},model="tensorrt_llm"', "0+100x60"),
+            series("tpforge_requests_failed", f'{ONE},model="tensorrt_llm"', "0+20x60"),
+        ],
+    ),
+    "failures beside a client's bad requests": (
+        "TpforgeRequestsFail",
+        [
+            *answered(a_minute=80),
+            *failed("OTHER", a_minute=90),
+            series("tpforge_requests_refused", f'{ONE},model="preprocessing"', "0+40x60"),
+        ],
+    ),
+    "requests wait in the LLM API": (
+        "TpforgeQueueGrows",
+        [*answered(a_minute=10), *held("waiting", "40x60")],
+    ),
+    "requests wait before a model of the LLM API that streams nothing": (
+        "TpforgeQueueGrows",
+        [
+            *held("waiting", "0x60"),
+            series("nv_inference_pending_request_count", f'{ONE},model="tensorrt_llm"', "40x60"),
+        ],
+    ),
+    "the cache of trtllm-serve is full and requests wait": (
+        "TpforgeKvCacheFull",
+        [
+            series("trtllm_kv_cache_utilization", ONE, "0.99x60"),
+            series("trtllm_num_requests_waiting", ONE, "3x60"),
+        ],
+    ),
     "all requests fail": (
         "TpforgeRequestsFail",
         [*answered(a_minute=0), *failed("OTHER", a_minute=20)],
@@ -117,6 +150,24 @@ SILENT = {
         "TpforgeRequestsFail",
         [*answered(a_minute=80), *failed("CANCELED", a_minute=40), *failed("OTHER", a_minute=0)],
     ),
+    "a client's bad requests, which our models refuse": (
+        "TpforgeRequestsFail",
+        [
+            *answered(a_minute=80),
+            *failed("OTHER", a_minute=80),
+            series("tpforge_requests_failed", f'{ONE},model="tensorrt_llm"', "0x60"),
+            series("tpforge_requests_refused", f'{ONE},model="preprocessing"', "0+30x60"),
+            series("tpforge_requests_refused", f'{ONE},model="tensorrt_llm"', "0+10x60"),
+        ],
+    ),
+    "a long answer that nobody streams": (
+        "TpforgeModelStuck",
+        [
+            *held("active", "1x60"),
+            series("tpforge_model_progress", f'{ONE},model="tensorrt_llm"', "0+900x60"),
+            series("nv_inference_request_success", f'{ONE},model="tensorrt_llm"', "50x60"),
+        ],
+    ),
     "a rollout: one starts while the other answers": (
         "TpforgeServerDown",
         [series("up", ONE, "1x60"), series("up", TWO, "0x40 1x20")],
@@ -150,10 +201,21 @@ def firing(
     minutes: tuple[int, ...] = (20, 25, 30, 35),
 ) -> str:
     """What promtool says when so many series of the alert are expected to fire at these minutes."""
+    looked = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+    return judged(given, looked, [{"labels": "{}", "value": times}], folder=folder, minutes=minutes)
+
+
+def judged(
+    given: list[dict[str, str]],
+    expression: str,
+    expected: list[dict[str, Any]],
+    *,
+    folder: Path,
+    minutes: tuple[int, ...],
+) -> str:
+    """What promtool says against these samples at these minutes; nothing where they are so."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
-    looked = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
-    expected = [{"labels": "{}", "value": times}]
     test: dict[str, Any] = {
         "rule_files": ["rules.yml"],
         "evaluation_interval": "1m",
@@ -162,7 +224,8 @@ def firing(
                 "interval": "1m",
                 "input_series": given,
                 "promql_expr_test": [
-                    {"expr": looked, "eval_time": f"{minute}m", "exp_samples": expected} for minute in minutes
+                    {"expr": expression, "eval_time": f"{minute}m", "exp_samples": expected}
+                    for minute in minutes
                 ],
             }
         ],
@@ -191,3 +254,15 @@ def test_an_alert_sleeps_through_what_is_no_failure(case: str, tmp_path: Path) -
 def test_a_morning_after_a_night_of_canaries_is_no_spike(alert: str, tmp_path: Path) -> None:
     minutes = tuple(range(410, 480, 5))
     assert firing(alert, a_night_and_a_morning(), times=0, folder=tmp_path, minutes=minutes) == ""
+
+
+@pytest.mark.parametrize("alert", ["TpforgeQueueGrows", "TpforgeModelStuck"])
+def test_an_alert_keeps_the_namespace_and_the_pod_that_it_is_about(alert: str, tmp_path: Path) -> None:
+    where = 'namespace="llm",pod="e-0",' + ONE
+    given = [
+        series("nv_trt_llm_request_metrics", f'{where},request_type="waiting"', "40x60"),
+        series("nv_inference_request_success", f'{where},model="ensemble"', "50x60"),
+    ]
+    expression = f'count by (namespace, pod) (ALERTS{{alertname="{alert}",alertstate="firing"}})'
+    expected = [{"labels": '{namespace="llm",pod="e-0"}', "value": 1}]
+    assert judged(given, expression, expected, folder=tmp_path, minutes=(20,)) == ""

@@ -191,6 +191,51 @@ def test_two_engines_of_one_grafana_have_dashboards_of_their_own() -> None:
     first, second = (json.loads(dashboard_json(name)) for name in ("llama-70b-tp4", "llama-70b-tp8"))
     assert first["uid"] != second["uid"] and first["title"] != second["title"]
     assert len(first["uid"]) <= 40, "Grafana's limit"
+    of_name, other = (json.loads(dashboard_json("llama", namespace=name)) for name in ("llm", "trial"))
+    assert of_name["uid"] != other["uid"] and of_name["title"] != other["title"]
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "helm"])
+def test_two_engines_of_one_cluster_neither_record_nor_wake_for_each_other(target: str) -> None:
+    own = {"kubernetes": ("llm", "llama-3-3-70b-instruct-tp4")}
+    namespace, engine = own.get(target, ("{{ .Release.Namespace }}", "{{ .Release.Name }}"))
+    files = target_files(target, deployment_of("llama70b-tensorrt", target))
+    (text,) = [text for path, text in files.items() if path.endswith("monitoring.yaml")]
+    expressions = re.findall(r"^ +expr: (.*(?:\n {12,}.*)*)", text, flags=re.MULTILINE)
+    assert len(expressions) == len(RECORDS) + len(ALERTS)
+    for expression in expressions:
+        one_line = " ".join(expression.split())
+        metrics = re.split(r"\b(?:nv_\w+|trtllm_\w+|tpforge[_:][\w:]+|up)\b", one_line)[1:]
+        assert metrics
+        for after in metrics:
+            assert after.startswith(f'{{namespace="{namespace}",engine="{engine}"'), one_line
+
+
+@pytest.mark.parametrize("target", ["kubernetes", "helm"])
+def test_dashboards_of_two_engines_are_two_files_of_grafanas_sidecar(target: str) -> None:
+    files = target_files(target, deployment_of("llama70b-tensorrt", target))
+    if target == "helm":
+        assert "  tpforge-{{ .Release.Name }}.json: " in files["templates/config.yaml"]
+    else:
+        assert "overlays/production/tpforge-llama-3-3-70b-instruct-tp4.json" in files
+
+
+@pytest.mark.parametrize(
+    ("case", "metrics"),
+    [
+        ("smollm2-reference", ["tpforge_requests_waiting"]),
+        ("llama70b-tensorrt", ["tpforge_requests_waiting", "tpforge_kv_used"]),
+        ("llama70b-pytorch", ["tpforge_requests_waiting", "tpforge_kv_used"]),
+    ],
+)
+def test_the_autoscaler_asks_for_what_the_runtime_has_and_the_adapter_makes(
+    case: str, metrics: list[str]
+) -> None:
+    files = target_files("kubernetes", deployment_of(case, "kubernetes"))
+    scaler = yaml.safe_load(files["overlays/production/autoscaling.yaml"])
+    assert [one["pods"]["metric"]["name"] for one in scaler["spec"]["metrics"]] == metrics
+    made = yaml.safe_load(files["prometheus-adapter.yaml"])["rules"]["custom"]
+    assert set(metrics) <= {rule["name"]["as"] for rule in made}
 
 
 def test_every_panel_is_of_the_engines_that_are_chosen() -> None:
@@ -199,7 +244,7 @@ def test_every_panel_is_of_the_engines_that_are_chosen() -> None:
     for panel in value["panels"]:
         (target,) = panel["targets"]
         assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
-        selectors = re.findall(r"\b(?:nv_\w+|up)\b(\{[^}]*\})?", target["expr"])
+        selectors = re.findall(r"\b(?:nv_\w+|trtllm_\w+|up)\b(\{[^}]*\})?", target["expr"])
         assert selectors
         for selector in selectors:
             assert selector.startswith('{namespace=~"$namespace",engine=~"$engine"'), target["expr"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import sys
 import tomllib
 import types
@@ -21,10 +22,13 @@ from tritonclient.grpc import model_config_pb2
 
 from engines.store import read_manifest
 from scripts.main import main
-from tests.contract.fake_triton import Request, Server, TritonModelException
+from tests.contract.fake_triton import MetricFamily, Request, Server, TritonModelException
 from tests.support.tiny import write_tiny_llama
 
 UPSTREAM = tomllib.loads((Path(__file__).parents[3] / "contract" / "upstream" / "llmapi.toml").read_text())
+ITERATION = json.loads(
+    (Path(__file__).parents[3] / "contract" / "upstream" / "iteration_stats.json").read_text()
+)
 PERF_METRICS = SimpleNamespace(
     kv_cache_metrics=SimpleNamespace(
         num_reused_blocks=3,
@@ -52,6 +56,7 @@ class Piece:
     stop_reason: str | None = None
     cumulative_logprob: float | None = None
     request_perf_metrics: Any = None
+    token_ids: tuple[int, ...] = (7, 8)
 
 
 @dataclass
@@ -64,6 +69,7 @@ class Output:
     aborted: bool = False
     endless: bool = False
     perf_metrics: Any = None
+    prompt_token_ids: tuple[int, ...] = (1, 2, 3)
 
     async def aresult(self) -> Output:
         await asyncio.sleep(self.wait_s)
@@ -101,6 +107,11 @@ class StandInLlm:
         metrics = PERF_METRICS if params.get("return_perf_metrics") else None
         return Output(list(self.answer), endless=prompt == "endless", perf_metrics=metrics)
 
+    async def get_stats_async(self, timeout: float) -> AsyncIterator[dict[str, Any]]:
+        await asyncio.sleep(0)
+        yield ITERATION["iteration"]
+        await asyncio.sleep(timeout)
+
     def shutdown(self) -> None:
         pass
 
@@ -113,7 +124,7 @@ def load_llm(repository: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model = module.TritonPythonModel()
-    model.initialize({})
+    model.initialize({"model_name": "tensorrt_llm", "model_version": "1"})
     return model
 
 
@@ -139,7 +150,7 @@ def llm_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.syspath_prepend(str(repository / "tensorrt_llm" / "1"))
     StandInLlm.submitted.clear()
     yield repository
-    for name in ("llm_requests", "llm_metrics"):
+    for name in ("llm_requests", "llm_metrics", "llm_stats"):
         sys.modules.pop(name, None)
 
 
@@ -153,6 +164,7 @@ def test_the_llm_api_gets_the_engines_arguments(llm_repository: Path, tmp_path: 
     assert StandInLlm.arguments == {
         "model": f"{engine}/model",
         "tokenizer": f"{engine}/tokenizer",
+        "enable_iter_perf_stats": True,
         **(read_manifest(engine).llm_api or pytest.fail("no llm_api")).arguments,
     }
     model.finalize()
@@ -214,6 +226,34 @@ def test_what_would_end_the_engine_ends_the_request_alone(
     (only,) = list(request.sender.until_final())
     assert said in (only.error or "")
     assert StandInLlm.submitted == []
+    model.finalize()
+
+
+def test_refused_and_failed_requests_are_counted_apart(
+    llm_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MetricFamily, "families", [])
+    model = load_llm(llm_repository)
+
+    def answered(**tensors: Any) -> str | None:
+        request = Request({"text_input": text("x"), **tensors})
+        model.execute([request])
+        return next(iter(request.sender.until_final())).error
+
+    def counted() -> dict[str, float]:
+        return {
+            family.name: sum(one.value for one in family.gauges.values())
+            for family in MetricFamily.families
+            if family.name.startswith("tpforge_requests")
+        }
+
+    assert answered() is None
+    assert counted() == {}
+    assert "top_p" in (answered(sampling_param_top_p=np.array([2.0], dtype=np.float32)) or "")
+    assert counted() == {"tpforge_requests_refused": 1}
+    monkeypatch.setattr(StandInLlm, "answer", None)
+    assert "TypeError" in (answered() or "")
+    assert counted() == {"tpforge_requests_refused": 1, "tpforge_requests_failed": 1}
     model.finalize()
 
 

@@ -21,6 +21,7 @@ from .detokenize import Aligner
 from .exchange import Exchange
 from .generation import Item
 from .metrics import RequestMetrics
+from .outcomes import Outcomes
 from .requests import JOIN_TIMEOUT_S
 from .stop_text import StopText
 from .tensors import response
@@ -167,9 +168,14 @@ class Outbox:
     """Sends the responses of all requests, in the order of their events."""
 
     def __init__(
-        self, *, metrics: RequestMetrics, cancel: Callable[[Any], None], log_error: Callable[[str], None]
+        self,
+        *,
+        metrics: RequestMetrics,
+        outcomes: Outcomes,
+        cancel: Callable[[Any], None],
+        log_error: Callable[[str], None],
     ) -> None:
-        self._metrics = metrics
+        self._metrics, self._outcomes = metrics, outcomes
         self._cancel = cancel
         self._log_error = log_error
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -203,6 +209,7 @@ class Outbox:
             return
         if event.error is not None:
             sequence.ended = True
+            self._outcomes.failed()
             self._fail(sequence.exchange, event.error)
             return
         ready = sequence.add(event, now_ns=now_ns)

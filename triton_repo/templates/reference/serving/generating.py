@@ -22,6 +22,7 @@ from .exchange import Exchange
 from .fields import FieldError, Inputs, describe, field_error
 from .generation import Defaults, Item, batch_size, parse_item
 from .metrics import RequestMetrics
+from .outcomes import Outcomes
 from .parameters import ParameterError, Parameters
 from .relay import abandoned_mark, new_mark
 from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
@@ -104,13 +105,19 @@ class GeneratingModel:
             offers_perf_metrics=self.offers_perf_metrics,
         )
         log_error = pb_utils.Logger.log_error
+        self._outcomes = Outcomes(model=args["model_name"], version=args["model_version"])
         self._metrics = RequestMetrics(
             model=args["model_name"],
             version=args["model_version"],
             num_slots=config["max_batch_size"],
             period_ms=parameters.integer("stats_check_period_ms"),
         )
-        self._outbox = Outbox(metrics=self._metrics, cancel=self._scheduler.cancel, log_error=log_error)
+        self._outbox = Outbox(
+            metrics=self._metrics,
+            outcomes=self._outcomes,
+            cancel=self._scheduler.cancel,
+            log_error=log_error,
+        )
         self._in_flight = InFlight(cancel=self._scheduler.cancel)
         self._periodic = Periodic(
             {
@@ -130,10 +137,12 @@ class GeneratingModel:
                 else:
                     self._accept(request, sender)
             except FieldError as error:
+                self._outcomes.refused()
                 sender.send(error_response(str(error)), flags=FINAL)
             except Exception as error:
                 # Triton would drop this request, and those after it, without an answer.
                 pb_utils.Logger.log_error(traceback.format_exc())
+                self._outcomes.failed()
                 sender.send(error_response(_unreadable(error)), flags=FINAL)
 
     def _show_progress(self) -> None:
@@ -178,6 +187,7 @@ class GeneratingModel:
         self._in_flight.add(exchange)
         for index, item in enumerate(items):
             if isinstance(item, FieldError):
+                self._outcomes.refused()
                 self._outbox.refuse(exchange, str(item))
                 continue
             for number in range(item.num_return_sequences):
@@ -209,13 +219,16 @@ class GeneratingModel:
                 partial(self._outbox.put, sequence),
             )
         except self.request_error as error:
+            self._outcomes.refused()
             described = describe(getattr(error, "field", ""), getattr(error, "message", str(error)))
             self._outbox.refuse(exchange, prefix + described)
         except self.engine_error as error:
+            self._outcomes.failed()
             self._outbox.refuse(exchange, prefix + str(error))
         except Exception as error:
             # The request has an exchange by now, which must end.
             pb_utils.Logger.log_error(traceback.format_exc())
+            self._outcomes.failed()
             self._outbox.refuse(exchange, prefix + _unreadable(error))
         else:
             self._in_flight.attach(exchange, handle)

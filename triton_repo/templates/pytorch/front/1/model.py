@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import triton_python_backend_utils as pb_utils
 import yaml
 from llm.errors import EngineError, RequestError
+from llm.llm_stats import LlmStats
 from llm.runtime import LlmRuntime
 from serving.generating import GeneratingModel, Runtime
 from serving.parameters import Parameters
@@ -26,8 +28,11 @@ class TritonPythonModel(GeneratingModel):  # type: ignore[misc]
         config = yaml.safe_load((Path(__file__).parent / "model.yaml").read_text(encoding="utf-8"))
         config.pop("triton_config")
         tokenizer = Tokenizer(parameters.path("tokenizer_dir"))
+        version = Path(__file__).parent
         return LlmRuntime(
             config,
+            stats=LlmStats(model=version.parent.name, version=version.name),
+            log_error=pb_utils.Logger.log_error,
             vocab_size=parameters.integer("vocab_size"),
             end_ids=parameters.integers("end_ids"),
             decode=tokenizer.decode,

@@ -37,6 +37,11 @@ class Asked:
     returned: tuple[str, ...]
     perf_metrics: bool
 
+    @property
+    def num_sequences(self) -> int:
+        """How many answers are generated for it."""
+        return int(self.sampling.get("best_of", 1))
+
 
 def read_request(tensor: Callable[[str], Any], *, decoupled: bool, exclude_input: bool) -> Asked:
     """The request whose tensors `tensor` gives by name as arrays, or as None where there is none.

@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 import yaml
 from llm_metrics import perf_metrics
 from llm_requests import Asked, RequestRefused, asks_to_stop, read_request
+from llm_stats import Follower, LlmModelStats
 
 _JOIN_TIMEOUT_S = 30
 
@@ -39,6 +40,9 @@ class TritonPythonModel:
 
         self._sampling_params = SamplingParams
         self._running: dict[str, list[Any]] = {}
+        self._stats = LlmModelStats(model=args["model_name"], version=args["model_version"])
+        self._tells = bool(config.get("enable_iter_perf_stats"))
+        self._follower = Follower(self._stats.iteration, log_error=pb_utils.Logger.log_error)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._thread.start()
@@ -60,6 +64,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Stop the engine."""
+        asyncio.run_coroutine_threadsafe(self._follower.end(), self._loop).result(_JOIN_TIMEOUT_S)
         self._llm.shutdown()
         self._end_loop()
 
@@ -81,6 +86,7 @@ class TritonPythonModel:
                     sender.send(_response(asked, await output.aresult()))
         except Exception as error:
             # A request that fails must not take the loop with it.
+            self._count(error)
             sender.send(_error(error), flags=final)
         else:
             sender.send(flags=final)
@@ -90,7 +96,14 @@ class TritonPythonModel:
             async with self._generation(request, request.is_cancelled) as (asked, output):
                 return _response(asked, await output.aresult())
         except Exception as error:
+            self._count(error)
             return _error(error)
+
+    def _count(self, error: Exception) -> None:
+        if isinstance(error, RequestRefused):
+            self._stats.refused()
+        elif not isinstance(error, Cancelled):
+            self._stats.failed()
 
     @asynccontextmanager
     async def _generation(self, request: Any, is_cancelled: Any) -> AsyncIterator[tuple[Asked, Any]]:
@@ -101,11 +114,19 @@ class TritonPythonModel:
         asked = self._read(request)
         output = self._submit(asked, request_id)
         watch = asyncio.ensure_future(self._watch(is_cancelled, output))
+        self._stats.opened(asked.num_sequences)
+        if self._tells:
+            self._follower.begin(self._llm)
         try:
             yield asked, output
         finally:
             watch.cancel()
             self._forget(request_id, output)
+            self._stats.closed(
+                asked.num_sequences,
+                num_input_tokens=len(output.prompt_token_ids),
+                num_output_tokens=sum(len(answer.token_ids) for answer in output.outputs),
+            )
 
     async def _watch(self, is_cancelled: Any, output: Any) -> None:
         """Abort the generation when the client has gone."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
+from serving.outcomes import Outcomes
 from serving.parameters import Parameters
 from serving.tensors import error_response, gone_response, read_inputs, response
 from serving.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         try:
             self._configure(args["model_config"])
+            self._outcomes = Outcomes(model=args["model_name"], version=args["model_version"])
         except ValueError as error:
             raise pb_utils.TritonModelException(str(error)) from error
 
@@ -53,6 +55,7 @@ class TritonPythonModel:
                     continue
                 responses.append(response(self._process(read_inputs(request))))
             except FieldError as error:
+                self._outcomes.refused()
                 responses.append(error_response(str(error)))
         return responses
 

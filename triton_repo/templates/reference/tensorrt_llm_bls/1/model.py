@@ -21,6 +21,7 @@ import triton_python_backend_utils as pb_utils
 from serving.bls import Members, ModelBusy, Texts
 from serving.exchange import Exchange
 from serving.fields import FieldError, Inputs, field_error, refuse_unsupported
+from serving.outcomes import Outcomes
 from serving.parameters import Parameters
 from serving.relay import SEPARATOR
 from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic
@@ -37,6 +38,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         try:
             self._configure(args["model_config"])
+            self._outcomes = Outcomes(model=args["model_name"], version=args["model_version"])
         except ValueError as error:
             raise pb_utils.TritonModelException(str(error)) from error
 
@@ -68,10 +70,12 @@ class TritonPythonModel:
             try:
                 self._accept(request, sender)
             except FieldError as error:
+                self._outcomes.refused()
                 sender.send(error_response(str(error)), flags=FINAL)
             except Exception as error:
                 # Triton would drop this request, and those after it, without an answer.
                 self._log_error(f"a request could not be read: {error!r}")
+                self._outcomes.failed()
                 message = f"the request could not be read: {type(error).__name__}: {error}"
                 sender.send(error_response(message), flags=FINAL)
 
@@ -117,6 +121,9 @@ class TritonPythonModel:
         except Exception as error:
             if not isinstance(error, FieldError | ModelBusy | pb_utils.TritonModelException):
                 self._log_error(f"prompt {prompt.index}: {error!r}")
+                self._outcomes.failed()
+            if isinstance(error, FieldError):
+                self._outcomes.refused()
             failure = f"{prompt.prefix}{error}"
             if isinstance(error, ModelBusy):
                 failure = Unavailable(failure)

@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from .errors import EngineError
+from .llm_stats import Follower, LlmStats
 from .sampling import ending_tokens, sampling_keywords
 
 _JOIN_TIMEOUT_S = 30
@@ -64,6 +65,8 @@ class LlmRuntime:
         self,
         arguments: dict[str, Any],
         *,
+        stats: LlmStats,
+        log_error: Callable[[str], None],
         vocab_size: int,
         end_ids: tuple[int, ...],
         decode: Callable[[Sequence[int]], str],
@@ -74,6 +77,9 @@ class LlmRuntime:
         self._end_ids = end_ids
         self._decode, self._sampling_params = decode, SamplingParams
         self._requests: set[Request] = set()
+        self._stats = stats
+        self._tells = bool(arguments.get("enable_iter_perf_stats"))
+        self._follower = Follower(stats.iteration, log_error=log_error)
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
@@ -84,6 +90,11 @@ class LlmRuntime:
             # Whatever keeps it from loading must end the load, not the process.
             self._end_loop()
             raise EngineError(f"the LLM API refused model.yaml: {error}") from error
+
+    @property
+    def num_steps(self) -> int:
+        """Iterations of the LLM API, as far as it told of them."""
+        return self._stats.num_steps
 
     def submit(
         self, input_ids: list[int], sampling: dict[str, Any], on_event: Callable[[Event], None]
@@ -123,6 +134,7 @@ class LlmRuntime:
         for request in requests:
             if request.future is not None:
                 request.future.result(_JOIN_TIMEOUT_S)
+        asyncio.run_coroutine_threadsafe(self._follower.end(), self._loop).result(_JOIN_TIMEOUT_S)
         self._llm.shutdown()
         self._end_loop()
 
@@ -135,24 +147,28 @@ class LlmRuntime:
         the request, and executor/result.py takes away stop words only.
         """
         sent = 0
+        self._stats.opened(1)
         try:
             params = self._sampling_params(**keywords)
             request.output = self._llm.generate_async(input_ids, params, streaming=True)
             if request.cancelled:
                 request.output.abort()
+            if self._tells:
+                self._follower.begin(self._llm)
             async for output in request.output:
                 tokens = tuple(output.outputs[0].token_ids[sent:])
                 sent += len(tokens)
                 if text := tuple(takewhile(lambda token: token not in ends, tokens)):
                     request.on_event(Event(text))
             reason = request.output.outputs[0].finish_reason if request.output.outputs else None
-            request.on_event(Event(finished=True, finish_reason=reason))
+            last = Event(finished=True, finish_reason=reason)
         except Exception as error:
             # A generation that fails must not take the loop, and so all the others, with it.
-            request.on_event(Event(finished=True, error=f"{type(error).__name__}: {error}"))
-        finally:
-            with self._lock:
-                self._requests.discard(request)
+            last = Event(finished=True, error=f"{type(error).__name__}: {error}")
+        self._stats.closed(1, num_input_tokens=len(input_ids), num_output_tokens=sent)
+        request.on_event(last)
+        with self._lock:
+            self._requests.discard(request)
 
     def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
