@@ -204,6 +204,12 @@ class Manifest(Record):
     quality: Quality | None = None
     golden: tuple[GoldenAnswer, ...] = ()
 
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of one instance, each on a GPU of its own; the LLM API multiplies context parallelism in."""
+        arguments = self.llm_api.arguments if self.llm_api else {}
+        return self.mapping.world_size * int(arguments.get("context_parallel_size") or 1)
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of engine.json, as published in docs/engine.schema.json."""

@@ -59,6 +59,11 @@ class LlmPlan:
         return nest(self.arguments)
 
     @property
+    def context_parallel_size(self) -> int:
+        """Ranks that share one request's tokens, beside those of --tp and --pp."""
+        return int(self.arguments.get("context_parallel_size") or 1)
+
+    @property
     def has_attention_dp(self) -> bool:
         """Whether attention is by data parallelism: a rank has whole heads, and requests of its own."""
         return self.arguments.get("enable_attention_dp") is True

@@ -67,6 +67,11 @@ class LlmEngine:
         return (*self.quantization.notes, *_declared_notes(self.model), *padded)
 
     @property
+    def num_ranks(self) -> int:
+        """Ranks of one instance: tp x pp, and context parallelism, which the LLM API multiplies in."""
+        return self.mapping.world_size * self.plan.context_parallel_size
+
+    @property
     def yaml(self) -> str:
         """The text of llm.yaml."""
         comment = f"The LLM API of TensorRT-LLM {self.release.trtllm}; {self.name} is in {MODEL}/."

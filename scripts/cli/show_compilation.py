@@ -80,7 +80,7 @@ def print_llm_engine(output: Output, engine: LlmEngine) -> None:
     algo = engine.quantization.algo or "not quantized"
     output.result(
         f"model          {model.spec.architecture} {model.spec.dtype}, {algo}, "
-        f"{counted(engine.mapping.world_size, 'rank')}; {len(model.files)} files go to model/ as they are"
+        f"{counted(engine.num_ranks, 'rank')}; {len(model.files)} files go to model/ as they are"
     )
     output.result(
         f"release        TensorRT-LLM {release.trtllm}, CUDA {release.cuda}"

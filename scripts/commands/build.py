@@ -136,7 +136,7 @@ def _print_built(output: Output, built: Built) -> None:
     mapping = manifest.mapping
     output.result(
         f"{built.places.engine}: tp={mapping.tp_size} pp={mapping.pp_size} {manifest.dtype}, "
-        f"{counted(mapping.world_size, 'rank')}, {size}"
+        f"{counted(manifest.num_ranks, 'rank')}, {size}"
     )
     output.record(
         "build",

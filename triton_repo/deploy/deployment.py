@@ -143,7 +143,7 @@ class Deployment(Record):
     @property
     def world_size(self) -> int:
         """Number of ranks."""
-        return self.tp_size * self.pp_size
+        return self.num_nodes * self.ranks_per_node
 
     @property
     def needs_gpus(self) -> bool:
@@ -201,7 +201,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         UsageError: a name that Kubernetes cannot carry, or ranks that do not divide over whole nodes.
     """
     refuse_engine_url(options.engine_url, digest=options.digest, any_digest=options.any_digest)
-    world_size = manifest.mapping.world_size
+    world_size = manifest.num_ranks
     gpus = options.gpus_per_node if manifest.runtime != "reference" else world_size
     if world_size > gpus and world_size % gpus:
         raise UsageError(
@@ -281,8 +281,18 @@ def _image(manifest: Manifest, options: DeployOptions) -> str:
     release = _trtllm(manifest)
     image = find_release(release).image if release else None
     if image is None:
-        raise UsageError(f"no Triton container of TensorRT-LLM {release} is known; give --image")
+        raise UsageError(f"no Triton container of TensorRT-LLM {release} is known; {_instead(manifest)}")
     return image
+
+
+def _instead(manifest: Manifest) -> str:
+    """What serves an engine whose release no Triton container has."""
+    own = "give --image where you have one"
+    if manifest.runtime != "pytorch":
+        return own
+    return (
+        f"use --target dynamo with --image of Dynamo's runtime, or `tpforge serve` (trtllm-serve), or {own}"
+    )
 
 
 def _gpu_labels(manifest: Manifest, options: DeployOptions) -> dict[str, str]:

@@ -40,7 +40,7 @@ class Group:
     @property
     def num_gpus(self) -> int:
         """Of one instance."""
-        return self.manifest.mapping.world_size * int(self.arguments.get("context_parallel_size") or 1)
+        return self.manifest.num_ranks
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def plan_launch(
     _refuse_mode(manifest, recipe)
     chosen = options or kept_options(places, manifest)
     num_instances = _device_ids(chosen).count(";") + 1
-    devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size * num_instances)
+    devices = parse_devices(recipe.devices, world_size=manifest.num_ranks * num_instances)
     repository = fresh_repository(places, options)[0] if render else places.repository
     image = None if container == "none" else recipe.image or release.image
     misfits, doubts = host_problems(
@@ -202,7 +202,7 @@ def _command(
         security=tuple(security.arguments_without_key()),
         addresses=_addresses(recipe, security) if container == "none" else (),
     )
-    world = manifest.mapping.world_size
+    world = manifest.num_ranks
     if manifest.runtime == "pytorch":
         command = llmapi_command(arguments, world_size=world)
     elif recipe.mode == "orchestrator":

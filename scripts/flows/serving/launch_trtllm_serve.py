@@ -81,7 +81,7 @@ def plan_trtllm_serve(
     from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
 
     _refuse_triton_options(recipe, security)
-    devices = parse_devices(recipe.devices, world_size=manifest.mapping.world_size)
+    devices = parse_devices(recipe.devices, world_size=manifest.num_ranks)
     container = recipe.container if recipe.container != "auto" else container_of(release)
     if container != "none" and recipe.image is None and release.release_image is None:
         raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is known for it; give --image")
