@@ -191,8 +191,8 @@ def _from_hub(location: str) -> FoundConfig:
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     if location.count("/") != 1 or location.startswith((".", "~", "/")):
         raise InputRefused(
-            f"{location}: found no such directory, config.json or known model{hint or '.'} Known are "
-            f"{', '.join(names)}"
+            f"{location}: found no such directory, config.json or known model"
+            f"{hint or '. Known are ' + ', '.join(names)}"
         )
     from huggingface_hub import errors, hf_hub_download
 

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from tpforge.errors import InputRefused
 from tpforge.manifest import FileRecord, Manifest
 from tpforge.outputs.atomic import hash_file, os_errors, remove_output, write_into
+from tpforge.outputs.places import known_names
 from tpforge.processors import usable_processors
+from tpforge.suggestions import did_you_mean
 
 MANIFEST_NAME = "engine.json"
 SCHEMA_VERSION = 1
@@ -33,7 +35,11 @@ def read_manifest(engine_dir: Path) -> Manifest:
     """
     path = engine_dir / MANIFEST_NAME
     if not engine_dir.exists():
-        raise InputRefused(f"{engine_dir}: no such engine folder; make one with: tpforge build MODEL --tp N")
+        hint = did_you_mean(str(engine_dir), known_names())
+        raise InputRefused(
+            f"{engine_dir}: no such engine folder{f'{hint} Or' if hint else ';'} make one with: "
+            "tpforge build MODEL --tp N"
+        )
     if not engine_dir.is_dir():
         raise InputRefused(f"{engine_dir}: is a file; expected an engine folder, which holds {MANIFEST_NAME}")
     if not path.is_file():

@@ -16,6 +16,7 @@ from pydantic import Field
 from tpforge.errors import UsageError
 from tpforge.records import Record
 from tpforge.runtime import Runtime
+from tpforge.suggestions import did_you_mean
 
 Form = Literal["packed", "portable"]
 """packed: integers and scales in the rank files; portable: float weights, the algorithm only declared."""
@@ -181,7 +182,11 @@ def _find(rows: tuple[_Row, ...], name: str, *, what: str) -> _Row:
     for row in rows:
         if row.name == name:
             return row
-    raise UsageError(f"{what} {name!r} is unknown; known are {', '.join(row.name for row in rows)}")
+    names = [row.name for row in rows]
+    hint = did_you_mean(name, names)
+    raise UsageError(
+        f"{what} {name!r} is unknown{f'{hint} Known' if hint else '; known'} are {', '.join(names)}"
+    )
 
 
 def _rows(kind: type[_Row], key: str) -> tuple[_Row, ...]:

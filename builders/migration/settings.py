@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tpforge.errors import InputRefused
+from tpforge.outputs.places import known_names
 from tpforge.quantization import formats
 from tpforge.quantization_gate import Question, judge
 from tpforge.records import Record
+from tpforge.suggestions import did_you_mean
 
 Verdict = Literal["mapped", "changed", "dropped", "unknown"]
 _LIMITS = ("max_batch_size", "max_input_len", "max_seq_len")
@@ -104,7 +106,9 @@ def read_old_engine(path: Path) -> OldEngine:
             f"{path}: holds no config.json of trtllm-build; expected a compiled engine, or a build config"
         )
     if file is None:
-        raise InputRefused(f"{path}: no such engine folder or config.json")
+        raise InputRefused(
+            f"{path}: no such engine folder or config.json{did_you_mean(str(path), known_names())}"
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

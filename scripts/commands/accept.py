@@ -10,6 +10,7 @@ import click
 
 from scripts.cli.options.common import DEBUG, DRY_RUN, JSON, out_option
 from scripts.cli.output import Output
+from scripts.reports.columns import table
 from tpforge.errors import EnvironmentUnusable, UsageError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def command(
         _print_preview(output, preview(model, sizes=chosen, out=folder))
         return
     found = accept(model, folder, sizes=chosen, budget_min=budget, progress=output.progress)
-    for tried in found.claims:
-        output.result(f"{tried.verdict:8}{tried.name:20}{tried.seen}")
+    rows = [(tried.verdict, tried.name, tried.seen) for tried in found.claims]
+    output.result(table(rows, header=("", "claim", "seen")))
     output.note(f"{folder / PAGE} has all of it")
     fields = found.model_dump(mode="json", exclude={"schema_version"})
     output.record("acceptance", {"folder": str(folder), **fields})

@@ -14,10 +14,11 @@ from engines.chat import chat_prompt
 from scripts.flows.render import fresh_repository
 from scripts.flows.serving.front import companions_of, port_base_of
 from tpforge.errors import EnvironmentUnusable, UsageError
-from tpforge.outputs.places import OUT, Places, find_engine
+from tpforge.outputs.places import OUT, Places, find_engine, known_names
 from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import RepositoryOptions
+from tpforge.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Answer
@@ -127,7 +128,10 @@ def known_engine(engine: str, *, root: Path = OUT) -> Places:
     """
     places = find_engine(engine, root=root)
     if not (places.engine.is_dir() or places.server.is_dir()):
-        raise UsageError(f"{engine}: no such engine; `tpforge engines list` and `tpforge status` show them")
+        hint = did_you_mean(engine, known_names(root)) or ";"
+        raise UsageError(
+            f"{engine}: no such engine{hint} `tpforge engines list` and `tpforge status` show them"
+        )
     return places
 
 

@@ -96,6 +96,11 @@ def find_engine(given: str | None, *, root: Path = OUT) -> Places:
     return Places(Path(given))
 
 
+def known_names(root: Path = OUT) -> tuple[str, ...]:
+    """The names of the engines under out/."""
+    return tuple(sorted(path.parent.parent.name for path in root.glob("*/engine/engine.json")))
+
+
 def newest_engine(root: Path = OUT) -> Places | None:
     """The engine under out/ whose manifest was written last."""
     manifests = sorted(root.glob("*/engine/engine.json"), key=lambda path: path.stat().st_mtime)

@@ -105,3 +105,21 @@ def test_every_kind_is_words_with_underscores() -> None:
     for path in [*(ROOT / "scripts/commands").glob("*.py"), *(ROOT / "scripts/cli").glob("*.py")]:
         for kind in re.findall(r'\.record\(\s*"([^"]*)"', path.read_text(encoding="utf-8")):
             assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind), (path, kind)
+
+
+def test_headers_are_wrapped_before_cells_of_figures_are() -> None:
+    rows = [("h100-sxm", "3352", "989.5"), ("l4", "300", "121")]
+    header = ("GPU", "memory GB/s of one GPU", "TFLOPS in 16 bit")
+    shown = table(rows, header=header, width=28).splitlines()
+    assert max(map(len, shown)) <= 28
+    assert [line.split() for line in shown[-2:]] == [list(row) for row in rows]
+
+
+@pytest.mark.parametrize("width", [24, 40, 80])
+def test_columns_that_do_not_fit_follow_in_a_block_beside_the_first(width: int) -> None:
+    rows = [(f"1.{row}.0", *(f"value{row}-{column}" for column in range(9))) for row in range(3)]
+    shown = table(rows, header=("release", *(f"column{column}" for column in range(9))), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+    blocks = [[line.split() for line in block.splitlines()] for block in shown.split("\n\n")]
+    assert [cell for block in blocks for cell in block[2][1:]] == list(rows[1][1:])
+    assert all([line[0] for line in block] == ["release", "1.0.0", "1.1.0", "1.2.0"] for block in blocks)
