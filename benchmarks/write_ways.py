@@ -1,4 +1,4 @@
-"""Measures ways to bring the bytes of a mapped file into a new one, until they are on the disk: time, processor.
+"""Measures ways to bring the bytes of a mapped file into a new one until they are on the disk; their cost.
 
 It is why builders/conversion/hashed_file.py writes past the page cache, and hashes nothing.
 Run it as: python -m benchmarks.write_ways [--rounds N] [--folder DIR]

@@ -239,17 +239,10 @@ def _reader(file: MappedFile) -> Any:
     if magic != _MAGIC:
         raise InputRefused(f"{file.path}: found first bytes {magic!r}, expected {_MAGIC!r}: not a .gguf file")
     check_header(file)
-    from gguf import GGUFReader
-
-    class Reader(GGUFReader):  # type: ignore[misc]
-        """It reads metadata first, so that a type of tensor that it does not know can be said as that."""
-
-        def _build_tensors(self, start_offs: int, fields: Any) -> None:
-            _refuse_unknown_types(fields, file)
-            super()._build_tensors(start_offs, fields)
+    from builders.sources.gguf_reader import Reader
 
     try:
-        return Reader(file.path)
+        return Reader(file.path, before_tensors=lambda fields: _refuse_unknown_types(fields, file))
     # gguf-py has no exception of its own: these come of reading beyond the end, or of broken fields.
     except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError, MemoryError) as error:
         raise InputRefused(
