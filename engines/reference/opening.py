@@ -11,8 +11,8 @@ from .process import attend_without_cudnn
 from .ranks import Processes
 
 AUTO_DTYPE = "float32"
-"""Exact, and on the CPU as fast as bfloat16 for one request; on CUDA too: in bfloat16 an H200 once gave a
-wrong answer through Triton, whose cause was not found."""
+"""Exact, and on the CPU as fast as bfloat16 for one request; on CUDA too: in bfloat16 an H200 answers
+"L" where float32 says "The" by 0.10 of 25, less than a step of bfloat16."""
 
 
 def open_executor(

@@ -117,7 +117,7 @@ def _generate(
 def test_decoding_in_steps_gives_the_logits_of_the_whole_chunk(
     tmp_path: Path, dtype: str, tp_size: int
 ) -> None:
-    """Heads as SmolLM2's, whose answer through Triton was once wrong in bfloat16 on an H200 at tp=1."""
+    """Heads as SmolLM2's, which a tie made answer otherwise in bfloat16 on an H200 at tp=1."""
     engine, _, _ = write_tiny_engine(
         tmp_path, tp_size=tp_size, num_heads=9, num_kv_heads=3, head_size=64, hidden_size=576, num_layers=4
     )
