@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from builders.sources.base import Source
+    from builders.sources.huggingface import HuggingFaceSource
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,19 @@ def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType)
         return {names.get(name, name): values for name, values in found}
 
 
-def _under_plain_names(source: Source, *, dtype: DType) -> dict[str, Tensor]:
-    """Every tensor by transformers' name for it, where the files give others; rounded to `dtype`."""
+def _under_plain_names(source: HuggingFaceSource, *, dtype: DType) -> dict[str, Tensor]:
+    """Every tensor by transformers' name for it, where the files give others; rounded to `dtype`.
+
+    Fused experts stay fused: transformers takes them apart by itself.
+    """
     import torch
 
+    from builders.sources.wrapped_names import unwrapped
+
     own = getattr(torch, dtype.value)
+    if source.directory.parts:
+        bare = unwrapped(source.weights.entries)[0]
+        return {name: source.weights.read(given).to(own).float() for name, given in bare.items()}
     return {name: source.read(name).to(own).float() for name in source.shapes}
 
 
