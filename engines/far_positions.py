@@ -72,7 +72,13 @@ def far_error(far: Far, executor: Executor) -> float:
     """The largest difference of a logit at the last positions."""
     logits = executor.forward(Prefill(slot=0, start=0, tokens=far.tokens, logits=Logits.ALL))
     assert logits is not None
-    return float((logits[-_KEPT:].cpu() - far.logits).abs().max().nan_to_num(nan=torch.inf))
+    return largest(logits[-_KEPT:].cpu() - far.logits)
+
+
+def largest(difference: Tensor) -> float:
+    """The largest size of a number; of what is none, or infinite, the largest that JSON can hold."""
+    most = torch.finfo(torch.float32).max
+    return float(difference.abs().max().nan_to_num(nan=most, posinf=most))
 
 
 def has_window(config: Any) -> bool:

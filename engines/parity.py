@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engines.chat import chat_prompt, find_template
-from engines.far_positions import expect_far, far_error, window_problems
+from engines.far_positions import expect_far, far_error, largest, window_problems
 from engines.positions_apart import apart_error, expect_apart
 from engines.reference import EngineConfig, Executor, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
@@ -303,12 +303,8 @@ def _rounded(item: Expected, logits: Tensor) -> _Rounded:
         return held[:, :1] - held
 
     return _Rounded(
-        logit=_largest(logits - item.logits), margin=_largest(margins(logits) - margins(item.logits))
+        logit=largest(logits - item.logits), margin=largest(margins(logits) - margins(item.logits))
     )
-
-
-def _largest(difference: Tensor) -> float:
-    return float(difference.abs().max().nan_to_num(nan=torch.inf))
 
 
 def _measure_rounding(
@@ -355,7 +351,7 @@ def _summarize(
         num_prompts=len(expected),
         num_positions=num_positions,
         max_abs_logit_error=worst,
-        mean_kl_divergence=float(torch.cat([item.kl_divergences for item in differences]).mean()),
+        mean_kl_divergence=largest(torch.cat([item.kl_divergences for item in differences]).mean()),
         top1_agreement=sum(item.num_top1_equal for item in differences) / num_positions,
         num_greedy_tokens=sum(len(item.tokens) for item in expected),
         num_greedy_equal=sum(item.num_greedy_equal for item in differences),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.far_positions import declared_window, thresholds
+from engines.far_positions import declared_window, largest, thresholds
 from engines.reference import Executor
 from engines.reference.batches import Logits, Prefill
 from tpforge.manifest import Limits, Manifest
@@ -70,7 +70,7 @@ def apart_error(apart: Apart, executor: Executor) -> float:
     batch = Prefill(slot=0, start=0, tokens=apart.tokens, logits=Logits.ALL, places=apart.places)
     logits = executor.forward(batch)
     assert logits is not None
-    return float((logits.cpu() - apart.logits).abs().max().nan_to_num(nan=torch.inf))
+    return largest(logits.cpu() - apart.logits)
 
 
 def _masks(config: Any, positions: Tensor) -> Tensor | dict[str, Tensor]:

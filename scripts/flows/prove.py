@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from builders.sources.base import Source
+    from builders.sources.huggingface import HuggingFaceSource
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def verify_engine(
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
     require_extra("convert", needed_by="proving an engine")
+    from builders.proof.tokenizer import tokenizer_problems
     from builders.proof.verify import verify_shards
     from builders.quantize.proof.own_shapes import differing
     from builders.sources.end_ids import NO_END
@@ -96,6 +98,7 @@ def verify_engine(
         if is_quantized and source.quantized is not None:
             progress("comparing the quantized matrices with the source's own tensors")
             misread = differing(source.path, weights)
+        mistokenized = tokenizer_problems(source.path, places.engine / "tokenizer")
         parity, golden = measure_parity(
             places.engine, manifest, source_path=source.path, weights=weights, progress=progress
         )
@@ -113,10 +116,10 @@ def verify_engine(
             progress("what the checkpoint's quantization cost is not measured: give --baseline MODEL")
     parity = parity.model_copy(
         update={
-            "passed": parity.passed and not report.problems and not misread,
+            "passed": parity.passed and not (report.problems or misread or mistokenized),
             "num_tensors": report.num_tensors,
             "num_unequal_tensors": len(report.problems) + len(misread),
-            "problems": (*report.problems, *misread, *parity.problems),
+            "problems": (*report.problems, *misread, *mistokenized, *parity.problems),
         }
     )
     kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}
@@ -143,11 +146,19 @@ def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType)
         return {names.get(name, name): values for name, values in found}
 
 
-def _under_plain_names(source: Source, *, dtype: DType) -> dict[str, Tensor]:
-    """Every tensor by transformers' name for it, where the files give others; rounded to `dtype`."""
+def _under_plain_names(source: HuggingFaceSource, *, dtype: DType) -> dict[str, Tensor]:
+    """Every tensor by transformers' name for it, where the files give others; rounded to `dtype`.
+
+    Fused experts stay fused: transformers takes them apart by itself.
+    """
     import torch
 
+    from builders.sources.wrapped_names import unwrapped
+
     own = getattr(torch, dtype.value)
+    if source.directory.parts:
+        bare = unwrapped(source.weights.entries)[0]
+        return {name: source.weights.read(given).to(own).float() for name, given in bare.items()}
     return {name: source.read(name).to(own).float() for name in source.shapes}
 
 

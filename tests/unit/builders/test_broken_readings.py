@@ -176,14 +176,13 @@ CASES: list[tuple[str, Callable[[Path], Path], Callable[[Patch], None]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "make", "mistake"), CASES, ids=[name for name, *_ in CASES])
-def test_verify_fails_where_the_reading_is_broken_on_purpose(
+def judge(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
     make: Callable[[Path], Path],
     mistake: Callable[[Patch], None],
 ) -> None:
+    """Build and verify with the mistake made: the one is silent, and the other fails, but for `nothing`."""
     mistake(monkeypatch)
     model, engine = make(tmp_path / "model"), tmp_path / "engine"
     limits = ["--max-input-len", "448", "--max-seq-len", "480", "--max-batch-size", "1"]
@@ -194,3 +193,14 @@ def test_verify_fails_where_the_reading_is_broken_on_purpose(
     assert manifest.parity is not None
     assert bool(manifest.parity.problems) != is_right
     assert bool(manifest.golden) == is_right
+
+
+@pytest.mark.parametrize(("name", "make", "mistake"), CASES, ids=[name for name, *_ in CASES])
+def test_verify_fails_where_the_reading_is_broken_on_purpose(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    make: Callable[[Path], Path],
+    mistake: Callable[[Patch], None],
+) -> None:
+    judge(tmp_path, monkeypatch, make, mistake)

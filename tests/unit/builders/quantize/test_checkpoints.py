@@ -230,6 +230,11 @@ def test_blocks_that_end_amid_joined_matrices_are_refused_before_anything_is_con
         ("fp8", {"quant_algo": "NVFP4_AWQ"}, "ModelOpt's NVFP4_AWQ is not read"),
         ("modelopt nvfp4", {"group_size": 32}, "NVFP4 with group_size 32 is not read; expected 16"),
         ("fp8 blocks", {"weight_block_size": [64, 64]}, r"expected \[128, 128\]"),
+        (
+            "fp8 blocks",
+            {"weight_block_size": None, "activation_scheme": "static"},
+            "activation_scheme static .one scale a matrix and one for its inputs, as Mistral saves it.",
+        ),
     ],
 )
 def test_what_is_not_read_is_refused_with_the_reason(

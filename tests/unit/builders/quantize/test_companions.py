@@ -164,3 +164,21 @@ def test_the_declaration_of_the_second_version_of_gptq_is_the_only_thing_that_is
     config["quantization_config"]["checkpoint_format"] = "gptq_v2"
     (folder / "config.json").write_text(json.dumps(config))
     assert proven(folder, tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_biases_of_zeros_beside_quantized_matrices_change_nothing(tmp_path: Path, method: str) -> None:
+    folder = written(tmp_path, method)
+    shard(folder, tmp_path / "without", tp_size=2)
+    changed(folder, bias=torch.zeros(256, dtype=torch.float16))
+    shard(folder, tmp_path / "with", tp_size=2)
+    for rank in range(2):
+        one, other = (load_file(tmp_path / name / f"rank{rank}.safetensors") for name in ("without", "with"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert survey(locate(str(folder))).dropped[f"{DOWN}.bias"].startswith("a bias of zeros")
+    changed(folder, bias=torch.ones(256, dtype=torch.float16))
+    words = f"{DOWN}.bias: has values, but the model of this config.json has no bias there"
+    assert words in survey(locate(str(folder))).problems
+    with pytest.raises(InputRefused, match=r"down_proj\.bias: has values"):
+        shard(folder, tmp_path / "values", tp_size=2)
