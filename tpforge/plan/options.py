@@ -43,8 +43,8 @@ class Ask:
 
     A limit without a load asks for the most requests at once that keep it; `wished_tpot_ms` is kept where it
     can be, without a load and limits. `fewest_gpus`: no more replicas than the load needs.
-    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU.
-    `requests` are those of a trace whose mean `load` is.
+    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU, in
+    `currency`. `requests` are those of a trace whose mean `load` is.
     """
 
     load: Load
@@ -61,6 +61,7 @@ class Ask:
     pad: bool = True
     kv_fraction: float = KV_FRACTION
     price: float | None = None
+    currency: str = ""
     requests: tuple[Request, ...] = ()
 
     @property
