@@ -13,7 +13,14 @@ from typing import Literal
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
-from tpforge.plan.calibration import MOST_REQUESTS_MEASURED, Band, Calibration, Deployment, TimeBand
+from tpforge.plan.calibration import (
+    MOST_REQUESTS_MEASURED,
+    STARVED,
+    Band,
+    Calibration,
+    Deployment,
+    TimeBand,
+)
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
@@ -277,6 +284,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
             pp_size=option.mapping.pp_size,
             has_experts=shapes.model.moe is not None,
             load_is_modelled=ask.load.is_modelled,
+            is_starved=speed.limit == "KV cache" and speed.batch < STARVED,
             load_is_light=speed.batch <= MOST_REQUESTS_MEASURED and speed.limit in _STATED,
             release=ask.version,
         )
