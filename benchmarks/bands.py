@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from benchmarks.latency import estimates, latency_rows
 from benchmarks.published import Row, rows
-from tpforge.plan.calibration import Band, BandKind, Fit, TimeBand
-from tpforge.plan.throughput import speed
+from tpforge.plan.calibration import STARVED, Band, BandKind, Fit, TimeBand
+from tpforge.plan.throughput import largest_batch, speed
 
 SHARE = 0.8
 GOAL = 0.82
@@ -23,7 +23,7 @@ _LEAST_ROWS = 10
 _MOST_OF_A_GROUP = 40
 """Rows up to which a group counts more the more it has."""
 _OLDER = {"0.14"}
-_SATURATED: tuple[BandKind, ...] = ("one GPU", "nvlink", "pcie", "pipeline", "experts")
+_SATURATED: tuple[BandKind, ...] = ("one GPU", "nvlink", "pcie", "pipeline", "experts", "starved of cache")
 _LIGHT: tuple[BandKind, ...] = ("under load", "under load, experts")
 DIMENSIONS = ("release", "GPU", "model")
 
@@ -58,6 +58,9 @@ def kind_of(row: Row) -> BandKind:
     """The band that a published row is of."""
     if row.engine.shapes.model.moe is not None:
         return "experts"
+    most = largest_batch(row.engine, row.load)
+    if most is not None and most.limit == "KV cache" and most.size < STARVED:
+        return "starved of cache"
     if row.pp > 1:
         return "pipeline"
     return "one GPU" if row.tp == 1 else row.engine.cluster.link

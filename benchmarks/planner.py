@@ -324,6 +324,7 @@ def main() -> None:
         fit = calibration().fit
     if given.fit or given.bands:
         write_atomic(TOML, calibration_text(fit))
+        calibration.cache_clear()
     for title, header, cells in report(fit):
         print(f"\n{title}\n{table(cells, header=header) if cells else 'none'}")
     if given.docs:

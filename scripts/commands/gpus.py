@@ -62,8 +62,15 @@ def command(
         output.record("gpus", {"gpus": [gpu.model_dump(mode="json") for gpu in kinds]})
         return
     picked = pick(model, LoadWishes(**values), goal=goal, budget=budget, gpu_file=gpu_file)
-    output.result(_text(picked.picks))
-    output.record("gpu_picks", {"model": picked.model, "picks": [_fields(pick) for pick in picked.picks]})
+    output.result(_text(picked.picks, currency=picked.currency))
+    output.record(
+        "gpu_picks",
+        {
+            "model": picked.model,
+            "currency": picked.currency,
+            "picks": [_fields(pick) for pick in picked.picks],
+        },
+    )
 
 
 _HEADER = (
@@ -90,7 +97,7 @@ def _specification(gpu: Gpu) -> tuple[str, ...]:
     return (gpu.name, str(gpu.sm), shown, *cells, group, f"{gpu.pcie_gb_s:g}")
 
 
-def _text(picks: tuple[Pick, ...]) -> str:
+def _text(picks: tuple[Pick, ...], *, currency: str) -> str:
     rows = []
     for pick in picks:
         option = pick.option
@@ -116,8 +123,8 @@ def _text(picks: tuple[Pick, ...]) -> str:
         "8 of 10 within",
         "per GPU",
         "TPOT",
-        "per hour",
-        "per million tokens",
+        f"{currency} per hour".lstrip(),
+        f"{currency} per million output tokens".lstrip(),
     )
     refused = _refused(picks)
     parts = [table(rows, header=header)]

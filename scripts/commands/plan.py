@@ -104,7 +104,11 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--calibrate", metavar="RUN", help="Scale all estimates by a run of `tpforge bench`.")
 @click.option("--disaggregated", is_flag=True, help="Show prefill and decode on GPUs of their own, too.")
-@click.option("--estimator", metavar="PROGRAM", help="Ask aiconfigurator 0.12.0 too, by its program's path.")
+@click.option(
+    "--estimator",
+    metavar="PROGRAM",
+    help="Ask aiconfigurator 0.12.0 too, by its program's path (deprecated upstream for aisimulate).",
+)
 @click.option(
     "--describe", type=_FILE, metavar="FILE", help="TOML with sizes of an architecture that is not known."
 )

@@ -110,7 +110,8 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
         wishes.load,
         blueprints=[blueprint, *others],
         goal=wishes.goal,
-        price=prices.per_gpu_hour.get(cluster.gpu.name),
+        prices=prices,
+        gpu=cluster.gpu.name,
     )
     fitted = calibration().scaled(wishes.scale)
     if wishes.calibrate is not None:
@@ -129,10 +130,14 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
 
 @dataclass(frozen=True)
 class Picked:
-    """What a model is called, and of every kind of GPU the fewest that do what is asked, or why none do."""
+    """What a model is called, and of every kind of GPU the fewest that do what is asked, or why none do.
+
+    `currency` is that of the prices; empty where none is stated.
+    """
 
     model: str
     picks: tuple[Pick, ...]
+    currency: str
 
 
 def known_gpus(gpu_file: Path | None) -> tuple[tuple[Gpu, ...], Prices]:
@@ -155,14 +160,14 @@ def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_
             "--budget needs prices: give --gpu-file FILE with [per_gpu_hour], a price for each GPU"
         )
     blueprint = find_blueprint(model)
-    ask = _ask(load, blueprints=[blueprint], goal=goal, price=None)
+    ask = _ask(load, blueprints=[blueprint], goal=goal, prices=prices)
     picks = pick_gpus(
         blueprint, kinds, ask, goal=goal, calibration=calibration(), prices=prices, budget=budget
     )
     if all(one.option is None for one in picks):
         reasons = {f"{one.gpu.name}: {one.reason}" for one in picks}
         raise NothingFits("\n  ".join([f"{model}: no kind of GPU does it:", *sorted(reasons)]))
-    return Picked(blueprint.name, picks)
+    return Picked(blueprint.name, picks, prices.currency)
 
 
 def _cluster(wishes: GpuWishes) -> tuple[Cluster, Prices]:
@@ -194,7 +199,9 @@ def _runtime(wished: Runtime | None, blueprints: list[Blueprint]) -> Runtime:
     return next(one for one in blueprints[0].runtimes if all(one in each.runtimes for each in blueprints))
 
 
-def _ask(wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, price: float | None) -> Ask:
+def _ask(
+    wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, prices: Prices, gpu: str | None = None
+) -> Ask:
     _check_load(wishes)
     alone = goal == "latency" and wishes.rate is None
     load = Load(
@@ -219,7 +226,8 @@ def _ask(wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, price: 
         kv_dtypes=wishes.kv_dtypes,
         pad=wishes.pad,
         kv_fraction=wishes.kv_fraction,
-        price=wishes.price or price,
+        price=wishes.price or (None if gpu is None else prices.per_gpu_hour.get(gpu)),
+        currency="" if wishes.price else prices.currency,
         requests=wishes.requests,
     )
 

@@ -94,7 +94,8 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         )
     )
     if option.cost_per_million is not None:
-        rows.append(("a million tokens", f"{option.cost_per_million:.2f}"))
+        money = f"{option.cost_per_million:.2f} {plan.ask.currency or '(of the currency of the price)'}"
+        rows.append(("price of a million output tokens", money))
     return rows
 
 

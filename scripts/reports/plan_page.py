@@ -5,12 +5,12 @@ It needs nothing beside itself: plots are inline SVG, and there is no script.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from scripts.reports.page import inline, render_html
 from scripts.reports.plan import (
     OPTION_HEADER,
+    basis_text,
     headline,
     memory_parts,
     option_cells,
@@ -24,6 +24,9 @@ from tpforge.plan.options import Option
 from tpforge.units import GIB
 
 _STACKS = 8
+_POINTS = 8
+"""Options of a plot: more lie upon each other."""
+_TRADE = "Tokens/s per GPU against time a token"
 
 
 def plan_html(plan: Plan) -> str:
@@ -37,7 +40,7 @@ def _values(plan: Plan) -> dict[str, Any]:
     return {
         "title": headline(plan),
         "summary": summary_rows(plan),
-        "band": band,
+        "basis": basis_text(band),
         "warnings": [one.text for one in plan.advice if one.level == "warning"],
         "notes": [one.text for one in plan.advice if one.level == "note"],
         "figures": [(caption, inline(plot)) for caption, plot in _figures(plan)],
@@ -60,7 +63,7 @@ def _values(plan: Plan) -> dict[str, Any]:
 def _figures(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("Memory of the fullest rank, GiB", _memory(plan)),
-        ("Tokens/s per GPU against time a token", _trade(plan)),
+        (_TRADE if plan.frontier else f"{_TRADE}: the {min(_POINTS, len(plan.working))} best", _trade(plan)),
         ("Tokens/s by tensor parallelism", _scaling(plan)),
         ("Share of a step that is communication", _communication(plan)),
     ]
@@ -80,42 +83,48 @@ def _memory(plan: Plan) -> str:
 
 
 def _trade(plan: Plan) -> str:
-    """Every working option, by precision: the more to the upper left the better."""
-    series = []
-    for precision in dict.fromkeys(one.precision for one in plan.working):
-        points = tuple(
-            Point(one.speed.tpot_ms / one.scale, one.tokens_per_gpu, label=one.label)
-            for one in plan.working
-            if one.precision == precision and one.speed is not None
-        )
-        series.append(Series(precision, points, joined=False))
-    best = [
-        Point(one.speed.tpot_ms / one.scale, one.tokens_per_gpu, label=one.label)
-        for one in _frontier(plan.working)
-        if one.speed is not None
+    """The front of all loads, with the point that is taken; of a stated load the best options."""
+    if plan.frontier:
+        return _front(plan)
+    options = [one for one in plan.working[:_POINTS] if one.speed is not None]
+    series = [
+        Series(precision, tuple(_point(one) for one in options if one.precision == precision), joined=False)
+        for precision in dict.fromkeys(one.precision for one in options)
     ]
-    series.append(Series("Pareto front", tuple(best)))
     return line_plot(
         series,
-        title="Tokens/s per GPU against time a token",
+        title=_TRADE,
         x_label="ms a token (one user)",
         y_label="output tokens/s per GPU",
         x_scale="log",
     )
 
 
-def _frontier(options: Sequence[Option]) -> list[Option]:
-    """The Pareto front: no other option is both faster a token and gives more tokens/s per GPU."""
-    front: list[Option] = []
-    for one in sorted(options, key=lambda one: (_tpot(one), -one.tokens_per_gpu)):
-        if not front or one.tokens_per_gpu > front[-1].tokens_per_gpu:
-            front.append(one)
-    return front
+def _point(option: Option) -> Point:
+    assert option.speed is not None and option.band is not None
+    tokens = option.tokens_per_gpu
+    return Point(
+        option.speed.tpot_ms / option.scale,
+        tokens,
+        low=tokens * option.band.low,
+        high=tokens * option.band.high,
+        label=option.label,
+    )
 
 
-def _tpot(option: Option) -> float:
-    assert option.speed is not None
-    return option.speed.tpot_ms
+def _front(plan: Plan) -> str:
+    """What a user's speed costs: a point for each load at which no option beats another in both."""
+    front = tuple(
+        Point(1e3 / one.user, one.gpu, label=f"{one.option.label}, {one.batch} requests a replica")
+        for one in plan.frontier
+    )
+    return line_plot(
+        [Series("Pareto front", front), Series("taken", (_point(plan.chosen),), joined=False)],
+        title=_TRADE,
+        x_label="ms a token (one user)",
+        y_label="output tokens/s per GPU",
+        x_scale="log",
+    )
 
 
 def _curve(plan: Plan) -> list[tuple[str, list[Option]]]:

@@ -25,6 +25,7 @@ BandKind = Literal[
     "experts",
     "under load",
     "under load, experts",
+    "starved of cache",
     "older release",
     "unmeasured GPU",
     "modelled load",
@@ -36,6 +37,8 @@ MOST_RANKS_MEASURED = 8
 """No published row has more ranks."""
 MOST_REQUESTS_MEASURED = 128
 """No row that was measured under a stated load has more requests at once."""
+STARVED = 24
+"""Requests below which a batch that the cache limits hangs on every GiB that the memory is wrong by."""
 _FITTED_SINCE = (0, 17)
 """The first release that the estimates are fitted to."""
 
@@ -120,6 +123,8 @@ class Band(Record):
 class Deployment:
     """What a band depends on: one engine, whether the load is light enough that such ones were measured.
 
+    `is_starved`: the cache keeps the batch below STARVED.
+
     `release` is TensorRT-LLM's, where it is stated.
     """
 
@@ -129,6 +134,7 @@ class Deployment:
     has_experts: bool = False
     load_is_modelled: bool = False
     load_is_light: bool = False
+    is_starved: bool = False
     release: str | None = None
 
 
@@ -188,6 +194,8 @@ def _kinds(deployment: Deployment, *, measured_gpus: tuple[str, ...]) -> Iterato
         yield "pcie"
     elif not is_light and not deployment.has_experts:
         yield "one GPU" if num_ranks == 1 else "nvlink"
+    if deployment.is_starved:
+        yield "starved of cache"
     if deployment.release is not None and _is_older(deployment.release):
         yield "older release"
     if cluster.gpu.name not in measured_gpus:

@@ -84,9 +84,10 @@ class Gpu(Record):
 
 
 class Prices(Record):
-    """What an hour of one GPU costs, by the name of the GPU, in any currency."""
+    """What an hour of one GPU costs, by the name of the GPU, in `currency`; empty where none is stated."""
 
     per_gpu_hour: dict[str, float] = Field(default_factory=dict)
+    currency: str = Field(default="", pattern=r"^[\w$€£¥ .-]{0,20}$")
 
 
 class Cluster(Record):
@@ -126,7 +127,7 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], Prices]:
-    """The user's own GPUs ([[gpu]] as in gpus.toml) and prices ([per_gpu_hour], by GPU name).
+    """The user's own GPUs ([[gpu]] as in gpus.toml) and prices ([per_gpu_hour], by GPU name, in `currency`).
 
     Raises:
         InputRefused: the file is missing, not TOML, or has wrong values; all are listed.
@@ -137,8 +138,8 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], Prices]:
         raise InputRefused(f"{path}: missing") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputRefused(f"{path}: not valid TOML: {error}") from error
-    unknown = sorted(set(values) - {"gpu", "per_gpu_hour"})
-    problems = [f"{key}: unknown key; expected gpu or per_gpu_hour" for key in unknown]
+    unknown = sorted(set(values) - {"gpu", "per_gpu_hour", "currency"})
+    problems = [f"{key}: unknown key; expected gpu, per_gpu_hour or currency" for key in unknown]
     found: list[Gpu] = []
     rows = values.get("gpu", [])
     for index, row in enumerate(rows if isinstance(rows, list) else [rows]):
@@ -150,7 +151,7 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], Prices]:
             ]
     prices = Prices()
     try:
-        prices = Prices(per_gpu_hour=values.get("per_gpu_hour", {}))
+        prices = Prices(per_gpu_hour=values.get("per_gpu_hour", {}), currency=values.get("currency", ""))
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     if problems:

@@ -13,7 +13,14 @@ from typing import Literal
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
-from tpforge.plan.calibration import MOST_REQUESTS_MEASURED, Band, Calibration, Deployment, TimeBand
+from tpforge.plan.calibration import (
+    MOST_REQUESTS_MEASURED,
+    STARVED,
+    Band,
+    Calibration,
+    Deployment,
+    TimeBand,
+)
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
@@ -43,8 +50,8 @@ class Ask:
 
     A limit without a load asks for the most requests at once that keep it; `wished_tpot_ms` is kept where it
     can be, without a load and limits. `fewest_gpus`: no more replicas than the load needs.
-    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU.
-    `requests` are those of a trace whose mean `load` is.
+    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU, in
+    `currency`. `requests` are those of a trace whose mean `load` is.
     """
 
     load: Load
@@ -61,6 +68,7 @@ class Ask:
     pad: bool = True
     kv_fraction: float = KV_FRACTION
     price: float | None = None
+    currency: str = ""
     requests: tuple[Request, ...] = ()
 
     @property
@@ -276,6 +284,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
             pp_size=option.mapping.pp_size,
             has_experts=shapes.model.moe is not None,
             load_is_modelled=ask.load.is_modelled,
+            is_starved=speed.limit == "KV cache" and speed.batch < STARVED,
             load_is_light=speed.batch <= MOST_REQUESTS_MEASURED and speed.limit in _STATED,
             release=ask.version,
         )

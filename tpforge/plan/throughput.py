@@ -208,6 +208,14 @@ class StepModel:
             stage_work(shapes, stage=stage, dtype=settings.dtype, weight_format=settings.weight_format)
             for stage in range(shapes.mapping.pp_size)
         )
+        # What is asked of every step, and stages with the same work, once.
+        self._works = tuple(dict.fromkeys(self._stages))
+        self._expert_layers = sum(shapes.model.has_experts(index) for index in range(shapes.model.num_layers))
+        self._activations = engine.activations
+        gpu = engine.cluster.gpu
+        self._flops = gpu.peak_flops(self._activations) * fit.flops_share(gpu)
+        self._head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
+        self._bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
 
     def step(self, batch: int, load: Load) -> StepTime:
         """A step in which `batch` requests get their tokens, and prompts of those that follow are read."""
@@ -243,7 +251,7 @@ class StepModel:
         """The slowest stage, times the stages a token passes; each holds a part of the batch at a time."""
         pp_size = len(self._stages)
         share = replace(tokens, batch=tokens.batch / pp_size, prompt=tokens.prompt / pp_size)
-        times = [self._stage_time(work, share) for work in self._stages]
+        times = [self._stage_time(work, share) for work in self._works]
         slowest = max(times, key=lambda one: one.total)
         return StepTime(
             linear=pp_size * slowest.linear,
@@ -255,10 +263,9 @@ class StepModel:
     def _stage_time(self, work: StageWork, tokens: Tokens) -> StepTime:
         """Of one rank: its own tokens, and of all tokens what is its experts' and is sent."""
         engine, fit = self.engine, self.fit
-        gpu = engine.cluster.gpu
         own = tokens.of_a_rank(engine.shapes.cache_groups)
         passes = max(1.0, own.total / engine.settings.max_num_tokens)
-        bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
+        bandwidth = self._bandwidth
         num_layers = max(1, engine.shapes.model.num_layers / len(self._stages))
         return StepTime(
             linear=self._linear(work, own, everyones=tokens.total, passes=passes, bandwidth=bandwidth),
@@ -278,9 +285,7 @@ class StepModel:
     ) -> float:
         """Matrix products: the p-norm of their arithmetic and of reading the weights."""
         engine, fit = self.engine, self.fit
-        gpu, moe, mapping = engine.cluster.gpu, engine.shapes.model.moe, engine.shapes.mapping
-        flops = gpu.peak_flops(engine.activations) * fit.flops_share(gpu)
-        head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
+        moe, mapping = engine.shapes.model.moe, engine.shapes.mapping
         heads = own.batch * own.queries
         products = work.dense_weights * own.total
         read = float(work.dense_bytes + work.head_bytes)
@@ -290,7 +295,7 @@ class StepModel:
             uneven *= tile_padding(moe, mapping=mapping)
             products += work.expert_weights * everyones * uneven
             read += touched(moe, tokens=each) * work.expert_bytes
-        arithmetic = 2 * products / flops + 2 * work.head_weights * heads / head_flops
+        arithmetic = 2 * products / self._flops + 2 * work.head_weights * heads / self._head_flops
         norm = fit.blend
         return float((arithmetic**norm + (read * passes / bandwidth) ** norm) ** (1 / norm))
 
@@ -314,10 +319,9 @@ class StepModel:
         hidden, tp_size = shapes.model.hidden_size, shapes.mapping.tp_size
         each = hidden * everyones / passes
         if shapes.has_attention_dp:
-            moved = exchanged_bytes(each, activations=engine.activations)
-            layers = sum(shapes.model.has_experts(index) for index in range(shapes.model.num_layers))
+            moved = exchanged_bytes(each, activations=self._activations)
             once = exchange_seconds(moved, ranks=tp_size, cluster=engine.cluster, shares=self.fit.links)
-            total = passes * layers / pp_size * (once + self.fit.exchange_us * 1e-6)
+            total = passes * self._expert_layers / pp_size * (once + self.fit.exchange_us * 1e-6)
         else:
             once = allreduce_seconds(2 * each, ranks=tp_size, cluster=engine.cluster, shares=self.fit.links)
             total = passes * 2 * num_layers * once

@@ -1,6 +1,8 @@
 """A second opinion on a plan: aiconfigurator 0.12.0 in an environment of its own, asked as a program.
 
-It is never imported: its dependencies would be ours. Only what it prints is read.
+It is never imported: its dependencies would be ours. Only what it prints is read. The package is deprecated,
+and aisimulate succeeds it: that is experimental by its own page, and its package on PyPI fetches the real one
+from pypi.nvidia.com, so that it was not tried.
 Source: aiconfigurator 0.12.0 (NVIDIA, Apache-2.0), `aiconfigurator cli estimate --help`.
 """
 
@@ -36,7 +38,10 @@ _SYSTEMS = {
 }
 _MODES = {None: "bfloat16", "fp8": "fp8", "int8_wo": "int8_wo", "int4_awq": "int4_wo", "nvfp4": "nvfp4"}
 _TIMEOUT_S = 120
-_INSTALL = "make an environment of its own and `pip install aiconfigurator==0.12.0` in it"
+_INSTALL = (
+    "make an environment of its own and `pip install aiconfigurator==0.12.0` in it (deprecated; aisimulate, "
+    "which succeeds it, was not tried)"
+)
 
 
 @dataclass(frozen=True)

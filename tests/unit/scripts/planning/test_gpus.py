@@ -54,6 +54,26 @@ def test_prices_order_the_kinds_and_a_budget_excludes_what_has_none(
     assert "no price" in str(found["a10"]["reason"])
 
 
+def test_money_is_printed_in_the_currency_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prices.toml"
+    prices = "[per_gpu_hour]\nh100-sxm = 3.0\n"
+    words = ["--gpu-file", str(file), "--concurrency", "8"]
+    for currency, head, end in (
+        ('currency = "EUR"\n', "EUR per hour  EUR per million", " EUR"),
+        ("", " per hour  per million", "(of the currency of the price)"),
+    ):
+        file.write_text(currency + prices, encoding="utf-8")
+        assert main(["gpus", "--model", "llama-3.1-8b", *words]) == 0
+        assert head in capsys.readouterr().out
+        assert main(["plan", "llama-3.1-8b", "--gpu", "h100-sxm", *words]) == 0
+        line = next(
+            one for one in capsys.readouterr().out.splitlines() if one.startswith("price of a million")
+        )
+        assert line.endswith(end)
+
+
 def test_kinds_refused_for_one_reason_are_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "prices.toml"
     file.write_text("[per_gpu_hour]\nh100-sxm = 3.0\n")

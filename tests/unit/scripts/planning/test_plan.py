@@ -57,6 +57,28 @@ def test_the_page_stands_alone_and_names_every_option(tmp_path: Path) -> None:
     assert main([*MODEL, "--html", str(page), "--force"]) == 0
 
 
+def test_the_page_draws_the_front_of_all_loads_or_the_best_options_of_a_stated_one(tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    for words, captions in (
+        ([], ("Pareto front", "taken")),
+        (["--concurrency", "64"], ("the 8 best",)),
+    ):
+        file = tmp_path / f"{len(words)}.html"
+        assert (
+            main(["plan", "llama-3.1-8b", "--gpu", "h100-sxm", "--gpus", "4", *words, "--html", str(file)])
+            == 0
+        )
+        page = file.read_text("utf-8")
+        assert all(caption in page for caption in captions)
+        figure = page.partition("Tokens/s per GPU against time a token")[2].partition("</figure>")[0]
+        drawn = ElementTree.fromstring(figure[figure.index("<svg") :])
+        titles = [one.text or "" for one in drawn.iter() if one.tag.endswith("title")]
+        # A point each, and the plot's own title; of a stated load no more than eight.
+        assert len(titles) > 3
+        assert len(titles) <= 9 or not words
+
+
 def test_the_recipe_is_one_that_up_reads(tmp_path: Path) -> None:
     file = tmp_path / "out.toml"
     assert (
