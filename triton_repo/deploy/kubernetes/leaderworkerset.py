@@ -178,7 +178,7 @@ def _bring_kubectl(deployment: Deployment) -> Object:
     return {
         "name": "kubectl",
         "image": deployment.tools_image,
-        "command": ["cp", "/usr/bin/kubectl", f"{_TOOLS}/kubectl"],
+        "command": ["cp", "/usr/local/bin/kubectl", f"{_TOOLS}/kubectl"],
         "resources": _SMALL,
         "securityContext": objects.locked_down(),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
