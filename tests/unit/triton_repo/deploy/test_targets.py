@@ -19,7 +19,7 @@ from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from tpforge.shards.mapping import Mapping
 from triton_repo.deploy.deployment import engine_key, label_of
-from triton_repo.deploy.kubernetes.helm import values
+from triton_repo.deploy.kubernetes.helm_values import values
 from triton_repo.deploy.kubernetes.objects import objects
 from triton_repo.deploy.targets import apply_words, target_files
 from triton_repo.monitoring.rules import ALERTS
