@@ -57,6 +57,15 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "kserve
 @click.option("--runtime-class", metavar="NAME", help="Kubernetes: of the pods, as nvidia.")
 @click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="Kubernetes: for images.")
 @click.option("--toleration", "tolerations", multiple=True, metavar="TAINT", help="KEY[=VALUE][:EFFECT].")
+@click.option("--spread", metavar="LABEL", help="Kubernetes: over whose domains pods are spread.")
+@click.option(
+    "--annotation", "annotations", multiple=True, metavar="NAME=VALUE", help="Kubernetes: of the pods."
+)
+@click.option(
+    "--guaranteed",
+    is_flag=True,
+    help="Kubernetes: limits that are the requests (QoS Guaranteed).",
+)
 @click.option("--queue", metavar="NAME", help="Kueue: the local queue that admits the pods.")
 @click.option("--queue-topology", metavar="LABEL", help="Kueue: the domain in which pods are placed.")
 @click.option(
@@ -66,6 +75,7 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "kserve
     "--rdma", metavar="RESOURCE", help="multi-node: the fabric's devices, as rdma/hca_shared_devices_a."
 )
 @click.option("--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: of these a pod.")
+@click.option("--compute-domain", is_flag=True, help="multi-node: NVLink over nodes, as of GB200 NVL72.")
 @click.option("--host-network", is_flag=True, help="multi-node: the nodes' own network.")
 @click.option(
     "--env", "environment", multiple=True, metavar="NAME=VALUE", help="For the ranks, as NCCL_DEBUG=INFO."
@@ -121,6 +131,7 @@ def command(
     output = Output(as_json=as_json)
     given = {key: value for key, value in values.items() if value is not None}
     given["environment"] = tuple(_setting(word, option="--env") for word in values["environment"])
+    given["annotations"] = tuple(_setting(word, option="--annotation") for word in values["annotations"])
     given["monitor_labels"] = tuple(
         _setting(word, option="--monitor-label") for word in values["monitor_labels"]
     )

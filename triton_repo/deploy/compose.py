@@ -12,7 +12,7 @@ from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import CONFIG, HOME, Deployment
 from triton_repo.monitoring.dashboard import dashboard_json
-from triton_repo.monitoring.images import GRAFANA, PROMETHEUS
+from triton_repo.monitoring.images import ALERTMANAGER, GRAFANA, PROMETHEUS, Image
 from triton_repo.monitoring.rules import rules_yaml
 
 _CREDENTIALS = {"path": "./credentials.env", "required": False}
@@ -49,6 +49,7 @@ def _mounted(deployment: Deployment) -> dict[str, str]:
         **{f"config/{name}": text for name, text in files.config(deployment).items()},
         "prometheus/prometheus.yml": to_yaml(_prometheus(deployment)),
         "prometheus/rules.yml": rules_yaml(),
+        "alertmanager/alertmanager.yml": to_yaml(_ALERTMANAGER, comment=_TELL),
         "grafana/provisioning/datasources/prometheus.yaml": to_yaml(_DATASOURCE),
         "grafana/provisioning/dashboards/tpforge.yaml": to_yaml(_PROVIDER),
         "grafana/dashboards/tpforge.json": dashboard_json(deployment.name),
@@ -62,10 +63,12 @@ def _compose(deployment: Deployment, mounted: dict[str, str]) -> dict[str, Any]:
         "services": {
             "prepare": _prepare(deployment) | _labels(scripts, engine_sha256=engine),
             "triton": _triton(deployment) | _labels(scripts, engine_sha256=engine),
-            "prometheus": _prometheus_service() | _labels(_of(mounted, "prometheus/")),
-            "grafana": _grafana_service() | _labels(_of(mounted, "grafana/")),
+            "prometheus": _prometheus_service() | _labels(_of(mounted, "prometheus/"), image=PROMETHEUS),
+            "alertmanager": _alertmanager_service()
+            | _labels(_of(mounted, "alertmanager/"), image=ALERTMANAGER),
+            "grafana": _grafana_service() | _labels(_of(mounted, "grafana/"), image=GRAFANA),
         },
-        "volumes": {"state": {}, "store": {}, "prometheus": {}, "grafana": {}},
+        "volumes": {"state": {}, "store": {}, "prometheus": {}, "alertmanager": {}, "grafana": {}},
     }
 
 
@@ -73,9 +76,14 @@ def _of(mounted: dict[str, str], folder: str) -> dict[str, str]:
     return {path: text for path, text in mounted.items() if path.startswith(folder)}
 
 
-def _labels(texts: dict[str, str], *, engine_sha256: str = "") -> dict[str, Any]:
-    """The label by which `docker compose up` makes a container again when what it mounts has changed."""
-    return {"labels": {"tpforge.checksum": files.checksum(texts, engine_sha256=engine_sha256)}}
+def _labels(texts: dict[str, str], *, engine_sha256: str = "", image: Image | None = None) -> dict[str, Any]:
+    """The label by which `docker compose up` makes a container again when what it mounts has changed.
+
+    And the release of an image that is named by its digest.
+    """
+    release = {"tpforge.release": image.release} if image else {}
+    checksum = files.checksum(texts, engine_sha256=engine_sha256)
+    return {"labels": {**release, "tpforge.checksum": checksum}}
 
 
 def _engine_mount(deployment: Deployment, *, read_only: bool) -> dict[str, Any]:
@@ -150,7 +158,7 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
 
 def _prometheus_service() -> dict[str, Any]:
     return {
-        "image": PROMETHEUS,
+        "image": PROMETHEUS.pinned,
         "command": [
             "--config.file=/etc/prometheus/prometheus.yml",
             "--storage.tsdb.path=/prometheus",
@@ -165,10 +173,23 @@ def _prometheus_service() -> dict[str, Any]:
     }
 
 
+def _alertmanager_service() -> dict[str, Any]:
+    return {
+        "image": ALERTMANAGER.pinned,
+        "command": ["--config.file=/etc/alertmanager/alertmanager.yml", "--storage.path=/alertmanager"],
+        "ports": [{"target": 9093, "published": "9093", "host_ip": "127.0.0.1", "protocol": "tcp"}],
+        "volumes": [
+            {"type": "bind", "source": "./alertmanager", "target": "/etc/alertmanager", "read_only": True},
+            {"type": "volume", "source": "alertmanager", "target": "/alertmanager"},
+        ],
+        "restart": "unless-stopped",
+    }
+
+
 def _grafana_service() -> dict[str, Any]:
     folder = "./grafana"
     return {
-        "image": GRAFANA,
+        "image": GRAFANA.pinned,
         "depends_on": ["prometheus"],
         "ports": [{"target": 3000, "published": "3000", "host_ip": "127.0.0.1", "protocol": "tcp"}],
         "environment": {"GF_ANALYTICS_REPORTING_ENABLED": "false", "GF_ANALYTICS_CHECK_FOR_UPDATES": "false"},
@@ -196,6 +217,7 @@ def _prometheus(deployment: Deployment) -> dict[str, Any]:
     return {
         "global": {"scrape_interval": "5s", "evaluation_interval": "15s"},
         "rule_files": ["rules.yml"],
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": ["alertmanager:9093"]}]}]},
         "scrape_configs": [
             {
                 "job_name": "triton",
@@ -205,6 +227,27 @@ def _prometheus(deployment: Deployment) -> dict[str, Any]:
     }
 
 
+_TELL = """Alerts wait here and tell nobody until the receiver `team` has an address (e-mail, webhook, Slack):
+https://prometheus.io/docs/alerting/latest/configuration/#receiver; --force keeps yours as NAME.kept"""
+_ALERTMANAGER = {
+    "route": {
+        "receiver": "team",
+        "group_by": ["engine", "alertname"],
+        "group_wait": "30s",
+        "group_interval": "5m",
+        "repeat_interval": "4h",
+        "routes": [{"matchers": ['severity="critical"'], "receiver": "team", "group_wait": "10s"}],
+    },
+    # One that is down also queues and fails: its own alert is enough.
+    "inhibit_rules": [
+        {
+            "source_matchers": ['alertname="TpforgeServerDown"'],
+            "target_matchers": ['severity="warning"'],
+            "equal": ["engine"],
+        }
+    ],
+    "receivers": [{"name": "team"}],
+}
 _DATASOURCE = {
     "apiVersion": 1,
     "datasources": [

@@ -67,7 +67,9 @@ class DeployOptions(Record):
     requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
     its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
     `allow_from` are addresses of clients outside the namespace. `surge` is how many pods a rollout may add;
-    with none, an old pod goes before its successor starts. `monitor_labels` are those by which the cluster's
+    with none, an old pod goes before its successor starts. `spread` is the label over whose domains pods
+    are spread; `guaranteed` pods have limits that are their requests; a `compute_domain` joins nodes by
+    NVLink. `monitor_labels` are those by which the cluster's
     Prometheus finds what it watches. Of Dynamo: `router_mode` is how its front chooses a worker,
     `prefill_workers` and `decode_workers` divide those into ones for prompts and ones for answers.
     """
@@ -90,12 +92,16 @@ class DeployOptions(Record):
     runtime_class: str | None = None
     pull_secrets: tuple[str, ...] = ()
     tolerations: tuple[Taint, ...] = ()
+    spread: LabelName | None = None
+    annotations: tuple[tuple[LabelName, str], ...] = ()
+    guaranteed: bool = False
     queue: str | None = None
     queue_topology: str | None = None
     allow_from: tuple[Cidr, ...] = ()
     rdma: str | None = None
     rdma_count: Size = 1
     host_network: bool = False
+    compute_domain: bool = False
     environment: tuple[tuple[EnvironmentName, str], ...] = ()
     port_base: Annotated[int, Field(ge=1024, le=65533)] = 8000
     storage_class: str | None = None

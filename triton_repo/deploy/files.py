@@ -109,7 +109,7 @@ def dockerfile(deployment: Deployment) -> str:
     assert line, "the driver is installed before the user is made"
     return (
         f"{before}# For {scheme}://, the driver of that very fsspec.\n"
-        f"RUN cd /opt/tpforge && .venv/bin/python -m pip install {driver} "
+        f"RUN .venv/bin/python -m pip install {driver} "
         f"\"fsspec==$(.venv/bin/python -c 'import fsspec; print(fsspec.__version__)')\"\n{line}{after}"
     )
 

@@ -27,10 +27,24 @@ def test_an_unknown_instruction_is_refused_by_name() -> None:
 
 def test_our_dockerfile_copies_what_is_there_and_ends_as_an_ordinary_user() -> None:
     steps = list(instructions(dockerfile(deployment_of("smollm2-reference", "compose"))))
-    sources = [source for name, rest in steps if name == "COPY" for source in rest.split()[:-1]]
+    copied = [rest.split()[:-1] for name, rest in steps if name == "COPY"]
+    sources = [source for words in copied if not words[0].startswith("--from=") for source in words]
     assert [source for source in sources if not (ROOT / source).exists()] == []
     assert {"tpforge", "builders", "engines", "triton_repo", "scripts", "requirements.lock"} <= set(sources)
     assert [rest for name, rest in steps if name == "USER"][-1] == "1000"
+
+
+def test_a_file_of_another_image_comes_from_the_folder_given_for_it(tmp_path: Path) -> None:
+    file, root, other = tmp_path / "Dockerfile", tmp_path / "root", tmp_path / "kubectl"
+    image = "registry.example:5000/a/kubectl:v1@sha256:ab"
+    file.write_text(f"FROM x\nCOPY --from={image} /bin/kubectl /usr/bin/k\n")
+    (other / "bin").mkdir(parents=True)
+    (other / "bin" / "kubectl").write_text("it")
+    with pytest.raises(InputRefused, match=r"--from registry\.example:5000/a/kubectl=FOLDER"):
+        run(file, root, context=tmp_path, environment={}, command=())
+    images = {"registry.example:5000/a/kubectl": other}
+    run(file, root, context=tmp_path, environment={}, command=(), images=images)
+    assert (root / "usr" / "bin" / "k").read_text() == "it"
 
 
 def test_a_failed_step_ends_the_run_and_later_ones_are_not_done(tmp_path: Path) -> None:

@@ -1,25 +1,21 @@
 """Target helm: the objects of target kubernetes as a chart, with values for what installations change.
 
-What may be changed is one table, from which values.yaml, its schema and the templates are made. It writes no
-file and talks to no cluster.
+What may be changed is the table of helm_values.py, from which values.yaml and its schema are made. It writes
+no file and talks to no cluster.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
-
-from pydantic import Field
 
 from tpforge import __version__
 from tpforge.errors import UsageError
-from tpforge.recipe import ServeRecipe
-from tpforge.records import Record
 from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import PULL_S, Deployment
 from triton_repo.deploy.kubernetes import objects
+from triton_repo.deploy.kubernetes.helm_values import schema, values, without_values
 from triton_repo.deploy.kubernetes.objects import PROBE_S, Object
 from triton_repo.deploy.kubernetes.watching import watching
 from triton_repo.monitoring.dashboard import dashboard_json, uid
@@ -27,8 +23,6 @@ from triton_repo.monitoring.dashboard import dashboard_json, uid
 _RELEASE, _NAMESPACE = "RELEASENAME", "NAMESPACEOFRELEASE"
 _DASHBOARD = {"name": "@name@", "namespace": "@namespace@", "uid": "@uid@"}
 """Placeholders of the dashboard, which is a file of the chart and no template."""
-_RECIPE = {"loadTimeout": "load_timeout"}
-"""Values that `[serve]` of a recipe has too: they are checked by the recipe's own schema."""
 _IGNORED = """\
 Dockerfile
 deployment.json
@@ -37,42 +31,8 @@ deployment.json
 *.kept
 *.kept.*
 """
+_QUOTED = "{{ . | quote }}"
 _OPEN, _CLOSE = "OPENBRACES", "CLOSEBRACES"
-
-
-class MonitoringValues(Record):
-    """Objects of the Prometheus operator, and the dashboard for Grafana's sidecar."""
-
-    enabled: bool = False
-
-
-class AutoscalingValues(Record):
-    """The autoscaler, which needs prometheus-adapter."""
-
-    enabled: bool = False
-    maxReplicas: int = Field(default=4, ge=1)  # noqa: N815
-
-
-class StorageValues(Record):
-    """The claim that holds engines."""
-
-    size: str = Field(pattern=r"^\d+(Gi|Ti)$")
-    className: str = ""  # noqa: N815
-
-
-class ChartValues(Record):
-    """values.yaml: what one installation may change."""
-
-    replicas: int = Field(ge=1)
-    loadTimeout: float  # noqa: N815
-    image: str = Field(min_length=1)
-    toolsImage: str = Field(min_length=1)  # noqa: N815
-    serviceType: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"  # noqa: N815
-    storage: StorageValues
-    nodeLabels: dict[str, str]  # noqa: N815
-    allowFrom: tuple[str, ...] = ()  # noqa: N815
-    autoscaling: AutoscalingValues
-    monitoring: MonitoringValues
 
 
 def helm_files(deployment: Deployment) -> dict[str, str]:
@@ -84,7 +44,7 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
     if deployment.num_nodes > 1:
         raise UsageError(f"{deployment.name}: needs {deployment.num_nodes} nodes; use --target multi-node")
     objects.refuse_local(deployment)
-    options = deployment.options.model_copy(update={"namespace": _NAMESPACE})
+    options = without_values(deployment.options).model_copy(update={"namespace": _NAMESPACE})
     generic = deployment.model_copy(update={"name": _RELEASE, "options": options})
     chart = {
         "apiVersion": "v2",
@@ -98,7 +58,7 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
     return {
         "Chart.yaml": to_yaml(chart),
         "values.yaml": to_yaml(values(deployment).model_dump(mode="json")),
-        "values.schema.json": json.dumps(_schema(), indent=2) + "\n",
+        "values.schema.json": json.dumps(schema(), indent=2) + "\n",
         **templates,
         "templates/config.yaml": _config(),
         **{f"files/{name}": text for name, text in files.config(deployment).items()},
@@ -106,42 +66,6 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         "Dockerfile": files.dockerfile(deployment),
         ".helmignore": _IGNORED,
     }
-
-
-def values(deployment: Deployment) -> ChartValues:
-    """The values that give the objects of target kubernetes."""
-    claim = objects.storage(deployment)["spec"]["resources"]["requests"]["storage"]
-    options = deployment.options
-    return ChartValues(
-        replicas=options.replicas,
-        loadTimeout=deployment.start_s,
-        image=deployment.image,
-        toolsImage=deployment.tools_image,
-        storage=StorageValues(size=claim, className=options.storage_class or ""),
-        nodeLabels=deployment.gpu_labels,
-        allowFrom=options.allow_from,
-        autoscaling=AutoscalingValues(maxReplicas=max(options.replicas, options.max_replicas)),
-        monitoring=MonitoringValues(),
-    )
-
-
-def _schema() -> Object:
-    found = ChartValues.model_json_schema()
-    for name, key in _RECIPE.items():
-        own = ServeRecipe.model_json_schema()["properties"][key]
-        # A recipe may leave it out; a chart has a value always.
-        own = next((one for one in own.get("anyOf", ()) if one["type"] != "null"), own)
-        found["properties"][name] |= {word: bound for word, bound in own.items() if word != "default"}
-    return {"$schema": "https://json-schema.org/draft-07/schema#", **_draft7(found)}
-
-
-def _draft7(value: Any) -> Any:
-    """Pydantic's schema with draft 7's name for definitions, which Helm reads in every version."""
-    if isinstance(value, dict):
-        return {key.replace("$defs", "definitions"): _draft7(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_draft7(item) for item in value]
-    return value.replace("#/$defs/", "#/definitions/") if isinstance(value, str) else value
 
 
 def _objects(generic: Deployment) -> dict[str, list[Object]]:
@@ -159,7 +83,15 @@ def _objects(generic: Deployment) -> dict[str, list[Object]]:
         server["command"][place] = _placeholder("loadTimeout")
     pod["initContainers"][0]["image"] = _placeholder("toolsImage")
     pod.pop("affinity", None)
-    pod["nodeSelector"] = _placeholder("nodeLabels")
+    pod.update({field: _placeholder(name) for field, name in (_BLOCKS | _WORDS).items() if field in _OF_PODS})
+    pod["topologySpreadConstraints"] = [_placeholder("spread")]
+    server["resources"] = _placeholder("resources")
+    server["env"].append({"name": _placeholder("env")})
+    spec["strategy"]["rollingUpdate"] = {
+        "maxUnavailable": _placeholder("surge.unavailable"),
+        "maxSurge": _placeholder("surge"),
+    }
+    spec["template"]["metadata"]["annotations"][_placeholder("podAnnotations")] = ""
     found["services"][0]["spec"]["type"] = _placeholder("serviceType")
     ingress = found["network"][0]["spec"]["ingress"]
     # The rule of clients in the namespace, for others: ports are the same.
@@ -183,10 +115,25 @@ _CONDITIONS = {
     "ServiceMonitor": "monitoring.enabled",
     "PrometheusRule": "monitoring.enabled",
 }
-_RAW = {"replicas", "autoscaling.maxReplicas"}
+_BLOCKS = {
+    "nodeSelector": "nodeLabels",
+    "tolerations": "tolerations",
+    "imagePullSecrets": "imagePullSecrets",
+    "resources": "resources",
+}
+"""Fields that are left out where their value is empty, and else are the value as it stands."""
+_WORDS = {
+    "storageClassName": "storage.className",
+    "priorityClassName": "priorityClassName",
+    "runtimeClassName": "runtimeClassName",
+}
+"""The same of one word."""
+_OF_PODS = ("nodeSelector", "tolerations", "imagePullSecrets", "priorityClassName", "runtimeClassName")
+_RAW = {"replicas", "autoscaling.maxReplicas", "surge"}
 _COMPUTED = {
     "loadTimeout": "int .Values.loadTimeout | quote",
     "loadTimeout.periods": f"div (add (int .Values.loadTimeout) {PROBE_S - 1}) {PROBE_S}",
+    "surge.unavailable": "ternary 0 1 (gt (int .Values.surge) 0)",
     "loadTimeout.rollout": f"add (int .Values.loadTimeout) {PULL_S}",
 }
 
@@ -197,9 +144,13 @@ def _documents(found: list[Object]) -> str:
 
 def _document(value: Object) -> str:
     text = to_yaml(value).replace("{{", _OPEN).replace("}}", _CLOSE)
-    text = re.sub(r"^(\s*)storageClassName: VALUE_\S+\n", _storage_class, text, flags=re.MULTILINE)
-    text = re.sub(r"^(\s*)replicas: VALUE_\S+\n", _fixed_replicas, text, flags=re.MULTILINE)
-    text = re.sub(r"^(\s*)nodeSelector: VALUE_\S+\n", _node_selector, text, flags=re.MULTILINE)
+    for field, name in _WORDS.items():
+        text = _optional(text, field, name, _QUOTED)
+    for field, name in _BLOCKS.items():
+        text = _optional(text, field, name, "")
+    text = re.sub(r"^( *)replicas: VALUE_\S+\n", _fixed_replicas, text, flags=re.MULTILINE)
+    for placeholder, make in _PARTS.items():
+        text = re.sub(placeholder, make, text, flags=re.MULTILINE)
     text = re.sub(r"^(\s*)- from: VALUE_\S+\n((?:\1  .*\n)+)", _allow_from, text, flags=re.MULTILINE)
     text = re.sub(r"VALUE_(\w+?)_END", _expression, text)
     text = text.replace(_RELEASE, "{{ .Release.Name }}").replace(_NAMESPACE, "{{ .Release.Namespace }}")
@@ -215,9 +166,16 @@ def _expression(match: re.Match[str]) -> str:
     return f"{{{{ .Values.{name}{'' if name in _RAW else ' | quote'} }}}}"
 
 
-def _storage_class(match: re.Match[str]) -> str:
-    line = f"{match[1]}storageClassName: {{{{ . | quote }}}}\n"
-    return f"{match[1]}{{{{- with .Values.storage.className }}}}\n{line}{match[1]}{{{{- end }}}}\n"
+def _optional(text: str, field: str, name: str, word: str) -> str:
+    """A field that is left out where its value is empty: one `word`, or else a block."""
+
+    def written(match: re.Match[str]) -> str:
+        indent = match[1]
+        block = f"\n{indent}  {{{{- toYaml . | nindent {len(indent) + 2} }}}}"
+        inside = f"{indent}{field}:{f' {word}' if word else block}\n"
+        return f"{indent}{{{{- with .Values.{name} }}}}\n{inside}{indent}{{{{- end }}}}\n"
+
+    return re.sub(rf"^( *){field}: VALUE_\S+\n", written, text, flags=re.MULTILINE)
 
 
 def _fixed_replicas(match: re.Match[str]) -> str:
@@ -227,10 +185,32 @@ def _fixed_replicas(match: re.Match[str]) -> str:
     return f"{indent}{{{{- if not .Values.autoscaling.enabled }}}}\n{line}{indent}{{{{- end }}}}\n"
 
 
-def _node_selector(match: re.Match[str]) -> str:
+def _spread(match: re.Match[str]) -> str:
+    """Pods of this release alone, evenly over the domains of a label, where that can be."""
     indent = match[1]
-    inside = f"{indent}nodeSelector:\n{indent}  {{{{- toYaml . | nindent {len(indent) + 2} }}}}\n"
-    return f"{indent}{{{{- with .Values.nodeLabels }}}}\n{inside}{indent}{{{{- end }}}}\n"
+    selected = objects.labels_of("{{ $.Release.Name }}")
+    inside = to_yaml(objects.spread("DOMAIN", selected)).replace("DOMAIN", _QUOTED)
+    lines = "".join(f"{indent}{line}\n" for line in inside.splitlines())
+    return f"{indent}{{{{- with .Values.spread }}}}\n{lines}{indent}{{{{- end }}}}\n"
+
+
+def _env(match: re.Match[str]) -> str:
+    indent = match[1]
+    item = f"{indent}- name: {{{{ $name }}}}\n{indent}  value: {{{{ $value | quote }}}}\n"
+    return f"{indent}{{{{- range $name, $value := .Values.env }}}}\n{item}{indent}{{{{- end }}}}\n"
+
+
+def _annotations(match: re.Match[str]) -> str:
+    indent = match[1]
+    lines = f"{indent}{{{{- toYaml . | nindent {len(indent)} }}}}\n"
+    return f"{indent}{{{{- with .Values.podAnnotations }}}}\n{lines}{indent}{{{{- end }}}}\n"
+
+
+_PARTS = {
+    r"^( *)topologySpreadConstraints:\n *- VALUE_spread_END\n": _spread,
+    r"^( *)- name: VALUE_env_END\n": _env,
+    r"^( *)VALUE_podAnnotations_END: ''\n": _annotations,
+}
 
 
 def _allow_from(match: re.Match[str]) -> str:

@@ -134,7 +134,11 @@ def _service(deployment: Deployment, scripts: dict[str, str], *, uri: str) -> Ob
                     "rollingUpdate": objects.rolling(options.surge),
                 },
                 "labels": {**metadata["labels"], **queue_labels(deployment)},
-                "annotations": {"checksum/config": checksum, **topology_annotations(deployment)},
+                "annotations": {
+                    "checksum/config": checksum,
+                    **topology_annotations(deployment),
+                    **dict(options.annotations),
+                },
                 **kept,
                 "model": {
                     "modelFormat": _FORMAT,

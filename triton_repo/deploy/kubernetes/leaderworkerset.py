@@ -16,6 +16,7 @@ from triton_repo.deploy.deployment import CONFIG, UNLISTED_S, Deployment
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.network import network_policy
 from triton_repo.deploy.kubernetes.objects import Object
+from triton_repo.deploy.kubernetes.placement import compute_domain, join_compute_domain
 from triton_repo.deploy.shell import join_lines
 
 _TOOLS = "/opt/tools"
@@ -67,7 +68,7 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
         )
     objects.refuse_local(deployment)
     kinds: dict[str, list[Object]] = {
-        "leaderworkerset": [_set(deployment)],
+        "leaderworkerset": [*compute_domain(deployment, objects.metadata(deployment)), _set(deployment)],
         "services": [_of_leaders(make(deployment)) for make in (objects.service, objects.headless)],
         "storage": [objects.storage(deployment)],
         "access": [objects.service_account(deployment), *_rights(deployment)],
@@ -165,6 +166,7 @@ def _template(deployment: Deployment, *, role: str) -> Object:
     probes = objects.lifecycle(deployment) if is_leader else {}
     spec = objects.pod(deployment, command=command, probes=probes)
     _join_fabric(spec, deployment)
+    join_compute_domain(spec, deployment)
     if is_leader:
         spec["initContainers"] += [_bring_kubectl(deployment), _await_workers(deployment)]
         spec["containers"][0]["volumeMounts"] += [{"name": "tools", "mountPath": _TOOLS}, _TOKEN_MOUNT]
@@ -178,8 +180,8 @@ def _bring_kubectl(deployment: Deployment) -> Object:
     return {
         "name": "kubectl",
         "image": deployment.tools_image,
-        "command": ["cp", "/usr/bin/kubectl", f"{_TOOLS}/kubectl"],
-        "resources": _SMALL,
+        "command": ["cp", "/usr/local/bin/kubectl", f"{_TOOLS}/kubectl"],
+        "resources": objects.bounded(_SMALL, deployment),
         "securityContext": objects.locked_down(),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
     }
@@ -191,7 +193,7 @@ def _await_workers(deployment: Deployment) -> Object:
         "name": "workers",
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "workers.sh")],
-        "resources": _SMALL,
+        "resources": objects.bounded(_SMALL, deployment),
         "securityContext": objects.locked_down(),
         "volumeMounts": [
             {"name": "tools", "mountPath": _TOOLS},

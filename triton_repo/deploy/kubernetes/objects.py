@@ -21,6 +21,7 @@ from triton_repo.monitoring.dashboard import dashboard_json
 PROBE_S = 10
 _USER = 1000
 _GIB_SPARE = 10
+_PREPARES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}
 Object = dict[str, Any]
 
 
@@ -96,7 +97,12 @@ def objects(deployment: Deployment) -> dict[str, list[Object]]:
 
 def labels(deployment: Deployment) -> dict[str, str]:
     """What selects the pods of an engine."""
-    return {"app.kubernetes.io/name": "tpforge", "app.kubernetes.io/instance": deployment.name}
+    return labels_of(deployment.name)
+
+
+def labels_of(name: str) -> dict[str, str]:
+    """The same by a name."""
+    return {"app.kubernetes.io/name": "tpforge", "app.kubernetes.io/instance": name}
 
 
 def metadata(deployment: Deployment, suffix: str = "") -> Object:
@@ -117,6 +123,7 @@ def pod_metadata(deployment: Deployment, config: Mapping[str, str], **more: str)
         "annotations": {
             "checksum/config": files.checksum(config, engine_sha256=deployment.engine_sha256),
             **topology_annotations(deployment),
+            **dict(deployment.options.annotations),
         },
     }
 
@@ -141,6 +148,7 @@ def pod(
         },
         **({"affinity": {"nodeAffinity": _node_affinity(deployment)}} if deployment.gpu_labels else {}),
         **placed(deployment),
+        **_spread(deployment),
         "initContainers": [_init_container(deployment)],
         "containers": [
             {
@@ -151,7 +159,7 @@ def pod(
                 "ports": [
                     {"name": name.lower(), "containerPort": port} for name, port in deployment.ports.named()
                 ],
-                "resources": _resources(deployment),
+                "resources": resources(deployment),
                 "securityContext": locked_down(),
                 "volumeMounts": _mounts(store_read_only=True),
                 **probes,
@@ -159,6 +167,22 @@ def pod(
         ],
         "volumes": volumes(deployment),
     }
+
+
+def spread(topology_key: str, selected: dict[str, str]) -> Object:
+    """Evenly over the domains of a label; a pod that finds no such place starts all the same."""
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": topology_key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selected},
+    }
+    return {"topologySpreadConstraints": [constraint]}
+
+
+def _spread(deployment: Deployment) -> Object:
+    key = deployment.options.spread
+    return spread(key, labels(deployment)) if key else {}
 
 
 def probes(deployment: Deployment) -> Object:
@@ -298,7 +322,7 @@ def _init_container(deployment: Deployment) -> Object:
         "env": _environment(),
         # For the engine's URL (AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION): kubectl create secret generic ...
         "envFrom": [{"secretRef": {"name": f"{deployment.name}-credentials", "optional": True}}],
-        "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
+        "resources": bounded(_PREPARES, deployment),
         "securityContext": locked_down(),
         "volumeMounts": _mounts(store_read_only=False),
     }
@@ -323,13 +347,23 @@ def _mounts(*, store_read_only: bool) -> list[Object]:
     ]
 
 
-def _resources(deployment: Deployment) -> Object:
+def resources(deployment: Deployment) -> Object:
+    """What the server's container asks for and may have."""
     memory = f"{deployment.memory_gib}Gi"
     if not deployment.needs_gpus:
-        return {"requests": {"cpu": "2", "memory": memory}, "limits": {"memory": memory}}
+        asked = {"requests": {"cpu": "2", "memory": memory}, "limits": {"memory": memory}}
+        return bounded(asked, deployment)
     gpus = str(deployment.ranks_per_node)
     requests = {"cpu": str(4 * deployment.ranks_per_node), "memory": memory, "nvidia.com/gpu": gpus}
-    return {"requests": requests, "limits": {"nvidia.com/gpu": gpus}}
+    return bounded({"requests": requests, "limits": {"nvidia.com/gpu": gpus}}, deployment)
+
+
+def bounded(asked: Object, deployment: Deployment) -> Object:
+    """With limits that are the requests, where the pods are to be of quality of service Guaranteed."""
+    if not deployment.options.guaranteed:
+        return asked
+    most = {**asked["requests"], **asked["limits"]}
+    return {"requests": most, "limits": most}
 
 
 def locked_down() -> Object:

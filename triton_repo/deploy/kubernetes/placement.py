@@ -1,7 +1,8 @@
 """Where a cluster puts the pods of an engine and before whom: what a site's scheduler wants to be told.
 
 It changes nothing of what runs in a pod.
-Source: kueue.sigs.k8s.io, "Run LeaderWorkerSet", "Run Deployment" and "Topology-Aware Scheduling".
+Sources: kueue.sigs.k8s.io, "Run LeaderWorkerSet", "Run Deployment" and "Topology-Aware Scheduling";
+NVIDIA/k8s-dra-driver-gpu, ComputeDomain of resource.nvidia.com/v1beta1.
 """
 
 from __future__ import annotations
@@ -41,6 +42,33 @@ def topology_annotations(deployment: Deployment) -> dict[str, str]:
     """Of a pod: Kueue places all of one kind in one such domain."""
     key = deployment.options.queue_topology
     return {_TOPOLOGY: key} if key else {}
+
+
+def compute_domain(deployment: Deployment, metadata: Object) -> list[Object]:
+    """The domain in which ranks of several nodes reach each other's memory by NVLink, where one is asked for.
+
+    The driver makes the template of claims that its pods name. No number of nodes: pods of the domain start
+    as they come, since release 25.8 of the driver.
+    """
+    if not deployment.options.compute_domain:
+        return []
+    channel = {"resourceClaimTemplate": {"name": f"{deployment.name}-channel"}}
+    return [
+        {
+            "apiVersion": "resource.nvidia.com/v1beta1",
+            "kind": "ComputeDomain",
+            "metadata": metadata,
+            "spec": {"numNodes": 0, "channel": channel},
+        }
+    ]
+
+
+def join_compute_domain(spec: Object, deployment: Deployment) -> None:
+    """A pod's claim on a channel of the domain."""
+    if deployment.options.compute_domain:
+        template = f"{deployment.name}-channel"
+        spec["resourceClaims"] = [{"name": "channel", "resourceClaimTemplateName": template}]
+        spec["containers"][0]["resources"]["claims"] = [{"name": "channel"}]
 
 
 def _toleration(word: str) -> Object:

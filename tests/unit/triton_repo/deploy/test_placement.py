@@ -74,3 +74,38 @@ def test_without_a_spare_node_the_old_pod_goes_first() -> None:
 def test_a_taint_that_is_none_is_refused(taint: str) -> None:
     with pytest.raises(ValidationError):
         DeployOptions.model_validate({"tolerations": (taint,)})
+
+
+@pytest.mark.parametrize("target", CASES)
+def test_annotations_and_spread_are_of_the_pods_of_this_engine(target: str) -> None:
+    given = {"annotations": (("team/on-call", "llm"),), "spread": "topology.kubernetes.io/zone"}
+    for template in rendered(target, **given)[1]:
+        assert template["metadata"]["annotations"]["team/on-call"] == "llm"
+        (constraint,) = template["spec"]["topologySpreadConstraints"]
+        assert constraint["topologyKey"] == "topology.kubernetes.io/zone"
+        selected = constraint["labelSelector"]["matchLabels"].items()
+        assert selected <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("target", CASES)
+def test_guaranteed_pods_have_limits_that_are_their_requests_in_every_container(target: str) -> None:
+    """By Kubernetes' own rule: every container, those that run before included, for CPU and memory."""
+    for template in rendered(target, guaranteed=True)[1]:
+        for container in (*template["spec"]["initContainers"], *template["spec"]["containers"]):
+            resources = container["resources"]
+            assert {"cpu", "memory"} <= resources["limits"].keys()
+            assert resources["limits"] == resources["requests"]
+
+
+def test_ranks_of_several_nodes_join_one_nvlink_domain() -> None:
+    options = {"compute_domain": True, "guaranteed": True}
+    found = documents(
+        target_files("multi-node", deployment_of("llama405b-tensorrt", "multi-node", **options))
+    )
+    (domain,) = [one for one in found if one["kind"] == "ComputeDomain"]
+    template = domain["spec"]["channel"]["resourceClaimTemplate"]["name"]
+    for pod in rendered("multi-node", **options)[1]:
+        (claim,) = pod["spec"]["resourceClaims"]
+        assert claim["resourceClaimTemplateName"] == template
+        assert pod["spec"]["containers"][0]["resources"]["claims"] == [{"name": claim["name"]}]
+    assert not any("resourceClaims" in pod["spec"] for pod in rendered("multi-node")[1])

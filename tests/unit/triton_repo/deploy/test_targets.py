@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,9 +19,10 @@ from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from tpforge.shards.mapping import Mapping
 from triton_repo.deploy.deployment import engine_key, label_of
-from triton_repo.deploy.kubernetes.helm import values
+from triton_repo.deploy.kubernetes.helm_values import values
 from triton_repo.deploy.kubernetes.objects import objects
 from triton_repo.deploy.targets import apply_words, target_files
+from triton_repo.monitoring.rules import ALERTS
 
 ids = [f"{case}-{target}" for case, target in CASES]
 
@@ -76,7 +78,7 @@ def test_compose_files_hold_the_specification(case: str, target: str) -> None:
         target_files(target, deployment_of(case, target))["compose.yaml"]
     )
     parsed.validate()
-    assert sorted(parsed.service_names()) == ["grafana", "prepare", "prometheus", "triton"]
+    assert sorted(parsed.service_names()) == ["alertmanager", "grafana", "prepare", "prometheus", "triton"]
 
 
 def write(files: dict[str, str], folder: Path) -> Path:
@@ -242,7 +244,7 @@ def test_the_image_of_a_cluster_can_pull_from_the_engines_url(
     case = "llama405b-tensorrt" if target == "multi-node" else "llama70b-tensorrt"
     text = target_files(target, deployment_of(case, target, engine_url=url))["Dockerfile"]
     installed = [line for _, line in instructions(text) if "pip install" in line]
-    assert [line.split()[7] for line in installed] == ([driver] if driver else [])
+    assert [line.split()[4] for line in installed] == ([driver] if driver else [])
 
 
 def test_helm_waits_as_long_as_the_deployment_may_take() -> None:
@@ -261,6 +263,23 @@ def test_compose_binds_to_this_machine_only_and_reserves_a_gpu_a_rank() -> None:
         assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
     device = value["services"]["triton"]["deploy"]["resources"]["reservations"]["devices"][0]
     assert device == {"driver": "nvidia", "count": 4, "capabilities": ["gpu"]}
+
+
+def test_what_watches_in_compose_is_pinned_and_alerts_reach_alertmanager() -> None:
+    files = target_files("compose", deployment_of("llama70b-tensorrt", "compose"))
+    services = yaml.safe_load(files["compose.yaml"])["services"]
+    for name in ("prometheus", "alertmanager", "grafana"):
+        assert re.search(r"@sha256:[0-9a-f]{64}$", services[name]["image"])
+        assert re.fullmatch(r"v?\d+\.\d+\.\d+", services[name]["labels"]["tpforge.release"])
+    (target,) = yaml.safe_load(files["prometheus/prometheus.yml"])["alerting"]["alertmanagers"]
+    host, port = target["static_configs"][0]["targets"][0].split(":")
+    assert services[host]["ports"][0]["target"] == int(port)
+    told = yaml.safe_load(files["alertmanager/alertmanager.yml"])
+    routes = [told["route"], *told["route"]["routes"]]
+    assert {one["receiver"] for one in routes} == {one["name"] for one in told["receivers"]}
+    known = {alert.name for alert in ALERTS}
+    silenced = re.findall(r'alertname="(\w+)"', files["alertmanager/alertmanager.yml"])
+    assert silenced and set(silenced) <= known
 
 
 def test_tp_across_nodes_is_warned_about_with_the_figures_of_the_planner() -> None:
