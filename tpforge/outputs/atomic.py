@@ -210,20 +210,23 @@ def hash_file(path: Path, *, relative_to: Path) -> FileRecord:
 
 
 @contextmanager
-def os_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into EnvironmentUnusable that names the path and the remedy."""
+def os_errors(path: Path, *, instead: str = "give another --out") -> Iterator[None]:
+    """Turn an OSError of the block into EnvironmentUnusable that names the path and the remedy.
+
+    `instead` says how another place is given.
+    """
     remedies = {
-        errno.ENOSPC: "the disk is full; free space or give another --out",
-        errno.EDQUOT: "the disk quota is used up; free space or give another --out",
-        errno.EACCES: "no permission; give another --out, or change the permissions",
-        errno.EPERM: "no permission; give another --out, or change the permissions",
-        errno.EROFS: "the file system is read-only; give another --out",
-        errno.ENOTDIR: "a part of the path is a file, not a directory; give another --out",
-        errno.EFBIG: "a file may not grow so large here (`ulimit -f`); raise the limit or give another --out",
+        errno.ENOSPC: f"the disk is full; free space or {instead}",
+        errno.EDQUOT: f"the disk quota is used up; free space or {instead}",
+        errno.EACCES: f"no permission; {instead}, or change the permissions",
+        errno.EPERM: f"no permission; {instead}, or change the permissions",
+        errno.EROFS: f"the file system is read-only; {instead}",
+        errno.ENOTDIR: f"a part of the path is a file, not a directory; {instead}",
+        errno.EFBIG: f"a file may not grow so large here (`ulimit -f`); raise the limit or {instead}",
         errno.EMFILE: "this process has too many files open (`ulimit -n`); raise the limit",
         errno.ENFILE: "this machine has too many files open; end what holds them",
-        errno.EIO: "the disk does not answer; look at the machine's log, and give another --out",
-        errno.EEXIST: "a part of the path is a file, not a directory; give another --out",
+        errno.EIO: f"the disk does not answer; look at the machine's log, and {instead}",
+        errno.EEXIST: f"a part of the path is a file, not a directory; {instead}",
     }
     try:
         yield
