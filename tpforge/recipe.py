@@ -144,7 +144,7 @@ class ServeRecipe(Record):
     tritonserver: Path | None = None
     load_timeout: Annotated[float, Field(gt=0)] | None = None
     drain: Annotated[float, Field(ge=0)] | None = None
-    server: Literal["auto", "triton", "trtllm-serve"] = "auto"
+    server: Literal["auto", "triton", "trtllm-serve", "trtllm-grpc"] = "auto"
     container: Literal["auto", "none", "docker", "podman"] = "auto"
     image: str | None = None
     mode: Literal["leader", "orchestrator"] = "leader"

@@ -18,12 +18,15 @@ _FRONTS = {"openai": "OpenAI", "kserve": "KServe"}
 def print_ready(output: Output, server: Server, *, detach: bool) -> None:
     """Where a server is reached, and how it is stopped."""
     output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
-    if server.model is None:
+    if server.api == "triton":
         output.result(f"gRPC     {server.grpc_url}")
         output.result(f"HTTP     {server.http_url}")
-    else:
+    elif server.api == "openai":
         output.result(f"OpenAI   {server.http_url}/v1  (model {server.model})")
-    output.result(f"metrics  {server.metrics_url}")
+    else:
+        output.result(f"gRPC     {server.grpc_url}  (trtllm-serve's own, by token ids)")
+    if server.api != "trtllm-grpc":
+        output.result(f"metrics  {server.metrics_url}")
     for name, address in server.addresses.items():
         output.result(f"{_FRONTS.get(name, name):<7}  {address}")
     output.result(f"log      {server.log}")
@@ -69,10 +72,10 @@ def print_launch(output: Output, launch: Launch) -> None:
 def server_fields(server: Server) -> dict[str, object]:
     """A server for --json."""
     return {
-        "api": "triton" if server.model is None else "openai",
+        "api": server.api,
         "model": server.model,
-        "grpc_url": server.grpc_url if server.model is None else None,
-        "http_url": server.http_url,
+        "grpc_url": server.grpc_url if server.api != "openai" else None,
+        "http_url": server.http_url if server.api != "trtllm-grpc" else None,
         "metrics_url": server.metrics_url,
         "repository": str(server.repository),
         "addresses": dict(server.addresses),

@@ -85,10 +85,10 @@ def _server() -> Decorator:
     return together(
         click.option(
             "--api",
-            type=click.Choice(["triton", "openai"]),
+            type=click.Choice(["triton", "openai", "trtllm-grpc"]),
             default="triton",
             show_default=True,
-            help="Triton's gRPC, or an OpenAI-compatible server (trtllm-serve, vLLM).",
+            help="Triton's gRPC, an OpenAI-compatible server (trtllm-serve, vLLM), or trtllm-serve --grpc.",
         ),
         click.option(
             "--model",
@@ -130,7 +130,7 @@ def _server() -> Decorator:
 def command(url: str | None, sweep: Path | None, dry_run: bool, as_json: bool, **values: Any) -> None:
     """Measure a server under load and record it.
 
-    URL is HOST:PORT of Triton's gRPC, or http://HOST:PORT with --api openai; without it the server that
+    URL is HOST:PORT of the server's gRPC, or http://HOST:PORT with --api openai; without it the server that
     runs here. Writes run.json, samples.jsonl with every request and its answer, metrics.csv, and AIPerf's
     JSON. Ctrl-C keeps what was measured; a sweep that is run again goes on where it stopped.
     """
@@ -195,7 +195,7 @@ def _run_sweep(
 def _refuse_with_sweep(url: str | None, options: BenchOptions) -> None:
     given = {"URL": url, "--engine": options.engine, "--out": options.out, "--label": options.label}
     given["--join"] = options.join
-    given["--api openai"] = options.api if options.api == "openai" else None
+    given[f"--api {options.api}"] = options.api if options.api != "triton" else None
     if wrong := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"--sweep serves its own engines; leave out {', '.join(wrong)}")
 

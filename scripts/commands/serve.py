@@ -105,7 +105,7 @@ def _refuse_launched_options(recipe: ServeRecipe, *, dry_run: bool, stand_in: bo
     """
     given = {
         "--dry-run": dry_run,
-        "--server": recipe.server == "trtllm-serve",
+        "--server": recipe.server not in ("auto", "triton"),
         "--container": recipe.container not in ("auto", "none"),
         "--image": recipe.image is not None,
         "--mode": recipe.mode != "leader",

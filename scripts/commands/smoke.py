@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--engine", help="The engine it serves: limits and golden answers.  [default: as started here]")
 @click.option(
     "--api",
-    type=click.Choice(["triton", "openai"]),
+    type=click.Choice(["triton", "openai", "trtllm-grpc"]),
     default="triton",
     show_default=True,
-    help="Protocol: Triton's gRPC, or OpenAI's HTTP.",
+    help="Protocol: Triton's gRPC, OpenAI's HTTP, or that of trtllm-serve --grpc.",
 )
 @click.option("--model", help="openai: the model to ask.  [default: the only one that the server lists]")
 @click.option(
@@ -67,8 +67,11 @@ def command(
     if api == "openai":
         asked = _OpenAi(url, engine, junit, model, metrics_url)
         found = _smoke_openai(asked, connection, on_result=show)
+    elif api == "trtllm-grpc":
+        _refuse_openai_options(model, metrics_url, api=api)
+        found = _smoke_trtllm_grpc(url, engine, junit, connection, on_result=show)
     else:
-        _refuse_openai_options(model, metrics_url)
+        _refuse_openai_options(model, metrics_url, api=api)
         found = _smoke_triton(url, engine, junit, connection, on_result=show)
     output.result(report.summary(found))
     fields = json.loads(found.to_json())
@@ -122,8 +125,23 @@ def _smoke_openai(
     )
 
 
-def _refuse_openai_options(model: str | None, metrics_url: str | None) -> None:
+def _smoke_trtllm_grpc(
+    url: str | None,
+    engine: str | None,
+    junit: Path | None,
+    connection: Connection,
+    *,
+    on_result: Callable[[CheckResult], None],
+) -> SmokeReport:
+    from scripts.flows.smoke import smoke_trtllm_grpc
+    from triton_repo.smoke.smg import SmgSmokeOptions
+
+    chosen = SmgSmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
+    return smoke_trtllm_grpc(url, engine=engine, junit=junit, options=chosen, on_result=on_result)
+
+
+def _refuse_openai_options(model: str | None, metrics_url: str | None, *, api: str) -> None:
     given = {"--model": model, "--metrics-url": metrics_url}
     names = ", ".join(name for name, value in given.items() if value is not None)
     if names:
-        raise UsageError(f"{names}: for --api openai, and this is triton")
+        raise UsageError(f"{names}: for --api openai, and this is {api}")

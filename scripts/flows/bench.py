@@ -127,6 +127,8 @@ def _target(
             root_certificates=str(roots) if roots else None,
         )
         return OpenAiTarget(server.url, options.model, options=asked), facts
+    if options.api == "trtllm-grpc":
+        return _smg_target(server, options, tokenizer)
     from triton_repo.client.client import Client
     from triton_repo.client.other_answers import recognized
     from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
@@ -146,6 +148,34 @@ def _target(
     )
     encode = tokenizer.encode if tokenizer is not None else None
     return TritonTarget(server.url, model, options=how, encode=encode), facts
+
+
+def _smg_target(
+    server: Server, options: BenchOptions, tokenizer: BenchTokenizer | None
+) -> tuple[Target, dict[str, Fact]]:
+    """The target of trtllm-serve's gRPC, which takes token ids.
+
+    Raises:
+        UsageError: there is no tokenizer to make them.
+        EnvironmentUnusable: nothing answers.
+    """
+    from triton_repo.client.smg import SmgClient
+    from triton_repo.load.server_facts import smg_facts
+    from triton_repo.load.smg_target import SmgOptions, SmgTarget
+
+    if tokenizer is None:
+        raise UsageError("--api trtllm-grpc takes token ids: give the tokenizer with --engine or --tokenizer")
+    with SmgClient(server.url, deadline_s=10, headers=options.headers, tls=options.tls) as client:
+        facts = smg_facts(client)
+    asked = SmgOptions(
+        deadline_s=options.deadline_s,
+        streaming=options.stream,
+        sampling=options.sampling,
+        headers=options.headers,
+        tls=options.tls,
+    )
+    target = SmgTarget(server.url, encode=tokenizer.encode, decode=tokenizer.decode, options=asked)
+    return target, facts
 
 
 def _recorder(server: Server, options: BenchOptions) -> Any:

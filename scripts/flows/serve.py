@@ -204,12 +204,17 @@ def find_server(
     if url is None and engine is not None:
         return _server_of(engine, root=root)
     running = [status for status in list_servers(root) if status.is_running and status.server]
-    openai = [status.server for status in running if status.server and status.server.model is not None]
-    running = [status for status in running if status.server and status.server.model is None]
-    if openai and not running and url in (None, *(server.http_url for server in openai)):
+    others = [status.server for status in running if status.server and status.server.api != "triton"]
+    running = [status for status in running if status.server and status.server.api == "triton"]
+    if others and not running and url in (None, *(server.url for server in others)):
+        client = (
+            " client of OpenAI's API"
+            if others[0].api == "openai"
+            else " client of its protocol, by token ids"
+        )
         raise UsageError(
-            f"{openai[0].http_url}: is trtllm-serve, without Triton's gRPC; ask it with --api openai, or any "
-            "client of OpenAI's API"
+            f"{others[0].url}: is trtllm-serve, without Triton's gRPC; ask it with --api {others[0].api}, or "
+            f"any{client}"
         )
     if url is not None:
         running = [status for status in running if status.server and status.server.grpc_url == _local(url)]
@@ -245,6 +250,31 @@ def _server_of(engine: str, *, root: Path) -> tuple[str, str | None, Places | No
     return found.server.grpc_url, found.server.metrics_url, places
 
 
+def find_trtllm_grpc(url: str | None, *, root: Path = OUT) -> tuple[str, Places | None]:
+    """HOST:PORT and engine of a server of `trtllm-serve --grpc`: of `url`, or the only one that runs.
+
+    Raises:
+        UsageError: no URL was given, and none or several servers run.
+    """
+    from triton_repo.serve.local import list_servers
+
+    running = {
+        status.server.grpc_url: places_of_server(status)
+        for status in list_servers(root)
+        if status.is_running and status.server and status.server.api == "trtllm-grpc"
+    }
+    if url is not None:
+        return url, running.get(_local(url))
+    if len(running) == 1:
+        return next(iter(running.items()))
+    if running:
+        raise UsageError(f"several servers run; give HOST:PORT of one: {', '.join(running)}")
+    raise UsageError(
+        f"no server of trtllm-serve's gRPC runs under {root}/; start one with: tpforge serve ENGINE --server "
+        "trtllm-grpc, or give HOST:PORT of one"
+    )
+
+
 def find_openai_server(url: str | None, *, root: Path = OUT) -> tuple[str, Places | None]:
     """The URL and engine of a server with OpenAI's API: of `url`, or the only one that runs.
 
@@ -258,7 +288,7 @@ def find_openai_server(url: str | None, *, root: Path = OUT) -> tuple[str, Place
     running = {
         status.server.http_url: places_of_server(status)
         for status in list_servers(root)
-        if status.is_running and status.server and status.server.model is not None
+        if status.is_running and status.server and status.server.api == "openai"
     }
     if url is not None:
         asked = (url if "//" in url else f"http://{url}").rstrip("/").removesuffix("/v1")

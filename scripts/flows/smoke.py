@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.chat import find_template, render_chat
-from scripts.flows.serve import find_openai_server, find_server
+from scripts.flows.serve import find_openai_server, find_server, find_trtllm_grpc
 from tpforge.outputs.atomic import write_atomic
 from tpforge.outputs.places import find_engine
 
 if TYPE_CHECKING:
     from triton_repo.smoke import CheckResult, SmokeOptions, SmokeReport
     from triton_repo.smoke.openai import OpenAiSmokeOptions
+    from triton_repo.smoke.smg import SmgSmokeOptions
 
 
 def smoke_server(
@@ -88,6 +89,32 @@ def smoke_openai_server(
         on_result=on_result,
         options=options,
     )
+    _write_junit(report, junit)
+    return report
+
+
+def smoke_trtllm_grpc(
+    url: str | None,
+    *,
+    engine: str | None = None,
+    junit: Path | None = None,
+    options: SmgSmokeOptions | None = None,
+    on_result: Callable[[CheckResult], None],
+) -> SmokeReport:
+    """Run every check of a server of `trtllm-serve --grpc`; without `url` of the only one that runs.
+
+    Raises:
+        UsageError: none or several run.
+        InputRefused: `engine` is none.
+    """
+    from engines.store import read_manifest
+    from triton_repo.smoke.smg import run_smg_smoke
+
+    found, places = find_trtllm_grpc(url)
+    if engine is not None:
+        places = find_engine(engine)
+    manifest = read_manifest(places.engine) if places is not None else None
+    report = run_smg_smoke(found, manifest=manifest, options=options, on_result=on_result)
     _write_junit(report, junit)
     return report
 

@@ -69,10 +69,13 @@ def _answers(status: Status) -> bool:
         return False
     security, model = status.server.security, status.server.model
     if model is not None:
-        from triton_repo.trtllm_serve.readiness import generate_token
+        from triton_repo.trtllm_serve.readiness import generate_token, generate_token_id
 
         try:
-            generate_token(status.server.http_url, model=model, deadline_s=_DEADLINE_S)
+            if status.server.api == "trtllm-grpc":
+                generate_token_id(status.server.grpc_url, deadline_s=_DEADLINE_S)
+            else:
+                generate_token(status.server.http_url, model=model, deadline_s=_DEADLINE_S)
         except TpforgeError:
             return False
         return True

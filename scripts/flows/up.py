@@ -21,7 +21,7 @@ from scripts.flows.serving.front import ask_openai
 from scripts.flows.serving.launch import is_launched, plan_launch, serve_launch
 from scripts.flows.serving.launch_trtllm_serve import is_trtllm_serve
 from scripts.flows.serving.replicas import serve_replicas
-from scripts.flows.smoke import smoke_openai_server, smoke_server
+from scripts.flows.smoke import smoke_openai_server, smoke_server, smoke_trtllm_grpc
 from tpforge.errors import VerificationFailed
 from tpforge.extras import require_extra
 from tpforge.manifest import Manifest, Parity
@@ -36,6 +36,7 @@ from tpforge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server
+    from triton_repo.smoke import SmokeReport
 
 Outcome = Literal["done", "unchanged", "skipped", "failed", "interrupted"]
 
@@ -151,12 +152,15 @@ class Run:
 
         with self.stage("smoke") as stage:
             options = self.recipe.repository
-            is_triton = not url.startswith("http")
+            is_grpc = self.recipe.serve.server == "trtllm-grpc"
+            is_triton = not url.startswith("http") and not is_grpc
             if is_triton and isinstance(options, PytorchOptions) and options.front == "llmapi":
                 stage.skipped = True
                 stage.result = 'its checks need front = "inflight"; the server generated a token'
                 return
-            smoke = smoke_server if is_triton else smoke_openai_server
+            smoke: Callable[..., SmokeReport] = smoke_server if is_triton else smoke_openai_server
+            if is_grpc:
+                smoke = smoke_trtllm_grpc
             report = smoke(
                 url, junit=junit, on_result=lambda check: self._progress(f"smoke: {line_of(check)}")
             )

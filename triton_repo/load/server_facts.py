@@ -15,6 +15,7 @@ from tpforge.system.opener import read_url
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Client
+    from triton_repo.client.smg import SmgClient
 
 BATCH_PARAMETERS = (
     "batching_strategy", "gpt_model_type", "batch_scheduler_policy", "max_queue_size", "executor", "device",
@@ -31,6 +32,26 @@ def triton_facts(client: Client, model: str) -> dict[str, Fact]:
         "server": Fact(value="tritonserver"),
         "server_version": Fact(value=client.server_version()),
         "batch_settings": _batch_settings(client, generating),
+    }
+
+
+def smg_facts(client: SmgClient) -> dict[str, Fact]:
+    """What trtllm-serve says of itself over its gRPC.
+
+    Raises:
+        ServerUnreachable, DeadlineExceeded: nothing answers.
+    """
+    from triton_repo.client.channel import RequestRefused
+
+    version: Fact
+    try:
+        version = Fact(value=client.version())
+    except RequestRefused as error:
+        version = Fact(unavailable_because=str(error))
+    return {
+        "server": Fact(value="trtllm-serve --grpc"),
+        "server_version": version,
+        "batch_settings": Fact(unavailable_because="trtllm-serve does not tell them over gRPC"),
     }
 
 

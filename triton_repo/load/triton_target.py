@@ -5,24 +5,22 @@ It knows the four forms of model: text (ensemble, tensorrt_llm_bls), token ids (
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 from tritonclient.grpc import service_pb2
 
 from tpforge.errors import UsageError
 from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
-from tpforge.measure.runs.samples import ErrorKind
 from triton_repo.client.channel import Tls, aio_channel, check_url
 from triton_repo.client.client import Client, timeout_us
 from triton_repo.client.wire import Response, Tensor, decode_response, encode_request, tensor
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
+from triton_repo.load.grpc_stream import put_on
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 NUM_INPUT, NUM_OUTPUT = "num_input_tokens", "num_output_tokens"
@@ -143,37 +141,12 @@ class TritonTarget:
 
     async def run(self, exchange: Exchange) -> None:
         """A stream of its own: one request, then responses until the server closes it."""
-        arrivals, pieces = exchange.arrivals, exchange.pieces
         # Messages that are put in a row are one message: the id is added without encoding all again.
         request_id = service_pb2.ModelInferRequest(id=uuid.uuid4().hex).SerializeToString()
-        call = self._method(timeout=self.options.deadline_s, metadata=self._metadata)
-        now, end = asyncio.get_running_loop().time, aio.EOF
-        try:
-            await call.write(self._requests[exchange.prompt.id] + request_id)
-            exchange.sent = now()
-            await call.done_writing()
-            read = call.read
-            while True:
-                piece = await read()
-                at = now()
-                if piece is end:
-                    break
-                arrivals.append(at)
-                pieces.append(piece)
-            code = await call.code()
-            if code is not grpc.StatusCode.OK:
-                exchange.failure = self._failure(exchange, code, await call.details() or "")
-        except grpc.RpcError as error:
-            exchange.failure = self._failure(exchange, await call.code(), str(error.details() or ""))
-        except asyncio.InvalidStateError:
-            # Writing to a call that has ended meanwhile, such as for want of a connection.
-            exchange.failure = self._failure(exchange, await call.code(), await call.details() or "")
-        except asyncio.CancelledError:
-            exchange.failure = Failure("cancelled", "this client gave up")
-            call.cancel()
-            raise
-        finally:
-            exchange.ended = now()
+        request = self._requests[exchange.prompt.id] + request_id
+        await put_on(
+            self._method, request, exchange, deadline_s=self.options.deadline_s, metadata=self._metadata
+        )
 
     def read(self, exchange: Exchange) -> Reading:
         """Decode the responses of a stream that is over."""
@@ -221,17 +194,6 @@ class TritonTarget:
         pieces = response.outputs["text_output"].reshape(-1)
         return b"".join(pieces).decode("utf-8", errors="replace"), None
 
-    def _failure(self, exchange: Exchange, code: grpc.StatusCode, details: str) -> Failure:
-        """What a status other than OK means, given how far the request had come."""
-        message = f"{code.name}: {details}" if details else code.name
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Failure("timeout", f"no complete answer within {self.options.deadline_s:g} s")
-        if code is grpc.StatusCode.CANCELLED:
-            return Failure("cancelled", message)
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return Failure(_lost(exchange, details), message)
-        return Failure("refused", details or message)
-
     def _tensors(self, prompt: Prompt) -> list[Tensor]:
         """The inputs of one request, with a batch dimension of one where the model has it."""
         values: dict[str, Any] = dict(self.options.sampling)
@@ -260,12 +222,6 @@ class TritonTarget:
     def _tensor(self, name: str, value: Any) -> Tensor:
         row = list(value) if isinstance(value, list | tuple) else [value]
         return tensor(name, self.model.inputs[name], [row] if self.model.batched else row)
-
-
-def _lost(exchange: Exchange, details: str) -> ErrorKind:
-    """Whether there was no connection, or it was lost with the request under way."""
-    never = "failed to connect" in details.lower() or exchange.sent is None
-    return "unreachable" if never and not exchange.arrivals else "broken"
 
 
 def _number(outputs: Mapping[str, Any], name: str) -> int | None:

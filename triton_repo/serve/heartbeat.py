@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from triton_repo.serve.guard import module_command, module_environment
+from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.ports import Ports
+from triton_repo.serve.readiness import CANARY_MODELS
 
 _SCRIPTS = Path(__file__).parents[1] / "deploy" / "templates" / "common"
 CANARY, OPENAI_CANARY = _SCRIPTS / "canary.py", _SCRIPTS / "canary_openai.py"
@@ -92,6 +96,30 @@ class Heartbeat:
             self._asking = None
 
 
+def heartbeat_of(
+    ports: Ports, *, host: str, launch: LaunchedProgram | None, models: Sequence[str]
+) -> Heartbeat | None:
+    """Of Triton's ensemble, or of a server with an API of its own; other programs are taken at their word."""
+    if launch is not None and (model := launch.model) is not None:
+        if launch.api == "trtllm-grpc":
+            return Heartbeat(lambda: start_grpc_canary(ports, host=host), now=time.monotonic)
+        counts = launch.counts_steps
+        return Heartbeat(
+            lambda: start_openai_canary(ports, host=host, model=model, counts_steps=counts),
+            now=time.monotonic,
+        )
+    if launch is not None or CANARY_MODELS[0] not in models:
+        return None
+    return Heartbeat(lambda: start_canary(ports, host=host, model=CANARY_MODELS[0]), now=time.monotonic)
+
+
+def start_grpc_canary(ports: Ports, *, host: str) -> subprocess.Popen[str]:
+    """Ask the server with trtllm-serve's gRPC that listens on `host`, on this machine."""
+    url = f"{_reached(host)}:{ports.grpc}"
+    words = module_command("triton_repo.trtllm_serve.canary", url, str(UNCOUNTED_TIMEOUT_S))
+    return _popen(words, env=module_environment())
+
+
 def start_canary(ports: Ports, *, host: str, model: str) -> subprocess.Popen[str]:
     """Ask the server that listens on `host`, on this machine."""
     place = _reached(host)
@@ -114,8 +142,13 @@ def _reached(host: str) -> str:
 
 
 def _start(*words: str) -> subprocess.Popen[str]:
+    return _popen([sys.executable, "-I", "-S", *words], env=None)
+
+
+def _popen(words: list[str], *, env: dict[str, str] | None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", *words],
+        words,
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

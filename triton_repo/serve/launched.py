@@ -37,8 +37,8 @@ class LaunchedProgram(Record):
     """Words to run, what the environment needs beside its own, and the id that the server answers with.
 
     `shared_memory` is how the names of its regions on this host start; a container has its own. `model` is
-    the name of the model of a server with OpenAI's API, such as trtllm-serve, and `counts_steps` says whether
-    that server's statistics tell of its iterations; None is a Triton.
+    the name of the model of a server with an `api` of its own, such as trtllm-serve; None is a Triton.
+    `counts_steps` says whether that server's statistics tell of its iterations.
     """
 
     words: tuple[str, ...]
@@ -47,6 +47,7 @@ class LaunchedProgram(Record):
     container: ContainerName | None = None
     shared_memory: str | None = Field(default=None, pattern=REGIONS)
     model: str | None = None
+    api: Literal["openai", "trtllm-grpc"] = "openai"
     counts_steps: bool = False
 
     @property

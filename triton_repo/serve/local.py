@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.progress import Progress
@@ -78,12 +79,13 @@ class Server:
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Where its companions are reached, by their names."""
     model: str | None = None
-    """The name of the model of a server with OpenAI's API of its own; None is a Triton."""
+    """The name of the model of a server with an API of its own; None is a Triton."""
+    api: Literal["triton", "openai", "trtllm-grpc"] = "triton"
 
     @property
     def url(self) -> str:
         """What its clients want: HTTP's where it has OpenAI's API itself, else gRPC's."""
-        return self.grpc_url if self.model is None else self.http_url
+        return self.http_url if self.api == "openai" else self.grpc_url
 
     @property
     def grpc_url(self) -> str:
@@ -319,6 +321,7 @@ def _server(state_dir: Path, found: state.ServerState) -> Server:
         security=found.security,
         addresses=found.addresses,
         model=found.model,
+        api="triton" if found.model is None else found.api,
     )
 
 

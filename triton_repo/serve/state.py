@@ -66,7 +66,9 @@ class ServerState(Record):
     addresses: dict[str, str] = Field(default_factory=dict)
     """Where its companions are reached, by their names."""
     model: str | None = None
-    """The name of the model of a server with OpenAI's API; None is a Triton."""
+    """The name of the model of a server with an API of its own; None is a Triton."""
+    api: Literal["openai", "trtllm-grpc"] = "openai"
+    """That API, where it has a model's name."""
     restarts: int = 0
     last_failure: str | None = None
     seconds_to_ready: float | None = None

@@ -29,14 +29,13 @@ from tpforge.units import format_seconds
 from triton_repo.serve import processes, state, triton_log
 from triton_repo.serve.companions import Companion, Companions, companions_mark
 from triton_repo.serve.guard import guarded
-from triton_repo.serve.heartbeat import Heartbeat, start_canary, start_openai_canary
+from triton_repo.serve.heartbeat import Heartbeat, heartbeat_of
 from triton_repo.serve.interpreter import check_interpreter
 from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.leftovers import TEMPORARY, clean, clean_leftovers
 from triton_repo.serve.ports import Ports, refuse_used
 from triton_repo.serve.private import open_log, private_folder
 from triton_repo.serve.readiness import (
-    CANARY_MODELS,
     Start,
     Stopped,
     describe_end,
@@ -140,6 +139,7 @@ class Supervisor:
             shared_memory=plan.launch.shared_memory if plan.launch else None,
             addresses={item.name: item.address for item in plan.companions if item.address},
             model=plan.launch.model if plan.launch else None,
+            api=plan.launch.api if plan.launch else "openai",
         )
         self._models = models_of(plan.repository) if self._state.model is None else ()
         others = [port for companion in plan.companions for port in companion.ports]
@@ -210,7 +210,13 @@ class Supervisor:
         # Imported here: its client is of no use to a supervisor of Triton.
         from triton_repo.trtllm_serve.readiness import wait_generates
 
-        wait_generates(start, model=self._state.model, progress=self._report, is_stopped=self._is_stopped)
+        wait_generates(
+            start,
+            model=self._state.model,
+            api=self._state.api,
+            progress=self._report,
+            is_stopped=self._is_stopped,
+        )
 
     def _start(self) -> Start:
         plan = self._plan
@@ -246,27 +252,18 @@ class Supervisor:
     def _watch(self, start: Start) -> str:
         """Look at the server and its model processes until one ends or is stuck; which one, and how."""
         if self._heartbeat is None:
-            self._heartbeat = self._new_heartbeat()
+            self._heartbeat = heartbeat_of(
+                self._plan.ports,
+                host=self._plan.security.http_host(self._plan.host),
+                launch=self._plan.launch,
+                models=self._models,
+            )
         heartbeat = self._heartbeat
         try:
             return self._watch_with(heartbeat, start)
         finally:
             if heartbeat is not None:
                 heartbeat.close()
-
-    def _new_heartbeat(self) -> Heartbeat | None:
-        """Of Triton's ensemble, or of a server with OpenAI's API; other programs are taken at their word."""
-        ports, host = self._plan.ports, self._plan.security.http_host(self._plan.host)
-        launch = self._plan.launch
-        if launch is not None and (model := launch.model) is not None:
-            counts = launch.counts_steps
-            return Heartbeat(
-                lambda: start_openai_canary(ports, host=host, model=model, counts_steps=counts),
-                now=time.monotonic,
-            )
-        if launch is not None or CANARY_MODELS[0] not in self._models:
-            return None
-        return Heartbeat(lambda: start_canary(ports, host=host, model=CANARY_MODELS[0]), now=time.monotonic)
 
     def _watch_with(self, heartbeat: Heartbeat | None, start: Start) -> str:
         stubs = processes.stubs_of(start.process.pid)

@@ -17,7 +17,7 @@ PROGRAM = "trtllm-serve"
 MODEL, CONFIG = "model", "llm.yaml"
 """The checkpoint and the settings in an engine folder of runtime pytorch."""
 _NAMED_SINCE = (1, 3)
-"""From when on --served_model_name is known; before, the name is that of the model's folder."""
+"""From when on --served_model_name and --grpc are known; before, the name is that of the model's folder."""
 _QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
 """trtllm-serve reports its use over the network unless it is told not to."""
 
@@ -26,7 +26,8 @@ _QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
 class TrtllmServe:
     """What is served and where: `engine` is the folder, `address` what the server binds.
 
-    `config` is another file than the engine's llm.yaml.
+    `config` is another file than the engine's llm.yaml. With `grpc` it speaks its own gRPC, by token ids, and
+    no HTTP.
     """
 
     engine: Path
@@ -35,6 +36,7 @@ class TrtllmServe:
     port: int
     address: str = "127.0.0.1"
     config: Path | None = None
+    grpc: bool = False
 
     @property
     def model_name(self) -> str:
@@ -49,7 +51,16 @@ def trtllm_serve_command(asked: TrtllmServe) -> LaunchCommand:
     # Both releases know this spelling; --config is the same option, and newer.
     words += ["--extra_llm_api_options", str(asked.config or asked.engine / CONFIG)]
     words += ["--served_model_name", asked.name] if _takes_name(asked.version) else []
+    words += ["--grpc"] if asked.grpc else []
     return LaunchCommand(tuple(words), dict(_QUIET))
+
+
+def has_grpc(version: str) -> bool:
+    """Whether the release has --grpc, a prototype there.
+
+    Source: as above; the option is not in the tables of 1.2.
+    """
+    return version_key(version)[:2] >= _NAMED_SINCE
 
 
 def _takes_name(version: str) -> bool:

@@ -10,6 +10,8 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from typing import Literal
 
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
 from tpforge.progress import Progress
@@ -27,12 +29,13 @@ def wait_generates(
     start: Start,
     *,
     model: str,
+    api: Literal["openai", "trtllm-grpc"] = "openai",
     progress: Progress,
     is_stopped: Callable[[], bool],
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return when the server has generated a token under the name `model`.
+    """Return when the server has generated a token, over OpenAI's API under the name `model`.
 
     Raises:
         Stopped: `is_stopped` said so.
@@ -41,7 +44,11 @@ def wait_generates(
     """
     assert start.http_url is not None
     begun, said_at = now(), now()
-    while not _lists(start.http_url, model):
+    lists = partial(_lists, start.http_url, model)
+    asks = partial(generate_token, start.http_url, model=model)
+    if api == "trtllm-grpc":
+        lists, asks = partial(_is_healthy, start.url), partial(generate_token_id, start.url)
+    while not lists():
         _refuse_ended(start, is_stopped)
         if now() - begun > start.load_timeout_s:
             raise EnvironmentUnusable(_late(start))
@@ -52,7 +59,7 @@ def wait_generates(
     progress(f"{start.program} listens; asking {model} for one token")
     left_s = max(_LIST_DEADLINE_S, start.load_timeout_s - (now() - begun))
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(generate_token, start.http_url, model=model, deadline_s=left_s)
+        answer = pool.submit(asks, deadline_s=left_s)
         while not answer.done():
             wait([answer], timeout=_POLL_S)
             if not answer.done():
@@ -79,6 +86,34 @@ def generate_token(url: str, *, model: str, deadline_s: float) -> None:
         raise InputRefused(f"{url}: {type(error).__name__}: {error}") from error
     if not choices:
         raise InputRefused(f"{url}: no choice in {json.dumps(value)[:300]}")
+
+
+def generate_token_id(url: str, *, deadline_s: float) -> None:
+    """Have a server of trtllm-serve's gRPC generate one token after one that every vocabulary has.
+
+    Raises:
+        TpforgeError: it did not.
+    """
+    from triton_repo.client.smg import SmgClient
+
+    try:
+        with SmgClient(url, deadline_s=deadline_s) as client:
+            found = client.generate([1], max_tokens=1, ignore_eos=True)
+    except ValueError as error:
+        raise InputRefused(f"{url}: {error}") from error
+    if not found.token_ids:
+        raise InputRefused(f"{url}: an answer without a token")
+
+
+def _is_healthy(url: str) -> bool:
+    """Whether a server of that protocol answers there, and calls itself well."""
+    from triton_repo.client.smg import SmgClient
+
+    try:
+        with SmgClient(url, deadline_s=_LIST_DEADLINE_S) as client:
+            return client.health().upper() == "OK"
+    except TpforgeError:
+        return False
 
 
 def _lists(url: str, model: str) -> bool:

@@ -43,10 +43,11 @@ def server_options() -> Decorator:
         ),
         click.option(
             "--server",
-            type=click.Choice(["auto", "triton", "trtllm-serve"]),
+            type=click.Choice(["auto", "triton", "trtllm-serve", "trtllm-grpc"]),
             default="auto",
             show_default=True,
-            help="pytorch: what serves; auto: Triton where a container of it holds the release.",
+            help="pytorch: what serves; auto: Triton where a container of it holds the release. trtllm-grpc: "
+            "trtllm-serve by its own gRPC.",
         ),
         click.option(
             "--container",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from engines.chat import chat_prompt, find_template
-from scripts.flows.serve import find_openai_server, find_server
+from scripts.flows.serve import find_openai_server, find_server, find_trtllm_grpc
 from tpforge.errors import UsageError
 from tpforge.extras import has_extra
 from tpforge.manifest import Manifest
@@ -44,7 +44,7 @@ DEFAULT_DURATION_S = 20.0
 class BenchOptions:
     """What is measured and how; the words of `tpforge bench --help`."""
 
-    api: Literal["triton", "openai"] = "triton"
+    api: Literal["triton", "openai", "trtllm-grpc"] = "triton"
     model: str = "ensemble"
     concurrency: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
@@ -127,6 +127,9 @@ def find(url: str | None, options: BenchOptions) -> Server:
     if options.api == "openai":
         grpc_url, places = find_openai_server(url)
         metrics_url = None
+    elif options.api == "trtllm-grpc":
+        grpc_url, places = find_trtllm_grpc(url)
+        metrics_url = None
     else:
         grpc_url, metrics_url, places = find_server(url)
     if options.engine is not None:
@@ -180,7 +183,7 @@ def uses_chat_template(options: BenchOptions, server: Server) -> bool:
     Raises:
         UsageError: it is asked for, and the engine is not known.
     """
-    if options.api != "triton" or options.chat_template is False:
+    if options.api == "openai" or options.chat_template is False:
         return False
     if options.chat_template:
         if server.places is None:

@@ -79,7 +79,7 @@ def plan_launch(
     guard.read_admin_key()
     manifest = read_manifest(places.engine)
     release = find_release(release_of(manifest))
-    if chosen_server(recipe, manifest, release) == "trtllm-serve":
+    if chosen_server(recipe, manifest, release) != "triton":
         return plan_trtllm_serve(places, recipe, manifest, release, security=guard)
     container = recipe.container if recipe.container != "auto" else container_of(release)
     _refuse_mode(manifest, recipe)
@@ -147,6 +147,7 @@ def serve_launch(
         container=container,
         shared_memory=f"{launch.name}-" if container is None else None,
         model=launch.model,
+        api=launch.api,
         counts_steps=launch.counts_steps,
     )
     size = sum(file.size for file in launch.manifest.files)

@@ -45,11 +45,14 @@ class Launch:
     doubts: tuple[str, ...]
     security: Security
     model: str | None = None
+    api: Literal["openai", "trtllm-grpc"] = "openai"
 
     @property
-    def server(self) -> Literal["triton", "trtllm-serve"]:
+    def server(self) -> Literal["triton", "trtllm-serve", "trtllm-grpc"]:
         """What serves."""
-        return "triton" if self.model is None else "trtllm-serve"
+        if self.model is None:
+            return "triton"
+        return "trtllm-grpc" if self.api == "trtllm-grpc" else "trtllm-serve"
 
     @property
     def counts_steps(self) -> bool:

@@ -21,6 +21,7 @@ from tpforge.manifest import Manifest
 from tpforge.outputs.places import Places
 from tpforge.recipe import ServeRecipe
 from tpforge.trtllm.versions import Release, find_release
+from triton_repo.trtllm_serve.command import has_grpc
 
 if TYPE_CHECKING:
     from triton_repo.serve.mpirun import LaunchCommand
@@ -31,19 +32,24 @@ __all__ = ["chosen_server", "is_trtllm_serve", "plan_trtllm_serve"]
 
 def chosen_server(
     recipe: ServeRecipe, manifest: Manifest, release: Release
-) -> Literal["triton", "trtllm-serve"]:
+) -> Literal["triton", "trtllm-serve", "trtllm-grpc"]:
     """Triton where one of its containers holds the release, or is asked for; else trtllm-serve.
 
     Raises:
-        UsageError: trtllm-serve is asked for an engine that it cannot load, or Triton has no such release.
+        UsageError: trtllm-serve is asked for an engine that it cannot load, or a release has no such server.
     """
-    if recipe.server == "trtllm-serve":
+    if recipe.server in ("trtllm-serve", "trtllm-grpc"):
         if manifest.runtime != "pytorch":
             raise UsageError(
-                "--server trtllm-serve: serves engines of runtime pytorch, this one is of "
+                f"--server {recipe.server}: serves engines of runtime pytorch, this one is of "
                 f"{manifest.runtime}; leave it out, or build it with --runtime pytorch"
             )
-        return "trtllm-serve"
+        if recipe.server == "trtllm-grpc" and not has_grpc(release.trtllm):
+            raise UsageError(
+                f"--server trtllm-grpc: TensorRT-LLM {release.trtllm} has no --grpc, 1.3 and later do; serve "
+                "it by --server trtllm-serve, over OpenAI's API"
+            )
+        return recipe.server
     has_triton = bool(release.triton) or recipe.image is not None or recipe.tritonserver is not None
     if recipe.server == "triton":
         if not has_triton:
@@ -66,7 +72,7 @@ def is_trtllm_serve(places: Places, recipe: ServeRecipe) -> bool:
     manifest = read_manifest(places.engine)
     if manifest.runtime != "pytorch":
         return False
-    return chosen_server(recipe, manifest, find_release(release_of(manifest))) == "trtllm-serve"
+    return chosen_server(recipe, manifest, find_release(release_of(manifest))) != "triton"
 
 
 def plan_trtllm_serve(
@@ -78,9 +84,11 @@ def plan_trtllm_serve(
         UsageError: GPUs do not fit the ranks, or an option is given that trtllm-serve has not.
     """
     from triton_repo.serve.mpirun import parse_devices
+    from triton_repo.serve.ports import Ports
     from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
 
     _refuse_triton_options(recipe, security)
+    is_grpc = chosen_server(recipe, manifest, release) == "trtllm-grpc"
     devices = parse_devices(recipe.devices, world_size=manifest.num_ranks)
     container = recipe.container if recipe.container != "auto" else container_of(release)
     if container != "none" and recipe.image is None and release.release_image is None:
@@ -94,7 +102,8 @@ def plan_trtllm_serve(
         engine=places.engine.resolve(),
         name=manifest.name,
         version=release.trtllm,
-        port=recipe.port_base,
+        port=Ports.from_base(recipe.port_base).grpc if is_grpc else recipe.port_base,
+        grpc=is_grpc,
         # In a container everywhere: its port is published at the host's address alone.
         address=recipe.host if container == "none" else "0.0.0.0",
     )
@@ -113,6 +122,7 @@ def plan_trtllm_serve(
         doubts=tuple(doubts),
         security=security,
         model=asked.model_name,
+        api="trtllm-grpc" if is_grpc else "openai",
     )
 
 
@@ -141,7 +151,7 @@ def _where(
         ports=Ports.from_base(recipe.port_base),
         host=recipe.host,
         engine="podman" if container == "podman" else "docker",
-        published=("HTTP",),
+        published=("gRPC",) if recipe.server == "trtllm-grpc" else ("HTTP",),
     )
     return container_command(around, command)
 

@@ -51,12 +51,19 @@ def start(words: list[str], *, engine: str, calls: str, version: str, answers_af
     if not words or words.pop(0) != "serve":
         sys.exit("Error: No such command")
     model, *rest = words
+    is_grpc = "--grpc" in rest
+    rest = [word for word in rest if word != "--grpc"]
     given = dict(zip(rest[::2], rest[1::2], strict=True))
     if unknown := sorted(given.keys() - set(_OPTIONS)):
         sys.exit(f"Error: No such option: {', '.join(unknown)}")
     if not (Path(model) / "config.json").is_file():
         sys.exit(f"OSError: {model} does not appear to have a file named config.json")
     _check_yaml(Path(given.get("--config") or given["--extra_llm_api_options"]), version=version)
+    if is_grpc:
+        from tests.support.servers import standin_smg
+
+        asyncio.run(standin_smg.serve(Path(engine), host=given["--host"], port=int(given["--port"])))
+        return
     name = given.get("--served_model_name", Path(model).name)
     script = HttpScript(
         host=given["--host"],

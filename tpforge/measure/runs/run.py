@@ -75,7 +75,7 @@ class Workload(Record):
     once before (``warm``), or asked again and again without that (``repeated``).
     """
 
-    target: Literal["triton", "openai"]
+    target: Literal["triton", "openai", "trtllm-grpc"]
     model: str
     url: str
     loop: Literal["closed", "open"]

@@ -83,3 +83,21 @@ def test_options_of_triton_are_refused(given: dict[str, str], tmp_path: Path) ->
     recipe = ServeRecipe.model_validate({"container": "docker", **given})
     with pytest.raises(UsageError, match="for Triton, and this engine is served by trtllm-serve"):
         plan_trtllm_serve(places, recipe, engine("1.2.1"), find_release("1.2.1"), security=Security())
+
+
+def test_its_grpc_listens_one_port_above_and_is_refused_where_the_release_has_none(tmp_path: Path) -> None:
+    places = Places(tmp_path / "tiny" / "engine")
+    recipe = ServeRecipe(container="docker", port_base=9000, server="trtllm-grpc")
+    launch = plan_trtllm_serve(
+        places, recipe, engine("1.3.0"), release("1.3.0", triton=()), security=Security()
+    )
+    words = launch.command.words
+    assert words[-1] == "--grpc"
+    assert words[words.index("--port") + 1] == "9001"
+    published = [words[place + 1] for place, word in enumerate(words) if word == "--publish"]
+    assert published == ["127.0.0.1:9001:9001"]
+    assert (launch.server, launch.api) == ("trtllm-grpc", "trtllm-grpc")
+    with pytest.raises(UsageError, match=r"TensorRT-LLM 1\.2\.1 has no --grpc"):
+        chosen_server(recipe, engine("1.2.1"), find_release("1.2.1"))
+    with pytest.raises(UsageError, match="this one is of tensorrt"):
+        chosen_server(recipe, engine("1.2.1", "tensorrt"), find_release("1.2.1"))

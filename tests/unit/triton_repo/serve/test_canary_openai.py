@@ -9,16 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.ports import free_ports
-from triton_repo.serve import supervisor
-from triton_repo.serve.heartbeat import OPENAI_CANARY, Heartbeat
+from triton_repo.serve import heartbeat
+from triton_repo.serve.heartbeat import OPENAI_CANARY
 from triton_repo.serve.launched import LaunchedProgram
-from triton_repo.serve.supervisor import ServerPlan, Supervisor
+from triton_repo.serve.ports import Ports
 
 Answer = tuple[int, str] | None
 """Status and text; None is an answer that never comes."""
@@ -124,28 +123,36 @@ def test_where_nothing_listens_nothing_is_learned() -> None:
     assert canary(url)[0] == 1
 
 
-@pytest.mark.parametrize("counts_steps", [True, False])
-def test_the_supervisor_of_trtllm_serve_asks_its_own_model(
-    counts_steps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("launched", "started"),
+    [
+        ({"model": "tiny", "counts_steps": True}, ["--model tiny", "--timeout 15.0", "canary_openai.py"]),
+        ({"model": "tiny"}, ["--model tiny", "--timeout 60.0", "canary_openai.py"]),
+        ({"model": "tiny", "api": "trtllm-grpc"}, ["triton_repo.trtllm_serve.canary", ":8001 60.0"]),
+    ],
+)
+def test_a_server_with_an_api_of_its_own_is_asked_by_it(
+    launched: dict[str, Any], started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    asked: list[str] = []
 
-    def start(_ports: Any, **more: Any) -> Any:
-        asked.append(more)
+    def start(words: list[str], **_more: Any) -> Any:
+        asked.append(" ".join(words))
         raise BlockingIOError
 
-    monkeypatch.setattr(supervisor, "start_openai_canary", start)
-    plan = ServerPlan(
-        repository=tmp_path,
-        state_dir=tmp_path / "server",
-        ports=free_ports(),
-        host="127.0.0.1",
-        load_timeout_s=1,
-        launch=LaunchedProgram(
-            words=("trtllm-serve",), environment={}, server_id="a", model="tiny", counts_steps=counts_steps
-        ),
-    )
-    heartbeat = Supervisor(plan, progress=print, on_ready=print)._new_heartbeat()
-    assert isinstance(heartbeat, Heartbeat)
-    assert heartbeat.problem() is None
-    assert asked == [{"host": "127.0.0.1", "model": "tiny", "counts_steps": counts_steps}]
+    monkeypatch.setattr(heartbeat.subprocess, "Popen", start)
+    launch = LaunchedProgram(words=("trtllm-serve",), environment={}, server_id="a", **launched)
+    found = heartbeat.heartbeat_of(Ports.from_base(8000), host="0.0.0.0", launch=launch, models=())
+    assert found is not None
+    assert found.problem() is None
+    (words,) = asked
+    assert "127.0.0.1:800" in words
+    assert all(part in words for part in started), words
+
+
+def test_other_programs_are_taken_at_their_word() -> None:
+    launch = LaunchedProgram(words=("mpirun",), environment={}, server_id="a")
+    ports = Ports.from_base(8000)
+    assert heartbeat.heartbeat_of(ports, host="127.0.0.1", launch=launch, models=("ensemble",)) is None
+    assert heartbeat.heartbeat_of(ports, host="127.0.0.1", launch=None, models=("other",)) is None
+    assert heartbeat.heartbeat_of(ports, host="127.0.0.1", launch=None, models=("ensemble",)) is not None
