@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.whole_gguf import whole_gguf
+from engines.whole_gguf import parsed_once, whole_gguf
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 
@@ -37,7 +37,10 @@ def load_transformers(
     try:
         if weights and not is_gguf:
             return _with_weights(source_path, weights, rounded=rounded, attention=attention).eval()
-        with whole_gguf(source_path) if is_gguf else nullcontext(source_path) as path:
+        with (
+            parsed_once() if is_gguf else nullcontext(),
+            whole_gguf(source_path) if is_gguf else nullcontext(source_path) as path,
+        ):
             where: dict[str, Any] = {"pretrained_model_name_or_path": path}
             if is_gguf:
                 where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}

@@ -14,6 +14,36 @@ from typing import Any
 
 
 @contextmanager
+def parsed_once() -> Iterator[None]:
+    """Each .gguf file is parsed once by gguf-py, which takes seconds: transformers would four times.
+
+    Nobody changes a reader, so that all may have the same.
+    """
+    import gguf
+    import numpy as np
+
+    class PlainViews(gguf.GGUFReader):  # type: ignore[misc]
+        """Slices of a mapped array cost three times those of a plain one."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+    before = gguf.GGUFReader
+    known: dict[str, PlainViews] = {}
+
+    def reader(path: Path | str) -> PlainViews:
+        if str(path) not in known:
+            known[str(path)] = PlainViews(path)
+        return known[str(path)]
+
+    gguf.GGUFReader = reader
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = before
+
+
+@contextmanager
 def whole_gguf(path: Path) -> Iterator[Path]:
     """The file itself, or one that is joined of all its parts, for as long as the context lasts."""
     from gguf import GGUFReader

@@ -117,7 +117,10 @@ class GgufSource:
 
     def write_tokenizer(self, out: Path) -> None:
         """Write the tokenizer that the metadata describes, by transformers' reading of it."""
-        convert_tokenizer(self.path.parent, out, gguf_file=self.path.name)
+        from builders.sources.gguf_reader import in_place_of_gguf_py
+
+        with in_place_of_gguf_py():
+            convert_tokenizer(self.path.parent, out, gguf_file=self.path.name)
         if self.adds_space is not None:
             as_llama_cpp_spaces(out / "tokenizer.json", adds_space=self.adds_space)
         remove_volatile_keys(out / "tokenizer_config.json")

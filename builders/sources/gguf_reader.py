@@ -8,9 +8,11 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from gguf import GGUFReader, GGUFValueType
 
@@ -21,12 +23,13 @@ _Parts = tuple[int, list[Any], list[int], list[GGUFValueType]]
 class Reader(GGUFReader):  # type: ignore[misc]
     """`before_tensors` gets what is said of the tensors before their types are taken for known."""
 
-    def __init__(self, path: Path, *, before_tensors: Callable[[Any], None]) -> None:
+    def __init__(self, path: Path | str, *, before_tensors: Callable[[Any], None] | None = None) -> None:
         self._before_tensors = before_tensors
         super().__init__(path)
 
     def _build_tensors(self, start_offs: int, fields: Any) -> None:
-        self._before_tensors(fields)
+        if self._before_tensors is not None:
+            self._before_tensors(fields)
         super()._build_tensors(start_offs, fields)
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> _Parts:
@@ -43,8 +46,8 @@ class Reader(GGUFReader):  # type: ignore[misc]
             parts = list(self._texts(start, count))
             num_bytes = sum(len(part) for part in parts) + 8 * count
             return 12 + num_bytes, parts, list(range(count)), types
-        numbers = self._get(start, self.gguf_scalar_to_np[kind], count)
-        return 12 + int(numbers.nbytes), [numbers], [0], types
+        numbers = np.asarray(self._get(start, self.gguf_scalar_to_np[kind], count))
+        return 12 + int(numbers.nbytes), [*numbers.reshape(count, 1)], list(range(count)), types
 
     def _texts(self, start: int, count: int) -> Iterator[Any]:
         """The bytes of texts that lie one after another, each behind its length."""
@@ -55,3 +58,14 @@ class Reader(GGUFReader):  # type: ignore[misc]
             first = start + length.size
             start = first + length.unpack_from(data, start)[0]
             yield data[first:start]
+
+
+@contextmanager
+def in_place_of_gguf_py() -> Iterator[None]:
+    """Transformers, which reads the metadata of a .gguf file by gguf-py, reads it by ours meanwhile."""
+    before = gguf.GGUFReader
+    gguf.GGUFReader = Reader
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = before

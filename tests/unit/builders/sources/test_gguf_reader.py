@@ -5,10 +5,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from builders.sources.gguf_bounds import check_header
-from builders.sources.gguf_reader import Reader
+from builders.sources.gguf_reader import Reader, in_place_of_gguf_py
 from builders.sources.mapped_file import MappedFile
+from engines.whole_gguf import parsed_once
 from tpforge.errors import InputRefused
 
 TEXTS = ["", "a", "ünï", "\u2581the", "x" * 300]
@@ -44,6 +46,8 @@ def test_every_field_and_tensor_is_what_gguf_py_reads(tmp_path: Path, endianess:
     for name, field in judge.fields.items():
         found = ours.fields[name]
         assert (found.types, found.contents(), found.offset) == (field.types, field.contents(), field.offset)
+        parts, expected = ([one.parts[index].tolist() for index in one.data] for one in (found, field))
+        assert parts == expected
     assert ours.fields["texts"].contents() == TEXTS
     assert len(ours.fields["texts"].data) == len(TEXTS)
     tensors = [(one.name, one.data_offset, one.n_bytes, one.data.tolist()) for one in judge.tensors]
@@ -71,6 +75,35 @@ def test_the_file_is_asked_as_often_for_a_large_vocabulary_as_for_a_small_one(tm
 
         counts.append(Counting(tmp_path / "file.gguf", before_tensors=lambda fields: None).num_views)
     assert counts[0] == counts[1]
+
+
+def test_transformers_reads_the_same_by_either_reader(tmp_path: Path) -> None:
+    write(tmp_path / "file.gguf", endianess=gguf.GGUFEndian.LITTLE)
+    theirs = load_gguf_checkpoint(str(tmp_path / "file.gguf"))
+    before = gguf.GGUFReader
+    with in_place_of_gguf_py():
+        assert gguf.GGUFReader is Reader
+        assert load_gguf_checkpoint(str(tmp_path / "file.gguf")) == theirs
+    assert gguf.GGUFReader is before
+
+
+def test_a_comparison_parses_a_file_once_by_gguf_py_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "file.gguf", endianess=gguf.GGUFEndian.LITTLE)
+    theirs = load_gguf_checkpoint(str(tmp_path / "file.gguf"))
+    judge, parse, parsed = gguf.GGUFReader, gguf.GGUFReader.__init__, []
+
+    def counted(self: gguf.GGUFReader, path: Path) -> None:
+        parsed.append(path)
+        parse(self, path)
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", counted)
+    with parsed_once():
+        assert [load_gguf_checkpoint(str(tmp_path / "file.gguf")) for _ in range(3)] == [theirs] * 3
+        assert isinstance(gguf.GGUFReader(str(tmp_path / "file.gguf")), judge)
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is judge
 
 
 @pytest.mark.parametrize("cut", range(1, 60))
