@@ -58,8 +58,6 @@ def recipe_text(plan: Plan, *, model: str, path: Path, describe: Path | None = N
     }
     given = {key: value for key, value in values.items() if value is not None}
     tables: dict[str, Any] = {"limits": _limits(plan)}
-    if option.attention_dp:
-        tables["pytorch"] = {"llm_args": {"enable_attention_dp": True}}
     if plan.ask.runtime == "tensorrt":
         tables["tensorrt"] = {"container": "docker"}
     if own := _pytorch(plan, describe=describe, folder=path.parent):
@@ -83,7 +81,7 @@ def _pytorch(plan: Plan, *, describe: Path | None, folder: Path) -> dict[str, An
         own["describe"] = os.path.relpath(describe.absolute(), folder.absolute())
     if plan.ask.runtime != "pytorch":
         return own
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"enable_attention_dp": True} if plan.chosen.attention_dp else {}
     if plan.chosen.dtype != plan.blueprint.model.dtype:
         arguments["dtype"] = plan.chosen.dtype.value
     if plan.chosen.kv_dtype != plan.chosen.dtype.value:

@@ -138,5 +138,5 @@ def test_attention_data_parallelism_is_written_as_the_llm_apis_argument(model: P
     )
     file = planned("qwen3-235b-a22b", "h200-sxm", *words, "--isl", "1000", "--osl", "1000", "--format", "fp8")
     recipe = parse_recipe(file.read_text("utf-8"), path=file)
-    assert recipe.pytorch.llm_args == {"enable_attention_dp": True}
+    assert recipe.pytorch.llm_args == {"enable_attention_dp": True, "kv_cache_config": {"dtype": "fp8"}}
     assert (recipe.tp, recipe.moe_ep) == (8, 8)
