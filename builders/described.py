@@ -27,21 +27,22 @@ class _Description(Record):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+def description(path: Path) -> dict[str, Any]:
+    """What a file of --describe says, for the record of an engine.
+
+    Raises:
+        InputRefused: the file cannot be read, or is none.
+    """
+    return _read(path).model_dump(exclude_defaults=True)
+
+
 def read_described(path: Path, config: Mapping[str, Any], *, where: str) -> Declared:
     """The model of a config.json by a description; keys of its `config` stand in for those of config.json.
 
     Raises:
         InputRefused: the file cannot be read, names no known class or size, or a size is missing.
     """
-    try:
-        given = _Description.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputRefused(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise InputRefused.listing(
-            f"{path}: expected like = CLASS, and tables [sizes] and [config]:", problems
-        ) from error
+    given = _read(path)
     row = find_architecture(given.like)
     if row is None:
         raise refuse_unknown(given.like, where=str(path), advice="name one of docs/models.md in `like`")
@@ -57,6 +58,18 @@ def read_described(path: Path, config: Mapping[str, Any], *, where: str) -> Decl
     return declared_by(
         row, {**config, **given.config}, class_name=name, where=f"{where} by {path}", given=given.sizes
     )
+
+
+def _read(path: Path) -> _Description:
+    try:
+        return _Description.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputRefused(f"{path}: cannot be read: {error}") from error
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise InputRefused.listing(
+            f"{path}: expected like = CLASS, and tables [sizes] and [config]:", problems
+        ) from error
 
 
 def declared_notes(declared: Declared, stored: StoredFormats | None) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ class LlmApi(Record):
 
     `respelled` are the config files of the folder's copy that say what the source says in the spelling of the
     release's transformers. `checked_by` is the table that the arguments were compared with, `unchecked` are
-    those that were passed on past it.
+    those that were passed on past it. `described` is the user's file of sizes, where there was one.
     """
 
     trtllm: str
@@ -171,6 +171,7 @@ class LlmApi(Record):
     respelled: tuple[str, ...] = ()
     unchecked: dict[str, Any] = Field(default_factory=dict)
     checked_by: str = ""
+    described: dict[str, Any] = Field(default_factory=dict)
 
 
 class Manifest(Record):

@@ -86,10 +86,12 @@ class TensorrtRecipe(Record):
 class PytorchRecipe(Record):
     """What the LLM API of runtime pytorch is given; `llm_args` are its arguments, nested or with dots.
 
-    `llm_args_unchecked` are passed on without being compared with the table of the release.
+    `llm_args_unchecked` are passed on without being compared with the table of the release. `describe` is a
+    file with sizes of an architecture that is in no table.
     """
 
     link_model: Switch = True
+    describe: Path | None = None
     llm_args: dict[str, Any] = Field(default_factory=dict)
     llm_args_unchecked: dict[str, Any] = Field(default_factory=dict)
 
@@ -237,7 +239,10 @@ def recipe_of(value: dict[str, Any], *, path: Path) -> Recipe:
     except ValidationError as error:
         problems = [_problem(problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
         raise UsageError("\n  ".join([f"{path}: the recipe is wrong:", *sorted(problems)])) from error
-    return recipe.model_copy(update={"model": _locate(recipe.model, folder=path.parent)})
+    pytorch = recipe.pytorch
+    if pytorch.describe is not None:
+        pytorch = pytorch.model_copy(update={"describe": path.parent / pytorch.describe})
+    return recipe.model_copy(update={"model": _locate(recipe.model, folder=path.parent), "pytorch": pytorch})
 
 
 def _locate(model: str, *, folder: Path) -> str:

@@ -80,15 +80,23 @@ class Survey:
         return sum(prod(shape) for shape in self.family.expected_shapes(self.spec).values())
 
 
-def survey(located: Located, *, deep: bool = False, progress: BytesProgress | None = None) -> Survey:
-    """Look at the checkpoint; with `deep` at every weight of it too.
+def survey(
+    located: Located,
+    *,
+    deep: bool = False,
+    describe: Path | None = None,
+    progress: BytesProgress | None = None,
+) -> Survey:
+    """Look at the checkpoint; with `deep` at every weight of it too, by the sizes of `describe` if given.
 
     Raises:
         InputRefused: it has no config.json or no header that can be read: nothing is known of it.
     """
+    if located.kind == "gguf" and describe is not None:
+        raise InputRefused(f"{located.location}: a .gguf file says its own sizes; leave out --describe")
     if located.kind == "gguf":
         return _survey_gguf(located, deep=deep, progress=progress)
-    found = examine(located.path)
+    found = examine(located.path, describe=describe)
     try:
         return _survey_directory(found, located, deep=deep, progress=progress)
     finally:

@@ -37,7 +37,7 @@ def declared_model(found: Directory, *, architecture: str) -> ModelSpec:
     if experts := [key for key in _EXPERTS if config.has(key)]:
         raise InputRefused(
             f"{config.where}: {architecture} has experts ({experts[0]}), whose sizes are read for the "
-            "families of docs/families.md alone; use trtllm-serve, or the container's own llmapi model"
+            "architectures of docs/models.md alone; state them in a file for --describe"
         )
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
     vocab_size = config.integer("vocab_size", default=_rows_of_embedding(found))

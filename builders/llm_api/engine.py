@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builders.declared_bytes import formats_in
-from builders.described import declared_notes
+from builders.described import declared_notes, description
 from builders.llm_api.arguments import LlmPlan, LlmTarget, plan_llm
 from builders.llm_api.formats import LoadedFormat, require_format, require_loadable
 from builders.llm_api.given import flatten, unchecked_word
@@ -86,7 +86,7 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     """
     release = release_for(recipe.trtllm, runtime="pytorch")
     location = str(demo_model()) if recipe.model == "demo" else recipe.model
-    model = open_llm_model(location, release=release)
+    model = open_llm_model(location, release=release, describe=recipe.pytorch.describe)
     quantization = _loaded_format(model, where=recipe.model, release=release, sm=sm)
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
     limits = recipe.limits.resolve(model.spec)
@@ -250,6 +250,7 @@ def plan_manifest(recipe: EngineRecipe, engine: LlmEngine) -> Manifest:
             respelled=_respelled(engine),
             unchecked=engine.plan.unchecked,
             checked_by=engine.plan.checked_by,
+            described=description(recipe.pytorch.describe) if recipe.pytorch.describe else {},
         ),
     )
 
@@ -298,6 +299,7 @@ def _command(recipe: EngineRecipe, engine: LlmEngine) -> tuple[str, ...]:
 def _own_words(recipe: EngineRecipe) -> tuple[str, ...]:
     words = ["--trtllm", recipe.trtllm]
     words += ["--sm", str(recipe.sm)] if recipe.sm else []
+    words += ["--describe", str(recipe.pytorch.describe)] if recipe.pytorch.describe else []
     for name, value in flatten(recipe.pytorch.llm_args, known=()).items():
         words += ["--llm-arg", f"{name}={_one_word(value)}"]
     for name, value in flatten(recipe.pytorch.llm_args_unchecked, known=()).items():

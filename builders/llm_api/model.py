@@ -54,8 +54,10 @@ class LlmModel:
     is_declared: bool = False
 
 
-def open_llm_model(location: str, *, release: Release) -> LlmModel:
+def open_llm_model(location: str, *, release: Release, describe: Path | None = None) -> LlmModel:
     """The checkpoint at a directory or hub id, if the LLM API of the release runs its architecture.
+
+    `describe` is a file of sizes, where the architecture is in no table.
 
     Raises:
         InputRefused: it is no whole Hugging Face checkpoint, or one of another architecture.
@@ -67,7 +69,7 @@ def open_llm_model(location: str, *, release: Release) -> LlmModel:
             "model, or use --runtime tensorrt or reference"
         )
     path = located.path
-    found = examine(path)
+    found = examine(path, describe=describe)
     with closing(found.weights):
         problems = [problem for problem in found.problems if _QUANTIZED not in problem]
         spec, problems = _spec_of(found, problems)
@@ -104,7 +106,7 @@ def _spec_of(found: Directory, problems: list[str]) -> tuple[ModelSpec | None, l
         return found.spec, problems
     assert isinstance(name, str)
     advice = pytorch_only(name) or name
-    others = [problem for problem in problems if advice not in problem]
+    others = [problem for problem in problems if advice not in problem] if pytorch_only(name) else problems
     if found.declared is not None:
         where = str(found.path / "config.json")
         dtype, generation = most_common_dtype(found.dtypes), _special_ids(found)

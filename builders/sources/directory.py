@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from builders.audit.rope import rope_disagreements
 from builders.audit.tensors import TensorFindings, check_tensors, grouped
+from builders.described import read_described
 from builders.families.common.base import Family
 from builders.families.common.reading import ConfigReader
 from builders.families.common.registry import find_family
@@ -117,8 +118,8 @@ class Directory:
         raise InputRefused.listing(f"{self.path}: cannot be converted:", problems)
 
 
-def examine(path: Path) -> Directory:
-    """Look at a directory. The caller closes `weights`.
+def examine(path: Path, *, describe: Path | None = None) -> Directory:
+    """Look at a directory. The caller closes `weights`. `describe` is a file of sizes that the user states.
 
     Raises:
         InputRefused: it has no config.json that can be read, so that nothing can be said of it.
@@ -137,8 +138,25 @@ def examine(path: Path) -> Directory:
     found.problems += [f"{config_file}: {problem}" for problem in rope_disagreements(config)]
     found.quantization, problems = find_quantization(path, config)
     found.problems += problems
-    _read_model(found, config_file)
+    if describe is not None:
+        _read_described(found, config_file, describe)
+    else:
+        _read_model(found, config_file)
     return found
+
+
+def _read_described(found: Directory, config_file: Path, describe: Path) -> None:
+    """Set `declared` by a user's file, whoever else may know the model."""
+    found.names = {name: name for name in found.weights.entries}
+    try:
+        found.declared = read_described(describe, found.config, where=str(config_file))
+    except InputRefused as error:
+        found.problems += each_problem(error)
+        return
+    found.elsewhere = (
+        f"{config_file}: its sizes are those of {describe}, by which the pytorch runtime (TensorRT-LLM's LLM "
+        "API) alone is planned; it loads the Hugging Face checkpoint as it is. Nothing was written."
+    )
 
 
 def _read_model(found: Directory, config_file: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, JSON, SIZE
+from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, SIZE
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -43,10 +43,17 @@ _AMOUNT = click.FloatRange(min=0, min_open=True)
     metavar="FILE",
     help="TOML with GPUs and prices of your own.",
 )
+@DESCRIBE
 @JSON
 @DEBUG
 def command(
-    model: str | None, goal: Goal, budget: float | None, gpu_file: Path | None, as_json: bool, **values: Any
+    model: str | None,
+    goal: Goal,
+    budget: float | None,
+    gpu_file: Path | None,
+    describe: Path | None,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """List the known GPUs, or pick one for a model: of every kind the fewest that do what is asked.
 
@@ -61,7 +68,7 @@ def command(
         output.result(table([_specification(gpu) for gpu in kinds], header=_HEADER))
         output.record("gpus", {"gpus": [gpu.model_dump(mode="json") for gpu in kinds]})
         return
-    picked = pick(model, LoadWishes(**values), goal=goal, budget=budget, gpu_file=gpu_file)
+    picked = pick(model, LoadWishes(**values), goal=goal, budget=budget, gpu_file=gpu_file, describe=describe)
     output.result(_text(picked.picks, currency=picked.currency))
     output.record(
         "gpu_picks",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from scripts.cli.meter import ByteMeter
-from scripts.cli.options.common import DEBUG, JSON, MODEL, SIZE
+from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
     help="Groups of ranks that hold different experts; divides tp.",
 )
 @click.option("--deep", is_flag=True, help="Read every weight and look for NaN and infinite values.")
+@DESCRIBE
 @JSON
 @DEBUG
-def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool) -> None:
+def command(
+    model: str, tp: int, pp: int, moe_ep: int, deep: bool, describe: Path | None, as_json: bool
+) -> None:
     """Show what a checkpoint holds and how it divides over ranks.
 
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`. It is described as
@@ -41,7 +45,8 @@ def command(model: str, tp: int, pp: int, moe_ep: int, deep: bool, as_json: bool
 
     output = Output(as_json=as_json)
     mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
-    found = inspect_model(model, mapping=mapping, deep=deep, progress=ByteMeter(output, verb="looked at"))
+    meter = ByteMeter(output, verb="looked at")
+    found = inspect_model(model, mapping=mapping, deep=deep, describe=describe, progress=meter)
     output.record("inspection", found.to_dict())
     _print(found, output)
     _refuse(found, model)

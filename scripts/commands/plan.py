@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import COUNT, DEBUG, FORCE, JSON, MODEL, SIZE
+from scripts.cli.options.common import COUNT, DEBUG, DESCRIBE, FORCE, JSON, MODEL, SIZE
 from scripts.cli.output import Output
 from tpforge.errors import InputRefused, UsageError
 from tpforge.outputs.atomic import write_atomic
@@ -109,9 +109,7 @@ _FILE = click.Path(path_type=Path)
     metavar="PROGRAM",
     help="Ask aiconfigurator 0.12.0 too, by its program's path (deprecated upstream for aisimulate).",
 )
-@click.option(
-    "--describe", type=_FILE, metavar="FILE", help="TOML with sizes of an architecture that is not known."
-)
+@DESCRIBE
 @click.option("--html", type=_FILE, metavar="FILE", help="Write a page of the plan.")
 @click.option("--recipe", type=_FILE, metavar="FILE", help="Write the chosen option for `tpforge up`.")
 @click.option("--all", "show_all", is_flag=True, help="List every option and every rejection.")
@@ -154,7 +152,8 @@ def command(
 
     if trace is not None:
         load = with_trace(load, _only(trace), note=note)
-    chosen = plan(PlanWishes(model, gpus, load, **values), note=note)
+    wishes = PlanWishes(model, gpus, load, **values)
+    chosen = plan(wishes, note=note)
     record = plan_record(chosen).model_dump(mode="json")
     output.result(plan_text(chosen, show_all=show_all))
     if disaggregated:
@@ -166,7 +165,7 @@ def command(
         write_atomic(html, _page(chosen))
         output.note(f"wrote {html}")
     if recipe is not None:
-        write_atomic(recipe, recipe_text(chosen, model=model, path=recipe))
+        write_atomic(recipe, recipe_text(chosen, model=model, path=recipe, describe=wishes.describe))
         output.note(f"wrote {recipe}")
 
 

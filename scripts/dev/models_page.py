@@ -23,8 +23,8 @@ Every architecture that TensorRT-LLM's PyTorch backend lists, and since when (or
 known to hold). *Sizes*: `family`: by the tables that [families.md](families.md) proves, so that `convert`,
 `build` with any runtime, `verify` and `plan` work. `table`: by a row of
 `tpforge/architectures/architectures.toml`, so that `inspect`, `build --runtime pytorch` and `plan` work;
-nothing is converted. `no`: a dense model is built by what its config.json declares; for `plan` its sizes
-are stated with `--describe` (below). *Layers* are the kinds that a row tells apart; *tower*: the encoder of
+nothing is converted. `no`: a dense model is built by what its config.json declares; any other is inspected,
+planned and built with sizes that a file states, `--describe` (below). *Layers* are the kinds that a row tells apart; *tower*: the encoder of
 images is counted.
 
 What stands behind it: the parameters of a row equal those of transformers 5.23 on the meta device for one
@@ -37,7 +37,10 @@ cannot be installed where this was made.
 _DESCRIBE = """
 ## An architecture that is in no table
 
-`tpforge plan DIRECTORY --gpu h100-sxm --describe sizes.toml` plans it like one that is:
+`tpforge plan DIRECTORY --gpu h100-sxm --describe sizes.toml` plans it like one that is; `inspect`, `gpus
+--model` and `build --runtime pytorch` take the file too, compare it with the headers of the tensors, and
+engine.json keeps what it says. A class that upstream's table lacks is built for a release that registers it
+by what `tpforge versions --learn` read from it.
 
 ```toml
 like = "Qwen3MoeForCausalLM"        # an architecture of `table` above, whose blocks the model has
@@ -89,7 +92,8 @@ def _architecture_row(name: str) -> str:
 
 
 def _without(name: str) -> str:
-    return "no" if any(one.generates for one in architecture_support(name)) else "generates no text"
+    own = (one for one in architecture_support(name) if one.runtime == "pytorch")
+    return "no" if any(one.generates for one in own) else "generates no text"
 
 
 def _versions(support: tuple[Support, ...]) -> str:

@@ -146,7 +146,15 @@ def known_gpus(gpu_file: Path | None) -> tuple[tuple[Gpu, ...], Prices]:
     return (*own, *gpus()), prices
 
 
-def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_file: Path | None) -> Picked:
+def pick(
+    model: str,
+    load: LoadWishes,
+    *,
+    goal: Goal,
+    budget: float | None,
+    gpu_file: Path | None,
+    describe: Path | None = None,
+) -> Picked:
     """Of every kind of GPU the fewest that do what is asked of a model.
 
     Raises:
@@ -159,7 +167,7 @@ def pick(model: str, load: LoadWishes, *, goal: Goal, budget: float | None, gpu_
         raise UsageError(
             "--budget needs prices: give --gpu-file FILE with [per_gpu_hour], a price for each GPU"
         )
-    blueprint = find_blueprint(model)
+    blueprint = find_blueprint(model, describe=describe)
     ask = _ask(load, blueprints=[blueprint], goal=goal, prices=prices)
     picks = pick_gpus(
         blueprint, kinds, ask, goal=goal, calibration=calibration(), prices=prices, budget=budget

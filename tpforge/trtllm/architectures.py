@@ -12,6 +12,7 @@ from typing import Literal
 
 from tpforge.records import Record
 from tpforge.runtime import Runtime
+from tpforge.trtllm.learned import learned_with
 from tpforge.trtllm.versions import version_key
 
 
@@ -42,8 +43,12 @@ class _Block(Support):
 
 
 def architecture_support(architecture: str) -> tuple[Support, ...]:
-    """Every runtime of TensorRT-LLM that is known to run `architecture`; none when it is unknown there."""
-    return _table().get(architecture, ())
+    """Every runtime of TensorRT-LLM that is known to run `architecture`; none when it is unknown there.
+
+    Where the table has no row, the releases that were learned on this host say whether they register it.
+    """
+    known = _table().get(architecture)
+    return known if known is not None else _learned(architecture)
 
 
 def supported_architectures(runtime: Runtime) -> tuple[str, ...]:
@@ -85,11 +90,22 @@ def advice_on_unknown(architecture: str) -> str:
     """What to do about an architecture whose sizes tpforge does not know."""
     found = architecture_support(architecture)
     if not found:
-        return "TensorRT-LLM lists it for no runtime; give a model of an architecture of docs/models.md"
+        return (
+            "TensorRT-LLM lists it for no runtime; give a model of an architecture of docs/models.md, or let "
+            "`tpforge versions --learn` read from an installed release that it registers it"
+        )
     if not any(one.generates for one in found):
         return f"TensorRT-LLM runs it {found[0].note}, which is all that tpforge plans and serves"
     runs = " and ".join(f"the {one.runtime} runtime ({one.versions})" for one in found)
     return f"TensorRT-LLM runs it by {runs}: state its sizes in a file for --describe"
+
+
+def _learned(architecture: str) -> tuple[Support, ...]:
+    versions = sorted(learned_with(architecture), key=version_key)
+    if not versions:
+        return ()
+    note = "by what was learned from it"
+    return (Support(runtime="pytorch", first=versions[0], note=note, source="tpforge versions --learn"),)
 
 
 @cache

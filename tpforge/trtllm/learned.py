@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,6 +169,16 @@ def find_learned(trtllm: str) -> Learned | None:
 def learned_versions() -> tuple[str, ...]:
     """The releases of which something was learned, by the names of their files."""
     return tuple(sorted(path.stem for path in (data_home() / "trtllm").glob("*.json")))
+
+
+def learned_with(architecture: str) -> tuple[str, ...]:
+    """The learned releases that register an architecture; a file that cannot be believed counts for none."""
+    found = []
+    for trtllm in learned_versions():
+        with suppress(InputRefused):
+            learned = find_learned(trtllm)
+            found += [trtllm] if learned is not None and architecture in learned.architectures else []
+    return tuple(found)
 
 
 def _digest(learned: Learned) -> str:

@@ -32,6 +32,12 @@ MODEL = click.argument("model", metavar="MODEL")
 ENGINE = click.argument("engine", metavar="[ENGINE]", required=False)
 """An engine folder, or its name under out/; without it the newest one there."""
 
+DESCRIBE = click.option(
+    "--describe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML with sizes of an architecture that is not known.",
+)
 DEBUG = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 RESUME = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -58,6 +59,12 @@ def tensorrt_llm_options() -> Decorator:
             multiple=True,
             metavar="KEY=VALUE",
             help="pytorch: one that the table of the release does not have or refuses; engine.json names it.",
+        ),
+        click.option(
+            "--describe",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="pytorch: TOML with sizes of an architecture that is not known.",
         ),
     )
 

@@ -15,10 +15,14 @@ from tpforge.errors import InputRefused
 from tpforge.plan.choose import Plan
 from tpforge.plan.known import find_known
 from tpforge.quantization import find_format
+from tpforge.trtllm.architectures import architecture_problems, architecture_support
+from tpforge.trtllm.versions import DEFAULT_RELEASE
 
 
-def recipe_text(plan: Plan, *, model: str, path: Path) -> str:
+def recipe_text(plan: Plan, *, model: str, path: Path, describe: Path | None = None) -> str:
     """recipe.toml, to be written to `path`, of the chosen option: one replica, for `tpforge up`.
+
+    `describe` is the user's file of sizes that the plan was made by.
 
     Raises:
         InputRefused: nothing makes the option's cache or weights for its runtime.
@@ -45,20 +49,44 @@ def recipe_text(plan: Plan, *, model: str, path: Path) -> str:
         "tp": option.mapping.tp_size,
         "pp": option.mapping.pp_size if option.mapping.pp_size > 1 else None,
         "moe_ep": option.mapping.moe_ep_size if option.mapping.moe_ep_size > 1 else None,
-        "dtype": option.dtype.value,
+        "dtype": None if plan.ask.runtime == "pytorch" else option.dtype.value,
         **(weights or {}),
         "kv_cache": _kv_cache(plan),
         "runtime": plan.ask.runtime,
         "sm": plan.cluster.gpu.sm,
-        "trtllm": plan.ask.version,
+        "trtllm": plan.ask.version or _release(plan),
     }
     given = {key: value for key, value in values.items() if value is not None}
     tables: dict[str, Any] = {"limits": _limits(plan)}
-    if option.attention_dp:
-        tables["pytorch"] = {"llm_args": {"enable_attention_dp": True}}
     if plan.ask.runtime == "tensorrt":
         tables["tensorrt"] = {"container": "docker"}
+    if own := _pytorch(plan, describe=describe, folder=path.parent):
+        tables["pytorch"] = own
     return "\n".join(head) + "\n" + tomli_w.dumps({**given, **tables})
+
+
+def _release(plan: Plan) -> str | None:
+    """The first release that runs the architecture, where the default one does not."""
+    architecture = plan.blueprint.model.architecture
+    if not architecture_problems(architecture, runtime=plan.ask.runtime, version=DEFAULT_RELEASE, sm=None):
+        return None
+    found = (one for one in architecture_support(architecture) if one.runtime == plan.ask.runtime)
+    return next((one.first for one in found), None)
+
+
+def _pytorch(plan: Plan, *, describe: Path | None, folder: Path) -> dict[str, Any]:
+    """What runtime pytorch is given beside: a file of sizes, and types as its own arguments."""
+    own: dict[str, Any] = {}
+    if describe is not None:
+        own["describe"] = os.path.relpath(describe.absolute(), folder.absolute())
+    if plan.ask.runtime != "pytorch":
+        return own
+    arguments: dict[str, Any] = {"enable_attention_dp": True} if plan.chosen.attention_dp else {}
+    if plan.chosen.dtype != plan.blueprint.model.dtype:
+        arguments["dtype"] = plan.chosen.dtype.value
+    if plan.chosen.kv_dtype != plan.chosen.dtype.value:
+        arguments["kv_cache_config"] = {"dtype": plan.chosen.kv_dtype}
+    return {**own, "llm_args": arguments} if arguments else own
 
 
 def _named(model: str, *, folder: Path) -> str:
@@ -101,9 +129,9 @@ def _weights(plan: Plan) -> dict[str, Any] | None:
 
 
 def _kv_cache(plan: Plan) -> str | None:
-    """The format of the cache where it is not the float type's."""
+    """The format of the cache where it is not the float type's; the LLM API has an argument for it."""
     option = plan.chosen
-    if option.kv_dtype == option.dtype.value:
+    if option.kv_dtype == option.dtype.value or plan.ask.runtime == "pytorch":
         return None
     if option.kv_dtype != "fp8":
         raise InputRefused(

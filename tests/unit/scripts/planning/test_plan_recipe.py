@@ -9,7 +9,9 @@ import pytest
 
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
+from tests.unit.builders.test_declared_models import write_model
 from tpforge.recipe import parse_recipe
+from tpforge.trtllm.versions import DEFAULT_RELEASE
 
 CONVERTED = [
     ("none", "h100", "bfloat16"),
@@ -48,6 +50,30 @@ def test_up_accepts_the_recipe_of_every_format_that_is_made_while_converting(
     capsys.readouterr()
     assert main(["up", str(file), "--dry-run"]) == 0
     assert "trtllm-build" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kv", ["bfloat16", "fp8"])
+def test_up_accepts_the_recipe_of_the_llm_api_with_the_type_of_its_cache(
+    kv: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = planned(model, "h100", "--runtime", "pytorch", "--format", "none", "--kv", kv)
+    recipe = parse_recipe(file.read_text(encoding="utf-8"), path=file)
+    assert recipe.kv_cache is None
+    cache = {"kv_cache_config": {"dtype": "fp8"}} if kv == "fp8" else {}
+    # The tiny model is stored in float32.
+    assert recipe.pytorch.llm_args == {"dtype": "bfloat16", **cache}
+    assert main(["up", str(file), "--dry-run"]) == 0
+
+
+def test_the_recipe_names_the_first_release_that_runs_the_architecture(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = write_model(tmp_path / "models" / "newer", "SmolLM3ForCausalLM")
+    for folder, trtllm in ((newer, "1.3.0rc20"), (model, DEFAULT_RELEASE)):
+        file = planned(folder, "h100", "--runtime", "pytorch", "--format", "none")
+        assert parse_recipe(file.read_text(encoding="utf-8"), path=file).trtllm == trtllm
+        assert main(["up", str(file), "--dry-run"]) == 0
+        file.unlink()
 
 
 @pytest.mark.parametrize("weights", ["fp8", "int8_sq"])
@@ -112,5 +138,5 @@ def test_attention_data_parallelism_is_written_as_the_llm_apis_argument(model: P
     )
     file = planned("qwen3-235b-a22b", "h200-sxm", *words, "--isl", "1000", "--osl", "1000", "--format", "fp8")
     recipe = parse_recipe(file.read_text("utf-8"), path=file)
-    assert recipe.pytorch.llm_args == {"enable_attention_dp": True}
+    assert recipe.pytorch.llm_args == {"enable_attention_dp": True, "kv_cache_config": {"dtype": "fp8"}}
     assert (recipe.tp, recipe.moe_ep) == (8, 8)
