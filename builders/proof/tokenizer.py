@@ -28,6 +28,7 @@ _BPE = 2
 
 def tokenizer_problems(source: Path, tokenizer_dir: Path) -> list[str]:
     """A line for each text whose ids are others; empty where there is nothing to compare with."""
+    texts: tuple[str, ...]
     if source.suffix == ".gguf":
         processor, texts = _of_gguf(source), (*TEXTS, *_OF_LLAMA_CPP)
     elif (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
