@@ -169,6 +169,7 @@ class PlanRecord(Record):
     options: list[OptionRecord]
     undecided: list[str] = Field(default_factory=list)
     simulated: SimulatedRecord | None = None
+    currency: str = ""
     frontier: list[FrontierRecord] = Field(default_factory=list)
 
 
@@ -204,6 +205,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         advice=[AdviceRecord(rule=one.rule, level=one.level, text=one.text) for one in plan.advice],
         options=[option_record(one, plan) for one in (*plan.working, *plan.rejected)],
         undecided=[one.label for one in plan.undecided],
+        currency=ask.currency,
         simulated=SimulatedRecord(
             requests=plan.simulated.num_requests,
             ttft=_wait(plan.simulated.ttft),

@@ -174,6 +174,19 @@ def test_an_option_that_only_a_steady_load_keeps_within_the_limit_is_rejected_fo
         plan("llama-3.1-8b", "h100-sxm", 1, ask=asked((steady + queued) / 2))
 
 
+def test_a_limit_that_the_mean_keeps_and_p95_breaks_is_a_warning() -> None:
+    load = Load(4000, 100, requests_per_second=4.2)
+    ask = Ask(load, 4100, formats=(None,), kv_dtypes=("bfloat16",))
+    waits = plan("llama-3.1-8b", "h100-sxm", 1, ask=ask).simulated.ttft
+    between = replace(ask, ttft_ms=(waits.mean_ms + waits.p95_ms) / 2)
+    found = plan("llama-3.1-8b", "h100-sxm", 1, ask=between)
+    said = next(one for one in found.advice if one.rule == "p95-risk")
+    assert said.level == "warning"
+    assert f"p95 does not: {waits.p95_ms:.0f} ms simulated" in said.text
+    calm = plan("llama-3.1-8b", "h100-sxm", 1, ask=replace(ask, ttft_ms=2 * waits.p95_ms))
+    assert next(one for one in calm.advice if one.rule == "p95-risk").level == "note"
+
+
 def test_a_trace_is_served_as_it_comes() -> None:
     """Eight at once every ten seconds wait longer than one every 1.25 seconds."""
     burst = tuple(Request(10.0 * (index // 8), 4000, 100) for index in range(80))
