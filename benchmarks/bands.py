@@ -23,7 +23,15 @@ _LEAST_ROWS = 10
 _MOST_OF_A_GROUP = 40
 """Rows up to which a group counts more the more it has."""
 _OLDER = {"0.14"}
-_SATURATED: tuple[BandKind, ...] = ("one GPU", "nvlink", "pcie", "pipeline", "experts", "starved of cache")
+_SATURATED: tuple[BandKind, ...] = (
+    "one GPU",
+    "nvlink",
+    "pcie",
+    "pipeline",
+    "experts",
+    "starved of cache",
+    "other architecture",
+)
 _LIGHT: tuple[BandKind, ...] = ("under load", "under load, experts")
 DIMENSIONS = ("release", "GPU", "model")
 
@@ -56,6 +64,8 @@ class Coverage:
 
 def kind_of(row: Row) -> BandKind:
     """The band that a published row is of."""
+    if row.engine.shapes.caches is not None:
+        return "other architecture"
     if row.engine.shapes.model.moe is not None:
         return "experts"
     most = largest_batch(row.engine, row.load)
@@ -72,7 +82,7 @@ def throughput_residuals(fit: Fit) -> list[Residual]:
         Residual(
             kind_of(row), (row.release, row.gpu, row.model), math.log(row.measured / found.tokens_per_second)
         )
-        for name in ("check", "experts")
+        for name in ("check", "experts", "architectures")
         for row in rows(name)
         if (found := speed(row.engine, row.load, fit=fit)) is not None
     ]

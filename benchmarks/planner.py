@@ -16,6 +16,7 @@ from pathlib import Path
 import tomli_w
 
 from benchmarks.bands import coverage_tables, kind_of, throughput_bands, time_bands
+from benchmarks.beside_aiconfigurator import beside_table
 from benchmarks.latency import fit_first_token, latency_tables
 from benchmarks.orders import Error, orders
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
@@ -242,6 +243,14 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
             for per_gpu in (True, False)
         ),
         (
+            "Architectures that no fit knows, release 1.2",
+            ("deployment", *HEADER),
+            summary(
+                errors(rows("architectures"), fit),
+                lambda row: f"{row.model} {row.gpu} {row.precision} {row.tp}x{row.pp}",
+            ),
+        ),
+        (
             "Experts in 1.0 and 1.2, above one GPU with attention data parallelism",
             ("deployment", *HEADER),
             summary(
@@ -249,6 +258,7 @@ def report(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]
                 lambda row: f"{row.release} {row.model} {row.gpu} {row.precision} {row.tp}x{row.pp}",
             ),
         ),
+        beside_table(fit),
         *latency_tables(fit),
         _first_token_table(fit),
     ]

@@ -2,7 +2,8 @@
 
 The rows are in benchmarks/data: planner_calibration.csv, which the planner's free values are fitted to, and
 planner_check.csv, which it is judged by. Neither holds a row of the other. The two are the same of experts in
-planner_experts_calibration.csv and planner_experts.csv, above one GPU with attention data parallelism.
+planner_experts_calibration.csv and planner_experts.csv, above one GPU with attention data parallelism; so are
+those of planner_architectures.csv, whose models (DeepSeek, gpt-oss) no fit knows anything of.
 Source: NVIDIA/TensorRT-LLM, docs/source/performance/perf-overview.md of releases 0.14, 0.17, 0.20 and 1.0,
 and docs/source/developer-guide/perf-overview.md of 1.2 (per GPU there; here times the GPUs). Requests of one
 length, all at once; tokens a second are output tokens.
@@ -37,6 +38,7 @@ NUM_REQUESTS = {
     (1024, 1024): 3000,
     (1024, 2048): 1500,
     (1024, 8192): 1500,
+    (1024, 32768): 1000,
     (2048, 128): 3000,
     (2048, 2048): 1500,
     (5000, 500): 1500,
@@ -83,7 +85,9 @@ def first_token_ms(row: Row, fit: Fit) -> float:
 def rows(name: str) -> list[Row]:
     """The rows of ``planner_NAME.csv``."""
     with (DATA / f"planner_{name}.csv").open(encoding="utf-8", newline="") as file:
-        return [_row(values, attention_dp=name.startswith("experts")) for values in csv.DictReader(file)]
+        return [
+            _row(values, attention_dp=name not in ("calibration", "check")) for values in csv.DictReader(file)
+        ]
 
 
 def first_tokens() -> list[tuple[Row, float]]:
@@ -115,6 +119,8 @@ def _row(values: dict[str, str], *, attention_dp: bool = False) -> Row:
             tp=tp,
             pp=pp,
             weight_format=None if values["precision"] == "fp16" else values["precision"],
+            # gpt-oss ran with a cache of 16 bits on Hopper: the page's llm_options.yml.
+            kv_dtype="float16" if values["model"].startswith("gpt-oss") and values["gpu"][0] == "h" else None,
             kv_fraction=KV_FRACTIONS.get(values["release"], 0.95),
             attention_dp=attention_dp and tp > 1,
             moe_ep=tp if attention_dp else 1,
@@ -130,6 +136,7 @@ def engine_of(
     pp: int,
     weight_format: str | None,
     kv_fraction: float,
+    kv_dtype: str | None = None,
     moe_ep: int = 1,
     attention_dp: bool = False,
 ) -> Engine:
@@ -137,7 +144,7 @@ def engine_of(
     settings = Settings(
         DType.FLOAT16,
         weight_format=weight_format,
-        kv_dtype="float16" if weight_format is None else "fp8",
+        kv_dtype=kv_dtype or ("float16" if weight_format is None else "fp8"),
         kv_fraction=kv_fraction,
     )
     shapes, kind = _shapes(model, tp, pp, moe_ep, attention_dp), find_gpu(gpu)
@@ -150,7 +157,8 @@ def _shapes(model: str, tp: int, pp: int, moe_ep: int, attention_dp: bool) -> Ra
     known = find_known(_NAMES.get(model, model))
     assert known is not None, f"{model} is not among the known models"
     # The sliding window of Mistral 7B is left out: the lengths of most rows stay below it.
-    config = {key: value for key, value in known.config.items() if key != "sliding_window"}
+    left_out = {"sliding_window"} if model in _NAMES else set[str]()
+    config = {key: value for key, value in known.config.items() if key not in left_out}
     blueprint = blueprint_from_config(config, name=model, where=model)
     mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
     return rank_shapes(blueprint, mapping=mapping, attention_dp=attention_dp)

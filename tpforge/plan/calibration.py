@@ -26,6 +26,7 @@ BandKind = Literal[
     "under load",
     "under load, experts",
     "starved of cache",
+    "other architecture",
     "older release",
     "unmeasured GPU",
     "modelled load",
@@ -123,7 +124,8 @@ class Band(Record):
 class Deployment:
     """What a band depends on: one engine, whether the load is light enough that such ones were measured.
 
-    `is_starved`: the cache keeps the batch below STARVED.
+    `is_starved`: the cache keeps the batch below STARVED. `is_of_other_architecture`: no family's, of
+    whose kind no value was fitted.
 
     `release` is TensorRT-LLM's, where it is stated.
     """
@@ -135,6 +137,7 @@ class Deployment:
     load_is_modelled: bool = False
     load_is_light: bool = False
     is_starved: bool = False
+    is_of_other_architecture: bool = False
     release: str | None = None
 
 
@@ -196,6 +199,8 @@ def _kinds(deployment: Deployment, *, measured_gpus: tuple[str, ...]) -> Iterato
         yield "one GPU" if num_ranks == 1 else "nvlink"
     if deployment.is_starved:
         yield "starved of cache"
+    if deployment.is_of_other_architecture:
+        yield "other architecture"
     if deployment.release is not None and _is_older(deployment.release):
         yield "older release"
     if cluster.gpu.name not in measured_gpus:

@@ -284,6 +284,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
             pp_size=option.mapping.pp_size,
             has_experts=shapes.model.moe is not None,
             load_is_modelled=ask.load.is_modelled,
+            is_of_other_architecture=shapes.caches is not None,
             is_starved=speed.limit == "KV cache" and speed.batch < STARVED,
             load_is_light=speed.batch <= MOST_REQUESTS_MEASURED and speed.limit in _STATED,
             release=ask.version,

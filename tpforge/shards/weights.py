@@ -156,10 +156,12 @@ def _with_attention_dp(blueprint: Blueprint, *, mapping: Mapping, pad: bool) -> 
     """Experts as the tp ranks divide them, the rest as one rank alone would hold it."""
     divided = rank_shapes(blueprint, mapping=mapping, pad=pad)
     whole = rank_shapes(blueprint, mapping=Mapping(pp_size=mapping.pp_size), pad=pad)
+    # A kind may be named by the shapes that one division gives it: layers have the same place in both.
+    same = dict(zip(whole.kinds, divided.kinds, strict=True))
     layer = {
         kind: (
             *(one for one in tensors if not is_of_experts(one)),
-            *(one for one in divided.layer[kind] if is_of_experts(one)),
+            *(one for one in divided.layer[same[kind]] if is_of_experts(one)),
         )
         for kind, tensors in whole.layer.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy as np
@@ -20,7 +21,7 @@ from tpforge.plan.kv import kv_layout
 from tpforge.plan.options import Ask
 from tpforge.plan.throughput import Load
 from tpforge.shards.mapping import Mapping
-from tpforge.shards.weights import is_of_experts, rank_shapes, weight_bytes
+from tpforge.shards.weights import RankShapes, is_of_experts, rank_shapes, weight_bytes
 
 
 def experts() -> MoeSpec:
@@ -62,6 +63,26 @@ def test_with_attention_dp_a_rank_holds_all_but_the_other_ranks_experts() -> Non
     assert all(one.shape[0] == 32 for held in divided.layer.values() for one in held if is_of_experts(one))
     # Its cache is of its own requests, with all heads.
     assert kv_layout(divided, stage=0, kv_dtype="fp8") == kv_layout(whole, stage=0, kv_dtype="fp8")
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "gpt-oss-120b", "mixtral-8x7b"])
+def test_models_of_every_table_of_architectures_have_it(name: str) -> None:
+    blueprint = find_blueprint(name)
+    whole = rank_shapes(blueprint, mapping=Mapping())
+    divided = rank_shapes(blueprint, mapping=Mapping(tp_size=8, moe_ep_size=8), attention_dp=True)
+
+    def elements(shapes: RankShapes, *, of_experts: bool) -> int:
+        return sum(
+            count * math.prod(one.shape)
+            for kind, count in shapes.layers(0).items()
+            for one in shapes.layer[kind]
+            if is_of_experts(one) is of_experts
+        )
+
+    assert elements(whole, of_experts=True) == 8 * elements(divided, of_experts=True) > 0
+    assert elements(whole, of_experts=False) == elements(divided, of_experts=False)
+    ask = Ask(Load(1000, 1000, 64), 2000, runtime="pytorch", tp_sizes=(8,))
+    assert any(one.attention_dp for one in plan(name, "h200-sxm", 8, ask=ask).options)
 
 
 def test_runtime_pytorch_alone_has_it_and_by_width_and_by_number_are_not_the_same() -> None:
