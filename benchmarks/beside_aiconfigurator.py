@@ -31,7 +31,7 @@ HEADER = (
 def beside_table(fit: Fit) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     """Errors of both, of rows that nothing of the planner's times was fitted to, and of the rest."""
     pairs = _pairs(fit)
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for time in ("ttft_ms", "tpot_ms"):
         for name, wanted in (
             ("dense, not fitted to", (False, False)),
