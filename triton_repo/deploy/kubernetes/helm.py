@@ -17,6 +17,7 @@ from triton_repo.deploy.deployment import PULL_S, Deployment
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.helm_values import schema, values, without_values
 from triton_repo.deploy.kubernetes.objects import PROBE_S, Object
+from triton_repo.deploy.kubernetes.placement import spread
 from triton_repo.deploy.kubernetes.watching import watching
 from triton_repo.monitoring.dashboard import dashboard_json, uid
 
@@ -189,7 +190,7 @@ def _spread(match: re.Match[str]) -> str:
     """Pods of this release alone, evenly over the domains of a label, where that can be."""
     indent = match[1]
     selected = objects.labels_of("{{ $.Release.Name }}")
-    inside = to_yaml(objects.spread("DOMAIN", selected)).replace("DOMAIN", _QUOTED)
+    inside = to_yaml(spread("DOMAIN", selected)).replace("DOMAIN", _QUOTED)
     lines = "".join(f"{indent}{line}\n" for line in inside.splitlines())
     return f"{indent}{{{{- with .Values.spread }}}}\n{lines}{indent}{{{{- end }}}}\n"
 

@@ -14,6 +14,7 @@ from tpforge.records import Record
 from triton_repo.deploy.deployment import Cidr, Deployment, DeployOptions, EnvironmentName
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.placement import placed
+from triton_repo.deploy.kubernetes.resources import resources
 
 _RECIPE = {"loadTimeout": "load_timeout"}
 """Values that `[serve]` of a recipe has too: they are checked by the recipe's own schema."""
@@ -123,7 +124,7 @@ def values(deployment: Deployment) -> ChartValues:
         priorityClassName=options.priority_class or "",
         runtimeClassName=options.runtime_class or "",
         podAnnotations=dict(options.annotations),
-        resources=ResourceValues.model_validate(objects.resources(deployment)),
+        resources=ResourceValues.model_validate(resources(deployment)),
         env=dict(options.environment),
         allowFrom=options.allow_from,
         autoscaling=AutoscalingValues(maxReplicas=max(options.replicas, options.max_replicas)),

@@ -17,6 +17,7 @@ from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.network import network_policy
 from triton_repo.deploy.kubernetes.objects import Object
 from triton_repo.deploy.kubernetes.placement import compute_domain, join_compute_domain
+from triton_repo.deploy.kubernetes.resources import bounded
 from triton_repo.deploy.shell import join_lines
 
 _TOOLS = "/opt/tools"
@@ -181,7 +182,7 @@ def _bring_kubectl(deployment: Deployment) -> Object:
         "name": "kubectl",
         "image": deployment.tools_image,
         "command": ["cp", "/usr/local/bin/kubectl", f"{_TOOLS}/kubectl"],
-        "resources": objects.bounded(_SMALL, deployment),
+        "resources": bounded(_SMALL, deployment),
         "securityContext": objects.locked_down(),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
     }
@@ -193,7 +194,7 @@ def _await_workers(deployment: Deployment) -> Object:
         "name": "workers",
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "workers.sh")],
-        "resources": objects.bounded(_SMALL, deployment),
+        "resources": bounded(_SMALL, deployment),
         "securityContext": objects.locked_down(),
         "volumeMounts": [
             {"name": "tools", "mountPath": _TOOLS},

@@ -14,14 +14,14 @@ from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import CONFIG, HOME, STORE, UNLISTED_S, Deployment
 from triton_repo.deploy.kubernetes.network import network_policy
-from triton_repo.deploy.kubernetes.placement import placed, queue_labels, topology_annotations
+from triton_repo.deploy.kubernetes.placement import placed, queue_labels, spread, topology_annotations
+from triton_repo.deploy.kubernetes.resources import PREPARES, bounded, resources
 from triton_repo.deploy.kubernetes.watching import ADAPTER, watching
 from triton_repo.monitoring.dashboard import dashboard_json
 
 PROBE_S = 10
 _USER = 1000
 _GIB_SPARE = 10
-_PREPARES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}
 Object = dict[str, Any]
 
 
@@ -148,7 +148,7 @@ def pod(
         },
         **({"affinity": {"nodeAffinity": _node_affinity(deployment)}} if deployment.gpu_labels else {}),
         **placed(deployment),
-        **_spread(deployment),
+        **(spread(key, labels(deployment)) if (key := deployment.options.spread) else {}),
         "initContainers": [_init_container(deployment)],
         "containers": [
             {
@@ -167,22 +167,6 @@ def pod(
         ],
         "volumes": volumes(deployment),
     }
-
-
-def spread(topology_key: str, selected: dict[str, str]) -> Object:
-    """Evenly over the domains of a label; a pod that finds no such place starts all the same."""
-    constraint = {
-        "maxSkew": 1,
-        "topologyKey": topology_key,
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": selected},
-    }
-    return {"topologySpreadConstraints": [constraint]}
-
-
-def _spread(deployment: Deployment) -> Object:
-    key = deployment.options.spread
-    return spread(key, labels(deployment)) if key else {}
 
 
 def probes(deployment: Deployment) -> Object:
@@ -322,7 +306,7 @@ def _init_container(deployment: Deployment) -> Object:
         "env": _environment(),
         # For the engine's URL (AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION): kubectl create secret generic ...
         "envFrom": [{"secretRef": {"name": f"{deployment.name}-credentials", "optional": True}}],
-        "resources": bounded(_PREPARES, deployment),
+        "resources": bounded(PREPARES, deployment),
         "securityContext": locked_down(),
         "volumeMounts": _mounts(store_read_only=False),
     }
@@ -345,25 +329,6 @@ def _mounts(*, store_read_only: bool) -> list[Object]:
         {"name": "shm", "mountPath": "/dev/shm"},
         {"name": "config", "mountPath": str(CONFIG), "readOnly": True},
     ]
-
-
-def resources(deployment: Deployment) -> Object:
-    """What the server's container asks for and may have."""
-    memory = f"{deployment.memory_gib}Gi"
-    if not deployment.needs_gpus:
-        asked = {"requests": {"cpu": "2", "memory": memory}, "limits": {"memory": memory}}
-        return bounded(asked, deployment)
-    gpus = str(deployment.ranks_per_node)
-    requests = {"cpu": str(4 * deployment.ranks_per_node), "memory": memory, "nvidia.com/gpu": gpus}
-    return bounded({"requests": requests, "limits": {"nvidia.com/gpu": gpus}}, deployment)
-
-
-def bounded(asked: Object, deployment: Deployment) -> Object:
-    """With limits that are the requests, where the pods are to be of quality of service Guaranteed."""
-    if not deployment.options.guaranteed:
-        return asked
-    most = {**asked["requests"], **asked["limits"]}
-    return {"requests": most, "limits": most}
 
 
 def locked_down() -> Object:

@@ -33,6 +33,17 @@ def placed(deployment: Deployment) -> Object:
     return found
 
 
+def spread(topology_key: str, selected: dict[str, str]) -> Object:
+    """Evenly over the domains of a label; a pod that finds no such place starts all the same."""
+    constraint = {
+        "maxSkew": 1,
+        "topologyKey": topology_key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": selected},
+    }
+    return {"topologySpreadConstraints": [constraint]}
+
+
 def queue_labels(deployment: Deployment) -> dict[str, str]:
     """Of the object whose pods Kueue is to admit together."""
     return {_QUEUE: deployment.options.queue} if deployment.options.queue else {}
