@@ -12,14 +12,13 @@ from tpforge.golden import Run, first_run, longest_run, margin_error
 from tpforge.manifest import GoldenAnswer
 from triton_repo.client.client import Answer
 from triton_repo.client.wire import tensor
-from triton_repo.smoke.check import NUM_TOKENS, Failed, Skipped, Target, expect, expect_equal, single
+from triton_repo.smoke.check import Failed, Skipped, Target, expect, expect_equal, single
 
-_GOLDEN_TOKENS = 32
+_GOLDEN_TOKENS = 16
 _SEEDS = (1, 2, 3)
 _OPEN_PROMPT = "Once upon a time"
 """A prompt that can go on in many ways: what is random shows soon."""
 _SAMPLED_TOKENS = 8
-_STREAM_TOKENS = 24
 
 
 def check_golden_tokens(target: Target) -> None:
@@ -65,9 +64,9 @@ def check_golden_text(target: Target, model: str) -> None:
 def check_streaming(target: Target, model: str) -> None:
     """The same answer in several responses, in order, the last one marked final, and none after it."""
     ask = target.client.generate
-    whole = ask(target.prompt, max_tokens=_STREAM_TOKENS, model=model)
+    whole = ask(target.prompt, max_tokens=target.num_tokens, model=model)
     _expect_one_final(whole, what="the answer that is not streamed")
-    streamed = ask(target.prompt, max_tokens=_STREAM_TOKENS, model=model, stream=True)
+    streamed = ask(target.prompt, max_tokens=target.num_tokens, model=model, stream=True)
     _expect_one_final(streamed, what="the stream")
     expect_equal(streamed.text, whole.text, what="text of the stream joined")
     with_text = [chunk for chunk in streamed.chunks if chunk.text]
@@ -84,7 +83,10 @@ def check_streaming(target: Target, model: str) -> None:
 
 def check_determinism(target: Target, model: str) -> None:
     """The same request without sampling gets the same answer every time."""
-    texts = [target.client.generate(target.prompt, max_tokens=NUM_TOKENS, model=model).text for _ in range(3)]
+    texts = [
+        target.client.generate(target.prompt, max_tokens=target.num_tokens, model=model).text
+        for _ in range(3)
+    ]
     expect(len(set(texts)) == 1, f"the same greedy request got different answers: {sorted(set(texts))}")
 
 
@@ -103,50 +105,52 @@ def check_seed(target: Target, model: str) -> None:
 
 def check_max_tokens(target: Target, model: str) -> None:
     """An answer has as many tokens as asked for, unless the model ended it; a short one begins a long one."""
-    tokens = target.greedy_tokens(target.prompt, num_tokens=NUM_TOKENS)
+    tokens = target.greedy
     texts = [
         target.client.generate(target.prompt, max_tokens=count, model=model).text.rstrip("\ufffd")
-        for count in (1, NUM_TOKENS // 2, NUM_TOKENS)
+        for count in (1, target.num_tokens // 2, target.num_tokens)
     ]
     for shorter, longer in pairwise(texts):
         expect(longer.startswith(shorter), f"max_tokens: {shorter!r} does not begin the longer {longer!r}")
-    expect(len(tokens) <= NUM_TOKENS, f"{len(tokens)} tokens with max_tokens {NUM_TOKENS}")
-    for count in (1, NUM_TOKENS // 2):
+    expect(len(tokens) <= target.num_tokens, f"{len(tokens)} tokens with max_tokens {target.num_tokens}")
+    for count in (1, target.num_tokens // 2):
         found = target.greedy_tokens(target.prompt, num_tokens=count)
         expect_equal(found, tokens[:count], what=f"tokens with max_tokens {count}")
-    half = _decoded(target, tokens[: NUM_TOKENS // 2])
-    expect_equal(texts[1], half.rstrip("\ufffd"), what=f"text with max_tokens {NUM_TOKENS // 2}")
+    half = _decoded(target, tokens[: target.num_tokens // 2])
+    expect_equal(texts[1], half.rstrip("\ufffd"), what=f"text with max_tokens {target.num_tokens // 2}")
 
 
 def check_end_id(target: Target, model: str) -> None:
     """An answer ends before the token given as end_id."""
-    tokens = target.greedy_tokens(target.prompt, num_tokens=NUM_TOKENS)
+    tokens = target.greedy
     place = next((index for index in range(1, len(tokens)) if tokens[index] not in tokens[:index]), None)
     if place is None:
         raise Skipped(f"the greedy answer {tokens} has no second token that could end it")
     found = target.client.generate(
-        target.prompt, max_tokens=NUM_TOKENS, model=model, end_id=tokens[place]
+        target.prompt, max_tokens=target.num_tokens, model=model, end_id=tokens[place]
     ).text
     expect_equal(found, _decoded(target, tokens[:place]), what=f"answer with end_id {tokens[place]}")
 
 
 def check_stop_words(target: Target, model: str) -> None:
     """An answer ends at a stop word, with it or before it, and not anywhere else."""
-    tokens = target.greedy_tokens(target.prompt, num_tokens=NUM_TOKENS)
+    tokens = target.greedy
     word, start, length = _find_stop_word(target, tokens, model)
-    found = target.client.generate(target.prompt, max_tokens=NUM_TOKENS, model=model, stop_words=[word]).text
+    found = target.client.generate(
+        target.prompt, max_tokens=target.num_tokens, model=model, stop_words=[word]
+    ).text
     allowed = [_decoded(target, tokens[:end]) for end in (start, start + length)]
     expect(found in allowed, f"answer with stop word {word!r}: {found!r}, expected one of {allowed}")
     never = "\u0001never said\u0001"
     unstopped = target.client.generate(
-        target.prompt, max_tokens=NUM_TOKENS, model=model, stop_words=[never]
+        target.prompt, max_tokens=target.num_tokens, model=model, stop_words=[never]
     ).text
     expect_equal(unstopped, _decoded(target, tokens), what="answer with a stop word that does not occur")
 
 
 def _find_stop_word(target: Target, tokens: tuple[int, ...], model: str) -> tuple[str, int, int]:
     """A piece of the answer, best from its middle, whose own tokens are in it: text, first place, length."""
-    streamed = target.client.generate(target.prompt, max_tokens=NUM_TOKENS, model=model, stream=True)
+    streamed = target.client.generate(target.prompt, max_tokens=target.num_tokens, model=model, stream=True)
     middle = len(streamed.chunks) // 2
     for chunk in (*streamed.chunks[middle:], *streamed.chunks[:middle]):
         word = chunk.text

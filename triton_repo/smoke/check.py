@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
 from tpforge.dtypes import DType
+from tpforge.errors import TpforgeError
 from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest
 from triton_repo.client.client import Client, Tls
@@ -21,6 +22,9 @@ CheckStatus = Literal["pass", "fail", "skip"]
 
 NUM_TOKENS = 16
 """Tokens of an ordinary answer: enough to stream, few enough for a slow machine."""
+
+_LEAST_TOKENS = 4
+"""Below this an answer shows too little: then as many are asked for as always, and nothing else beside."""
 
 CANARY_TOKENS = 2
 """Enough to show that a prompt is read and a step decoded: it is asked after each refusal."""
@@ -58,11 +62,16 @@ Asked = TypeVar("Asked")
 
 @dataclass(frozen=True)
 class Check(Generic[Asked]):
-    """One check: `run` returns when it passes, and raises Failed or Skipped otherwise."""
+    """One check: `run` returns when it passes, and raises Failed or Skipped otherwise.
+
+    `may_run_beside` tells whether it comes out the same while other checks ask the server; by default it has
+    the server for itself.
+    """
 
     name: str
     proves: str
     run: Callable[[Asked], None]
+    may_run_beside: Callable[[Asked], bool] = lambda _target: False
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Target:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Several prompts, all different.
+        """Several prompts, all different, the shortest first: a long one costs as much as many answers.
 
         Raises:
             Skipped: golden answers are known, and rounding may change the first token of each.
@@ -116,7 +125,26 @@ class Target:
                 f"computed in {self.compute_dtype}, the answer to every golden prompt may begin otherwise "
                 "when requests are computed together"
             )
-        return tuple(answer.prompt for answer in self.golden) or _DEFAULT_PROMPTS
+        shortest_first = sorted(self.golden, key=lambda answer: len(answer.prompt_ids))
+        return tuple(answer.prompt for answer in shortest_first) or _DEFAULT_PROMPTS
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an ordinary answer to `prompt`: where it can be, as many as rounding cannot change."""
+        return self._num_certain if self._num_certain >= _LEAST_TOKENS else NUM_TOKENS
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether an ordinary answer is the same whatever is computed together with it."""
+        try:
+            return self._num_certain >= _LEAST_TOKENS
+        except TpforgeError:
+            return False  # What is wrong with the server is for the checks to say.
+
+    @property
+    def _num_certain(self) -> int:
+        """Decisive tokens that the answer begins with; nobody knows of any without golden answers."""
+        return min(NUM_TOKENS, first_run(self.decisive(self.golden[0])).count) if self.golden else 0
 
     def num_decisive(self, prompt: str) -> int:
         """How many greedy tokens of a prompt do not depend on rounding, at most NUM_TOKENS.
@@ -142,6 +170,11 @@ class Target:
     @cached_property
     def _alone(self) -> dict[tuple[str, int], str]:
         return {}
+
+    @cached_property
+    def greedy(self) -> tuple[int, ...]:
+        """The first `num_tokens` greedy tokens after `prompt`; asked once."""
+        return self.greedy_tokens(self.prompt, num_tokens=self.num_tokens)
 
     def greedy_tokens(self, prompt: str, *, num_tokens: int) -> tuple[int, ...]:
         """The greedy answer as token ids: what preprocessing and tensorrt_llm say without the ensemble."""

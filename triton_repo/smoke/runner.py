@@ -1,4 +1,4 @@
-"""Runs the checks in order and turns what they raise into results.
+"""Runs the checks, side by side where that can change no result, and turns what they raise into results.
 
 The list of checks is here; what each does is in the modules beside.
 """
@@ -6,7 +6,8 @@ The list of checks is here; what each does is in the modules beside.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,6 +22,8 @@ from triton_repo.smoke.metrics import ActiveRequests
 from triton_repo.smoke.report import SmokeReport
 from triton_repo.smoke.security import SECURITY_CHECKS
 
+_NUM_BESIDE = 4
+"""Checks at once: no request waits so long for the others that its deadline comes near."""
 ENSEMBLE, BLS, GENERATOR = "ensemble", "tensorrt_llm_bls", "tensorrt_llm"
 _BLS_CASES = ("missing_input", "empty_prompt", "negative_max_tokens", "negative_top_k", "invalid_utf8")
 
@@ -42,18 +45,32 @@ class _Asked:
     name: str
     proves: str
     run: Callable[[Target, str], None]
+    is_of_one_answer: bool = False
+    """It asks for answers that are sure to be the same whatever else is asked, where there are such."""
 
     def of(self, model: str) -> Check[Target]:
-        return Check(f"{model}.{self.name}", self.proves, lambda target: self.run(target, model))
+        def may_run_beside(target: Target) -> bool:
+            return self.is_of_one_answer and target.is_certain
+
+        return Check(
+            f"{model}.{self.name}", self.proves, lambda target: self.run(target, model), may_run_beside
+        )
 
 
 _STREAMING = _Asked(
     "streaming", "a streamed answer comes in order, ends with the final flag, and is the same text",
-    answers.check_streaming,
+    answers.check_streaming, is_of_one_answer=True,
 )  # fmt: skip
-_GOLDEN = _Asked("golden", "the answer is the one transformers gave at verify", answers.check_golden_text)
+_GOLDEN = _Asked(
+    "golden",
+    "the answer is the one transformers gave at verify",
+    answers.check_golden_text,
+    is_of_one_answer=True,
+)
 _SEED = _Asked("seed", "a seed repeats a random answer, another seed changes it", answers.check_seed)
-_STOP_WORDS = _Asked("stop_words", "an answer ends at a stop word", answers.check_stop_words)
+_STOP_WORDS = _Asked(
+    "stop_words", "an answer ends at a stop word", answers.check_stop_words, is_of_one_answer=True
+)
 _BATCH = _Asked("batch", "several prompts in one request are answered as they are alone", traffic.check_batch)
 _CANCEL = _Asked("cancellation", "cancelling in mid-stream frees the slot", traffic.check_cancellation)
 _CONCURRENCY = _Asked(
@@ -63,11 +80,21 @@ _CONCURRENCY = _Asked(
 _ENSEMBLE_CHECKS = (
     _GOLDEN,
     _STREAMING,
-    _Asked("determinism", "the same greedy request gets the same answer", answers.check_determinism),
+    _Asked(
+        "determinism",
+        "the same greedy request gets the same answer",
+        answers.check_determinism,
+        is_of_one_answer=True,
+    ),
     _SEED,
     _STOP_WORDS,
-    _Asked("max_tokens", "an answer has as many tokens as asked for", answers.check_max_tokens),
-    _Asked("end_id", "an answer ends before the token end_id", answers.check_end_id),
+    _Asked(
+        "max_tokens",
+        "an answer has as many tokens as asked for",
+        answers.check_max_tokens,
+        is_of_one_answer=True,
+    ),
+    _Asked("end_id", "an answer ends before the token end_id", answers.check_end_id, is_of_one_answer=True),
     _BATCH,
     _CONCURRENCY,
     _CANCEL,
@@ -126,19 +153,41 @@ def run_smoke(
 def run_checks(
     checks: tuple[Check[Asked], ...], target: Asked, *, on_result: Callable[[CheckResult], None]
 ) -> tuple[CheckResult, ...]:
-    """Run `checks` in order; when the server goes away, the rest are skipped."""
-    results = []
+    """Run `checks` in order, those that may run beside others where the first of them stands.
+
+    When the server goes away, the rest are skipped.
+    """
+    results: dict[int, CheckResult] = {}
     gone: str | None = None
-    for check in checks:
+    for numbers in _batches(checks, target):
         if gone is not None:
-            result = CheckResult(check.name, check.proves, "skip", gone, 0.0)
+            found = [(_skipped(checks[number], gone), False) for number in numbers]
+        elif len(numbers) == 1:
+            found = [run_check(checks[numbers[0]], target)]
         else:
-            result, is_gone = run_check(check, target)
-            if is_gone:
-                gone = f"the server went away during {check.name}"
-        results.append(result)
-        on_result(result)
-    return tuple(results)
+            with ThreadPoolExecutor(_NUM_BESIDE) as pool:
+                found = list(pool.map(lambda number: run_check(checks[number], target), numbers))
+        for number, (result, _) in zip(numbers, found, strict=True):
+            results[number] = result
+            on_result(result)
+        if lost := [result.name for result, is_gone in found if is_gone]:
+            gone = f"the server went away during {' and '.join(lost)}"
+    return tuple(results[number] for number in range(len(checks)))
+
+
+def _batches(checks: tuple[Check[Asked], ...], target: Asked) -> Iterator[list[int]]:
+    """The numbers of checks that run at once."""
+    left = dict(enumerate(checks))
+    while left:
+        first = next(iter(left))
+        beside = left[first].may_run_beside(target)
+        numbers = [n for n, check in left.items() if check.may_run_beside(target)] if beside else [first]
+        left = {number: check for number, check in left.items() if number not in numbers}
+        yield numbers
+
+
+def _skipped(check: Check[Asked], reason: str) -> CheckResult:
+    return CheckResult(check.name, check.proves, "skip", reason, 0.0)
 
 
 def run_check(check: Check[Asked], target: Asked) -> tuple[CheckResult, bool]:

@@ -169,7 +169,7 @@ class FakeServer(Client):
             yield Response(outputs={}, final=True)
             return
         count = int(given["request_output_len"].values[0, 0])
-        tokens = greedy([int(token) for token in given["input_ids"].values[0]], count)
+        tokens = self._random_after(greedy([int(token) for token in given["input_ids"].values[0]], count))
         if self.flaw == "wrong tokens":
             tokens[-1] += 1
         if "streaming" in given:
@@ -212,6 +212,7 @@ class FakeServer(Client):
             tokens = random.Random(seed).choices(range(_NUM_WORDS), k=count)
         if self.flaw == "random":
             tokens[0] = self.num_requests % _NUM_WORDS
+        tokens = self._random_after(tokens)
         if self.flaw == "mixes concurrent clients" and self.num_requests % 2:
             tokens = greedy([self.num_requests], count)
         if "end_id" in given and self.flaw != "ignores end_id":
@@ -224,6 +225,13 @@ class FakeServer(Client):
         if self.flaw == "one token too many":
             tokens = [*tokens, 5]
         return tokens
+
+    def _random_after(self, tokens: list[int]) -> list[int]:
+        if not self.flaw.startswith("random after "):
+            return tokens
+        count = int(self.flaw.removeprefix("random after "))
+        others = random.Random(self.num_requests).choices(range(_NUM_WORDS), k=len(tokens))
+        return [*tokens[:count], *others[count:]]
 
     def _whole(self, tokens: list[int], *, index: int, final: bool) -> Iterator[Response]:
         if self.flaw == "streams unasked":
