@@ -277,7 +277,8 @@ def _read_qwen(config: ConfigReader) -> ModelSpec:
     config.require("no_bias", expected=(True,), why="biases beside those of q, k, v are not supported")
     config.require("scale_attn_weights", expected=(True,), why="the format cannot hold unscaled scores")
     head_size = config.integer("kv_channels")
-    rotary_share = config.number("rotary_pct")
+    # Of ropes an absent key is not filled in; those of Qwen 1 have one spelling.
+    rotary_share = config.number("rotary_pct", default=config.default_of("rotary_pct"))
     if rotary_share != 1.0:
         config.problem(f"rotary_pct: found {rotary_share}, expected 1.0")
     return config.checked(
@@ -294,7 +295,9 @@ def _read_qwen(config: ConfigReader) -> ModelSpec:
                 num_heads=num_heads, num_kv_heads=num_heads, head_size=head_size, bias=True
             ),
             mlp=MlpSpec(intermediate_size=both // 2, activation="silu"),
-            rope=RopeSpec(base=config.number("rotary_emb_base")),
+            rope=RopeSpec(
+                base=config.number("rotary_emb_base", default=config.default_of("rotary_emb_base"))
+            ),
             norm=NormSpec(epsilon=config.number("layer_norm_epsilon")),
             special_tokens=config.special_tokens(vocab_size=vocab_size),
         )

@@ -28,11 +28,11 @@ _BPE = 2
 
 def tokenizer_problems(source: Path, tokenizer_dir: Path) -> list[str]:
     """A line for each text whose ids are others; empty where there is nothing to compare with."""
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = TEXTS
     if source.suffix == ".gguf":
         processor, texts = _of_gguf(source), (*TEXTS, *_OF_LLAMA_CPP)
     elif (source / "tokenizer.model").is_file() and not (source / "tokenizer.json").is_file():
-        processor, texts = _of_model((source / "tokenizer.model").read_bytes()), TEXTS
+        processor = _of_model((source / "tokenizer.model").read_bytes())
     else:
         return []
     if processor is None:

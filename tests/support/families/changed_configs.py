@@ -45,16 +45,22 @@ NOT_OF_THE_MODEL = frozenset(
     )
 )
 _EXTRA: Config = {
+    "aux_loss_alpha": 0.5,
     "head_dim": 16,
     "is_causal": False,
     "layer_types": ["full_attention", "sliding_attention", "full_attention"],
     "max_window_layers": 1,
     "n_embed": 32,
     "partial_rotary_factor": 0.5,
+    "rope_local_base_freq": 777.0,
     "rope_theta": 777.0,
+    "rotary_emb_base": 777.0,
+    "rotary_pct": 0.25,
+    "seq_aux": False,
     "sliding_window": 4,
     "sliding_window_pattern": 3,
     "use_sliding_window": True,
+    "verbose": 1,
 }
 """Keys that are tried on every family, whether its class has them or not: models ask for some by getattr."""
 _TEXTS = ("gelu", "relu", "silu", "greedy", "group_limited_greedy")
