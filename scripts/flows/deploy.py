@@ -47,14 +47,14 @@ def write_deployment(
     from engines.store import read_manifest
     from triton_repo.deploy.crossing import crossing_warnings
     from triton_repo.deploy.deployment import plan_deployment
-    from triton_repo.deploy.kubernetes.dynamo import dynamo_options
+    from triton_repo.deploy.dynamo import dynamo_options
     from triton_repo.deploy.slurm import needs_repository, slurm_options
     from triton_repo.deploy.targets import apply_words, target_files
 
     manifest = read_manifest(places.engine)
     folder = out if out is not None else deploy_folder(places, target)
     refuse_existing(folder, force=force)
-    if target == "dynamo":
+    if target in ("dynamo", "dynamo-compose"):
         options = dynamo_options(options, manifest)
     if target == "slurm":
         options = slurm_options(options, manifest)

@@ -150,6 +150,13 @@ DYNAMO_OPTIONS: dict[str, dict[str, Any]] = {
     "llama8b-dynamo": {"image": "registry.example/dynamo-triton:26.08"},
 }
 """What the golden files of target dynamo are asked for, by case."""
+ONE_HOST: dict[str, dict[str, Any]] = {
+    "llama70b-dynamo": DYNAMO_OPTIONS["llama70b-dynamo"],
+    "llama70b-apart": {"image": DYNAMO_IMAGE, "prefill_workers": 1, "decode_workers": 1},
+    "llama8b-dynamo": {**DYNAMO_OPTIONS["llama8b-dynamo"], "replicas": 2},
+}
+"""And those of target dynamo-compose."""
+MANIFESTS["llama70b-apart"] = MANIFESTS["llama70b-dynamo"]
 CASES: tuple[tuple[str, str], ...] = (
     ("smollm2-reference", "kserve"),
     ("llama70b-tensorrt", "kserve"),
@@ -171,12 +178,13 @@ CASES: tuple[tuple[str, str], ...] = (
     ("llama70b-dynamo", "slurm"),
     ("deepseek-v32-dynamo", "slurm"),
     *((case, "dynamo") for case in DYNAMO_OPTIONS),
+    *((case, "dynamo-compose") for case in ONE_HOST),
 )
 
 
 def options_for(target: str) -> DeployOptions:
     """The options of the golden files: an engine at a URL wherever it is pulled."""
-    if target in ("compose", "slurm"):
+    if target in ("compose", "dynamo-compose", "slurm"):
         return DeployOptions(partition="gpu" if target == "slurm" else None)
     if target == "kserve":
         return DeployOptions(storage_uri=URL, namespace="llm")
@@ -185,7 +193,7 @@ def options_for(target: str) -> DeployOptions:
 
 def deployment_of(case: str, target: str, **changes: Any) -> Deployment:
     manifest = MANIFESTS[case]
-    of_case = DYNAMO_OPTIONS.get(case, {}) if target == "dynamo" else {}
+    of_case = {"dynamo": DYNAMO_OPTIONS, "dynamo-compose": ONE_HOST}.get(target, {}).get(case, {})
     options = options_for(target).model_copy(update={**of_case, **changes})
     if target == "slurm":
         options = slurm_options(options, manifest)
@@ -199,7 +207,7 @@ def golden_files(case: str, target: str) -> dict[str, str]:
 
     So are the checksums over them: tests/unit/triton_repo/deploy/test_rollout.py.
     """
-    same = ("rules.yml", "Dockerfile", "canary.py", "canary_openai.py", "launch.py", "prove.py")
+    same = ("rules.yml", "Dockerfile", "canary.py", "canary_openai.py", "launch.py", "prove.py", "ready.py")
     files = target_files(target, deployment_of(case, target))
     return {
         path: _CHECKSUM.sub(r"\1CHECKSUM", text)

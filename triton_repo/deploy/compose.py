@@ -17,7 +17,7 @@ from triton_repo.monitoring.rules import rules_yaml
 
 _CREDENTIALS = {"path": "./credentials.env", "required": False}
 """For the engine's URL: AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION."""
-_MEMLOCK = {"memlock": -1, "stack": 67108864}
+MEMLOCK = {"memlock": -1, "stack": 67108864}
 
 
 def compose_files(deployment: Deployment) -> dict[str, str]:
@@ -61,12 +61,13 @@ def _compose(deployment: Deployment, mounted: dict[str, str]) -> dict[str, Any]:
     return {
         "name": deployment.name,
         "services": {
-            "prepare": _prepare(deployment) | _labels(scripts, engine_sha256=engine),
-            "triton": _triton(deployment) | _labels(scripts, engine_sha256=engine),
-            "prometheus": _prometheus_service() | _labels(_of(mounted, "prometheus/"), image=PROMETHEUS),
+            "prepare": prepare_service(deployment) | mounted_labels(scripts, engine_sha256=engine),
+            "triton": _triton(deployment) | mounted_labels(scripts, engine_sha256=engine),
+            "prometheus": _prometheus_service()
+            | mounted_labels(_of(mounted, "prometheus/"), image=PROMETHEUS),
             "alertmanager": _alertmanager_service()
-            | _labels(_of(mounted, "alertmanager/"), image=ALERTMANAGER),
-            "grafana": _grafana_service() | _labels(_of(mounted, "grafana/"), image=GRAFANA),
+            | mounted_labels(_of(mounted, "alertmanager/"), image=ALERTMANAGER),
+            "grafana": _grafana_service() | mounted_labels(_of(mounted, "grafana/"), image=GRAFANA),
         },
         "volumes": {"state": {}, "store": {}, "prometheus": {}, "alertmanager": {}, "grafana": {}},
     }
@@ -76,7 +77,9 @@ def _of(mounted: dict[str, str], folder: str) -> dict[str, str]:
     return {path: text for path, text in mounted.items() if path.startswith(folder)}
 
 
-def _labels(texts: dict[str, str], *, engine_sha256: str = "", image: Image | None = None) -> dict[str, Any]:
+def mounted_labels(
+    texts: dict[str, str], *, engine_sha256: str = "", image: Image | None = None
+) -> dict[str, Any]:
     """The label by which `docker compose up` makes a container again when what it mounts has changed.
 
     And the release of an image that is named by its digest.
@@ -86,7 +89,7 @@ def _labels(texts: dict[str, str], *, engine_sha256: str = "", image: Image | No
     return {"labels": {**release, "tpforge.checksum": checksum}}
 
 
-def _engine_mount(deployment: Deployment, *, read_only: bool) -> dict[str, Any]:
+def engine_mount(deployment: Deployment, *, read_only: bool) -> dict[str, Any]:
     """The host's engine folder where it is local, else the volume into which it is pulled."""
     if deployment.options.engine_url is None:
         source, target = str(deployment.engine_dir), str(deployment.engine_in_store)
@@ -95,18 +98,20 @@ def _engine_mount(deployment: Deployment, *, read_only: bool) -> dict[str, Any]:
     return {**mount, "read_only": True} if read_only else mount
 
 
-def _config_mount() -> dict[str, Any]:
+def config_mount() -> dict[str, Any]:
+    """The scripts of the deployment."""
     return {"type": "bind", "source": "./config", "target": str(CONFIG), "read_only": True}
 
 
-def _prepare(deployment: Deployment) -> dict[str, Any]:
+def prepare_service(deployment: Deployment) -> dict[str, Any]:
+    """What brings and proves the engine before anything serves it."""
     return {
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "prepare.sh")],
         "volumes": [
-            _engine_mount(deployment, read_only=False),
+            engine_mount(deployment, read_only=False),
             {"type": "volume", "source": "state", "target": str(HOME)},
-            _config_mount(),
+            config_mount(),
         ],
         **({"env_file": [_CREDENTIALS]} if deployment.options.engine_url else {}),
         "restart": "no",
@@ -131,9 +136,9 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
             **{name: value.replace("$", "$$") for name, value in deployment.options.environment},
         },
         "volumes": [
-            _engine_mount(deployment, read_only=True),
+            engine_mount(deployment, read_only=True),
             {"type": "volume", "source": "state", "target": str(HOME)},
-            _config_mount(),
+            config_mount(),
         ],
         "shm_size": f"{deployment.shm_gib}gb",
         "healthcheck": {
@@ -151,7 +156,7 @@ def _triton(deployment: Deployment) -> dict[str, Any]:
     }
     if deployment.needs_gpus:
         device = {"driver": "nvidia", "count": deployment.world_size, "capabilities": ["gpu"]}
-        service["ulimits"] = dict(_MEMLOCK)
+        service["ulimits"] = dict(MEMLOCK)
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     return service
 

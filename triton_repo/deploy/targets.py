@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tpforge.errors import InputRefused, UsageError
 from triton_repo.deploy.compose import compose_files
 from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.dynamo_compose import dynamo_compose_files
 from triton_repo.deploy.kubernetes.dynamo import dynamo_files
 from triton_repo.deploy.kubernetes.helm import helm_files
 from triton_repo.deploy.kubernetes.kserve import kserve_files
@@ -28,10 +29,11 @@ class Target:
     apply: tuple[str, ...]
 
 
+_COMPOSE = ("docker", "compose", "up", "--detach", "--wait")
 TARGETS = {
     target.name: target
     for target in (
-        Target("compose", compose_files, ("docker", "compose", "up", "--detach", "--wait")),
+        Target("compose", compose_files, _COMPOSE),
         Target("kubernetes", kubernetes_files, ("kubectl", "apply", "--kustomize", "overlays/trial")),
         Target(
             "helm",
@@ -43,6 +45,7 @@ TARGETS = {
         ),
         Target("multi-node", leaderworkerset_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("dynamo", dynamo_files, ("kubectl", "apply", "--kustomize", ".")),
+        Target("dynamo-compose", dynamo_compose_files, _COMPOSE),
         Target("kserve", kserve_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("slurm", slurm_files, ("sbatch", "job.sh")),
     )

@@ -1,65 +1,31 @@
 """Target dynamo: a DynamoGraphDeployment, which NVIDIA Dynamo's operator makes into a front and workers.
 
-It writes no file, talks to no cluster, and counts no workers: how many of each kind is the user's word.
-Sources: ai-dynamo/dynamo, deploy/operator/api/v1beta1 (the kind), internal/dynamo (what the operator adds);
-the wheel ai-dynamo 1.6.1 (options of dynamo.frontend, dynamo.trtllm, dynamo.triton).
+It writes no file and talks to no cluster; what the programs are told is `triton_repo.deploy.dynamo`'s.
+Sources: ai-dynamo/dynamo, deploy/operator/api/v1beta1 (the kind), internal/dynamo (what the operator adds).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from tpforge.errors import UsageError
-from tpforge.manifest import Manifest
-from tpforge.units import counted
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import Deployment, DeployOptions
+from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.dynamo import (
+    GRPC_METRICS,
+    RELEASE,
+    Group,
+    front_words,
+    groups_of,
+    refuse_workers,
+    worker_words,
+)
 from triton_repo.deploy.kubernetes import objects
 
 Object = dict[str, Any]
-Role = Literal["worker", "prefill", "decode"]
-RELEASE, RELEASE_TRTLLM = "1.6.1", "1.3.0rc29"
-IMAGE = f"nvcr.io/nvidia/ai-dynamo/tensorrtllm-runtime:{RELEASE}"
-"""Dynamo's own container; its wheel asks for this release of TensorRT-LLM."""
-_HTTP, _GRPC_METRICS = 8000, 8788
-"""The operator's port of a front, and Dynamo's for metrics beside gRPC."""
 _FRONT = {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
 _SEMANTIC = re.compile(r":v?(\d+\.\d+\.\d+)([-+.].*)?$")
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Workers of one role; `overrides` are the arguments of the LLM API that the role wants."""
-
-    role: Role
-    replicas: int
-    overrides: Object
-
-
-def dynamo_options(options: DeployOptions, manifest: Manifest) -> DeployOptions:
-    """The options with Dynamo's image, where it holds the engine's release of TensorRT-LLM.
-
-    Raises:
-        UsageError: no image of Dynamo is known for the engine.
-    """
-    if options.image is not None or manifest.runtime == "reference":
-        return options
-    if manifest.runtime == "tensorrt":
-        raise UsageError(
-            "--image is missing: NVIDIA publishes no image with both Dynamo and Triton's backend of "
-            f"TensorRT-LLM; put ai-dynamo and ai-dynamo-runtime {RELEASE} into the engine's Triton container"
-        )
-    trtllm = manifest.llm_api.trtllm if manifest.llm_api else None
-    if trtllm != RELEASE_TRTLLM:
-        raise UsageError(
-            f"--image is missing: {IMAGE} holds TensorRT-LLM {RELEASE_TRTLLM}, the engine is of {trtllm}; "
-            f"give an image of Dynamo with that release, or build with --trtllm {RELEASE_TRTLLM}"
-        )
-    return options.model_copy(update={"image": IMAGE})
 
 
 def dynamo_files(deployment: Deployment) -> dict[str, str]:
@@ -69,7 +35,7 @@ def dynamo_files(deployment: Deployment) -> dict[str, str]:
         UsageError: Dynamo cannot run the engine, the image is not known, or options contradict each other.
     """
     objects.refuse_local(deployment)
-    _refuse(deployment)
+    refuse_workers(deployment)
     kinds = {"graph": [_graph(deployment)], "storage": [objects.storage(deployment)]}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -90,37 +56,6 @@ def dynamo_files(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def _refuse(deployment: Deployment) -> None:
-    options, compiled = deployment.options, deployment.runtime == "tensorrt"
-    divided = options.prefill_workers is not None or options.decode_workers is not None
-    if deployment.runtime == "reference":
-        raise UsageError(
-            f"{deployment.name}: is of runtime reference, for which Dynamo has no worker in a cluster; build "
-            "it with --runtime pytorch, or use `tpforge serve --openai` on one host"
-        )
-    if compiled and deployment.world_size > 1:
-        raise UsageError(
-            f"{deployment.name}: {counted(deployment.world_size, 'rank')} of a compiled engine are as many "
-            "processes, and dynamo.triton is one; build it with --runtime pytorch or --tp 1, or use --target "
-            + ("kubernetes" if deployment.num_nodes == 1 else "multi-node")
-        )
-    if divided and compiled:
-        raise UsageError(
-            "--prefill-workers and --decode-workers: a compiled engine behind dynamo.triton does both; build "
-            "it with --runtime pytorch"
-        )
-    if divided and (options.prefill_workers is None or options.decode_workers is None):
-        raise UsageError("--prefill-workers and --decode-workers: give both, or neither")
-    if divided and options.replicas != 1:
-        raise UsageError(
-            f"--replicas {options.replicas}: with --prefill-workers and --decode-workers those are the counts"
-        )
-    if compiled and options.router_mode == "kv":
-        raise UsageError(
-            "--router-mode kv: Triton tells Dynamo not what its KV cache holds; use round-robin or another"
-        )
-
-
 def _graph(deployment: Deployment) -> Object:
     framework = {"backendFramework": "trtllm"} if deployment.runtime == "pytorch" else {}
     return {
@@ -131,39 +66,20 @@ def _graph(deployment: Deployment) -> Object:
             **framework,
             "components": [
                 _front(deployment),
-                *(_workers(deployment, group) for group in _groups(deployment)),
+                *(_workers(deployment, group) for group in groups_of(deployment)),
             ],
         },
     }
 
 
-def _groups(deployment: Deployment) -> list[_Group]:
-    """One group that does both, or one for prompts and one for answers.
-
-    Where prompts are computed the overlap scheduler is off, since there it is not supported.
-    Source: ai-dynamo/dynamo, examples/backends/trtllm/deploy/v1beta1/disagg-multinode.yaml.
-    """
-    options = deployment.options
-    if options.prefill_workers is None or options.decode_workers is None:
-        return [_Group("worker", options.replicas, {})]
-    moved = {"cache_transceiver_config": {"backend": "DEFAULT"}}
-    return [
-        _Group("prefill", options.prefill_workers, {"disable_overlap_scheduler": True, **moved}),
-        _Group("decode", options.decode_workers, moved),
-    ]
-
-
 def _front(deployment: Deployment) -> Object:
-    command = ["python3", "-m", "dynamo.frontend", "--router-mode", _router(deployment)]
     probes: Object = {}
     if deployment.runtime == "tensorrt":
-        command += ["--kserve-grpc-server", "--http-port", str(_HTTP)]
-        command += ["--grpc-metrics-port", str(_GRPC_METRICS)]
         # The operator's probes speak HTTP to the port that is gRPC here.
-        ask = {"httpGet": {"path": "/metrics", "port": _GRPC_METRICS}, "periodSeconds": 10}
+        ask = {"httpGet": {"path": "/metrics", "port": GRPC_METRICS}, "periodSeconds": 10}
         probes = dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), ask)
         probes["startupProbe"] = {**ask, "failureThreshold": 30}
-    spec = _pod_spec(deployment, command)
+    spec = _pod_spec(deployment, front_words(deployment))
     container = spec["containers"][0]
     # It reads the tokenizer and the chat template beside the weights, once a worker has brought them.
     container["volumeMounts"] = [one for one in container["volumeMounts"] if one["name"] in ("store", "tmp")]
@@ -180,7 +96,7 @@ def _front(deployment: Deployment) -> Object:
     }
 
 
-def _workers(deployment: Deployment, group: _Group) -> Object:
+def _workers(deployment: Deployment, group: Group) -> Object:
     multinode = {"multinode": {"nodeCount": deployment.num_nodes}} if deployment.num_nodes > 1 else {}
     config = {"prepare.sh": files.prepare(deployment)}
     return {
@@ -193,39 +109,9 @@ def _workers(deployment: Deployment, group: _Group) -> Object:
         "sharedMemorySize": f"{deployment.shm_gib}Gi",
         "podTemplate": {
             "metadata": objects.pod_metadata(deployment, config),
-            "spec": _pod_spec(deployment, _worker_command(deployment, group)),
+            "spec": _pod_spec(deployment, worker_words(deployment, group)),
         },
     }
-
-
-def _worker_command(deployment: Deployment, group: _Group) -> list[str]:
-    if deployment.runtime == "tensorrt":
-        return ["python3", "-m", "dynamo.triton", "--model-repository", str(deployment.repository)]
-    engine = deployment.engine_in_store
-    command = ["python3", "-m", "dynamo.trtllm", "--model", str(engine / "model")]
-    command += [
-        "--served-model-name",
-        _served_name(deployment),
-        "--extra-engine-args",
-        str(engine / "llm.yaml"),
-    ]
-    if group.role != "worker":
-        command += ["--disaggregation-mode", group.role]
-    if group.overrides:
-        command += ["--override-engine-args", json.dumps(group.overrides)]
-    if _router(deployment) == "kv":
-        command.append("--publish-kv-events")
-    return command
-
-
-def _router(deployment: Deployment) -> str:
-    return deployment.options.router_mode or "round-robin"
-
-
-def _served_name(deployment: Deployment) -> str:
-    """The engine's name, which clients ask for; its folder in the store has a piece of the digest behind."""
-    key = deployment.engine_key
-    return key.rpartition("-")[0] if deployment.options.digest else key
 
 
 def _pod_spec(deployment: Deployment, command: list[str]) -> Object:

@@ -1,4 +1,4 @@
-"""What containers ask for and may have: GPUs, CPUs, memory; and pods that are of quality of service Guaranteed.
+"""What containers ask for and may have: GPUs, CPUs, memory; pods of quality of service Guaranteed.
 
 It places no pod: placement.py does.
 """

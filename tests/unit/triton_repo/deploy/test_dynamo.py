@@ -15,7 +15,7 @@ from tests.support.deployments import DYNAMO_IMAGE, DYNAMO_OPTIONS, MANIFESTS, d
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from triton_repo.deploy.deployment import DeployOptions
-from triton_repo.deploy.kubernetes.dynamo import dynamo_options
+from triton_repo.deploy.dynamo import dynamo_options
 from triton_repo.deploy.targets import target_files
 
 UPSTREAM = json.loads(
