@@ -13,6 +13,7 @@ from builders.audit.rope import rope_disagreements
 from builders.audit.tensors import TensorFindings, check_tensors, grouped
 from builders.described import read_described
 from builders.families.common.base import Family
+from builders.families.common.passed_over import passed_over
 from builders.families.common.reading import ConfigReader
 from builders.families.common.registry import find_family
 from builders.sources.base import each_problem
@@ -186,6 +187,7 @@ def _read_model(found: Directory, config_file: Path) -> None:
     except InputRefused as error:
         found.problems += each_problem(error)
     else:
+        found.remarks += passed_over(found.family, found.config)
         _take_head_for_embedding(found, found.family, found.spec)
 
 

@@ -71,7 +71,7 @@ def find_quantization(folder: Path, config: dict[str, Any]) -> tuple[FoundQuanti
 
 def declared_values(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The object that `find_quantization` found first: in config.json, or in a file beside it."""
-    values = config.get("quantization_config", config.get("compression_config"))
+    values = _stated(config)
     if isinstance(values, dict):
         # ModelOpt leaves the group size out of config.json.
         return _modelopt_values(folder) | values
@@ -89,7 +89,7 @@ def _modelopt_values(folder: Path) -> dict[str, Any]:
 
 
 def _in_config(config: dict[str, Any]) -> FoundQuantization | None:
-    values = config.get("quantization_config", config.get("compression_config"))
+    values = _stated(config)
     if _is_mlx(config, values):
         return FoundQuantization(
             "mlx", "config.json", _picked(config["quantization"], ("bits", "group_size"))
@@ -111,6 +111,12 @@ def _in_config(config: dict[str, Any]) -> FoundQuantization | None:
     }.get(method, ("bits", "group_size"))
     told = {key: value for key, value in values.items() if key != "desc_act" or value}
     return FoundQuantization(method, "config.json", _picked(told, keys))
+
+
+def _stated(config: dict[str, Any]) -> object:
+    """The key of today, else that of compressed-tensors before transformers took it up; null says nothing."""
+    found = config.get("quantization_config")
+    return config.get("compression_config") if found is None else found
 
 
 def _is_mlx(config: dict[str, Any], values: object) -> bool:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements.lock: the versions and hashes of all that requirements.in needs, and no index address.
+# Writes the locks: the versions and hashes of all that each requirements*.in needs, and no index address.
 # It installs nothing into .venv: uv lives in a temporary environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -31,3 +31,9 @@ compile requirements "$@"
 # In its own environment Dynamo needs what ours leaves out, but not aisimulate, which is no package.
 echo "aisimulate; $never" >"$scratch/overrides.txt"
 compile triton_repo/openai/requirements "$@"
+
+# The checkers stand beside .venv and take its versions; checkov is in an environment of its own.
+: >"$scratch/overrides.txt"
+compile requirements-manifests --constraint requirements.lock "$@"
+compile requirements-checkov "$@"
+compile requirements-transformers-4 "$@"

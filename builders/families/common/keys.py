@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders.families.config_classes import ConfigClass, config_class
+from builders.families.config_classes import ConfigClass, config_class, is_known
 
 SHARED_READS = (
     "architectures",
@@ -127,6 +127,13 @@ class ConfigKeys:
         for alias, key in self._aliases().items():
             if alias in values and key in values and values[alias] != values[key]:
                 yield f"{alias}: found {values[alias]!r}, and {key} {values[key]!r}: two names of one key"
+        kind = values.get("model_type")
+        if isinstance(kind, str) and kind != self.model_type and is_known(kind):
+            yield (
+                f"model_type: found {kind!r}, which is {config_class(kind).name}, and architectures name a "
+                f"model of {self.of.name}; transformers builds by the first, TensorRT-LLM by the second: one "
+                "is wrong"
+            )
         yield from self._unread(self._named(values), self.of, prefix="")
         for part, within in self.of.parts.items():
             given = values.get(part)

@@ -157,7 +157,13 @@ class ConfigReader:
 
     def dtype(self) -> DType:
         """The declared type (``dtype``, or ``torch_dtype`` before transformers 5), else the weights'."""
-        declared = self.value("dtype") or self.value("torch_dtype")
+        newer, older = self.value("dtype"), self.value("torch_dtype")
+        if newer and older and newer != older:
+            self.problem(
+                f"dtype: found {_short(newer)}, and torch_dtype {_short(older)}: two spellings of one key; "
+                "remove the wrong one"
+            )
+        declared = newer or older
         if declared is None or declared == "auto":
             return self._weight_dtype
         try:

@@ -39,6 +39,16 @@ def config_class(model_type: str) -> ConfigClass:
     return _joined(newer, older)
 
 
+def is_remote(model_type: str) -> bool:
+    """Whether the class is no class of transformers, but of code beside checkpoints."""
+    return model_type in _table(_REMOTE)["classes"]
+
+
+def is_known(model_type: str) -> bool:
+    """Whether there is a class of that model type."""
+    return is_remote(model_type) or model_type in _table(_NEWER)["classes"]
+
+
 @cache
 def shared_keys() -> dict[str, Any]:
     """The keys that every class of transformers has, with their defaults."""

@@ -41,12 +41,51 @@ def test_a_target_calls_the_command_of_its_name(arguments: list[str], command: s
     assert [" ".join(line.split()) for line in said.splitlines()].count(f".venv/bin/{command}") == 1
 
 
-def test_the_lock_has_a_hash_for_every_package_and_no_index_address() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+LOCKS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (ROOT, ROOT / "triton_repo" / "openai")
+    for path in folder.glob("requirements*.lock")
+)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_has_a_hash_for_every_package_and_no_index_address(name: str) -> None:
+    lock = (ROOT / name).read_text(encoding="utf-8")
     entries = re.split(r"^(?=[a-z0-9])", lock, flags=re.MULTILINE)[1:]
-    assert len(entries) > 40
+    assert len(entries) > 15
     assert [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry] == []
     assert not re.search(r"https?://|--index|--find-links|file:", lock)
+
+
+def test_every_list_of_requirements_has_a_lock_that_holds_it() -> None:
+    tracked = subprocess.check_output(["git", "-C", str(ROOT), "ls-files", "*requirements*"], text=True)
+    names = tracked.split()
+    assert [name for name in names if not name.endswith((".in", ".lock"))] == []
+    assert {name.replace(".in", ".lock") for name in names if name.endswith(".in")} == set(LOCKS)
+    for name in LOCKS:
+        locked = dict(
+            re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==(\S+)", (ROOT / name).read_text(), re.MULTILINE)
+        )
+        listed = (ROOT / name.replace(".lock", ".in")).read_text()
+        pinned = re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==([^\s;]+)", listed, re.MULTILINE)
+        assert {one: locked.get(one) for one, _ in pinned} == dict(pinned), name
+
+
+def test_the_checkers_stand_beside_the_same_versions_as_the_program() -> None:
+    both = [
+        dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-manifests.lock")
+    ]
+    shared = both[0].keys() & both[1].keys()
+    assert len(shared) > 10
+    assert {name: both[1][name] for name in shared} == {name: both[0][name] for name in shared}
+
+
+def test_the_image_stands_on_another_by_digest_and_copies_by_digest() -> None:
+    text = (ROOT / "triton_repo/deploy/templates/image/Dockerfile").read_text(encoding="utf-8")
+    images = re.findall(r"^(?:FROM |COPY --from=)(\S+)", text, flags=re.MULTILINE)
+    assert len(images) == 2
+    assert [one for one in images if not re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", one)] == []
 
 
 def test_the_lock_holds_what_is_needed_but_torch_and_its_gpu_packages() -> None:
