@@ -13,7 +13,7 @@ from tpforge.measure.statistics import percentiles
 from tpforge.plan.calibration import Fit
 from tpforge.plan.options import Ask, Option, Rejection
 from tpforge.plan.simulation import Request, Server, Waited, serve_as_they_come, serve_at_once
-from tpforge.plan.throughput import Load, StepModel
+from tpforge.plan.throughput import Load, StepModel, Tokens
 
 REQUESTS = 400
 """First tokens that are waited for: 20 of them are beyond p95."""
@@ -49,7 +49,7 @@ def simulate_option(option: Option, ask: Ask, *, fit: Fit) -> Simulated:
     if ask.requests and load.requests_per_second is not None:
         requests, replicas = ask.requests[:MOST_REQUESTS], option.replicas
         shares = [requests[index::replicas] for index in range(min(replicas, len(requests)))]
-        return simulate_requests(model, shares, load=load, scale=option.scale)
+        return simulate_requests(model, shares, load=load, busy=option.speed.batch, scale=option.scale)
     rate, concurrency = load.requests_per_second, load.concurrency
     share_of_load = replace(
         load,
@@ -79,7 +79,7 @@ def simulate(model: StepModel, load: Load, *, busy: int, scale: float = 1.0) -> 
 
     Requests of `load` come at its rate, each at a random time (Poisson), or, without one, as others end.
     """
-    server = Server(model, load=load, scale=scale)
+    server = Server(model, load=load, scale=scale * _evenness(model, load, busy=busy))
     chance = random.Random(_SEED)
     server.begin(list(_amid(load, busy, chance)))
     coming = _requests(load, chance)
@@ -92,25 +92,43 @@ def simulate(model: StepModel, load: Load, *, busy: int, scale: float = 1.0) -> 
 
 
 def simulate_requests(
-    model: StepModel, shares: Sequence[Sequence[Request]], *, load: Load, scale: float
+    model: StepModel, shares: Sequence[Sequence[Request]], *, load: Load, busy: int, scale: float
 ) -> Simulated:
     """Of the requests of a trace as they come, a share for each replica that is idle before.
 
-    `load` is their mean.
+    `load` is their mean, of which `busy` would be answered at once.
     """
+    speed = scale * _evenness(model, load, busy=busy)
     first: list[float] = []
     tokens: list[float] = []
     for share in shares:
-        server = Server(model, load=load, scale=scale)
+        server = Server(model, load=load, scale=speed)
         coming = iter(sorted(share, key=lambda one: one.at_s))
         waited = serve_as_they_come(server, coming, enough=len(share))
-        # As many at once as of the mean request, by Little's law.
-        answered = sum(waited.first_s) + sum(waited.token_s) * load.output_tokens
-        busy = max(1, round(answered / waited.seconds)) if waited.seconds else 1
         beside_s = _beside(model, load, busy=busy) / scale
         first += [beside_s + one for one in waited.first_s]
         tokens += waited.token_s
     return Simulated(len(first), _wait(first), _wait(tokens or [0.0]))
+
+
+def _evenness(model: StepModel, load: Load, *, busy: int) -> float:
+    """How much longer steps take with whole prompts in some of them than with prompts spread evenly over all.
+
+    Published throughput was fitted with even steps: divided by this, uneven ones take as long in the mean.
+    """
+    even = model.step(busy, load)
+    between = max(1.0, load.output_tokens / load.drafts.tokens_per_step / busy)
+    prompts = max(1.0, busy * load.drafts.tokens_per_step / load.output_tokens)
+    context = load.input_tokens + load.output_tokens / 2
+    answers = Tokens(busy, context, queries=1 + load.drafts.num_tokens)
+    mixed = replace(
+        answers,
+        prompt=prompts * load.read_tokens,
+        seen=load.input_tokens - load.read_tokens / 2,
+        prompts=prompts,
+    )
+    alone, read = (model.time(one, drafts=load.drafts).total for one in (answers, mixed))
+    return ((between - 1) * alone + read) / (between * even.total)
 
 
 def _beside(model: StepModel, load: Load, *, busy: int) -> float:
