@@ -193,7 +193,7 @@ def _refuse(asked: Disaggregated) -> None:
             f"{kind}: {group.manifest.name} runs by AutoDeploy, which upstream does not divide into prompts "
             "and answers"
             for kind, group in groups.items()
-            if group.arguments.get("backend", "pytorch") != "pytorch"
+            if group.manifest.llm_backend != "pytorch"
         ]
     if problems:
         raise InputRefused.listing("these engines cannot serve one model together:", sorted(problems))

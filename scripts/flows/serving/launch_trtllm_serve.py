@@ -106,7 +106,7 @@ def plan_trtllm_serve(
         grpc=is_grpc,
         # In a container everywhere: its port is published at the host's address alone.
         address=recipe.host if container == "none" else "0.0.0.0",
-        backend=str(manifest.llm_api.arguments.get("backend", "pytorch")) if manifest.llm_api else "pytorch",
+        backend=manifest.llm_backend,
     )
     command = trtllm_serve_command(asked)
     return Launch(

@@ -69,6 +69,8 @@ def test_an_engine_of_it_is_served_by_its_backend_and_not_divided_into_prompts_a
     capsys.readouterr()
     assert main(["serve", str(engine), "--container", "docker", "--dry-run"]) == 0
     assert "--backend _autodeploy" in capsys.readouterr().out
+    assert main(["deploy", str(engine), "--target", "slurm", "--out", str(tmp_path / "job")]) == 0
+    assert "--backend _autodeploy" in "".join(one.read_text() for one in (tmp_path / "job").glob("*.sh"))
     group = Group(engine, read_manifest(engine), 1)
     with pytest.raises(InputRefused, match="runs by AutoDeploy"):
         disaggregated_files(Disaggregated(group, group, "NIXL", tmp_path))
