@@ -211,6 +211,11 @@ class Manifest(Record):
         arguments = self.llm_api.arguments if self.llm_api else {}
         return self.mapping.world_size * int(arguments.get("context_parallel_size") or 1)
 
+    @property
+    def llm_backend(self) -> str:
+        """Which backend of the LLM API runs it, of runtime pytorch."""
+        return str(self.llm_api.arguments.get("backend", "pytorch")) if self.llm_api else "pytorch"
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of engine.json, as published in docs/engine.schema.json."""

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from builders.llm_api.autodeploy import AUTODEPLOY, WARNING, autodeploy_problems, autodeploy_ranks
 from builders.llm_api.combinations import doubted, refused
 from builders.llm_api.given import check_given, checked_by, doubts, nest, read_unchecked
 from builders.llm_api.tagged import tag_problems
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
 from tpforge.shards.mapping import Mapping as RankMapping
+from tpforge.trtllm.architectures import Backend
 from tpforge.trtllm.argument_tables import llm_table
 from tpforge.trtllm.arguments import ArgumentTable
 from tpforge.trtllm.relations import Asked
@@ -31,7 +33,7 @@ _DRAFT_MODEL = ("speculative_config.speculative_model_dir", "speculative_config.
 class LlmTarget:
     """What the LLM API is to run: the release, the ranks, the limits; GPUs and model when they are known.
 
-    `has_latent`: the model has multi-head latent attention.
+    `has_latent`: the model has multi-head latent attention. `backend` is the LLM API's that knows the model.
     """
 
     release: Release
@@ -39,6 +41,12 @@ class LlmTarget:
     limits: Limits
     sm: int | None = None
     has_latent: bool | None = None
+    backend: Backend = "pytorch"
+
+    @property
+    def is_autodeploy(self) -> bool:
+        """Whether AutoDeploy runs it, and not the PyTorch backend proper."""
+        return self.backend == AUTODEPLOY
 
 
 @dataclass(frozen=True)
@@ -84,38 +92,46 @@ def plan_llm(
     rows = table.arguments
     own = check_given(given, table, release=target.release)
     forced = read_unchecked(unchecked or {}, table, own=own)
-    mapping, limits = target.mapping, target.limits
-    fixed: dict[str, Any] = {
-        "backend": "pytorch",
-        "tensor_parallel_size": mapping.tp_size,
-        "pipeline_parallel_size": mapping.pp_size,
-        "max_batch_size": limits.max_batch_size,
-        "max_input_len": limits.max_input_len,
-        "max_seq_len": limits.max_seq_len,
-    }
-    if mapping.moe_ep_size > 1:
-        fixed |= {
-            "moe_expert_parallel_size": mapping.moe_ep_size,
-            "moe_tensor_parallel_size": mapping.moe_tp_size,
-        }
-    arguments = {**fixed, **own}
+    arguments = {**_fixed(target), **own}
     values = _Values({**arguments, **forced}, {one.name: one.default for one in rows})
-    asked = Asked(values.__getitem__, values.given, mapping, target.sm, target.has_latent)
+    asked = Asked(values.__getitem__, values.given, target.mapping, target.sm, target.has_latent)
     problems = sorted(
         {
             *_problems(values, target),
             *_speculation(values, table),
             *tag_problems(own, table),
             *refused(asked, release=target.release),
+            *(autodeploy_problems(own, mapping=target.mapping) if target.is_autodeploy else ()),
         }
     )
     if problems:
         what = f"the LLM API of TensorRT-LLM {target.release.trtllm}"
         raise InputRefused.listing(f"{what} would refuse this, or not do what was asked:", problems)
     ordered = {one.name: arguments[one.name] for one in rows if one.name in arguments}
+    if target.is_autodeploy:
+        ordered = {"backend": AUTODEPLOY, **autodeploy_ranks(target.mapping), **ordered}
     warnings = (*_warnings(values, target), *doubted(asked, release=target.release))
     warnings += tuple(doubts(own, forced, table, release=target.release))
     return LlmPlan({**ordered, **forced}, warnings, forced, checked_by(table, release=target.release))
+
+
+def _fixed(target: LlmTarget) -> dict[str, Any]:
+    """What tpforge itself sets: backend, ranks, limits."""
+    mapping, limits = target.mapping, target.limits
+    fixed: dict[str, Any] = {"backend": target.backend}
+    if not target.is_autodeploy:
+        fixed |= {"tensor_parallel_size": mapping.tp_size, "pipeline_parallel_size": mapping.pp_size}
+    if not target.is_autodeploy and mapping.moe_ep_size > 1:
+        fixed |= {
+            "moe_expert_parallel_size": mapping.moe_ep_size,
+            "moe_tensor_parallel_size": mapping.moe_tp_size,
+        }
+    return {
+        **fixed,
+        "max_batch_size": limits.max_batch_size,
+        "max_input_len": limits.max_input_len,
+        "max_seq_len": limits.max_seq_len,
+    }
 
 
 class _Values:
@@ -226,6 +242,8 @@ def _speculation(values: _Values, table: ArgumentTable) -> Iterator[str]:
 
 
 def _warnings(values: _Values, target: LlmTarget) -> Iterator[str]:
+    if target.is_autodeploy:
+        yield WARNING
     if values["trust_remote_code"]:
         yield "trust_remote_code: Python code in the model's folder will be run"
     if values["load_format"] == "dummy":

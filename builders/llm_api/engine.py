@@ -13,6 +13,7 @@ from pathlib import Path
 from builders.declared_bytes import formats_in
 from builders.described import declared_notes, description
 from builders.llm_api.arguments import LlmPlan, LlmTarget, plan_llm
+from builders.llm_api.autodeploy import AUTODEPLOY
 from builders.llm_api.formats import LoadedFormat, require_format, require_loadable
 from builders.llm_api.given import flatten, unchecked_word
 from builders.llm_api.model import LlmModel, open_llm_model
@@ -36,6 +37,7 @@ from tpforge.recipe import EngineRecipe
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import Padding, plan_padding
 from tpforge.system.linking import link_or_copy
+from tpforge.trtllm.architectures import llm_backend
 from tpforge.trtllm.build_command import command_words
 from tpforge.trtllm.typed_values import Value, write_value
 from tpforge.trtllm.versions import Release, release_for
@@ -91,7 +93,14 @@ def plan_llm_engine(recipe: EngineRecipe, *, out: Path | None, sm: int | None) -
     mapping = Mapping(tp_size=recipe.tp, pp_size=recipe.pp, moe_ep_size=recipe.moe_ep)
     limits = recipe.limits.resolve(model.spec)
     plan = plan_llm(
-        LlmTarget(release, mapping, limits, sm=sm, has_latent=model.spec.attention.latent is not None),
+        LlmTarget(
+            release,
+            mapping,
+            limits,
+            sm=sm,
+            has_latent=model.spec.attention.latent is not None,
+            backend=llm_backend(model.spec.architecture),
+        ),
         given=recipe.pytorch.llm_args,
         unchecked=recipe.pytorch.llm_args_unchecked,
     )
@@ -200,7 +209,7 @@ def _planned_padding(
             tp_size=mapping.tp_size,
             moe_ep_size=mapping.moe_ep_size,
             dense_tp_size=1 if has_attention_dp else None,
-            allow=recipe.pad,
+            allow=recipe.pad and llm_backend(spec.architecture) != AUTODEPLOY,
         )
     except PlanError as error:
         return None, str(error)

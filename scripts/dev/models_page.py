@@ -24,8 +24,9 @@ known to hold). *Sizes*: `family`: by the tables that [families.md](families.md)
 `build` with any runtime, `verify` and `plan` work. `table`: by a row of
 `tpforge/architectures/architectures.toml`, so that `inspect`, `build --runtime pytorch` and `plan` work;
 nothing is converted. `no`: a dense model is built by what its config.json declares; any other is inspected,
-planned and built with sizes that a file states, `--describe` (below). *Layers* are the kinds that a row
-tells apart; *tower*: the encoder of images is counted.
+planned and built with sizes that a file states, `--describe` (below). *Layers* are the kinds that a row tells
+apart; *tower*: the encoder of images is counted. An architecture of the AutoDeploy backend is served by
+`trtllm-serve --backend _autodeploy`: its llm.yaml says `world_size` in place of the ranks of each kind.
 
 What stands behind it: the parameters of a row equal those of transformers 5.23 on the meta device for one
 published config of every class that transformers has (`tests/contract/test_model_configs.py`), and tiny

@@ -57,6 +57,9 @@ def _experts(tensor: Tensor, *, is_read: bool) -> Iterator[Tensor]:
     if not found or not is_read:
         yield tensor
         return
+    if before.endswith("block_sparse_moe"):
+        # Mixtral's own names.
+        after = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}[after.split(".")[0]] + ".weight"
     for number in range(tensor.shape[0]):
         yield replace(tensor, name=f"{before}.experts.{number}.{after}", shape=tensor.shape[1:])
 

@@ -15,15 +15,19 @@ from tpforge.runtime import Runtime
 from tpforge.trtllm.learned import learned_with
 from tpforge.trtllm.versions import version_key
 
+Backend = Literal["pytorch", "_autodeploy"]
+
 
 class Support(Record):
     """A runtime and the versions of TensorRT-LLM in which it runs an architecture; `last` None: goes on.
 
-    `min_sm` is the least compute capability, where not all will do; `generates` is False of what scores,
-    classifies, embeds or drafts, and answers no prompt.
+    `backend` is the LLM API's that has it, of runtime pytorch. `min_sm` is the least compute capability,
+    where not all will do; `generates` is False of what scores, classifies, embeds or drafts, and answers no
+    prompt.
     """
 
     runtime: Literal["tensorrt", "pytorch"]
+    backend: Backend = "pytorch"
     first: str
     last: str | None = None
     note: str | None = None
@@ -86,6 +90,12 @@ def architecture_problems(
     return tuple(problems)
 
 
+def llm_backend(architecture: str) -> Backend:
+    """The backend of the LLM API that runs an architecture; the PyTorch one where that is not known."""
+    found = (one.backend for one in architecture_support(architecture) if one.runtime == "pytorch")
+    return next(found, "pytorch")
+
+
 def advice_on_unknown(architecture: str) -> str:
     """What to do about an architecture whose sizes tpforge does not know."""
     found = architecture_support(architecture)
@@ -94,10 +104,16 @@ def advice_on_unknown(architecture: str) -> str:
             "TensorRT-LLM lists it for no runtime; give a model of an architecture of docs/models.md, or let "
             "`tpforge versions --learn` read from an installed release that it registers it"
         )
-    if not any(one.generates for one in found):
-        return f"TensorRT-LLM runs it {found[0].note}, which is all that tpforge plans and serves"
-    runs = " and ".join(f"the {one.runtime} runtime ({one.versions})" for one in found)
-    return f"TensorRT-LLM runs it by {runs}: state its sizes in a file for --describe"
+    own = next((one for one in found if one.runtime == "pytorch"), None)
+    if own is None:
+        return (
+            f"TensorRT-LLM runs it by the tensorrt runtime alone ({found[0].versions}), from a conversion of "
+            "its own that tpforge does not have; give a model of an architecture of docs/models.md"
+        )
+    if not own.generates:
+        return f"TensorRT-LLM runs it {own.note}, and to generate text is what tpforge plans and serves for"
+    runs = f"TensorRT-LLM runs it by the pytorch runtime ({own.versions})"
+    return f"{runs}: state its sizes in a file for --describe"
 
 
 def _learned(architecture: str) -> tuple[Support, ...]:

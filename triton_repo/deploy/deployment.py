@@ -144,6 +144,7 @@ class Deployment(Record):
     shm_gib: int
     memory_gib: int
     options: DeployOptions
+    llm_backend: Annotated[str, Field(exclude=True)] = "pytorch"
     warnings: tuple[str, ...] = ()
 
     @property
@@ -228,6 +229,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         engine_sha256=_engine_sha256(manifest),
         tp_size=manifest.mapping.tp_size,
         pp_size=manifest.mapping.pp_size,
+        llm_backend=manifest.llm_backend,
         num_nodes=num_nodes,
         ranks_per_node=world_size // num_nodes,
         gpus_per_node=gpus,
@@ -297,7 +299,8 @@ def _instead(manifest: Manifest) -> str:
     if manifest.runtime != "pytorch":
         return own
     return (
-        f"use --target dynamo with --image of Dynamo's runtime, or `tpforge serve` (trtllm-serve), or {own}"
+        "use --target slurm or `tpforge serve`, which start trtllm-serve, or --target dynamo with --image of "
+        f"Dynamo's runtime, or {own}"
     )
 
 

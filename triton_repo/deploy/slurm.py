@@ -102,6 +102,7 @@ def _trtllm_serve(deployment: Deployment) -> TrtllmServe | None:
         version=release,
         port=deployment.ports.http,
         address="0.0.0.0",
+        backend=deployment.llm_backend,
     )
 
 

@@ -27,7 +27,7 @@ class TrtllmServe:
     """What is served and where: `engine` is the folder, `address` what the server binds.
 
     `config` is another file than the engine's llm.yaml. With `grpc` it speaks its own gRPC, by token ids, and
-    no HTTP.
+    no HTTP. `backend` is the LLM API's that knows the model.
     """
 
     engine: Path
@@ -37,6 +37,7 @@ class TrtllmServe:
     address: str = "127.0.0.1"
     config: Path | None = None
     grpc: bool = False
+    backend: str = "pytorch"
 
     @property
     def model_name(self) -> str:
@@ -48,6 +49,8 @@ def trtllm_serve_command(asked: TrtllmServe) -> LaunchCommand:
     """The words; on one host trtllm-serve starts the process of every rank itself."""
     words = [PROGRAM, "serve", str(asked.engine / MODEL)]
     words += ["--host", asked.address, "--port", str(asked.port)]
+    # It is asked for by its option (docs/source/features/auto_deploy/auto-deploy.md), and is in the file too.
+    words += ["--backend", asked.backend] if asked.backend != "pytorch" else []
     # Both releases know this spelling; --config is the same option, and newer.
     words += ["--extra_llm_api_options", str(asked.config or asked.engine / CONFIG)]
     words += ["--served_model_name", asked.name] if _takes_name(asked.version) else []

@@ -189,6 +189,12 @@ def _refuse(asked: Disaggregated) -> None:
             for kind, group in groups.items()
             if group.arguments.get("enable_lora")
         ]
+        problems += [
+            f"{kind}: {group.manifest.name} runs by AutoDeploy, which upstream does not divide into prompts "
+            "and answers"
+            for kind, group in groups.items()
+            if group.manifest.llm_backend != "pytorch"
+        ]
     if problems:
         raise InputRefused.listing("these engines cannot serve one model together:", sorted(problems))
 

@@ -106,6 +106,7 @@ def plan_trtllm_serve(
         grpc=is_grpc,
         # In a container everywhere: its port is published at the host's address alone.
         address=recipe.host if container == "none" else "0.0.0.0",
+        backend=manifest.llm_backend,
     )
     command = trtllm_serve_command(asked)
     return Launch(

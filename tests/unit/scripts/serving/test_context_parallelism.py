@@ -54,9 +54,10 @@ def test_a_deployment_of_it_asks_for_eight_gpus(engine: Path, tmp_path: Path) ->
 def test_a_release_without_a_triton_container_is_sent_to_what_serves_it(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["deploy", str(engine), "--target", "slurm", "--out", str(tmp_path / "out")]) == 2
+    assert main(["deploy", str(engine), "--target", "compose", "--out", str(tmp_path / "out")]) == 2
     refused = capsys.readouterr().err
-    assert "no Triton container of TensorRT-LLM 1.4.0rc1 is known; use --target dynamo" in refused
+    assert "no Triton container of TensorRT-LLM 1.4.0rc1 is known; use --target slurm" in refused
+    assert main(["deploy", str(engine), "--target", "slurm", "--out", str(tmp_path / "job")]) == 0
     words = ["--image", "registry.example/dynamo:1", "--out", str(tmp_path / "out")]
     words += ["--engine-url", "s3://engines/helix", "--digest", "ab" * 32]
     assert main(["deploy", str(engine), "--target", "dynamo", *words]) == 0
