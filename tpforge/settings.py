@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tpforge.errors import UsageError
+from tpforge.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ SETTINGS = (
     Setting("container", None, "what `build --runtime tensorrt` runs in, as --container"),
     Setting("hub_token_variable", None, "variable of the environment that holds the hub's token"),
 )
+
+
+_OTHER_VARIABLES = ("TPFORGE_SERVER",)
+"""That by which the processes of a server are known."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,15 @@ def all_chosen() -> tuple[Chosen, ...]:
         else:
             found.append(Chosen(setting, setting.default, "built in"))
     return tuple(found)
+
+
+def unknown_variables() -> tuple[str, ...]:
+    """The variables of the environment that look like settings and are none, with what is near."""
+    known = [setting.variable for setting in SETTINGS]
+    others = sorted(
+        name for name in os.environ if name.startswith("TPFORGE_") and name not in (*known, *_OTHER_VARIABLES)
+    )
+    return tuple(f"{name}: is no setting{did_you_mean(name, known, most=1)}" for name in others)
 
 
 def _read(file: Path) -> Mapping[str, str]:

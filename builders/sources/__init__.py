@@ -12,6 +12,7 @@ from pathlib import Path
 
 from builders.sources.base import Source, SourceKind
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
+from tpforge.outputs.places import known_names
 
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -65,6 +66,10 @@ def locate(location: str, *, revision: str | None = None) -> Located:
         return Located("gguf", location, path)
     match = _HUB_ID.fullmatch(location)
     if match is None or location.endswith((".gguf", ".safetensors")):
+        if location in known_names():
+            raise InputRefused(
+                f"{location}: is an engine; expected a model. `tpforge engines show {location}` shows it"
+            )
         raise InputRefused(
             f"{location}: no such file or directory; expected a Hugging Face directory (with config.json "
             "and *.safetensors), a .gguf file, or org/name[@revision] of the hub"

@@ -18,7 +18,7 @@ def command(as_json: bool) -> None:
     They are set in the file that is named, as `gpu = "h100-sxm"`, or by the variables of the environment. An
     option is stronger than a variable, that than the file; a command that takes one of them says so.
     """
-    from tpforge.settings import all_chosen, config_file
+    from tpforge.settings import all_chosen, config_file, unknown_variables
 
     output = Output(as_json=as_json)
     found = all_chosen()
@@ -29,10 +29,14 @@ def command(as_json: bool) -> None:
     output.result(table(rows, header=("setting", "value", "from", "variable", "what it is")))
     file = config_file()
     output.note(f"file: {file}{'' if file.is_file() else ' (not there)'}")
+    unknown = unknown_variables()
+    for line in unknown:
+        output.note(f"warning: {line}")
     output.record(
         "config",
         {
             "file": str(file),
+            "unknown_variables": list(unknown),
             "settings": {
                 one.setting.name: {"value": one.value, "origin": one.origin, "variable": one.setting.variable}
                 for one in found

@@ -132,6 +132,6 @@ def counting_notes(source: TokenSource, samples: Sequence[Sample]) -> list[str]:
         notes.append(
             f"a message held {num_tokens / num_messages:.2g} tokens on average: inter_chunk_latency is the "
             "time between messages; how many the first one held, which inter_token_latency needs, is the "
-            "tokenizer's count, without one as if all held alike"
+            "server's count where it tells, else the tokenizer's, else as if all held alike"
         )
     return notes

@@ -39,6 +39,13 @@ class Asked:
         return len(self.host["host"]["gpus"])
 
     @property
+    def has_grpc(self) -> bool:
+        """Whether the release's trtllm-serve has a gRPC of its own."""
+        from triton_repo.trtllm_serve.command import has_grpc
+
+        return self.runtime == "pytorch" and has_grpc(str(self.host["auto"]["trtllm"]))
+
+    @property
     def tritonserver_lacks(self) -> str | None:
         """Why the reference runtime cannot be served here; None when it can."""
         for finding in self.host["findings"]:
@@ -73,6 +80,8 @@ def claims(asked: Asked) -> tuple[Claim, ...]:
     found += _quantized(asked)
     found += _served(asked, "", f"tp={largest}", largest, runtime=asked.runtime)
     found.append(_as_planned(asked, largest))
+    if asked.has_grpc:
+        found += _served_by_grpc(asked, f"tp={largest}")
     if asked.runtime != "reference":
         found += _served(asked, "reference ", f"reference tp={largest}", largest, runtime="reference")
     found.append(
@@ -183,6 +192,24 @@ def _served(asked: Asked, prefix: str, label: str, size: int, *, runtime: str) -
         yield _bench(asked, name, api)
     stop = ("stop", "--json")
     yield Claim(f"{prefix}stop", "ends in order", stop, seen.stopped, (serve,), again=True)
+
+
+def _served_by_grpc(asked: Asked, label: str) -> Iterator[Claim]:
+    """The same engine once more, by trtllm-serve's own gRPC."""
+    words = ("--server", "trtllm-grpc", "--port-base", str(asked.port), "--detach", "--json")
+    yield Claim(
+        "gRPC serve",
+        "trtllm-serve --grpc is ready once it has generated a token",
+        ("serve", _name(label), *words),
+        seen.ready,
+        (f"build {label}",),
+        again=True,
+    )
+    smoke = ("smoke", "--api", "trtllm-grpc", "--json")
+    claimed = "takes and gives token ids as upstream's protocol says, check by check"
+    yield Claim("gRPC smoke", claimed, smoke, seen.smoked, ("gRPC serve",), again=True)
+    stop = ("stop", "--json")
+    yield Claim("gRPC stop", "ends in order", stop, seen.stopped, ("gRPC serve",), again=True)
 
 
 def _bench(asked: Asked, engine: str, api: tuple[str, ...]) -> Claim:

@@ -26,7 +26,8 @@ def run_tpforge(words: Sequence[str], folder: Path, limit_s: float) -> Answer:
     own = folder.resolve()
     # Neither what this user has learned nor what the user serves is touched: stop --all stops ours alone.
     homes = {name: str(own / name.lower()) for name in ("XDG_DATA_HOME", "XDG_STATE_HOME")}
-    environment = {**os.environ, **homes}
+    # Engines lie in this folder, wherever the user's settings put others.
+    environment = {**os.environ, **homes, "TPFORGE_OUT": "out"}
     # Files and not pipes: what a command leaves running, such as a server, must not keep us waiting.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
         command = [sys.executable, "-m", "tpforge", *words]

@@ -14,6 +14,7 @@ import pytest
 from scripts.flows.accept import accept
 from scripts.flows.accepting.private import Private
 from scripts.flows.accepting.records import Acceptance, Answer
+from scripts.flows.accepting.running import run_tpforge
 from tpforge.errors import EnvironmentUnusable, InputRefused
 
 AUTO = {
@@ -222,3 +223,21 @@ def test_the_record_of_another_model_is_not_gone_on_with(tmp_path: Path) -> None
 def test_without_doctor_nothing_is_tried(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentUnusable, match="tpforge doctor: exit status 1: error: broken"):
         run(tmp_path, Scripted({"doctor": Answer(1, {}, "error: broken")}))
+
+
+def test_a_command_runs_apart_from_the_user_s_settings_servers_and_what_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TPFORGE_OUT", "/data/of/the/user")
+    answer = run_tpforge(("config", "--json"), tmp_path, 60)
+    assert (answer.status, answer.in_time) == (0, True)
+    assert answer.value["settings"]["out"]["value"] == "out"
+    answer = run_tpforge(("engines", "shw"), tmp_path, 60)
+    assert (answer.status, answer.value) == (2, {})
+    assert "did you mean show?" in answer.said
+
+
+def test_a_command_that_outlasts_its_time_is_ended(tmp_path: Path) -> None:
+    answer = run_tpforge(("status", "--watch"), tmp_path, 1.5)
+    assert not answer.in_time
+    assert answer.status != 0

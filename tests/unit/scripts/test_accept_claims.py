@@ -47,6 +47,12 @@ def test_a_host_with_tensorrt_llm_is_tried_by_trtllm_serve_under_its_own_model_n
         words = found["bench"].words
         assert words[words.index("--model") + 1] == model
         assert "verify tp=2" not in found
+        assert ("gRPC serve" in found) == (trtllm == "1.4.0rc1")
+    found = claims_of(host(2, "pytorch", trtllm="1.4.0rc1"))
+    assert found["gRPC serve"].words[:4] == ("serve", "accept-tp2", "--server", "trtllm-grpc")
+    assert found["gRPC smoke"].words == ("smoke", "--api", "trtllm-grpc", "--json")
+    order = list(found)
+    assert order.index("stop") < order.index("gRPC serve") < order.index("reference serve")
 
 
 def test_beside_tensorrt_llm_the_reference_runtime_is_proven_and_served_over_nccl() -> None:

@@ -71,3 +71,8 @@ def test_other_words_are_answered_in_one_way(
     error = capsys.readouterr().err
     assert said in error
     assert "Did you mean" not in error
+
+
+def test_an_engine_given_for_a_model_is_called_one(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "llama-tp4"]) == 4
+    assert "llama-tp4: is an engine; expected a model. `tpforge engines show" in capsys.readouterr().err

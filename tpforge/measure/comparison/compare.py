@@ -31,6 +31,9 @@ from tpforge.records import Record
 _UNEVEN_HOST = 1.3
 """A load average that differs by more than this factor is pointed out."""
 
+ENOUGH_REPEATS = 3
+"""With two, Student's t has one degree of freedom: half of a 95 % interval is 12.7 standard errors."""
+
 
 class Predicted(Record):
     """What a plan expected of a level beside what was measured; never one column."""
@@ -178,7 +181,7 @@ def _notes(
         if run.interrupted:
             notes.append(f"{run.id}: was interrupted; it holds what was measured until then")
     notes += _uneven_hosts(levels)
-    notes += _one_after_the_other(levels)
+    notes += _how_measured(levels)
     if not levels:
         notes.append("the runs have no level of load in common")
     num_judged = sum(row.p_value is not None for row in rows)
@@ -206,13 +209,19 @@ def _uneven_hosts(levels: Sequence[tuple[Level, Level]]) -> list[str]:
     return notes
 
 
-def _one_after_the_other(levels: Sequence[tuple[Level, Level]]) -> list[str]:
-    """Where one run came before the other, or its turn always did: time is a variable too."""
+def _how_measured(levels: Sequence[tuple[Level, Level]]) -> list[str]:
+    """Few repeats; and where one run came before the other, or always its turn: time is a variable too."""
     notes = []
     for level, other in levels:
         turns = turns_at(level, other)
-        if min(turns.num_repeats) < 2:
+        fewest = min(turns.num_repeats)
+        if fewest < 2:
             continue
+        if fewest < ENOUGH_REPEATS:
+            notes.append(
+                f"{level.name}: n={fewest} repeats are too few for more than a very large difference; "
+                "`tpforge bench --repeats N --dry-run` says what N repeats could see"
+            )
         if not turns.are_taken:
             notes.append(
                 f"{level.name}: one run was measured after the other, not in turns (tpforge bench --join): "

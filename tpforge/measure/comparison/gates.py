@@ -100,7 +100,8 @@ def _check(row: Row, limit: float) -> tuple[str, str]:
     if ends[0] > limit:
         return "failures", said
     if ends[1] > limit:
-        return "undecided", f"{said}: the interval holds the limit"
+        more = "items" if row.section == "quality" else "repeats in turns (tpforge bench --join)"
+        return "undecided", f"{said}: the interval holds the limit; more {more} would decide it"
     if row.section == "quality":
         enough = row.candidate.n >= MIN_ITEMS or row.change == row.change_low == row.change_high
         return (

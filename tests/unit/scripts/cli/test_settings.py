@@ -120,3 +120,16 @@ def test_outputs_lie_under_the_folder_that_was_set(file: Path, tmp_path: Path) -
     command = [sys.executable, "-m", "tpforge", "engines", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
     assert done.stderr == f"no engines under {tmp_path}/mine/\n"
+
+
+def test_a_variable_that_is_no_setting_is_said_with_what_is_near(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TPFORGE_GPUS", "h100-sxm")
+    monkeypatch.setenv("TPFORGE_SERVER", "a mark")
+    assert main(["config", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["unknown_variables"] == [
+        "TPFORGE_GPUS: is no setting; did you mean TPFORGE_GPU?"
+    ]
+    assert "warning: TPFORGE_GPUS: is no setting" in said.err

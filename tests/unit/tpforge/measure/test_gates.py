@@ -44,7 +44,8 @@ def test_a_loss_that_may_be_chance_was_not_shown_to_be_within_the_limit() -> Non
     found = compared(one_level("a", FAST), one_level("b", noisy))
     result = check_gates(found, {"p95-increase": 10})
     assert result.failures == ()
-    assert any("interval holds the limit" in line and "time_to_first" in line for line in result.undecided)
+    said = "the interval holds the limit; more repeats in turns (tpforge bench --join) would decide it"
+    assert any(said in line and "time_to_first" in line for line in result.undecided)
     with pytest.raises(RegressionFound, match="not shown to be within the limit"):
         apply_gates([found], {"p95-increase": 10})
 
@@ -124,3 +125,10 @@ def test_the_gate_of_quality_counts_points() -> None:
     assert failure == ("b: --max-quality-drop 7: avg structured_validity is worse by 8.0 points [7.3, 8.7]")
     assert len(check_gates(found, {"quality-drop": 8}).undecided) == 1
     assert len(check_gates(found, {"quality-drop": 9}).kept) == 1
+
+
+@pytest.mark.parametrize(("num_repeats", "is_said"), [(2, True), (3, False)])
+def test_two_repeats_are_called_too_few(num_repeats: int, is_said: bool) -> None:
+    found = compared(one_level("a", FAST[:num_repeats]), one_level("b", SLOW[:num_repeats]))
+    note = "concurrency 1: n=2 repeats are too few for more than a very large difference"
+    assert any(line.startswith(note) for line in found.notes) == is_said
