@@ -60,7 +60,7 @@ def command(
     Speeds are estimates (docs/planning.md). Prices come from --gpu-file alone. Exit status 5 when no kind
     does it.
     """
-    from scripts.flows.plan import LoadWishes, known_gpus, pick
+    from scripts.flows.planning.known_gpus import known_gpus
 
     output = Output(as_json=as_json)
     if model is None:
@@ -68,6 +68,8 @@ def command(
         output.result(table([_specification(gpu) for gpu in kinds], header=_HEADER))
         output.record("gpus", {"gpus": [gpu.model_dump(mode="json") for gpu in kinds]})
         return
+    from scripts.flows.plan import LoadWishes, pick
+
     picked = pick(model, LoadWishes(**values), goal=goal, budget=budget, gpu_file=gpu_file, describe=describe)
     output.result(_text(picked.picks, currency=picked.currency))
     output.record(

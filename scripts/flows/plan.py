@@ -12,11 +12,12 @@ from typing import Literal
 from builders.blueprint import find_blueprint
 from engines.host import find_host
 from engines.host_cluster import HOST, host_cluster
+from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused, NothingFits, UsageError
 from tpforge.measure.runs.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
-from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, gpus, make_cluster, read_gpu_file
+from tpforge.plan.hardware import Cluster, Prices, find_gpu, make_cluster, read_gpu_file
 from tpforge.plan.options import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
@@ -138,12 +139,6 @@ class Picked:
     model: str
     picks: tuple[Pick, ...]
     currency: str
-
-
-def known_gpus(gpu_file: Path | None) -> tuple[tuple[Gpu, ...], Prices]:
-    """The GPUs of a user's file before those of the table, and the prices that the file has."""
-    own, prices = read_gpu_file(gpu_file) if gpu_file is not None else ((), Prices())
-    return (*own, *gpus()), prices
 
 
 def pick(

@@ -89,6 +89,19 @@ def test_the_help_of_a_command_imports_nothing_heavy_either() -> None:
     assert run.stderr == ""
 
 
+def test_a_list_of_gpus_imports_no_planning() -> None:
+    code = (
+        "import sys\n"
+        "from scripts.main import main\n"
+        "main(['gpus'])\n"
+        "needless = ('builders.blueprint', 'engines.host', 'scripts.flows.plan')\n"
+        "sys.stderr.write(' '.join(sorted({*needless} & {*sys.modules})))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    assert "h100-sxm" in run.stdout.lower()
+
+
 def test_no_command_or_flow_loads_a_heavy_library_before_it_is_called() -> None:
     """What is wrong with the arguments is said at once, and not after torch was loaded."""
     code = (
