@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpforge.errors import EnvironmentUnusable, UsageError
+from tpforge.errors import EnvironmentUnusable
 from tpforge.outputs.atomic import atomic_folder, refuse_existing
 from tpforge.outputs.places import Places
 
@@ -36,22 +36,15 @@ def deploy_folder(places: Places, target: str) -> Path:
 
 
 def write_deployment(
-    places: Places,
-    target: str,
-    options: DeployOptions,
-    *,
-    out: Path | None = None,
-    force: bool = False,
-    plan: Path | None = None,
+    places: Places, target: str, options: DeployOptions, *, out: Path | None = None, force: bool = False
 ) -> Written:
-    """Write the files of a target, whole or not at all; with a plan, for as many workers as it says.
+    """Write the files of a target, whole or not at all.
 
     Raises:
         InputRefused: the engine is not sound, or the folder exists and `force` is not given.
         UsageError: the target does not fit the engine, or an option is missing.
     """
     from engines.store import read_manifest
-    from scripts.flows.planning.plan_workers import planned_workers
     from triton_repo.deploy.crossing import crossing_warnings
     from triton_repo.deploy.deployment import plan_deployment
     from triton_repo.deploy.dynamo import dynamo_options
@@ -61,12 +54,7 @@ def write_deployment(
     manifest = read_manifest(places.engine)
     folder = out if out is not None else deploy_folder(places, target)
     refuse_existing(folder, force=force)
-    is_dynamo = target in ("dynamo", "dynamo-compose")
-    if plan is not None:
-        _refuse_counts(options)
-        planned = planned_workers(plan, world_size=manifest.mapping.world_size, is_dynamo=is_dynamo)
-        options = options.model_copy(update=planned)
-    if is_dynamo:
+    if target in ("dynamo", "dynamo-compose"):
         options = dynamo_options(options, manifest)
     if target == "slurm":
         options = slurm_options(options, manifest)
@@ -83,11 +71,6 @@ def write_deployment(
             if name.endswith(".sh"):
                 path.chmod(0o755)
     return Written(folder, tuple(sorted(texts)), tuple(apply_words(target, deployment)), deployment)
-
-
-def _refuse_counts(options: DeployOptions) -> None:
-    if options.replicas != 1 or options.prefill_workers is not None or options.decode_workers is not None:
-        raise UsageError("--plan says how many: leave out --replicas, --prefill-workers and --decode-workers")
 
 
 def apply(written: Written) -> None:

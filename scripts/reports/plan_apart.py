@@ -44,15 +44,10 @@ def apart_fields(found: Disaggregation) -> dict[str, object]:
     """For --json."""
     return {
         "label": found.label,
-        "prefill": {
-            "workers": found.num_prefill,
-            "option": found.prefill.option.label,
-            "gpus_per_worker": found.prefill.option.mapping.world_size,
-        },
+        "prefill": {"workers": found.num_prefill, "option": found.prefill.option.label},
         "decode": {
             "workers": found.num_decode,
             "option": found.decode.option.label,
-            "gpus_per_worker": found.decode.option.mapping.world_size,
             "batch": found.decode.batch,
         },
         "gpus": found.num_gpus,
