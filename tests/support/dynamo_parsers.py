@@ -14,7 +14,7 @@ def stand_in() -> None:
     """Put the two packages in place that the parsers import and this environment lacks."""
     field = types.SimpleNamespace(default=1)
     names = ("max_batch_size", "max_num_tokens", "max_seq_len", "max_beam_width")
-    held = {
+    held: dict[str, dict[str, object]] = {
         "tensorrt_llm": {},
         "tensorrt_llm.llmapi": {
             "BuildConfig": types.SimpleNamespace(model_fields=dict.fromkeys(names, field)),
