@@ -89,6 +89,12 @@ TARGET_NAMES = (
 )
 @click.option("--prefill-workers", type=SIZE, help="dynamo: workers that compute prompts only.")
 @click.option("--decode-workers", type=SIZE, help="dynamo: workers that answer, beside those.")
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="dynamo: as many workers as `tpforge plan [--disaggregated] --json` says.",
+)
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
 @click.option("--partition", help="Slurm: the partition.")
 @click.option("--account", help="Slurm: the account that pays.")
@@ -116,7 +122,14 @@ TARGET_NAMES = (
 @JSON
 @DEBUG
 def command(
-    engine: str, target: str, out: Path | None, apply_now: bool, force: bool, as_json: bool, **values: Any
+    engine: str,
+    target: str,
+    plan: Path | None,
+    out: Path | None,
+    apply_now: bool,
+    force: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Write what runs an engine on a host, a cluster or a Slurm partition.
 
@@ -142,7 +155,7 @@ def command(
     except ValidationError as error:
         problems = [f"--{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
         raise UsageError("; ".join(problems)) from error
-    written = write_deployment(find_engine(engine), target, options, out=out, force=force)
+    written = write_deployment(find_engine(engine), target, options, plan=plan, out=out, force=force)
     for warning in written.deployment.warnings:
         output.note(f"warning: {warning}")
     for name in written.files:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpforge.errors import EnvironmentUnusable
+from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.outputs.atomic import atomic_folder, refuse_existing
 from tpforge.outputs.places import Places
 
 if TYPE_CHECKING:
+    from tpforge.manifest import Manifest
     from triton_repo.deploy.deployment import Deployment, DeployOptions
+
+_DYNAMO = ("dynamo", "dynamo-compose")
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,15 @@ def deploy_folder(places: Places, target: str) -> Path:
 
 
 def write_deployment(
-    places: Places, target: str, options: DeployOptions, *, out: Path | None = None, force: bool = False
+    places: Places,
+    target: str,
+    options: DeployOptions,
+    *,
+    plan: Path | None = None,
+    out: Path | None = None,
+    force: bool = False,
 ) -> Written:
-    """Write the files of a target, whole or not at all.
+    """Write the files of a target, whole or not at all; `plan` is a file that says how many workers.
 
     Raises:
         InputRefused: the engine is not sound, or the folder exists and `force` is not given.
@@ -54,7 +63,9 @@ def write_deployment(
     manifest = read_manifest(places.engine)
     folder = out if out is not None else deploy_folder(places, target)
     refuse_existing(folder, force=force)
-    if target in ("dynamo", "dynamo-compose"):
+    if plan is not None:
+        options = _counted_by(plan, manifest, target, options)
+    if target in _DYNAMO:
         options = dynamo_options(options, manifest)
     if target == "slurm":
         options = slurm_options(options, manifest)
@@ -71,6 +82,28 @@ def write_deployment(
             if name.endswith(".sh"):
                 path.chmod(0o755)
     return Written(folder, tuple(sorted(texts)), tuple(apply_words(target, deployment)), deployment)
+
+
+def _counted_by(plan: Path, manifest: Manifest, target: str, options: DeployOptions) -> DeployOptions:
+    """The options with the plan's counts of workers.
+
+    Raises:
+        InputRefused: the plan is not of this engine.
+        UsageError: the target has no workers, or they are counted by options too.
+    """
+    from tpforge.plan.worker_counts import read_worker_counts
+
+    if target not in _DYNAMO:
+        raise UsageError(f"--plan: is for --target {' and '.join(_DYNAMO)}; give --replicas")
+    if options.replicas != 1 or options.prefill_workers is not None or options.decode_workers is not None:
+        raise UsageError(
+            "--plan: counts the workers; leave out --replicas, --prefill-workers, --decode-workers"
+        )
+    counts = read_worker_counts(plan, manifest)
+    if counts.together:
+        return options.model_copy(update={"replicas": counts.together})
+    apart = {"prefill_workers": counts.prefill, "decode_workers": counts.decode}
+    return options.model_copy(update=apart)
 
 
 def apply(written: Written) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from scripts.reports.columns import table
 from tpforge.plan.choose import Plan
-from tpforge.plan.disaggregated import MOST_BUSY, Disaggregation
+from tpforge.plan.disaggregated import MOST_BUSY, Disaggregation, Worker
 from tpforge.units import counted
 
 HEADER = ("way", "GPUs", "requests/s", "tokens/s", "per GPU", "TTFT", "TPOT")
@@ -44,17 +44,23 @@ def apart_fields(found: Disaggregation) -> dict[str, object]:
     """For --json."""
     return {
         "label": found.label,
-        "prefill": {"workers": found.num_prefill, "option": found.prefill.option.label},
-        "decode": {
-            "workers": found.num_decode,
-            "option": found.decode.option.label,
-            "batch": found.decode.batch,
-        },
+        "prefill": _group(found.prefill, found.num_prefill),
+        "decode": {**_group(found.decode, found.num_decode), "batch": found.decode.batch},
         "gpus": found.num_gpus,
         "requests_per_second": round(found.requests_per_second, 3),
         "ttft_ms": round(found.ttft_ms, 1),
         "tpot_ms": round(found.decode.milliseconds, 2),
         "transfer_ms": round(found.transfer_ms, 2),
+    }
+
+
+def _group(worker: Worker, count: int) -> dict[str, object]:
+    mapping = worker.option.mapping
+    return {
+        "workers": count,
+        "option": worker.option.label,
+        "tp": mapping.tp_size,
+        "pp": mapping.pp_size,
     }
 
 

@@ -99,6 +99,8 @@ def _front(deployment: Deployment) -> Object:
 def _workers(deployment: Deployment, group: Group) -> Object:
     multinode = {"multinode": {"nodeCount": deployment.num_nodes}} if deployment.num_nodes > 1 else {}
     config = {"prepare.sh": files.prepare(deployment)}
+    metadata = objects.pod_metadata(deployment, config)
+    metadata["annotations"] |= _rolling(deployment)
     return {
         "name": group.role,
         "type": group.role,
@@ -108,9 +110,23 @@ def _workers(deployment: Deployment, group: Group) -> Object:
         # The operator mounts /dev/shm itself; a volume of ours beside it would be the second there.
         "sharedMemorySize": f"{deployment.shm_gib}Gi",
         "podTemplate": {
-            "metadata": objects.pod_metadata(deployment, config),
+            "metadata": metadata,
             "spec": _pod_spec(deployment, worker_words(deployment, group)),
         },
+    }
+
+
+def _rolling(deployment: Deployment) -> dict[str, str]:
+    """How the operator replaces workers of one node; Grove and LeaderWorkerSet have a way of their own.
+
+    Source: ai-dynamo/dynamo, deploy/operator/internal/controller (deploymentStrategyFromAnnotations).
+    """
+    if deployment.num_nodes > 1:
+        return {}
+    rolling = objects.rolling(deployment.options.surge)
+    return {
+        "nvidia.com/deployment-rolling-update-max-surge": str(rolling["maxSurge"]),
+        "nvidia.com/deployment-rolling-update-max-unavailable": str(rolling["maxUnavailable"]),
     }
 
 

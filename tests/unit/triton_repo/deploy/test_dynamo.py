@@ -122,6 +122,18 @@ def test_the_operator_gives_pods_their_account_and_their_shared_memory(case: str
             assert [one["name"] for one in spec["initContainers"]] == ["prepare"]
 
 
+@pytest.mark.parametrize(("surge", "unavailable"), [(1, "0"), (2, "0"), (0, "1")])
+def test_the_operator_replaces_workers_by_the_surge_that_is_given(surge: int, unavailable: str) -> None:
+    prefix = "nvidia.com/deployment-rolling-update-max-"
+    found = components("llama70b-dynamo", surge=surge)
+    annotations = found["worker"]["podTemplate"]["metadata"]["annotations"]
+    assert annotations[f"{prefix}surge"] == str(surge)
+    assert annotations[f"{prefix}unavailable"] == unavailable
+    # Over several nodes Grove or LeaderWorkerSet replaces them, and reads no such annotation.
+    several = components("deepseek-v32-dynamo", surge=surge)["decode"]["podTemplate"]["metadata"]
+    assert not [name for name in several["annotations"] if name.startswith(prefix)]
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "words"),
     [
