@@ -93,7 +93,7 @@ TARGET_NAMES = (
     "--plan",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="dynamo: as many workers as `tpforge plan [--disaggregated] --json` says.",
+    help="As many replicas as `tpforge plan --json` says; dynamo: as many workers, apart too.",
 )
 @click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
 @click.option("--partition", help="Slurm: the partition.")

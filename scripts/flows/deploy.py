@@ -89,12 +89,10 @@ def _counted_by(plan: Path, manifest: Manifest, target: str, options: DeployOpti
 
     Raises:
         InputRefused: the plan is not of this engine.
-        UsageError: the target has no workers, or they are counted by options too.
+        UsageError: the target has no workers of two kinds, or they are counted by options too.
     """
     from tpforge.plan.worker_counts import read_worker_counts
 
-    if target not in _DYNAMO:
-        raise UsageError(f"--plan: is for --target {' and '.join(_DYNAMO)}; give --replicas")
     if options.replicas != 1 or options.prefill_workers is not None or options.decode_workers is not None:
         raise UsageError(
             "--plan: counts the workers; leave out --replicas, --prefill-workers, --decode-workers"
@@ -102,6 +100,11 @@ def _counted_by(plan: Path, manifest: Manifest, target: str, options: DeployOpti
     counts = read_worker_counts(plan, manifest)
     if counts.together:
         return options.model_copy(update={"replicas": counts.together})
+    if target not in _DYNAMO:
+        raise UsageError(
+            f"--plan: has prefill and decode workers, which {' and '.join(_DYNAMO)} run and "
+            f"{target} does not; plan without --disaggregated"
+        )
     apart = {"prefill_workers": counts.prefill, "decode_workers": counts.decode}
     return options.model_copy(update=apart)
 

@@ -95,17 +95,27 @@ def test_a_plan_of_other_workers_is_refused(
     assert re.search(said, capsys.readouterr().err, flags=re.DOTALL)
 
 
-def test_a_plan_beside_counts_of_ones_own_or_for_another_target_or_model_is_refused(
+def test_a_plan_beside_counts_of_ones_own_or_for_another_model_is_refused(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, said = plan(tmp_path, capsys, "--gpus", "16", "--tp", "4")
     assert deploy(engine, file, "--replicas", "2") == 2
     assert "leave out --replicas" in capsys.readouterr().err
-    assert deploy(engine, file, target="kubernetes") == 2
-    assert "--plan: is for --target dynamo and dynamo-compose" in capsys.readouterr().err
     file.write_text(json.dumps({**said, "architecture": "Qwen3ForCausalLM"}))
     assert deploy(engine, file) == 4
     assert "plan that model" in capsys.readouterr().err
     file.write_text(json.dumps({**said, "disaggregated": {"prefill": {"workers": 2}}}))
     assert deploy(engine, file) == 4
     assert "is not what tpforge plan prints" in capsys.readouterr().err
+
+
+def test_replicas_of_a_plan_are_for_every_target_and_workers_apart_for_dynamo(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, said = plan(tmp_path, capsys, "--gpus", "16", "--tp", "4")
+    assert deploy(engine, file, "--image", "here/triton:1", target="kubernetes") == 0
+    written = json.loads((engine.parent / "deploy-kubernetes" / "deployment.json").read_text())
+    assert written["options"]["replicas"] == said["chosen"]["replicas"] > 1
+    file, _ = plan(tmp_path, capsys, "--gpus", "16", "--tp", "4", "--disaggregated")
+    assert deploy(engine, file, "--force", target="kubernetes") == 2
+    assert "kubernetes does not; plan without --disaggregated" in capsys.readouterr().err
