@@ -59,7 +59,7 @@ decide-demo: ready ## Measure SmolLM2 at TP=1, 2, 4 and int8 on the CPU and writ
 
 test: ready ## Run the tests, side by side: JOBS=0 one after another, ARGS="-k padding"
 	@scripts/dev/setup-tests.sh
-	.venv/bin/pytest -n $(JOBS) --dist loadgroup --max-worker-restart 0 $(ARGS)
+	.venv/bin/pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 drills: ready ## Kill, stop, flood and misuse everything, a line each (about 20 min; ARGS=--full)
 	.venv/bin/python -m tests.drills $(ARGS)

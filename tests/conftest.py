@@ -5,6 +5,9 @@ import os
 os.environ["XDG_CONFIG_HOME"] = (
     "/nonexistent"  # Before tpforge is imported: the user's defaults are no test's.
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: beside other workers, threads over tiny tensors wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import signal
 import tempfile
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import NodeId
 
 from engines.reference.process import spin_briefly
 from triton_repo.openai.environment import environment_folder, is_complete
@@ -21,6 +25,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 spin_briefly()
+
+SERVERS = {"lockstep", "processes_server"}
+"""Fixtures of a session that start a server of the tiny engine."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,11 +61,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of a file share what is made for all of them, but for those that say that they share nothing.
 
-    What starts servers comes first, since it takes longest: the others fill the gaps at the end.
+    Files whose tests ask the session's servers share one worker, so that those are started once. What starts
+    servers comes first, since it takes longest: the others fill the gaps at the end.
     """
     if not hasattr(config, "workerinput"):
         return
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    asking = {_file_of(item) for item in items if SERVERS & set(getattr(item, "fixturenames", ()))}
     for item in items:
         if item.get_closest_marker("apart") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+            file = _file_of(item)
+            _keep_together(item, "the session's servers" if file in asking else file)
+
+
+def _keep_together(item: pytest.Item, group: str) -> None:
+    """Say the group by the end of the test's id, as xdist's loadgroup reads it.
+
+    By its mark xdist 3.8 does so itself, but in a place that pytest 9.2 does not read any more.
+    """
+    item._id = NodeId.parse(f"{item.nodeid}@{group}")
+
+
+def _file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]

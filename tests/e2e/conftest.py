@@ -12,12 +12,13 @@ import pytest
 from engines import reference
 from engines.parity import measure_parity
 from engines.store import write_manifest
+from tests.support.ended import end_server
 from tests.support.ports import free_ports
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Limits, Manifest
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.render.repository import render
-from triton_repo.serve.local import ServeOptions, Server, serve, stop
+from triton_repo.serve.local import ServeOptions, Server, serve
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def served(engine: Engine, folder: Path, options: ReferenceOptions) -> Iterator[
     try:
         yield Serving(server, engine.manifest)
     finally:
-        stop(where.state_dir)
+        end_server(where.state_dir)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_every_model_is_measured_with_exact_lengths(
     # A tiny tokenizer may not give back the very tokens of a text: the nearest length is taken.
     assert {sample.input_tokens for sample in measured} <= {23, 24, 25}
     level = run.levels[0]
-    assert run.workload.token_source == ("server" if model == "tensorrt_llm" else "tokenizer")
+    assert run.workload.token_source == "server"
     if model == "tensorrt_llm":
         assert {sample.output_tokens for sample in measured} == {6}
         # A response holds several tokens where one alone is not whole UTF-8.

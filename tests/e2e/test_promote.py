@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Engine, Serving, quiet, served
 from tests.e2e.echo import write_echo
+from tests.support.ended import end_server
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable, RegressionFound, TpforgeError, VerificationFailed
@@ -108,7 +109,7 @@ def test_a_candidate_that_fails_the_smoke_test_is_never_active(
         with pytest.raises(VerificationFailed, match="the smoke test failed"):
             promote(switch, candidate, blue, options=OPTIONS, progress=quiet)
     finally:
-        stop(where.state_dir)
+        end_server(where.state_dir)
     assert router.route == Route(target=blue.url, engine="blue")
 
 

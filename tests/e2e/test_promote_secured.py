@@ -15,6 +15,7 @@ from scripts.flows.decide import write_decision
 from scripts.main import main
 from tests.e2e.conftest import Engine, quiet
 from tests.e2e.test_tls import Authority, authority, mutual
+from tests.support.ended import end_server
 from tests.support.ports import free_ports
 from tests.support.runs import level_of, run_of
 from tpforge.errors import TpforgeError
@@ -28,7 +29,7 @@ from triton_repo.client.client import Client
 from triton_repo.promote.promotion import ROUTER_FOLDER
 from triton_repo.promote.router import Router
 from triton_repo.render.repository import render
-from triton_repo.serve.local import ServeOptions, Server, serve, stop
+from triton_repo.serve.local import ServeOptions, Server, serve
 from triton_repo.serve.security import Security
 
 __all__ = ["authority"]
@@ -54,7 +55,7 @@ def installed(name: str, engine: Engine, security: Security) -> Iterator[Server]
     try:
         yield serve(rendered.path, options=options, progress=quiet)
     finally:
-        stop(places.server)
+        end_server(places.server)
 
 
 def decided(engine: Engine) -> None:

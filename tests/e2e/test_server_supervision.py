@@ -15,6 +15,7 @@ from threading import Event, Thread
 import pytest
 
 from tests.e2e.echo import with_placeholder, write_echo
+from tests.support.ended import end_server
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError
@@ -41,7 +42,7 @@ def echo_server(folder: Path, *, drain_s: float = 8) -> Iterator[Server]:
     try:
         yield server
     finally:
-        stop(options.state_dir)
+        end_server(options.state_dir)
 
 
 def leftovers(mark: str) -> tuple[list[processes.ProcessId], list[Path]]:

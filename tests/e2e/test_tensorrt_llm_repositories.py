@@ -19,6 +19,7 @@ import pytest
 
 from engines import reference
 from tests.e2e.conftest import Engine, quiet
+from tests.support.ended import end_server
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_ports
 from tpforge.manifest import EngineBuild, LlmApi, Manifest
@@ -28,7 +29,7 @@ from triton_repo.client.metrics import fetch_metrics, parse_metrics
 from triton_repo.render.front import render_front
 from triton_repo.render.llmapi import render_llmapi
 from triton_repo.render.tensorrt import render_tensorrt
-from triton_repo.serve.local import ServeOptions, Server, serve, stop
+from triton_repo.serve.local import ServeOptions, Server, serve
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apart]
 
@@ -42,7 +43,7 @@ def served(repository: Path, folder: Path) -> Iterator[Server]:
     try:
         yield serve(repository, options=where, progress=quiet)
     finally:
-        stop(where.state_dir)
+        end_server(where.state_dir)
 
 
 def check_answers(url: str, engine: Engine) -> None:

@@ -16,10 +16,11 @@ import pytest
 
 from tests.e2e.conftest import quiet
 from tests.e2e.echo import write_echo
+from tests.support.ended import end_server
 from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from triton_repo.client.client import Client, RequestRefused, Tls
-from triton_repo.serve.local import ServeOptions, Server, serve, status, stop
+from triton_repo.serve.local import ServeOptions, Server, serve, status
 from triton_repo.serve.security import ADMIN_KEY, GRPC_ADMIN_HEADER, Security
 from triton_repo.serve.state import state_file
 from triton_repo.smoke.check import CheckResult, Target
@@ -79,7 +80,7 @@ def secured(folder: Path, security: Security, *, host: str = "127.0.0.1") -> Ite
     try:
         yield server
     finally:
-        stop(options.state_dir)
+        end_server(options.state_dir)
 
 
 def mutual(authority: Authority, folder: Path) -> Security:
