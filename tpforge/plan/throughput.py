@@ -250,6 +250,8 @@ class StepModel:
     def _time(self, tokens: Tokens) -> StepTime:
         """The slowest stage, times the stages a token passes; each holds a part of the batch at a time."""
         pp_size = len(self._stages)
+        if pp_size == 1:
+            return self._stage_time(self._stages[0], tokens)
         share = replace(tokens, batch=tokens.batch / pp_size, prompt=tokens.prompt / pp_size)
         times = [self._stage_time(work, share) for work in self._works]
         slowest = max(times, key=lambda one: one.total)
