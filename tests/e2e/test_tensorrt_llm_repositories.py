@@ -148,3 +148,27 @@ def test_real_triton_shows_what_the_llm_api_holds_while_it_streams_and_after(
         wait_until(lambda: total(requests, request_type="active") == 0)
         assert total(blocks, kv_cache_block_type="used") == 0
         assert total("nv_llm_output_token_len_count") == 3
+
+
+def test_real_triton_shows_them_too_where_the_model_answers_in_one_piece(
+    tiny_engine: Engine, tmp_path: Path
+) -> None:
+    """Without streaming, execute waits for the answers while another thread sets the metrics."""
+    engine, out = tmp_path / "engine", tmp_path / "repository"
+    manifest = llm_api_engine(tiny_engine, engine)
+    text = (engine / "llm.yaml").read_text()
+    render_llmapi(engine, manifest, out=out, options=PytorchOptions(decoupled=False), llm_yaml=text)
+    put_stand_ins(out)
+    with served(out, tmp_path) as running:
+        total = metrics_of(running.metrics_url)
+        where = urlsplit(running.http_url)
+        wait_until(lambda: is_open(where.port), "the HTTP port, which opens after gRPC's")
+        body = json.dumps({"text_input": "Hello", "sampling_param_max_tokens": 300})
+        for _ in range(3):
+            asking = http.client.HTTPConnection(where.netloc, timeout=PATIENCE_S)
+            asking.request("POST", "/v2/models/tensorrt_llm/generate", body)
+            assert b"text_output" in asking.getresponse().read()
+            asking.close()
+        assert total("nv_llm_output_token_len_count") == 3
+        assert total("nv_trt_llm_request_metrics", request_type="active") == 0
+        assert (total("tpforge_model_progress") or 0) > 0
