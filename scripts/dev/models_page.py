@@ -31,8 +31,8 @@ apart; *tower*: the encoder of images is counted. An architecture of the AutoDep
 What stands behind it: the parameters of a row equal those of transformers 5.23 on the meta device for one
 published config of every class that transformers has (`tests/contract/test_model_configs.py`) and for its
 default config (`tests/contract/test_default_configs.py`), and tiny checkpoints that transformers writes are
-inspected and planned (`tests/unit/builders/test_declared_models.py`). TensorRT-LLM itself has not loaded these checkpoints: it
-cannot be installed where this was made.
+inspected and planned (`tests/unit/builders/test_declared_models.py`). TensorRT-LLM itself has not loaded
+these checkpoints: it cannot be installed where this was made.
 """
 
 _DESCRIBE = """
