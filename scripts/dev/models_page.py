@@ -29,10 +29,10 @@ apart; *tower*: the encoder of images is counted. An architecture of the AutoDep
 `trtllm-serve --backend _autodeploy`: its llm.yaml says `world_size` in place of the ranks of each kind.
 
 What stands behind it: the parameters of a row equal those of transformers 5.23 on the meta device for one
-published config of every class that transformers has (`tests/contract/test_model_configs.py`), and tiny
-checkpoints that transformers writes are inspected and planned
-(`tests/unit/builders/test_declared_models.py`). TensorRT-LLM itself has not loaded these checkpoints: it
-cannot be installed where this was made.
+published config of every class that transformers has (`tests/contract/test_model_configs.py`) and for its
+default config (`tests/contract/test_default_configs.py`), and tiny checkpoints that transformers writes are
+inspected and planned (`tests/unit/builders/test_declared_models.py`). TensorRT-LLM itself has not loaded
+these checkpoints: it cannot be installed where this was made.
 """
 
 _DESCRIBE = """

@@ -220,7 +220,7 @@ class Declared:
         assert self.row.tower is not None
         found = tower(self.row.tower)
         given = {"hidden": self.sizes["hidden"], "deepstack": self.sizes["deepstack"]}
-        sizes = Sizes(found.sizes, self.config[found.section], given)
+        sizes = Sizes(found.sizes, {"outer": self.config, **self.config[found.section]}, given)
         yield from self._rows(found.once, sizes, prefix=f"{found.section}.")
         for index in range(sizes[found.depth]):
             yield from self._rows(found.layer, sizes, prefix=f"{found.section}.layers.{index}.")

@@ -16,6 +16,12 @@ Rule = Callable[[Config, int], list[str]]
 
 _PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 _BLOCKS_OF_RATIO = {0: "window", 4: "by_4", 128: "by_128"}
+_RATIO_OF_NAME = {
+    "sliding_attention": 0,
+    "compressed_sparse_attention": 4,
+    "heavily_compressed_attention": 128,
+}
+_MIXERS = {"linear_attention": "mamba", "full_attention": "attention"}
 
 
 def layer_kinds(rule: str, config: Config, *, num_layers: int, only: str) -> list[str]:
@@ -135,8 +141,12 @@ def _indexer_types(config: Config, num_layers: int) -> list[str]:
 
 
 def _compress_ratios(config: Config, num_layers: int) -> list[str]:
-    """DeepSeek-V4: `compress_ratios`, 0, 4 or 128 for each layer."""
+    """DeepSeek-V4: `compress_ratios`, 0, 4 or 128 for each layer; or transformers 5's `layer_types`."""
     given = _listed(config, "compress_ratios")
+    named = _listed(config, "layer_types")
+    if given is None and named is not None:
+        rates = config.get("compress_rates") or {}
+        given = [rates.get(one, _RATIO_OF_NAME.get(one, one)) for one in named]
     if given is None:
         raise NotANumber("compress_ratios is not a list, expected a ratio for each layer")
     unknown = sorted({one for one in given if one not in _BLOCKS_OF_RATIO}, key=str)
@@ -146,13 +156,17 @@ def _compress_ratios(config: Config, num_layers: int) -> list[str]:
 
 
 def _hash_layers(config: Config, num_layers: int) -> list[str]:
-    """DeepSeek-V4: the first `num_hash_layers` route by a table of token ids."""
+    """DeepSeek-V4: the first `num_hash_layers` route by a table of token ids; or by `mlp_layer_types`."""
+    if (given := _listed(config, "mlp_layer_types")) is not None:
+        return ["hashed" if one == "hash_moe" else "sparse" for one in given]
     hashed = _integer(config, "num_hash_layers", 3)
     return ["hashed" if index < hashed else "sparse" for index in range(num_layers)]
 
 
 def _sparse_attention(config: Config, num_layers: int) -> list[str]:
-    """MiniMax M3: `sparse_attention_config.sparse_attention_freq`, 1 where a layer has an index."""
+    """MiniMax M3: `sparse_attention_config.sparse_attention_freq`, 1 for an index; or `layer_types`."""
+    if (named := _listed(config, "layer_types")) is not None:
+        return [{"minimax_m3_sparse": "sparse", "full_attention": "full"}.get(one, str(one)) for one in named]
     held = config.get("sparse_attention_config")
     given = held.get("sparse_attention_freq") if isinstance(held, Mapping) else None
     if not isinstance(given, list):
@@ -164,7 +178,8 @@ def _block_types(config: Config, num_layers: int) -> list[str]:
     """Nemotron-H: `layers_block_type`, or the letters of `hybrid_override_pattern`."""
     given = _listed(config, "layers_block_type")
     if given is not None:
-        return [str(one) for one in given]
+        # transformers 5 saves the names that all its hybrid models share.
+        return [_MIXERS.get(one, str(one)) for one in given]
     pattern = config.get("hybrid_override_pattern")
     if not isinstance(pattern, str) or set(pattern) - set(_PATTERN):
         raise NotANumber(f"hybrid_override_pattern is {pattern!r}, expected the letters {' '.join(_PATTERN)}")

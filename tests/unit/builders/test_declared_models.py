@@ -97,6 +97,24 @@ MODELS |= {
         "vision_config": {**VISION, "model_type": "pixtral", "image_size": 56, "patch_size": 14},
         "tie_word_embeddings": False,
     },
+    "LlavaNextForConditionalGeneration": {
+        "text_config": {**BASE, "model_type": "llama"},
+        "vision_config": {**VISION, "model_type": "clip_vision_model", "image_size": 56, "patch_size": 14},
+        "tie_word_embeddings": False,
+    },
+    "Exaone4_5_ForConditionalGeneration": {
+        "text_config": {**BASE, "model_type": "exaone4", "sliding_window": 32, "sliding_window_pattern": 4},
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "depth": 2,
+            "num_heads": 2,
+            "num_key_value_heads": 1,
+            "out_hidden_size": 64,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+        },
+    },
     "Qwen2_5_VLForConditionalGeneration": {
         "text_config": {key: value for key, value in BASE.items() if key != "head_dim"},
         "vision_config": {
