@@ -46,7 +46,8 @@ def run_tpforge(words: Sequence[str], folder: Path, limit_s: float) -> Answer:
         value = json.loads(printed)
     except ValueError:
         value = {}
-    return Answer(child.returncode, value if isinstance(value, dict) else {}, said + printed, in_time)
+    # What it says of a failure comes last.
+    return Answer(child.returncode, value if isinstance(value, dict) else {}, printed + said, in_time)
 
 
 def _text(file: IO[bytes]) -> str:

@@ -235,6 +235,9 @@ def test_a_command_runs_apart_from_the_user_s_settings_servers_and_what_was_lear
     answer = run_tpforge(("engines", "shw"), tmp_path, 60)
     assert (answer.status, answer.value) == (2, {})
     assert "did you mean show?" in answer.said
+    answer = run_tpforge(("verify", "nothing", "--json"), tmp_path, 60)
+    assert (answer.status, answer.value["kind"]) == (4, "error")
+    assert answer.said.splitlines()[-1].startswith("error: nothing: no such engine folder")
 
 
 def test_a_command_that_outlasts_its_time_is_ended(tmp_path: Path) -> None:
