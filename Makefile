@@ -16,7 +16,7 @@ JOBS ?= auto
 
 TPFORGE := .venv/bin/tpforge
 
-.PHONY: drills fuzz help setup setup-openai ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs families older-transformers lock sbom clean
+.PHONY: drills fuzz help setup setup-openai ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs measure families older-transformers lock sbom clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ format: ready ## Format the code
 
 docs: ready ## Write the generated pages again: docs/cli.md, engine.schema.json, families.md
 	.venv/bin/python -m scripts.dev.generate_docs
+
+measure: ready ## Measure figures of README and docs again, on a quiet machine: ARGS=--list, ARGS=NAME
+	.venv/bin/python -m scripts.dev.measure $(ARGS)
 
 families: ready ## Prove every model family again and write docs/families.json and .md
 	.venv/bin/python -m tests.support.families.record

@@ -114,7 +114,7 @@ def _cutting_threads(num_processors: int, *, num_ranks: int) -> Iterator[ThreadP
     before = torch.get_num_threads()
     alone = partial(torch.set_num_threads, 1)
     try:
-        with ThreadPoolExecutor(min(num_processors, num_ranks), initializer=alone) as pool:
+        with ThreadPoolExecutor(min(num_processors, num_ranks), "cut", initializer=alone) as pool:
             yield pool
     finally:
         torch.set_num_threads(before)

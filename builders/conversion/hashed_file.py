@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _ALIGNMENT = 4096
 _NUM_BLOCKS = 4
 _LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 1 << 18, 1 << 22
-_ALL_BLOCKS_BYTES = 1 << 25
+_ALL_BLOCKS_BYTES = 3 << 23
 # They wait for the disk, so that their number has nothing to do with that of the processors.
 _NUM_WRITING = 8
 

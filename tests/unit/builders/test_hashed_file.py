@@ -205,7 +205,7 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path, workers: Workers)
 def test_blocks_of_all_files_together_take_no_more_memory_than_is_allowed(num_files: int) -> None:
     size = hashed_file._block_bytes(num_files)
     assert size % 4096 == 0
-    assert 4 * size * num_files <= max(32 << 20, num_files << 20)
+    assert 4 * size * num_files <= max(24 << 20, num_files << 20)
 
 
 def test_config_json_ends_with_a_newline_and_keeps_the_order(tmp_path: Path) -> None:
