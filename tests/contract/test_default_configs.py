@@ -22,8 +22,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "DeepseekV2ForCausalLM": {"num_experts_per_tok": 6},
     "HunYuanDenseV1ForCausalLM": {"head_dim": 128},
     "HunYuanMoEV1ForCausalLM": {"head_dim": 128},
+    "LagunaForCausalLM": {"num_attention_heads_per_layer": [48, 64] * 20, "gating": "per-head"},
 }
-"""Sizes without which transformers makes no model of its own defaults, or none that routes."""
+"""What a default leaves out: sizes without which no model is made, or routes; heads that differ by layer."""
 _CORRECTIONS = ("e_score_correction_bias", "expert_bias", "layer_scalar")
 """Buffers of transformers that checkpoints hold as weights."""
 

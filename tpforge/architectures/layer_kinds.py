@@ -67,6 +67,17 @@ def _sliding_of_four(config: Config, num_layers: int) -> list[str]:
     return ["sliding_attention" if (index + 1) % every else "full_attention" for index in range(num_layers)]
 
 
+def _heads_by_layer(config: Config, num_layers: int) -> list[str]:
+    """Laguna: `layer_types`, all full without it, and the query heads of each by a list of their own."""
+    types = _listed(config, "layer_types") or ["full_attention"] * num_layers
+    heads = _listed(config, "num_attention_heads_per_layer")
+    if heads is None:
+        return [str(one) for one in types]
+    if len(heads) != len(types) or not all(isinstance(one, int) for one in heads):
+        raise NotANumber(f"num_attention_heads_per_layer has {len(heads)} entries of {len(types)} layers")
+    return [f"{one}:heads={count}" for one, count in zip(types, heads, strict=True)]
+
+
 def _sliding_of_six(config: Config, num_layers: int) -> list[str]:
     return _sliding_of_four({"sliding_window_pattern": 6, **config}, num_layers)
 
@@ -260,6 +271,7 @@ RULES: Mapping[str, Rule] = {
     "layer_types": _layer_types,
     "sliding_of_four": _sliding_of_four,
     "sliding_of_six": _sliding_of_six,
+    "heads_by_layer": _heads_by_layer,
     "sliding_or_full": _sliding_or_full,
     "hybrid_types": _hybrid_types,
     "full_interval": _full_interval,
