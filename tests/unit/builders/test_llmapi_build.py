@@ -250,6 +250,8 @@ def test_an_architecture_of_a_later_release_is_refused_with_the_release(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "architectures": ["GraniteForCausalLM"]}))
+    (model / "config.json").write_text(
+        json.dumps({**config, "architectures": ["GraniteForCausalLM"], "model_type": "granite"})
+    )
     assert build(model, tmp_path / "engine", "--dry-run") == 4
     assert "1.3.0" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
     def status(state_dir: Path) -> SimpleNamespace:
         url = urls.get(state_dir.parent.name)
-        server = SimpleNamespace(grpc_url=url, metrics_url=None, model=None) if url else None
+        server = SimpleNamespace(grpc_url=url, metrics_url=None, model=None, api="triton") if url else None
         phase = "ready" if url else "stopped"
         return SimpleNamespace(state_dir=state_dir, server=server, is_running=bool(url), phase=phase)
 
