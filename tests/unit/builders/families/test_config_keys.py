@@ -36,6 +36,8 @@ from tests.support.published.older import OLDER
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 
+pytestmark = pytest.mark.apart
+
 # Variants whose every key is tried on another case already.
 _ALIKE = ("llama", "qwen2", "gpt_bigcode, many keys", "falcon, grouped keys and one norm")
 TRIED = [case for case in CASES if case.twin is None and case.name not in _ALIKE]
