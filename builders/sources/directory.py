@@ -220,7 +220,9 @@ def _rename(found: Directory, family: Family, names: list[str]) -> None:
     ]
     if found.quantization is None:
         is_mixtral = any("block_sparse_moe" in tensor.name for tensor in family.source_tensors)
-        entries = {name: found.weights.entries[given] for name, given in bare.items()}
+        # Once: it is put together anew each time it is asked for.
+        held = found.weights.entries
+        entries = {name: held[given] for name, given in bare.items()}
         parts, routers = split_experts(entries, is_mixtral=is_mixtral)
         if parts:
             fused = {part.given for part in parts.values()} | set(routers.values())

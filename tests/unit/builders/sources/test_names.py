@@ -18,6 +18,8 @@ from builders.audit.survey import survey
 from builders.inspection import inspect_survey
 from builders.llm_api.model import open_llm_model
 from builders.sources import locate
+from builders.sources.safetensors_reader import TensorEntry
+from builders.sources.weight_files import Weights
 from builders.sources.wrapped_names import unwrapped
 from tests.support.families.configs import SIZES
 from tests.support.tiny import write_tiny_llama
@@ -198,3 +200,27 @@ def test_models_that_the_llm_api_alone_knows_are_looked_at_too(tmp_path: Path) -
     (tmp_path / "model" / "config.json").write_text(json.dumps(changed))
     rewritten(tmp_path / "model", lambda held: {f"_orig_mod.{name}": one for name, one in held.items()})
     assert "begin with _orig_mod." in pytorch_refusal(tmp_path / "model")
+
+
+def test_the_tensors_of_a_checkpoint_are_gathered_as_often_whatever_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a name, a header of 300,000 tensors would take hours."""
+    right = vars(Weights)["entries"].fget
+    asked: list[int] = []
+
+    def counted(weights: Weights) -> dict[str, TensorEntry]:
+        asked.append(1)
+        found: dict[str, TensorEntry] = right(weights)
+        return found
+
+    monkeypatch.setattr(Weights, "entries", property(counted))
+    counts = []
+    for num_more in (0, 500):
+        write_tiny_llama(tmp_path / f"{num_more}")
+        path = tmp_path / f"{num_more}" / "model.safetensors"
+        save_file(load_file(path) | {f"t{one}": torch.zeros(1) for one in range(num_more)}, path)
+        asked.clear()
+        survey(locate(str(tmp_path / f"{num_more}")))
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
