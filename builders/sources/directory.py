@@ -22,6 +22,7 @@ from builders.sources.fused_experts import ExpertPart, split_experts
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import read_json_object
 from builders.sources.other_layouts import other_layout
+from builders.sources.outside_links import outside_link_problems
 from builders.sources.quantization import FoundQuantization, declared_values, find_quantization
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
@@ -136,6 +137,7 @@ def examine(path: Path, *, describe: Path | None = None) -> Directory:
     weights = Weights(path)
     found = Directory(path=path, config=config, weights=weights, problems=list(weights.problems))
     found.problems += _pointers(path)
+    found.problems += outside_link_problems(path)
     found.problems += [f"{config_file}: {problem}" for problem in rope_disagreements(config)]
     found.quantization, problems = find_quantization(path, config)
     found.problems += problems

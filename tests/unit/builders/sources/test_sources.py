@@ -80,10 +80,10 @@ def test_license_and_revision_are_found_where_they_are_stated(tmp_path: Path) ->
 
 def test_the_symbolic_links_of_the_hubs_cache_are_followed(tmp_path: Path) -> None:
     real = write_tiny_llama(tmp_path / "blobs", num_files=2)
-    linked = tmp_path / "snapshot"
-    linked.mkdir()
+    linked = tmp_path / "snapshots" / "0123456789"
+    linked.mkdir(parents=True)
     for path in real.iterdir():
-        (linked / path.name).symlink_to(Path("..") / "blobs" / path.name)
+        (linked / path.name).symlink_to(Path("..") / ".." / "blobs" / path.name)
     with open_source(str(linked)) as source:
         assert len(source.shapes) == 21
 
