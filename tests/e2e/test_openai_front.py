@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ class Front:
             value: dict[str, Any] = json.loads(answer.read())
             return value
 
+    def text(self, path: str) -> str:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(self.url.removesuffix("/v1") + path, timeout=60) as answer:
+            return str(answer.read().decode())
+
+    def get(self, path: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.text(path))
+        return value
+
     def _open(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             self.url + path,
@@ -84,16 +94,12 @@ class Front:
         return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def front(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    folder = tmp_path_factory.mktemp("front")
-    if not environment_folder().exists():
-        environment_folder().parent.mkdir(parents=True, exist_ok=True)
-        environment_folder().symlink_to(DYNAMO)
-    shutil.copytree(tiny_engine.folder, folder / "tiny" / "engine")
+@contextmanager
+def running(engine: Engine, folder: Path, **fields: Any) -> Iterator[Front]:
+    shutil.copytree(engine.folder, folder / "tiny" / "engine")
     places = Places(folder / "tiny" / "engine")
     base = find_free_base(start=random.randrange(20000, 50000, 10), num_more=11)
-    recipe = ServeRecipe(port_base=base, openai=True, replicas=2, load_timeout=120.0)
+    recipe = ServeRecipe(port_base=base, openai=True, replicas=2, load_timeout=120.0, **fields)
     options = ReferenceOptions(executor="lockstep", num_threads=1)
     server = serve_replicas(places, recipe, options=options, detach=True, progress=quiet)
     try:
@@ -101,6 +107,12 @@ def front(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
     finally:
         stop_servers(str(places.engine), every=False)
     assert all(not found.is_running for found in servers(str(places.engine)))
+
+
+@pytest.fixture(scope="module")
+def front(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    with running(tiny_engine, tmp_path_factory.mktemp("front")) as found:
+        yield found
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:
@@ -203,6 +215,81 @@ def test_what_is_refused_is_a_400_that_names_the_field(
     with caught.value as error:
         assert error.code == 400
         assert json.loads(error.read())["message"].startswith(f"{field}: ")
+
+
+def test_logprobs_are_of_each_token_that_was_chosen(front: Front) -> None:
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "temperature": 0}
+    whole = front.ask(**asked, logprobs=True, ignore_eos=True)
+    found = whole["choices"][0]["logprobs"]["content"]
+    assert len(found) == whole["usage"]["completion_tokens"] == 6
+    assert all(token["logprob"] < 0 for token in found)
+    for number in (0, 1):  # The front's own words for it; `true` alone is its 1, and lists the token itself.
+        again = front.ask(**asked, logprobs=True, top_logprobs=number, ignore_eos=True)
+        tokens = again["choices"][0]["logprobs"]["content"]
+        assert [token["logprob"] for token in tokens] == [token["logprob"] for token in found]
+        assert [len(token["top_logprobs"]) for token in tokens] == [number] * 6
+
+
+def test_a_penalty_makes_a_greedy_answer_repeat_itself_less(front: Front) -> None:
+    def num_different(**fields: Any) -> int:
+        asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 48, "temperature": 0}
+        answer = front.ask(**asked, **fields, logprobs=True, ignore_eos=True)
+        tokens = [str(token["bytes"]) for token in answer["choices"][0]["logprobs"]["content"]]
+        assert len(tokens) == 48
+        return len(set(tokens))
+
+    plain = num_different()
+    assert num_different(frequency_penalty=2.0) > plain
+    assert num_different(presence_penalty=2.0) > plain
+
+
+def test_the_front_tells_the_engines_length_and_counts_what_it_answers(front: Front) -> None:
+    (model,) = front.get("/v1/models")["data"]
+    assert (model["id"], model["context_window"]) == ("tiny", 4096)
+
+    def num_answered() -> float:
+        families = text_string_to_metric_families(front.text("/metrics"))
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "dynamo_frontend_requests_total" and sample.labels["status"] == "success"
+        )
+
+    before = num_answered()
+    front.ask(messages=[{"role": "user", "content": "Hello"}], max_tokens=2)
+    assert num_answered() == before + 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_gets_a_stream_that_ends_with_done(front: Front) -> None:
+    body = json.dumps(
+        {"model": "tiny", "prompt": "Hello", "max_tokens": 3, "stream": True, "ignore_eos": True}
+    )
+    words = ["curl", "--silent", "--no-buffer", "--noproxy", "*", "--max-time", "60", "--data", body]
+    words += ["--header", "Content-Type: application/json", f"{front.url}/completions"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    events = [line.removeprefix("data: ") for line in said if line]
+    assert events[-1] == "[DONE]"
+    reasons = [
+        choice.get("finish_reason") for event in events[:-1] for choice in json.loads(event)["choices"]
+    ]
+    assert reasons[-1] == "length" and set(reasons[:-1]) == {None}
+
+
+def test_a_kv_aware_front_keeps_prompts_with_one_start_on_one_server(
+    tiny_engine: Engine, tmp_path: Path
+) -> None:
+    with running(tiny_engine, tmp_path, router="kv", tool_call_parser="hermes") as found:
+        pair = [found.replica(1), found.replica(2)]
+        before = [num_requests(server) for server in pair]
+        start = "The same start of a prompt, many blocks long. " * 8
+        tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+        for number in range(6):
+            message = [{"role": "user", "content": f"{start}{number}"}]
+            found.ask(messages=message, max_tokens=4, **({"tools": [tool]} if number % 2 else {}))
+        asked = [num_requests(server) - count for server, count in zip(pair, before, strict=True)]
+        assert sorted(asked) == [0, 6]
 
 
 def test_a_client_that_goes_away_frees_its_place_long_before_its_last_token(front: Front) -> None:

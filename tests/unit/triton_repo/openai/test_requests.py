@@ -126,13 +126,19 @@ def test_limits_of_the_engine_are_refused_by_openais_name_with_what_would_fit() 
         ("best_of", {"sampling_options": {"best_of": 2}}),
         ("use_beam_search", {"sampling_options": {"use_beam_search": True}}),
         ("min_p", {"sampling_options": {"min_p": 0.1}}),
-        ("top_logprobs", {"output_options": {"logprobs": 1}}),
-        ("prompt_logprobs", {"output_options": {"prompt_logprobs": 0}}),
+        ("top_logprobs", {"output_options": {"logprobs": 2}}),
+        ("echo", {"output_options": {"prompt_logprobs": 1}}),
         ("response_format", {"sampling_options": {"guided_decoding": {"choice": ["a", "b"]}}}),
     ],
 )
 def test_what_tensorrt_llm_cannot_do_is_refused_by_name(field: str, fields: dict[str, Any]) -> None:
     assert refusal(**fields).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("asked_for", [0, 1])
+def test_the_chosen_tokens_probability_is_asked_for_as_the_front_says_logprobs(asked_for: int) -> None:
+    # Dynamo 1.6.1 makes 1 of `logprobs: true` without top_logprobs.
+    assert asked(output_options={"logprobs": asked_for})["return_log_probs"] == [[True]]
 
 
 def test_settings_come_back_from_their_file_as_they_were() -> None:
