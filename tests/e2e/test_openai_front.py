@@ -96,9 +96,6 @@ class Front:
 
 @contextmanager
 def running(engine: Engine, folder: Path, **fields: Any) -> Iterator[Front]:
-    if not environment_folder().exists():
-        environment_folder().parent.mkdir(parents=True, exist_ok=True)
-        environment_folder().symlink_to(DYNAMO)
     shutil.copytree(engine.folder, folder / "tiny" / "engine")
     places = Places(folder / "tiny" / "engine")
     base = find_free_base(start=random.randrange(20000, 50000, 10), num_more=11)
