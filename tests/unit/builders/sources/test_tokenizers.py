@@ -20,6 +20,7 @@ from builders.sources.end_ids import NO_END, tokenizer_end_id
 from builders.sources.tokenizer_files import as_llama_cpp_spaces, copy_tokenizer, require_tokenizer
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
+from tests.unit.builders.sources.test_gguf import write_gguf
 from tpforge.errors import InputRefused
 
 TEXTS = ("The capital of France is", "hello  world", "Ünïcode", "def f(x):\n    return x")
@@ -205,3 +206,16 @@ def test_weights_are_converted_beside_a_tokenizer_that_cannot_be_loaded(tmp_path
     """Convert writes no tokenizer."""
     break_merges(write_tiny_llama(tmp_path / "model"))
     assert main(["convert", str(tmp_path / "model"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_gguf_whose_merges_are_broken_has_a_broken_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Merges of tokens that its list does not hold, as converters of 2024 wrote them."""
+    model, out = write_tiny_llama(tmp_path / "model"), tmp_path / "engine"
+    break_merges(model)
+    path = write_gguf(model, tmp_path / "tiny.gguf")
+    assert any("not there" in problem for problem in survey(locate(str(path))).problems)
+    assert main(["build", str(path), "--runtime", "reference", "--out", str(out)]) == 4
+    assert "tokenizer" in capsys.readouterr().err
+    assert not out.exists()
