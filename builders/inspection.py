@@ -221,6 +221,7 @@ def _tensorrt(versions: str | None, *, converts: bool, reason: str) -> Serving:
 def _pytorch(found: Survey, versions: str | None) -> Serving:
     from builders.llm_api.formats import format_name
     from builders.sources.quantization import LLM_API_LOADS
+    from tpforge.architectures.table import find_architecture
 
     if versions is None:
         return Serving("pytorch", False, None, "its PyTorch backend does not name the architecture")
@@ -232,6 +233,12 @@ def _pytorch(found: Survey, versions: str | None) -> Serving:
         quantization.method not in LLM_API_LOADS or format_name(quantization) is None
     ):
         return Serving("pytorch", False, versions, f"it does not load {quantization.title}")
+    if (
+        found.family is None
+        and found.declared is None
+        and find_architecture(found.architecture or "") is None
+    ):
+        return Serving("pytorch", False, versions, "its sizes are in no table: state them, --describe FILE")
     if found.as_is:
         more = f", and {len(found.as_is) - 1} more" if len(found.as_is) > 1 else ""
         return Serving("pytorch", False, versions, f"not as it is: {found.as_is[0]}{more}")

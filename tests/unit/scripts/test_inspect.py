@@ -191,6 +191,18 @@ def test_an_unknown_architecture_is_described_by_its_config(
     assert "loads the Hugging Face checkpoint as it is. Nothing was written." in captured.err
 
 
+def test_no_runtime_is_offered_where_no_table_has_the_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = edit_config(write_tiny_llama(tmp_path / "model"), architectures=["Phi4MMForCausalLM"])
+    assert main(["inspect", str(folder)]) == 4
+    assert "pytorch    no      1.0.0 and later  its sizes are in no table: state them, --describe FILE" in (
+        capsys.readouterr().out
+    )
+    assert main(["build", str(folder), "--runtime", "pytorch", "--out", str(tmp_path / "engine")]) == 4
+    assert "--describe" in capsys.readouterr().err
+
+
 def test_other_weights_in_the_directory_are_warned_of_and_training_state_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
