@@ -144,7 +144,7 @@ def _footer(measurement: Measurement, noise: Noise) -> str:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
-    today = datetime.datetime.now(datetime.UTC)
+    today = datetime.date.today()
     return (
         f"`{measurement.command}`, {today.day} {today:%B %Y}, commit {commit or 'unknown'}, "
         f"Python {platform.python_version()}, Linux {platform.release()}; the machine was {noise}."

@@ -46,9 +46,16 @@ class FakeExecutor:
         self.closed = False
         self.gate = threading.Event()
         self.gate.set()
+        self.steps_left: int | None = None
+        """After so many steps the gate closes by itself."""
 
     def forward(self, batch: Batch) -> torch.Tensor | None:
         self.gate.wait(PATIENCE_S)
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if not self.steps_left:
+                self.steps_left = None
+                self.gate.clear()
         if self.failures:
             self.failures -= 1
             raise RankFailure("rank 1 ended (signal 9)")

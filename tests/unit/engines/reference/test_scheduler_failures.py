@@ -187,12 +187,12 @@ def test_a_rank_that_dies_while_slots_move_leaves_no_cancelled_request_waiting(h
     executor = house.executors[0]
     executor.gate.clear()
     runs = [house.run([5, 6, number], 80) for number in range(3)]
+    executor.steps_left = 12
     executor.gate.set()
-    wait_until(
-        lambda: house.scheduler.counts().active == 3 and all(one.tokens for _, one in runs), every_s=0.001
-    )
+    wait_until(lambda: house.scheduler.counts().active == 3 and all(one.tokens for _, one in runs))
     executor.failing_moves = 1
     house.scheduler.cancel(runs[0][0])
+    executor.gate.set()
     for _, listener in runs:
         listener.wait()
     assert runs[0][1].events[-1].finish_reason == "cancelled"
