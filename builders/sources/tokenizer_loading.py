@@ -13,6 +13,13 @@ from builders.sources.json_files import read_json_object
 from tpforge.errors import InputRefused
 
 _PROBE = "The capital of France is"
+_RUNS = (chr(code) for code in range(0x20, 0x7F))
+_PROBES = (
+    _PROBE,
+    "Sch\u00f6n \u6f22\u5b57 \U0001f600\n\t 3.14",
+    *(character * 40 + end for character in _RUNS for end in "!a"),
+)
+"""A long run and what does not fit to it: on such texts a pattern that backtracks gives up."""
 _PANIC = "PanicException"
 """What tokenizers raises where its own code gives up; it is no Exception."""
 
@@ -55,7 +62,7 @@ def _refusal(load: Callable[..., object], paths: Sequence[str]) -> str | None:
 def _load_whole(path: str) -> object:
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(path).encode(_PROBE)
+    return Tokenizer.from_file(path).encode_batch(list(_PROBES))
 
 
 def _load_sentencepiece(path: str) -> object:

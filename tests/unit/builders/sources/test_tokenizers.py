@@ -161,6 +161,15 @@ def break_kind(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(values))
 
 
+def break_pattern(folder: Path) -> None:
+    """It loads, and gives up on a long word."""
+    values = json.loads((folder / "tokenizer.json").read_text())
+    pattern = {"Regex": r"(e+)+$"}
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, values["pre_tokenizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+
+
 def break_sentencepiece(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.model").write_bytes(b"\n\x0bnot a model")
@@ -183,6 +192,7 @@ def give_two_tokens_one_id(folder: Path) -> None:
     [
         (break_merges, "Token `not there` out of vocabulary"),
         (break_normalizer, "PanicException: Precompiled"),
+        (break_pattern, "retry-limit-in-match over"),
         (break_kind, "did not match any variant"),
         (break_sentencepiece, "tokenizer.model is no tokenizer that can be loaded"),
         (break_pairs, "vocab.json with merges.txt is no tokenizer that can be loaded"),
