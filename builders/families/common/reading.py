@@ -5,7 +5,7 @@ It knows keys only by what families ask for; it opens no file.
 
 from __future__ import annotations
 
-import sys
+import math
 from typing import Any
 
 from builders.families.common.keys import ConfigKeys
@@ -15,7 +15,8 @@ from tpforge.model import ModelSpec, SpecialTokens
 
 _MOST_HEADS, _MOST_EXPERTS = 1 << 14, 1 << 17
 # JSON has integers beyond it, which no float can hold.
-_LARGEST = sys.float_info.max
+_LARGEST = (2 - 2**-23) * 2.0**127
+"""Of float32, in which the runtimes compute with it."""
 
 
 class ConfigReader:
@@ -226,9 +227,14 @@ class ConfigReader:
     def checked_number(self, key: str, value: object) -> float:
         """`value`, which is what was found under `key`, as a number above zero."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
-            self.problem(f"{key}: found {_short(value)}, expected a number above 0")
+            self.problem(f"{key}: found {_short(value)}, expected a number above 0{_within(value)}")
             return 1.0
         return float(value)
+
+
+def _within(value: object) -> str:
+    is_large = isinstance(value, int | float) and _LARGEST < value < math.inf
+    return f" that float32 holds, {_LARGEST:.4g} or less" if is_large else ""
 
 
 def _short(value: object) -> str:

@@ -156,6 +156,10 @@ def test_all_problems_are_reported_at_once_and_sorted() -> None:
         ({"torch_dtype": "float8"}, "dtype 'float8' is not supported"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: found 'yes', expected true or false"),
         ({"rope_theta": float("inf")}, "rope_theta: found inf, expected a number above 0"),
+        (
+            {"rope_theta": 1e308},
+            "rope_theta: found 1e+308, expected a number above 0 that float32 holds, 3.403e+38",
+        ),
         ({"num_hidden_layers": 10**12}, "num_hidden_layers: found 1000000000000, expected 10000 or less"),
         ({"num_hidden_layers": True}, "num_hidden_layers: found True, expected an integer"),
     ],
