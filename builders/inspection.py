@@ -16,7 +16,7 @@ from tpforge.describe import describe_config, describe_model
 from tpforge.errors import InputRefused, PlanError
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import HeadLayout
-from tpforge.trtllm.architectures import architecture_support
+from tpforge.trtllm.architectures import architecture_support, pytorch_only
 
 if TYPE_CHECKING:
     from builders.audit.survey import Survey
@@ -233,11 +233,9 @@ def _pytorch(found: Survey, versions: str | None) -> Serving:
         quantization.method not in LLM_API_LOADS or format_name(quantization) is None
     ):
         return Serving("pytorch", False, versions, f"it does not load {quantization.title}")
-    if (
-        found.family is None
-        and found.declared is None
-        and find_architecture(found.architecture or "") is None
-    ):
+    name = found.architecture or ""
+    is_sized = find_architecture(name) is not None or pytorch_only(name) is not None
+    if found.family is None and found.declared is None and not is_sized:
         return Serving("pytorch", False, versions, "its sizes are in no table: state them, --describe FILE")
     if found.as_is:
         more = f", and {len(found.as_is) - 1} more" if len(found.as_is) > 1 else ""
