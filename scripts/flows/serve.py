@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engines.chat import chat_prompt
 from scripts.flows.render import fresh_repository
@@ -256,22 +256,14 @@ def find_trtllm_grpc(url: str | None, *, root: Path = OUT) -> tuple[str, Places 
     Raises:
         UsageError: no URL was given, and none or several servers run.
     """
-    from triton_repo.serve.local import list_servers
-
-    running = {
-        status.server.grpc_url: places_of_server(status)
-        for status in list_servers(root)
-        if status.is_running and status.server and status.server.api == "trtllm-grpc"
-    }
+    running = _running("trtllm-grpc", root=root)
     if url is not None:
         return url, running.get(_local(url))
-    if len(running) == 1:
-        return next(iter(running.items()))
-    if running:
-        raise UsageError(f"several servers run; give HOST:PORT of one: {', '.join(running)}")
-    raise UsageError(
-        f"no server of trtllm-serve's gRPC runs under {root}/; start one with: tpforge serve ENGINE --server "
-        "trtllm-grpc, or give HOST:PORT of one"
+    return _only(
+        running,
+        ask="HOST:PORT of one",
+        none=f"no server of trtllm-serve's gRPC runs under {root}/; start one with: tpforge serve ENGINE "
+        "--server trtllm-grpc, or give HOST:PORT of one",
     )
 
 
@@ -283,23 +275,35 @@ def find_openai_server(url: str | None, *, root: Path = OUT) -> tuple[str, Place
     Raises:
         UsageError: no URL was given, and none or several servers run.
     """
-    from triton_repo.serve.local import list_servers
-
-    running = {
-        status.server.http_url: places_of_server(status)
-        for status in list_servers(root)
-        if status.is_running and status.server and status.server.api == "openai"
-    }
+    running = _running("openai", root=root)
     if url is not None:
         asked = (url if "//" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
         return url, running.get(asked.replace("//127.0.0.1:", "//localhost:"))
+    return _only(
+        running,
+        ask="the URL of one",
+        none=f"no server with OpenAI's API runs under {root}/; give its URL, such as http://localhost:8000",
+    )
+
+
+def _running(api: Literal["openai", "trtllm-grpc"], *, root: Path) -> dict[str, Places]:
+    """The engines of the servers of trtllm-serve that run, by the address of `api`."""
+    from triton_repo.serve.local import list_servers
+
+    return {
+        status.server.http_url if api == "openai" else status.server.grpc_url: places_of_server(status)
+        for status in list_servers(root)
+        if status.is_running and status.server and status.server.api == api
+    }
+
+
+def _only(running: dict[str, Places], *, ask: str, none: str) -> tuple[str, Places]:
+    """The one server; UsageError, which asks for `ask` or says `none`, where there are several or none."""
     if len(running) == 1:
         return next(iter(running.items()))
     if running:
-        raise UsageError(f"several servers run; give the URL of one: {', '.join(running)}")
-    raise UsageError(
-        f"no server with OpenAI's API runs under {root}/; give its URL, such as http://localhost:8000"
-    )
+        raise UsageError(f"several servers run; give {ask}: {', '.join(running)}")
+    raise UsageError(none)
 
 
 def _local(url: str) -> str:
