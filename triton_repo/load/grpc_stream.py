@@ -1,4 +1,4 @@
-"""One request on a gRPC stream: what comes is stamped as raw bytes, and how it ended is told.
+"""Requests on gRPC streams, one on each: what comes is stamped as raw bytes, and how it ended is told.
 
 It decodes nothing; the targets do.
 """
@@ -6,30 +6,55 @@ It decodes nothing; the targets do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 from grpc import aio
 
 from tpforge.measure.runs.samples import ErrorKind
+from triton_repo.client.channel import Tls, aio_channel, check_url
 from triton_repo.load.exchange import Exchange, Failure
 
 
-async def put_on(
-    method: Any,
-    request: bytes,
-    exchange: Exchange,
-    *,
-    deadline_s: float,
-    metadata: Sequence[tuple[str, str]] = (),
-) -> None:
-    """Send `request` on a stream of its own and read until the server closes it; fills `exchange`.
+class Streams:
+    """Calls of one streaming `method` of the server at HOST:PORT, raw bytes in and out.
 
-    `method` takes and gives raw bytes. Nothing is raised but a cancellation.
+    Raises:
+        UsageError: `url` is something else.
     """
+
+    def __init__(
+        self, url: str, method: str, *, deadline_s: float, headers: Mapping[str, str], tls: Tls | None
+    ) -> None:
+        self.url, self._name, self._deadline_s, self._tls = check_url(url), method, deadline_s, tls
+        self._metadata = tuple((key.lower(), value) for key, value in headers.items())
+        self._channel: aio.Channel | None = None
+        self._method: Any = None
+
+    async def open(self) -> None:
+        """Connect; an address where nothing listens shows at the first request."""
+        self._channel = aio_channel(self.url, tls=self._tls)
+        # No serializers: what comes is stamped as it is, and decoded when nobody waits.
+        self._method = self._channel.stream_stream(self._name)
+        self._channel.get_state(try_to_connect=True)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def put_on(self, request: bytes, exchange: Exchange) -> None:
+        """Send `request` on a stream of its own and read until the server closes it; fills `exchange`.
+
+        Nothing is raised but a cancellation.
+        """
+        call = self._method(timeout=self._deadline_s, metadata=self._metadata)
+        await _put_on(call, request, exchange, deadline_s=self._deadline_s)
+
+
+async def _put_on(call: Any, request: bytes, exchange: Exchange, *, deadline_s: float) -> None:
     arrivals, pieces = exchange.arrivals, exchange.pieces
-    call = method(timeout=deadline_s, metadata=tuple(metadata))
     now, end = asyncio.get_running_loop().time, aio.EOF
     try:
         await call.write(request)

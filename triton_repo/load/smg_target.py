@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from grpc import aio
 
 from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
-from triton_repo.client.channel import Tls, aio_channel, check_url
+from triton_repo.client.channel import Tls
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
-from triton_repo.load.grpc_stream import put_on
+from triton_repo.load.grpc_stream import Streams
 from triton_repo.trtllm_serve.smg import GENERATE, MESSAGES, generate_request
 
 Encode = Callable[[str], Sequence[int]]
@@ -42,24 +41,22 @@ class SmgTarget:
     """
 
     def __init__(self, url: str, *, encode: Encode, decode: Decode, options: SmgOptions) -> None:
-        self.url, self.options = check_url(url), options
+        self.options = options
         self._encode, self._decode = encode, decode
-        self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
+        self._streams = Streams(
+            url, GENERATE, deadline_s=options.deadline_s, headers=options.headers, tls=options.tls
+        )
+        self.url = self._streams.url
         self._requests: dict[str, bytes] = {}
-        self._channel: aio.Channel | None = None
-        self._method: Any = None
 
     async def open(self) -> None:
         """Connect; an address where nothing listens shows at the first request."""
-        self._channel = aio_channel(self.url, tls=self.options.tls)
         # One message and the end of the stream is what a call with one request is on the wire.
-        self._method = self._channel.stream_stream(GENERATE)
-        self._channel.get_state(try_to_connect=True)
+        await self._streams.open()
 
     async def close(self) -> None:
         """Close the channel."""
-        if self._channel is not None:
-            await self._channel.close()
+        await self._streams.close()
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Serialize a request for every prompt.
@@ -81,9 +78,7 @@ class SmgTarget:
         """One request, then responses until the server closes the stream."""
         request_id = MESSAGES["GenerateRequest"](request_id=uuid.uuid4().hex).SerializeToString()
         request = self._requests[exchange.prompt.id] + request_id
-        await put_on(
-            self._method, request, exchange, deadline_s=self.options.deadline_s, metadata=self._metadata
-        )
+        await self._streams.put_on(request, exchange)
 
     def read(self, exchange: Exchange) -> Reading:
         """Decode the responses of a stream that is over."""

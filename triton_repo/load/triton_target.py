@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
-from grpc import aio
 from tritonclient.grpc import service_pb2
 
 from tpforge.errors import UsageError
 from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt
-from triton_repo.client.channel import Tls, aio_channel, check_url
+from triton_repo.client.channel import Tls
 from triton_repo.client.client import Client, timeout_us
 from triton_repo.client.wire import Response, Tensor, decode_response, encode_request, tensor
 from triton_repo.load.exchange import Exchange, Failure, Piece, Reading
-from triton_repo.load.grpc_stream import put_on
+from triton_repo.load.grpc_stream import Streams
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 NUM_INPUT, NUM_OUTPUT = "num_input_tokens", "num_output_tokens"
@@ -111,23 +110,20 @@ class TritonTarget:
             )
         if model.form == "tokens" and encode is None:
             raise UsageError(f"{model.name} takes token ids: give the tokenizer with --engine or --tokenizer")
-        self.url, self.model, self.options, self._encode = check_url(url), model, options, encode
-        self._metadata = tuple((key.lower(), value) for key, value in options.headers.items())
+        self.model, self.options, self._encode = model, options, encode
+        self._streams = Streams(
+            url, METHOD, deadline_s=options.deadline_s, headers=options.headers, tls=options.tls
+        )
+        self.url = self._streams.url
         self._requests: dict[str, bytes] = {}
-        self._channel: aio.Channel | None = None
-        self._method: Any = None
 
     async def open(self) -> None:
         """Connect; an address where nothing listens shows at the first request."""
-        self._channel = aio_channel(self.url, tls=self.options.tls)
-        # No serializers: what comes is stamped as it is, and decoded when nobody waits.
-        self._method = self._channel.stream_stream(METHOD)
-        self._channel.get_state(try_to_connect=True)
+        await self._streams.open()
 
     async def close(self) -> None:
         """Close the channel."""
-        if self._channel is not None:
-            await self._channel.close()
+        await self._streams.close()
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Serialize a request for every prompt."""
@@ -144,9 +140,7 @@ class TritonTarget:
         # Messages that are put in a row are one message: the id is added without encoding all again.
         request_id = service_pb2.ModelInferRequest(id=uuid.uuid4().hex).SerializeToString()
         request = self._requests[exchange.prompt.id] + request_id
-        await put_on(
-            self._method, request, exchange, deadline_s=self.options.deadline_s, metadata=self._metadata
-        )
+        await self._streams.put_on(request, exchange)
 
     def read(self, exchange: Exchange) -> Reading:
         """Decode the responses of a stream that is over."""

@@ -1,6 +1,6 @@
 """Triton's gRPC by a script, on a virtual clock: its messages as bytes, without a socket.
 
-It stands where `triton_repo.load.triton_target` has its channel, so that all else of the client is real.
+It stands where `triton_repo.load.grpc_stream` has its channel, so that all else of the client is real.
 What it sends when is the truth that a test compares with, to the digit.
 """
 
@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.support.servers.scripted_server import INPUTS, Script, response
 from tests.support.virtual_time import run_virtually
-from triton_repo.load import triton_target
+from triton_repo.load import grpc_stream
 from triton_repo.load.measuring import Measured, Plan, carry_out
 from triton_repo.load.triton_target import TritonModel, TritonOptions, TritonTarget
 
@@ -121,7 +121,7 @@ def measure_virtually(
 ) -> tuple[Measured, VirtualTriton]:
     """Carry out a plan against the script; what was measured, and what was true."""
     server = VirtualTriton(script)
-    monkeypatch.setattr(triton_target, "aio_channel", lambda _url, *, tls: server)
+    monkeypatch.setattr(grpc_stream, "aio_channel", lambda _url, *, tls: server)
     target = TritonTarget("virtual:1", MODEL, options=TritonOptions(deadline_s=deadline_s))
     return run_virtually(carry_out(target, plan)), server
 
