@@ -82,7 +82,7 @@ def _case(dice: random.Random) -> tuple[str, dict[str, Any], bool]:
         # Mostly numbers that a runtime computes with; the others are refused by name.
         tensor = dice.choice(known if known and dice.random() < 0.8 else inputs)
         values[tensor.name] = _value(tensor.datatype, dice)
-    if dice.random() < 0.05:
+    if values and dice.random() < 0.05:
         values.pop(dice.choice(list(values)), None)
     return model, values, model == "ensemble" and dice.random() < 0.2
 

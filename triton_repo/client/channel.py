@@ -26,6 +26,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
 # Triton says UNAVAILABLE of what it refuses too: a shape, a protocol that wants a key, model control.
 _UNAVAILABLE_REFUSALS = ("[", "This protocol is restricted", "explicit model load / unload")
 _UNPROVEN = ("Hostname Verification Check failed", "CERTIFICATE_VERIFY_FAILED")
+_CANCELLED_HERE = ("Locally cancelled", "Channel closed")
+"""What grpcio says of a call that its own side ended; a server that ends sends the same status."""
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
@@ -128,7 +130,11 @@ def translate(
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{url}: no complete answer within {deadline_s:g} s")
     if code is grpc.StatusCode.CANCELLED:
-        return RequestCancelled(f"{url}: the request was cancelled")
+        if details.startswith(_CANCELLED_HERE):
+            return RequestCancelled(f"{url}: the request was cancelled")
+        return ServerUnreachable(
+            f"{url}: the server ended the request unasked, as one does that stops: {details}"
+        )
     if code in _LOST and any(text in details for text in _UNPROVEN):
         return CertificateRefused(
             f"{url}: its certificate is for another name or address (give --tls-name), or signed by another "

@@ -241,6 +241,11 @@ class FakeServer(Client):
         text = decode(tokens).strip() if self.flaw == "strips whole answers" else decode(tokens)
         yield _text(text, index=index, final=final and self.flaw != "no final flag")
 
+    def _seconds(self, place: int) -> float:
+        if self.flaw == "read late":  # All was made long ago; the client took its time over the first ones.
+            return SECONDS_A_TOKEN if place < 10 else 0.0
+        return 0.0001 if self.flaw.startswith("too fast") else SECONDS_A_TOKEN
+
     def _streamed(self, tokens: list[int], request_id: str, *, index: int) -> Iterator[Response]:
         pieces = [decode([token]) for token in tokens]
         if self.flaw == "wrong order":
@@ -251,9 +256,9 @@ class FakeServer(Client):
             pieces = ["".join(pieces)]
         elif self.flaw == "loses a chunk":
             pieces.pop(3)
-        self.active = 0 if self.flaw == "active not counted" else 1
+        self.active = 0 if self.flaw in ("active not counted", "read late") else 1
         for place, piece in enumerate(pieces):
-            self.clock.sleep(0.0001 if self.flaw.startswith("too fast") else SECONDS_A_TOKEN)
+            self.clock.sleep(self._seconds(place))
             is_last = place == len(pieces) - 1 or request_id in self.stopped
             final = is_last or (self.flaw == "final twice" and place == 1)
             if self.flaw == "final too early":

@@ -212,6 +212,19 @@ def test_cancelled_stream_says_so() -> None:
                 stream.cancel()
 
 
+def test_stream_that_a_stopping_server_cancels_is_the_servers_doing() -> None:
+    def stop(_request: Any, context: Any) -> Iterator[Any]:
+        yield text_response("a")
+        context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+    with (
+        serving(stop) as (_, url),
+        Client(url) as client,
+        pytest.raises(ServerUnreachable, match="the server ended the request unasked"),
+    ):
+        client.generate("x", max_tokens=9)
+
+
 def test_one_client_serves_many_threads_at_once() -> None:
     def repeat(request: Any, _context: Any) -> Iterator[Any]:
         prompt = request.raw_input_contents[0][4:].decode()

@@ -188,6 +188,7 @@ def test_stream_with_an_empty_final_response_is_sound() -> None:
     [
         ("ensemble.cancellation", "no metrics", "has no nv_trt_llm_request_metrics"),
         ("tensorrt_llm.cancellation", "too fast to tell", "too short to tell"),
+        ("tensorrt_llm.cancellation", "read late", "too short to tell"),
         ("ensemble.batch", "no batches", "max_batch_size of ensemble is 1"),
     ],
 )
