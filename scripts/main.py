@@ -25,48 +25,11 @@ from scripts.cli.completion import VARIABLE, add_completion
 from scripts.cli.defaults import defaults_of, use_hub_token
 from scripts.cli.output import Output, Told, for_people
 from scripts.cli.usage import nearest, usage_text
+from scripts.commands.table import COMMANDS, STAGES, module_of
 from tpforge import __version__
 from tpforge.errors import EnvironmentUnusable, TpforgeError
 from tpforge.extras import extra_of, missing_extra
 from tpforge.printable import printable
-
-COMMANDS = {
-    "inspect": "Show what a checkpoint holds and how it divides over ranks.",
-    "plan": "Plan a deployment from a config.json: memory, speed, options, a verdict.",
-    "gpus": "List the known GPUs, or pick one for a model: of every kind the fewest that do what is asked.",
-    "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
-    "build": "Make an engine folder; converts first when needed.",
-    "quantize": "Quantize a model by calibration with nvidia-modelopt.",
-    "formats": "List the quantization formats and whether a runtime loads them on a GPU.",
-    "verify": "Prove an engine against its source and against transformers.",
-    "render": "Write the Triton model repository of an engine.",
-    "serve": "Start Triton on an engine and wait until it answers.",
-    "deploy": "Write what runs an engine on a host, a cluster or a Slurm partition.",
-    "disaggregate": "Write what serves prompts and answers on GPUs of their own, by trtllm-serve.",
-    "promote": "Make an engine the active one, and go back if it does not keep its limits.",
-    "stop": "Stop a server that `serve --detach` started.",
-    "status": "Show the servers that run, and whether they answer.",
-    "logs": "Show the log of a server, running or not.",
-    "smoke": "Prove over gRPC, or OpenAI's HTTP, that a server keeps its contract.",
-    "bench": "Measure a server under load and record it.",
-    "generate": "Ask a server one prompt or one chat message.",
-    "up": "Do all of a recipe: build, verify, render, serve, smoke.",
-    "demo": "Take the demo model the whole way, ask it a question, stop.",
-    "evaluate": "Measure the quality of answers, and compare it with a baseline.",
-    "compare": "Show runs side by side, with a verdict per metric.",
-    "diagnose": "Look for the known failure modes, with evidence, cause and what to do.",
-    "decide": "Write a decision record from measured runs.",
-    "engines": "List, show, check, remove, push or pull engine folders.",
-    "accept": "Try every claim about this host, and write what was claimed and what was seen.",
-    "doctor": "Show what this host can do: GPUs, links, driver, containers, TensorRT-LLM, Triton.",
-    "migrate": "Map an engine's or llm.yaml's settings to a release of the LLM API, as a table.",
-    "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
-    "setup": "Install what only some need, in environments of their own.",
-    "demo-model": "Fetch the demo model and print its path.",
-    "config": "Show the defaults that can be set once, and where each value came from.",
-    "completion": "Print the script that completes tpforge in a shell: bash, zsh or fish.",
-}
-"""Every command with its short help; the module is `scripts.commands.NAME`, the attribute `command`."""
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -89,7 +52,7 @@ class LazyGroup(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command = import_module(f"scripts.commands.{cmd_name.replace('-', '_')}").command
+        command = import_module(module_of(cmd_name)).command
         assert isinstance(command, click.Command)
         return add_completion(command) if ctx.resilient_parsing else command
 
@@ -103,9 +66,11 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, from the table: nothing is imported."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """The commands of each stage, from the table: nothing is imported."""
+        width = max(map(len, COMMANDS))
+        for stage in STAGES:
+            with formatter.section(stage.title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in stage.commands.items()])
 
 
 @click.group(cls=LazyGroup, name="tpforge", context_settings={"help_option_names": ["-h", "--help"]})

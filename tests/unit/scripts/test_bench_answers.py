@@ -93,7 +93,7 @@ def test_without_a_known_engine_prompts_go_as_they_are_unless_it_is_asked_for() 
 
 
 def test_the_command_of_a_run_says_what_was_asked() -> None:
-    from scripts.commands.bench import command_line
+    from scripts.commands.measuring.bench import command_line
 
     for value, words in ((None, ()), (True, ("--chat-template",)), (False, ("--no-chat-template",))):
         assert command_line(None, {"chat_template": value}) == ("tpforge", "bench", *words)

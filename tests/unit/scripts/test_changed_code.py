@@ -35,7 +35,7 @@ OTHER_CODE = ["it was made by other code of this version of tpforge"]
 UNRELATED = (
     *("tpforge/plan/throughput.py", "tpforge/plan/gpus.toml"),
     *("tpforge/measure/comparison/compare.py", "tpforge/measure/failures/diagnosis.toml"),
-    *("triton_repo/load/runner.py", "scripts/reports/page.py", "scripts/commands/build.py"),
+    *("triton_repo/load/runner.py", "scripts/reports/page.py", "scripts/commands/making/build.py"),
 )
 CONVERSION = (
     *(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.commands.bench import command_line, read_options
+from scripts.commands.measuring.bench import command_line, read_options
 from scripts.main import main
 from tests.support.patience import PATIENCE_S
 from tests.support.servers.scripted_server import Running, Script, scripted_server
@@ -291,7 +291,7 @@ def test_command_of_the_record_reads_back_to_the_same_options() -> None:
     words = command_line("localhost:1", values)
     assert words[:3] == ("tpforge", "bench", "localhost:1")
     assert "secret" not in " ".join(words) and "--out" not in words
-    from scripts.commands.bench import command
+    from scripts.commands.measuring.bench import command
 
     parsed = command.make_context("bench", list(words[2:])).params
     del parsed["as_json"], parsed["dry_run"]

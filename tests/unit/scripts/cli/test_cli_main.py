@@ -1,6 +1,7 @@
 """scripts.main: how every failure becomes one line and an exit status, and that --help stays light."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import click
 import pytest
 
 from scripts import main as cli
-from scripts.main import COMMANDS, main
+from scripts.commands.table import COMMANDS, STAGES, module_of
+from scripts.main import main
 from tests.support.patience import PATIENCE_S
 from tpforge.errors import InputRefused
 
@@ -29,10 +31,28 @@ def failing_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_the_short_help_of_every_command_is_the_first_sentence_of_its_own() -> None:
     for name, text in COMMANDS.items():
-        command = import_module(f"scripts.commands.{name.replace('-', '_')}").command
+        command = import_module(module_of(name)).command
         assert command.name == name
         first = " ".join((command.help or "").split("\n\n")[0].split())
         assert first == text, name
+
+
+def test_every_module_of_a_command_is_in_the_table_under_its_own_stage() -> None:
+    rooms = Path(cli.__file__).with_name("commands")
+    modules = {f"scripts.commands.{path.parent.name}.{path.stem}" for path in rooms.glob("*/[!_]*.py")}
+    assert modules == {module_of(name) for name in COMMANDS}
+    assert len(COMMANDS) == sum(len(stage.commands) for stage in STAGES)
+
+
+def test_help_lists_the_commands_of_each_stage_under_its_title(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    after = shown
+    for stage in STAGES:
+        _, title, after = after.partition(f"\n{stage.title}:\n")
+        assert title, f"no section {stage.title!r}, or before the one that precedes it"
+        section = after.split("\n\n")[0]
+        assert [line.split()[0] for line in section.splitlines() if re.match(r"  \S", line)] == [*stage.commands]
 
 
 def test_every_command_takes_debug_and_those_that_print_a_result_take_json() -> None:
@@ -80,7 +100,8 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_help_of_a_command_imports_nothing_heavy_either() -> None:
     code = (
         "import sys\n"
-        "from scripts.main import COMMANDS, main\n"
+        "from scripts.commands.table import COMMANDS\n"
+        "from scripts.main import main\n"
         "for name in COMMANDS: main([name, '--help'])\n"
         "heavy = {'torch', 'numpy', 'transformers', 'tritonclient', 'grpc', 'jinja2', 'gguf'}\n"
         "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
@@ -108,7 +129,7 @@ def test_no_command_or_flow_loads_a_heavy_library_before_it_is_called() -> None:
         "import importlib, pkgutil, sys\n"
         "for folder in ('commands', 'flows'):\n"
         "    package = importlib.import_module(f'scripts.{folder}')\n"
-        "    for module in pkgutil.iter_modules(package.__path__, f'{package.__name__}.'):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):\n"
         "        importlib.import_module(module.name)\n"
         "        found = {'torch', 'transformers', 'grpc', 'tokenizers'} & set(sys.modules)\n"
         "        assert not found, f'{module.name} loads {found}'"

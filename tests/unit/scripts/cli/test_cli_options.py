@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.cli.options.connection import read_connection
-from scripts.commands.render import command
+from scripts.commands.serving.render import command
 from tpforge.errors import UsageError
 from tpforge.repository_options import option_defaults
 

@@ -102,7 +102,7 @@ def test_a_command_that_has_printed_its_object_prints_no_second_one_for_its_erro
 
 
 def test_every_kind_is_words_with_underscores() -> None:
-    for path in [*(ROOT / "scripts/commands").glob("*.py"), *(ROOT / "scripts/cli").glob("*.py")]:
+    for path in [*(ROOT / "scripts/commands").rglob("*.py"), *(ROOT / "scripts/cli").rglob("*.py")]:
         for kind in re.findall(r'\.record\(\s*"([^"]*)"', path.read_text(encoding="utf-8")):
             assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind), (path, kind)
 

@@ -13,7 +13,8 @@ from engines.push_and_pull import push_engine
 from scripts.cli.output import Output
 from scripts.flows import up
 from scripts.flows.deploy import Written, apply
-from scripts.main import COMMANDS, main
+from scripts.commands.table import COMMANDS
+from scripts.main import main
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import EnvironmentUnusable
 from tpforge.recipe import Recipe

@@ -1,0 +1,1 @@
+"""Commands of this machine, and tpforge on it."""

@@ -1,0 +1,1 @@
+"""Commands of runs, scores, and what is decided of them."""

@@ -1,0 +1,1 @@
+"""Commands of what a model is and needs, before anything is made."""

@@ -1,0 +1,1 @@
+"""Commands of a server, from its files to an answer."""
