@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.sparse import LLAMA_70B, write_sparse
+from tests.support.checkpoints.sparse import LLAMA_70B, write_sparse
 
 
 def main() -> None:

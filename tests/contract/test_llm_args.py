@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from builders.llm_api.given import check_given, flatten, nest
-from tests.support.upstream_schema import Fact, read_facts, schema_of_facts
+from tests.support.upstream.schema import Fact, read_facts, schema_of_facts
 from tpforge.errors import UsageError
 from tpforge.trtllm.argument_tables import llm_table, table_names
 from tpforge.trtllm.arguments import Argument, check_values

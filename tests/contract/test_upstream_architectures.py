@@ -18,8 +18,8 @@ from builders.blueprint import FoundConfig, blueprint_of
 from builders.families.common.registry import is_of_family
 from builders.llm_api.engine import plan_llm_engine
 from builders.llm_api.model import open_llm_model
-from tests.support.hollow import write_hollow_checkpoint
-from tests.support.upstream_schema import misfits
+from tests.support.checkpoints.hollow import write_hollow_checkpoint
+from tests.support.upstream.schema import misfits
 from tpforge.architectures.table import find_architecture
 from tpforge.errors import InputRefused
 from tpforge.plan.known import known_models
@@ -33,7 +33,7 @@ OTHER_SPELLINGS = {"DeepSeekV2ForCausalLM": "DeepseekV2ForCausalLM"}
 OF_NO_TABLE = ("Ministral3ForCausalLM", "Olmo2ForCausalLM", "FalconH1ForCausalLM", "Lfm2ForCausalLM")
 """Served by others, and neither in upstream's page nor in its index."""
 NOT_HOLLOW = ("nvfp4", '"num_bits": 4', "mixed_precision", "expert_dtype")
-"""Of formats that tests/support/hollow.py does not write."""
+"""Of formats that tests/support/checkpoints/hollow.py does not write."""
 
 
 @cache

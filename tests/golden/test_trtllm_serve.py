@@ -22,9 +22,9 @@ import yaml
 from builders.llm_api.model import open_llm_model
 from engines.store import write_manifest
 from tests.golden.test_runtimes import said
-from tests.support.hollow import write_hollow_checkpoint
+from tests.support.checkpoints.hollow import write_hollow_checkpoint
 from tests.support.records import manifest_of
-from tests.support.upstream_schema import misfits
+from tests.support.upstream.schema import misfits
 from tpforge.architectures.weights import unpadded
 from tpforge.manifest import Limits, LlmApi
 from tpforge.shards.mapping import Mapping

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.support.rank_files import Whole
+from tests.support.checkpoints.rank_files import Whole
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, SIZE, WIDTH, VOCAB = 64, 2, 4, 2, 16, 96, 131
 State = dict[str, Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.support.layer_forms.case import HEADS, KV_HEADS, SIZE, State, norms
-from tests.support.rank_files import Whole
+from tests.support.checkpoints.rank_files import Whole
 
 
 def linear(state: State, target: str, *sources: str, transpose: bool = False) -> Whole:

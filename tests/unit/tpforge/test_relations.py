@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.upstream_schema import read_facts
+from tests.support.upstream.schema import read_facts
 from tpforge.shards.mapping import Mapping
 from tpforge.trtllm.argument_tables import shipped_table
 from tpforge.trtllm.relations import Asked, Relation, broken, is_broken, is_on, relations_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.custom_kinds import SCHEMAS
+from tests.support.upstream.custom_kinds import SCHEMAS
 from tests.support.deployments import CASES, deployment_of, documents
 from triton_repo.deploy.targets import target_files
 

@@ -42,7 +42,7 @@ CORE_KINDS = {
 
 
 CUSTOM_KINDS = {"InferenceService", "LeaderWorkerSet", "PrometheusRule", "ServiceMonitor", "ServingRuntime"}
-"""Their schemas are in no package: see tests/support/custom_kinds.py."""
+"""Their schemas are in no package: see tests/support/upstream/custom_kinds.py."""
 
 
 @pytest.mark.parametrize(("case", "target"), CASES, ids=ids)

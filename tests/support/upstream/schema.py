@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FACTS = Path(__file__).parents[1] / "contract" / "upstream" / "llm_args_1.4.csv"
+FACTS = Path(__file__).parents[2] / "contract" / "upstream" / "llm_args_1.4.csv"
 TAGS = {
     "speculative_config": "decoding_type",
     "sparse_attention_config": "algorithm",

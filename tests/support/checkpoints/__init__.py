@@ -1,0 +1,1 @@
+"""Checkpoints and rank files written by hand: with holes for weights, or as a test wants them."""

@@ -1,0 +1,1 @@
+"""What upstream says, as facts and schemas that tests check our files against."""
