@@ -17,17 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.parity import (
-    Expected,
-    expectations,
-    forced_logits,
-    load_prompts,
-    open_ranks,
-)
+from engines.parity.comparing import forced_logits, open_ranks
+from engines.parity.expected import Expected, expectations
+from engines.parity.prompts import load_prompts
+from engines.parity.transformers_model import load_transformers
 from engines.reference import Executor, load_config
 from engines.reference.batches import Logits, Prefill
 from engines.reference.greedy import greedy
-from engines.transformers_model import load_transformers
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest, Quality
 from tpforge.progress import Progress

@@ -25,7 +25,7 @@ STAGES = (
         {
             "inspect": "Show what a checkpoint holds and how it divides over ranks.",
             "plan": "Plan a deployment from a config.json: memory, speed, options, a verdict.",
-            "gpus": "List the known GPUs, or pick one for a model: of every kind the fewest that do what is asked.",
+            "gpus": "List the known GPUs, or how few of each kind a model and a load need.",
             "formats": "List the quantization formats and whether a runtime loads them on a GPU.",
             "versions": "Show which TensorRT-LLM goes with which TensorRT, CUDA, driver, container.",
         },

@@ -63,7 +63,7 @@ def verify_engine(
     from builders.quantize.proof.own_shapes import differing
     from builders.sources.end_ids import NO_END
     from builders.sources.huggingface import HuggingFaceSource
-    from engines.parity import measure_parity
+    from engines.parity.parity import measure_parity
     from engines.reference.opening import device_name
     from engines.store import check_files, read_manifest, write_manifest
 

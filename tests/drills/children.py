@@ -16,7 +16,7 @@ from scripts.main import main
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
-        *("torch", "builders.conversion.convert", "engines.transport"),
+        *("torch", "builders.conversion.convert", "engines.transfer.transport"),
         *("scripts.flows.build", "scripts.flows.deploy"),
     ]
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines import reference
-from engines.parity import measure_parity
+from engines.parity.parity import measure_parity
 from engines.store import write_manifest
 from tests.support.ended import end_server
 from tests.support.ports import free_ports

@@ -1,4 +1,4 @@
-"""Which GPU to take for a model and a load: of every kind the fewest that do it, compared.
+"""Which GPU to take for a model and a load: the fewest of each kind that are enough, side by side.
 
 It looks up no prices: they are the user's.
 """

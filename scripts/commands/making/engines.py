@@ -16,7 +16,7 @@ from tpforge.errors import UsageError, VerificationFailed
 from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
-    from engines.transport import Transfer
+    from engines.transfer.transport import Transfer
 
 
 @click.group("engines")
@@ -184,7 +184,7 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
     Files that an earlier push put there are not sent again. The digest that it prints names every byte of
     the engine; `tpforge engines pull --digest` takes no other.
     """
-    from engines.push_and_pull import push_engine
+    from engines.transfer.push_and_pull import push_engine
 
     output = Output(as_json=as_json)
     places, moved = push_engine(
@@ -228,7 +228,7 @@ def pull(
 
     The folder appears when every file has its size and SHA-256. Run again, a pull that broke off goes on.
     """
-    from engines.push_and_pull import pull_engine
+    from engines.transfer.push_and_pull import pull_engine
 
     output = Output(as_json=as_json)
     folder, moved = pull_engine(

@@ -55,7 +55,7 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """List the known GPUs, or pick one for a model: of every kind the fewest that do what is asked.
+    """List the known GPUs, or how few of each kind a model and a load need.
 
     Speeds are estimates (docs/planning.md). Prices come from --gpu-file alone. Exit status 5 when no kind
     does it.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.support.layer_forms.case import HEADS, KV_HEADS, SIZE, State, norms
 from tests.support.checkpoints.rank_files import Whole
+from tests.support.layer_forms.case import HEADS, KV_HEADS, SIZE, State, norms
 
 
 def linear(state: State, target: str, *sources: str, transpose: bool = False) -> Whole:

@@ -200,9 +200,9 @@ def test_a_proof(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch)
             "builders/families/qwen.py",
         ),
         *room("builders/quantize/proof"),
+        *room("engines/parity"),
         *(
-            "engines/parity.py",
-            "engines/prompts.toml",
+            "engines/parity/prompts.toml",
             "engines/reference/layers/norms.py",
             "engines/quality.py",
         ),

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from builders.sources.mapped_file import MappedFile
 from scripts.main import main
+from tests.support.checkpoints.sparse import LLAMA_70B, write_sparse
 from tests.support.families.cases import CASES
 from tests.support.families.configs import write_tiny_family
-from tests.support.checkpoints.sparse import LLAMA_70B, write_sparse
 from tests.support.tiny import tiny_shapes, write_tiny_llama
 
 

@@ -12,8 +12,8 @@ from builders.quantize.proof.in_order import in_plain_order
 from builders.quantize.writing.interleave import interleave
 from engines.reference.dequantize import low_high
 from engines.reference.layers.interleaved import signed_codes
-from tests.support.quantized.interleaved import laid_out
 from tests.support.quantized.int4_orders import SMS
+from tests.support.quantized.interleaved import laid_out
 from tpforge.dtypes import DType
 from tpforge.shards.packing import Packing
 

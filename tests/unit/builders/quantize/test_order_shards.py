@@ -15,8 +15,8 @@ from builders.conversion.convert import Conversion, conversion_provenance
 from builders.conversion.planned import plan_conversion
 from builders.proof.verify import ShardReport, verify_shards
 from builders.sources import open_source
-from tests.support.quantized.interleaved import laid_out
 from tests.support.quantized.int4_orders import LAYER, SMS, checkpoint, laid_out_ranks
+from tests.support.quantized.interleaved import laid_out
 from tpforge.errors import InputRefused
 from tpforge.outputs.provenance import differences
 from tpforge.quantization import Quantization

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType
 
 from builders.audit.survey import survey
 from builders.sources import locate, open_source
-from engines.whole_gguf import whole_gguf
+from engines.parity.whole_gguf import whole_gguf
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
 from tests.unit.builders.sources.test_gguf import write_gguf

@@ -10,7 +10,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from builders.sources.gguf_bounds import check_header
 from builders.sources.gguf_reader import Reader, in_place_of_gguf_py
 from builders.sources.mapped_file import MappedFile
-from engines.whole_gguf import parsed_once
+from engines.parity.whole_gguf import parsed_once
 from tpforge.errors import InputRefused
 
 TEXTS = ["", "a", "ünï", "\u2581the", "x" * 300]

@@ -12,10 +12,10 @@ import torch
 
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Decode, Logits, Prefill
+from tests.support.checkpoints.rank_files import write_engine
 from tests.support.layer_forms.case import Case, checkpoint_config, tiny_model, whole_checkpoint
 from tests.support.layer_forms.dense import DENSE
 from tests.support.layer_forms.experts import EXPERTS
-from tests.support.checkpoints.rank_files import write_engine
 
 TOKENS = tuple(3 + (5 * i * i + 7 * i) % 120 for i in range(30))
 

@@ -52,7 +52,9 @@ def test_help_lists_the_commands_of_each_stage_under_its_title(capsys: pytest.Ca
         _, title, after = after.partition(f"\n{stage.title}:\n")
         assert title, f"no section {stage.title!r}, or before the one that precedes it"
         section = after.split("\n\n")[0]
-        assert [line.split()[0] for line in section.splitlines() if re.match(r"  \S", line)] == [*stage.commands]
+        assert [line.split()[0] for line in section.splitlines() if re.match(r"  \S", line)] == [
+            *stage.commands
+        ]
 
 
 def test_every_command_takes_debug_and_those_that_print_a_result_take_json() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.push_and_pull import push_engine
+from engines.transfer.push_and_pull import push_engine
 from scripts.cli.output import Output
+from scripts.commands.table import COMMANDS
 from scripts.flows import up
 from scripts.flows.deploy import Written, apply
-from scripts.commands.table import COMMANDS
 from scripts.main import main
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import EnvironmentUnusable

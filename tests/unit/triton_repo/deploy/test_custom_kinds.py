@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.upstream.custom_kinds import SCHEMAS
 from tests.support.deployments import CASES, deployment_of, documents
+from tests.support.upstream.custom_kinds import SCHEMAS
 from triton_repo.deploy.targets import target_files
 
 pytestmark = pytest.mark.manifests

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config
 
-from engines.far_positions import far_tokens, thresholds
-from engines.parity import measure_parity
+from engines.parity.far_positions import far_tokens, thresholds
+from engines.parity.parity import measure_parity
 from engines.store import write_manifest
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_engine_of

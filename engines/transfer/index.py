@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from engines.remote import Remote
 from engines.store import MANIFEST_NAME
+from engines.transfer.remote import Remote
 from tpforge.errors import InputRefused
 from tpforge.manifest import FileRecord, Manifest
 from tpforge.records import Record

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.far_positions import declared_window, largest, thresholds
+from engines.parity.far_positions import declared_window, largest, thresholds
 from engines.reference import Executor
 from engines.reference.batches import Logits, Prefill
 from tpforge.manifest import Limits, Manifest

@@ -12,13 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from engines import parity as parity_module
-from engines.parity import LOGIT_TOLERANCE, NUM_GREEDY_TOKENS, expectations, load_prompts, measure_parity
-from engines.positions_apart import places_apart
+from engines.parity import parity as parity_module
+from engines.parity.comparing import LOGIT_TOLERANCE
+from engines.parity.expected import NUM_GREEDY_TOKENS, expectations
+from engines.parity.parity import measure_parity
+from engines.parity.positions_apart import places_apart
+from engines.parity.prompts import load_prompts
+from engines.parity.transformers_model import load_transformers
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.cache import LayerCache
-from engines.transformers_model import load_transformers
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.dtypes import DType
 from tpforge.manifest import GoldenAnswer

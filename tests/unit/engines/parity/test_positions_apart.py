@@ -15,9 +15,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engines.far_positions import MOST_TOKENS
-from engines.parity import measure_parity
-from engines.positions_apart import apart_error, expect_apart, places_apart
+from engines.parity.far_positions import MOST_TOKENS
+from engines.parity.parity import measure_parity
+from engines.parity.positions_apart import apart_error, expect_apart, places_apart
 from engines.reference import EngineConfig, load_config, open_executor
 from engines.store import read_manifest, write_manifest
 from tests.support.families.cases import CASES

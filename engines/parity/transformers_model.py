@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.whole_gguf import parsed_once, whole_gguf
+from engines.parity.whole_gguf import parsed_once, whole_gguf
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 

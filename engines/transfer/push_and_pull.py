@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from engines.remote import open_remote
-from engines.transfer_threads import TimeLimit
-from engines.transport import Transfer, pull, push
+from engines.transfer.remote import open_remote
+from engines.transfer.threads import TimeLimit
+from engines.transfer.transport import Transfer, pull, push
 from tpforge.errors import UsageError
 from tpforge.outputs.places import OUT, Places, find_engine, places_of
 from tpforge.progress import Progress
@@ -19,7 +19,7 @@ def push_engine(
     """Push an engine to a URL.
 
     Raises:
-        UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see engines.transport.push.
+        UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see `push` of transport.
     """
     places = find_engine(engine)
     remote = open_remote(url, headers=dict(headers))
@@ -40,7 +40,7 @@ def pull_engine(
     """Pull an engine from a URL, by default to out/NAME/engine, NAME being the last part of the URL.
 
     Raises:
-        UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see engines.transport.pull.
+        UsageError, EnvironmentUnusable, InputRefused, VerificationFailed: see `pull` of transport.
     """
     folder = out or places_of(_name_in(url), root=OUT).engine
     remote = open_remote(url, headers=dict(headers))

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from engines.hashing_reader import HashingReader
-from engines.remote import Remote
 from engines.store import MANIFEST_NAME, read_manifest
-from engines.transfer_index import (
+from engines.transfer.hashing_reader import HashingReader
+from engines.transfer.index import (
     INDEX_NAME,
     UNLISTED,
     Index,
@@ -31,7 +30,8 @@ from engines.transfer_index import (
     path_problem,
     read_index,
 )
-from engines.transfer_threads import Pace, TimeLimit, in_threads
+from engines.transfer.remote import Remote
+from engines.transfer.threads import Pace, TimeLimit, in_threads
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.manifest import FileRecord, Manifest
 from tpforge.outputs.atomic import atomic_folder, hash_file, os_errors, refuse_existing

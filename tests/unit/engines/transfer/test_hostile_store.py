@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from engines.remote import FsspecRemote, open_remote
 from engines.store import write_manifest
-from engines.transfer_threads import STALL_BYTES, STALL_S, Pace, TimeLimit, in_threads
-from engines.transport import Index, pull, push, staging_folder
+from engines.transfer.remote import FsspecRemote, open_remote
+from engines.transfer.threads import STALL_BYTES, STALL_S, Pace, TimeLimit, in_threads
+from engines.transfer.transport import Index, pull, push, staging_folder
 from scripts.main import main
 from tests.support.patience import PATIENCE_S
 from tests.support.records import manifest_of

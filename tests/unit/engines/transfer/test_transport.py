@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import pytest
 
-from engines.remote import open_remote
 from engines.store import write_manifest
-from engines.transport import Index, pull, push, staging_folder
+from engines.transfer.remote import open_remote
+from engines.transfer.transport import Index, pull, push, staging_folder
 from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of

@@ -1,0 +1,1 @@
+"""Engine folders over a network: pushed, pulled, resumed, proven by hashes."""
