@@ -1,122 +1,116 @@
 """The smoke test of a server, with what is known here of its engine. Composes engines and triton_repo.
 
-It prints nothing; the checks are `triton_repo.smoke`, and `triton_repo.smoke.openai` over HTTP.
+It prints nothing; the checks are `triton_repo.smoke`, a room a protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engines.chat import find_template, render_chat
 from scripts.flows.serve import find_openai_server, find_server, find_trtllm_grpc
 from tpforge.outputs.atomic import write_atomic
-from tpforge.outputs.places import find_engine
+from tpforge.outputs.places import Places, find_engine
 
 if TYPE_CHECKING:
+    from tpforge.manifest import Manifest
     from triton_repo.smoke import CheckResult, SmokeOptions, SmokeReport
-    from triton_repo.smoke.openai import OpenAiSmokeOptions
-    from triton_repo.smoke.smg import SmgSmokeOptions
+
+Api = Literal["triton", "openai", "trtllm-grpc"]
+"""Triton's gRPC, OpenAI's HTTP, or the gRPC of trtllm-serve."""
+
+
+@dataclass(frozen=True)
+class SmokeRequest:
+    """Which server is tested over which protocol, and what is said of it besides.
+
+    Without `url` it is the one that runs here. The engine, given or known from that server, brings limits
+    and golden answers. `model` and `metrics_url` are of OpenAI's API: the model to ask, and where requests
+    that run are counted when the server itself does not tell.
+    """
+
+    url: str | None = None
+    api: Api = "triton"
+    engine: str | None = None
+    model: str | None = None
+    metrics_url: str | None = None
+    junit: Path | None = None
 
 
 def smoke_server(
-    url: str | None,
-    *,
-    engine: str | None = None,
-    junit: Path | None = None,
-    options: SmokeOptions | None = None,
-    on_result: Callable[[CheckResult], None],
+    asked: SmokeRequest, *, options: SmokeOptions | None = None, on_result: Callable[[CheckResult], None]
 ) -> SmokeReport:
-    """Run every check against a server; without `url` against the one that runs.
-
-    The engine, given or known from the running server, brings limits and golden answers.
+    """Run every check of the protocol against the server; `on_result` is told of each as it ends.
 
     Raises:
-        UsageError: no server was named and none, or several, run.
-        InputRefused: `engine` is none.
+        UsageError: no server was named and none, or several, run; it does not speak the protocol, or lists
+            several models and none is named.
+        InputRefused: the engine is none.
     """
-    from engines.store import read_manifest
-    from triton_repo.client.other_answers import recognized
-    from triton_repo.smoke import SmokeOptions, run_smoke
+    from triton_repo.smoke import SmokeOptions
 
-    grpc_url, metrics_url, places = find_server(url)
-    if engine is not None:
-        places = find_engine(engine)
-    options = options or SmokeOptions()
-    with recognized(grpc_url, tls=options.tls):
-        report = run_smoke(
-            grpc_url,
-            manifest=read_manifest(places.engine) if places is not None else None,
-            metrics_url=metrics_url,
-            on_result=on_result,
-            options=options,
-        )
-    _write_junit(report, junit)
+    run = {"triton": _smoke_triton, "openai": _smoke_openai, "trtllm-grpc": _smoke_trtllm_grpc}[asked.api]
+    report = run(asked, options or SmokeOptions(), on_result)
+    if asked.junit is not None:
+        asked.junit.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(asked.junit, report.to_junit())
     return report
 
 
-def smoke_openai_server(
-    url: str | None,
-    *,
-    engine: str | None = None,
-    junit: Path | None = None,
-    metrics_url: str | None = None,
-    options: OpenAiSmokeOptions | None = None,
-    on_result: Callable[[CheckResult], None],
+def _smoke_triton(
+    asked: SmokeRequest, options: SmokeOptions, on_result: Callable[[CheckResult], None]
 ) -> SmokeReport:
-    """Run every check of an OpenAI-compatible server; without `url` of the only one that runs.
+    from triton_repo.client.other_answers import recognized
+    from triton_repo.smoke import run_smoke
 
-    The engine, given or known from the running server, brings limits, golden answers and the tokenizer that
-    counts; `metrics_url` is where requests that run are counted when the server itself does not tell.
+    url, metrics_url, places = find_server(asked.url)
+    manifest = _manifest(asked, places)
+    with recognized(url, tls=options.tls):
+        return run_smoke(
+            url, manifest=manifest, metrics_url=metrics_url, on_result=on_result, options=options
+        )
 
-    Raises:
-        UsageError: it is no such server, none or several run, or it lists several models and `options` names
-            none.
-        InputRefused: `engine` is none.
-    """
-    from engines.store import read_manifest
+
+def _smoke_openai(
+    asked: SmokeRequest, options: SmokeOptions, on_result: Callable[[CheckResult], None]
+) -> SmokeReport:
     from triton_repo.smoke.openai import run_openai_smoke
 
-    found, places = find_openai_server(url)
-    if engine is not None:
-        places = find_engine(engine)
-    report = run_openai_smoke(
-        found,
-        manifest=read_manifest(places.engine) if places is not None else None,
+    url, places = find_openai_server(asked.url)
+    places = _places(asked, places)
+    return run_openai_smoke(
+        url,
+        model=asked.model,
+        manifest=_manifest(asked, places),
         tokens=EngineTokens(places.engine / "tokenizer") if places is not None else None,
-        metrics_urls=(metrics_url,) if metrics_url is not None else (),
+        metrics_urls=(asked.metrics_url,) if asked.metrics_url is not None else (),
         on_result=on_result,
         options=options,
     )
-    _write_junit(report, junit)
-    return report
 
 
-def smoke_trtllm_grpc(
-    url: str | None,
-    *,
-    engine: str | None = None,
-    junit: Path | None = None,
-    options: SmgSmokeOptions | None = None,
-    on_result: Callable[[CheckResult], None],
+def _smoke_trtllm_grpc(
+    asked: SmokeRequest, options: SmokeOptions, on_result: Callable[[CheckResult], None]
 ) -> SmokeReport:
-    """Run every check of a server of `trtllm-serve --grpc`; without `url` of the only one that runs.
-
-    Raises:
-        UsageError: none or several run.
-        InputRefused: `engine` is none.
-    """
-    from engines.store import read_manifest
     from triton_repo.smoke.smg import run_smg_smoke
 
-    found, places = find_trtllm_grpc(url)
-    if engine is not None:
-        places = find_engine(engine)
-    manifest = read_manifest(places.engine) if places is not None else None
-    report = run_smg_smoke(found, manifest=manifest, options=options, on_result=on_result)
-    _write_junit(report, junit)
-    return report
+    url, places = find_trtllm_grpc(asked.url)
+    return run_smg_smoke(url, manifest=_manifest(asked, places), on_result=on_result, options=options)
+
+
+def _places(asked: SmokeRequest, found: Places | None) -> Places | None:
+    """Those of the engine that was given, else of the one that the running server has."""
+    return found if asked.engine is None else find_engine(asked.engine)
+
+
+def _manifest(asked: SmokeRequest, found: Places | None) -> Manifest | None:
+    from engines.store import read_manifest
+
+    places = _places(asked, found)
+    return None if places is None else read_manifest(places.engine)
 
 
 class EngineTokens:
@@ -142,9 +136,3 @@ class EngineTokens:
         count = self._tokenizer.counting().outputs
         assert count is not None
         return count([render_chat(self._folder, messages)])[0]
-
-
-def _write_junit(report: SmokeReport, junit: Path | None) -> None:
-    if junit is not None:
-        junit.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(junit, report.to_junit())

@@ -21,7 +21,7 @@ from scripts.flows.serving.front import ask_openai
 from scripts.flows.serving.launch import is_launched, plan_launch, serve_launch
 from scripts.flows.serving.launch_trtllm_serve import is_trtllm_serve
 from scripts.flows.serving.replicas import serve_replicas
-from scripts.flows.smoke import smoke_openai_server, smoke_server, smoke_trtllm_grpc
+from scripts.flows.smoke import SmokeRequest, smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.extras import require_extra
 from tpforge.manifest import Manifest, Parity
@@ -36,7 +36,6 @@ from tpforge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server
-    from triton_repo.smoke import SmokeReport
 
 Outcome = Literal["done", "unchanged", "skipped", "failed", "interrupted"]
 
@@ -158,12 +157,10 @@ class Run:
                 stage.skipped = True
                 stage.result = 'its checks need front = "inflight"; the server generated a token'
                 return
-            smoke: Callable[..., SmokeReport] = smoke_server if is_triton else smoke_openai_server
-            if is_grpc:
-                smoke = smoke_trtllm_grpc
-            report = smoke(
-                url, junit=junit, on_result=lambda check: self._progress(f"smoke: {line_of(check)}")
+            asked = SmokeRequest(
+                url, api="trtllm-grpc" if is_grpc else "triton" if is_triton else "openai", junit=junit
             )
+            report = smoke_server(asked, on_result=lambda check: self._progress(f"smoke: {line_of(check)}"))
             stage.result = summary(report)
             refuse_failed(report)
 

@@ -19,8 +19,8 @@ from tests.support.servers.standin_smg import standin_smg
 from tests.support.servers.standin_trtllm_serve import write_trtllm_serve
 from tpforge.measure.runs.run import read_run, read_samples
 from triton_repo.client.channel import ServerUnreachable
-from triton_repo.smoke import SmokeReport
-from triton_repo.smoke.smg import SmgSmokeOptions, run_smg_smoke
+from triton_repo.smoke import SmokeOptions, SmokeReport
+from triton_repo.smoke.smg import run_smg_smoke
 
 __all__ = ["recipe"]
 
@@ -34,7 +34,7 @@ def url(tiny_engine: Engine) -> Iterator[str]:
 
 
 def smoke(url: str, engine: Engine, *, flaw: str = "") -> SmokeReport:
-    options = SmgSmokeOptions(headers={"x-flaw": flaw}, num_clients=4)
+    options = SmokeOptions(headers={"x-flaw": flaw}, num_clients=4)
     return run_smg_smoke(url, manifest=engine.manifest, on_result=lambda _one: None, options=options)
 
 

@@ -20,7 +20,7 @@ from triton_repo.serve.local import status
 from triton_repo.serve.processes import stubs_of
 from triton_repo.serve.state import read_state
 from triton_repo.smoke import SmokeReport, run_smoke
-from triton_repo.smoke.runner import all_checks
+from triton_repo.smoke.triton import all_checks
 
 pytestmark = pytest.mark.e2e
 

@@ -34,7 +34,7 @@ TOGETHER_TOKENS = 8
 
 AUTO_COMPUTE_DTYPE = DType.FLOAT32
 """What the reference runtime computes in when its config says `auto`."""
-_DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")
+DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")
 
 
 class Failed(Exception):
@@ -74,6 +74,20 @@ class Check(Generic[Asked]):
     may_run_beside: Callable[[Asked], bool] = lambda _target: False
 
 
+def counted_golden(manifest: Manifest | None) -> tuple[tuple[GoldenAnswer, int], ...]:
+    """Golden answers with how many of their first tokens rounding cannot change, at least one.
+
+    Of a server that computes in the engine's own dtype, as TensorRT-LLM's do.
+    """
+    if manifest is None:
+        return ()
+    counted = [
+        (one, first_run(decisive_tokens(one, parity=manifest.parity, compute_dtype=manifest.dtype)).count)
+        for one in manifest.golden
+    ]
+    return tuple((one, count) for one, count in counted if count)
+
+
 @dataclass(frozen=True)
 class Target:
     """The server under test, and what is known of its engine."""
@@ -111,7 +125,7 @@ class Target:
     @property
     def prompt(self) -> str:
         """A prompt that the model has something to say to."""
-        return self.golden[0].prompt if self.golden else _DEFAULT_PROMPTS[0]
+        return self.golden[0].prompt if self.golden else DEFAULT_PROMPTS[0]
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -126,7 +140,7 @@ class Target:
                 "when requests are computed together"
             )
         shortest_first = sorted(self.golden, key=lambda answer: len(answer.prompt_ids))
-        return tuple(answer.prompt for answer in shortest_first) or _DEFAULT_PROMPTS
+        return tuple(answer.prompt for answer in shortest_first) or DEFAULT_PROMPTS
 
     @property
     def num_tokens(self) -> int:

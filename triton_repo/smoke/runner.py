@@ -1,6 +1,6 @@
-"""Runs the checks, side by side where that can change no result, and turns what they raise into results.
+"""Runs checks, side by side where that can change no result, and turns what they raise into results.
 
-The list of checks is here; what each does is in the modules beside.
+How the server is asked is said here, and which checks there are in the modules of the protocols beside.
 """
 
 from __future__ import annotations
@@ -12,20 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tpforge.errors import TpforgeError
-from tpforge.manifest import Manifest
-from triton_repo.client.client import Client, ServerUnreachable, Tls
-from triton_repo.serve.security import GRPC_ADMIN_HEADER
-from triton_repo.smoke import answers, malformed, traffic
-from triton_repo.smoke.check import Asked, Check, CheckResult, Failed, Skipped, Target
-from triton_repo.smoke.health import HEALTH_CHECKS
-from triton_repo.smoke.metrics import ActiveRequests
-from triton_repo.smoke.report import SmokeReport
-from triton_repo.smoke.security import SECURITY_CHECKS
+from triton_repo.client.channel import ServerUnreachable, Tls
+from triton_repo.smoke.check import Asked, Check, CheckResult, Failed, Skipped
 
 _NUM_BESIDE = 4
 """Checks at once: no request waits so long for the others that its deadline comes near."""
-ENSEMBLE, BLS, GENERATOR = "ensemble", "tensorrt_llm_bls", "tensorrt_llm"
-_BLS_CASES = ("missing_input", "empty_prompt", "negative_max_tokens", "negative_top_k", "invalid_utf8")
 
 
 @dataclass(frozen=True)
@@ -36,118 +27,6 @@ class SmokeOptions:
     num_clients: int = 8
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: Tls | None = None
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A check that takes the model it asks."""
-
-    name: str
-    proves: str
-    run: Callable[[Target, str], None]
-    is_of_one_answer: bool = False
-    """It asks for answers that are sure to be the same whatever else is asked, where there are such."""
-
-    def of(self, model: str) -> Check[Target]:
-        def may_run_beside(target: Target) -> bool:
-            return self.is_of_one_answer and target.is_certain
-
-        return Check(
-            f"{model}.{self.name}", self.proves, lambda target: self.run(target, model), may_run_beside
-        )
-
-
-_STREAMING = _Asked(
-    "streaming", "a streamed answer comes in order, ends with the final flag, and is the same text",
-    answers.check_streaming, is_of_one_answer=True,
-)  # fmt: skip
-_GOLDEN = _Asked(
-    "golden",
-    "the answer is the one transformers gave at verify",
-    answers.check_golden_text,
-    is_of_one_answer=True,
-)
-_SEED = _Asked("seed", "a seed repeats a random answer, another seed changes it", answers.check_seed)
-_STOP_WORDS = _Asked(
-    "stop_words", "an answer ends at a stop word", answers.check_stop_words, is_of_one_answer=True
-)
-_BATCH = _Asked("batch", "several prompts in one request are answered as they are alone", traffic.check_batch)
-_CANCEL = _Asked("cancellation", "cancelling in mid-stream frees the slot", traffic.check_cancellation)
-_CONCURRENCY = _Asked(
-    "concurrency", "clients at the same time are answered as they are alone", traffic.check_concurrency
-)
-
-_ENSEMBLE_CHECKS = (
-    _GOLDEN,
-    _STREAMING,
-    _Asked(
-        "determinism",
-        "the same greedy request gets the same answer",
-        answers.check_determinism,
-        is_of_one_answer=True,
-    ),
-    _SEED,
-    _STOP_WORDS,
-    _Asked(
-        "max_tokens",
-        "an answer has as many tokens as asked for",
-        answers.check_max_tokens,
-        is_of_one_answer=True,
-    ),
-    _Asked("end_id", "an answer ends before the token end_id", answers.check_end_id, is_of_one_answer=True),
-    _BATCH,
-    _CONCURRENCY,
-    _CANCEL,
-    _Asked("stop", "stop=true under its request id ends a stream", traffic.check_stop_ends_stream),
-)
-_BLS_CHECKS = (_GOLDEN, _STREAMING, _SEED, _STOP_WORDS, _BATCH, _CONCURRENCY, _CANCEL)
-
-
-def all_checks() -> tuple[Check[Target], ...]:
-    """Every check, in the order in which they run."""
-    return (
-        *HEALTH_CHECKS,
-        Check("tensorrt_llm.golden", "token ids are those transformers gave", answers.check_golden_tokens),
-        *(check.of(ENSEMBLE) for check in _ENSEMBLE_CHECKS),
-        *(check.of(BLS) for check in _BLS_CHECKS),
-        _CANCEL.of(GENERATOR),
-        *(_malformed(case, ENSEMBLE) for case in malformed.CASES),
-        *(_malformed(case, BLS) for case in malformed.CASES if case.name in _BLS_CASES),
-    )
-
-
-def run_smoke(
-    url: str,
-    *,
-    manifest: Manifest | None = None,
-    metrics_url: str | None = None,
-    on_result: Callable[[CheckResult], None],
-    options: SmokeOptions | None = None,
-) -> SmokeReport:
-    """Run every check against the gRPC endpoint `url`; `on_result` is told of each as it ends.
-
-    Over TLS, or with the administrator's key, those of its security come first.
-
-    A manifest brings golden answers and limits; a metrics URL lets cancellation be seen.
-
-    Raises:
-        ServerUnreachable: nothing answers at `url`.
-    """
-    chosen = options or SmokeOptions()
-    with Client(url, deadline_s=chosen.deadline_s, headers=chosen.headers, tls=chosen.tls) as client:
-        client.is_live()  # An address where nothing listens is an error, not a failed check.
-        target = Target(
-            client=client,
-            manifest=manifest,
-            metrics=ActiveRequests(metrics_url) if metrics_url else None,
-            num_clients=chosen.num_clients,
-            headers=chosen.headers,
-            tls=chosen.tls,
-        )
-        is_secured = chosen.tls is not None or GRPC_ADMIN_HEADER in chosen.headers
-        checks = (*(SECURITY_CHECKS if is_secured else ()), *all_checks())
-        results = run_checks(checks, target, on_result=on_result)
-    return SmokeReport(url=url, engine=manifest.name if manifest else None, results=results)
 
 
 def run_checks(
@@ -208,11 +87,3 @@ def run_check(check: Check[Asked], target: Asked) -> tuple[CheckResult, bool]:
         reason = f"the answer does not have the contract's form: {type(error).__name__}: {error}"
         return result("fail", reason, time.monotonic() - begun), False
     return result("pass", "", time.monotonic() - begun), False
-
-
-def _malformed(case: malformed.Malformed, model: str) -> Check[Target]:
-    return Check(
-        f"{model}.refuses.{case.name}",
-        f"{case.what} is refused by the name {case.field}, and the server answers on",
-        lambda target: malformed.run_malformed(target, case, model),
-    )

@@ -6,16 +6,15 @@ client that goes away frees its slot cannot be seen; it checks nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest
-from triton_repo.client.channel import RequestRefused, Tls
+from triton_repo.client.channel import RequestRefused
 from triton_repo.client.smg import SmgChunk, SmgClient
+from triton_repo.smoke.cancelling import long_answer
 from triton_repo.smoke.check import (
     CANARY_TOKENS,
     NUM_TOKENS,
@@ -24,26 +23,18 @@ from triton_repo.smoke.check import (
     CheckResult,
     Failed,
     Skipped,
+    counted_golden,
     expect,
     expect_equal,
 )
 from triton_repo.smoke.report import SmokeReport
-from triton_repo.smoke.runner import run_checks
+from triton_repo.smoke.runner import SmokeOptions, run_checks
+from triton_repo.smoke.together import clients_of, expect_same_together
 from triton_repo.trtllm_serve.smg import generate_request
 
 _DEFAULT_IDS = ((1, 2, 3, 4), (5, 6, 7), (8, 9, 10, 11, 12), (1, 5, 9))
 """Of no engine that is known: every vocabulary has them."""
 _NUM_SEEDS = 4
-
-
-@dataclass(frozen=True)
-class SmgSmokeOptions:
-    """How the server is asked."""
-
-    deadline_s: float = 60.0
-    num_clients: int = 8
-    headers: Mapping[str, str] = field(default_factory=dict)
-    tls: Tls | None = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +48,7 @@ class SmgTarget:
     @cached_property
     def golden(self) -> tuple[tuple[GoldenAnswer, int], ...]:
         """Golden answers with how many of their first tokens rounding cannot change, at least one."""
-        manifest = self.manifest
-        if manifest is None:
-            return ()
-        counted = [
-            (
-                one,
-                first_run(decisive_tokens(one, parity=manifest.parity, compute_dtype=manifest.dtype)).count,
-            )
-            for one in manifest.golden
-        ]
-        return tuple((one, count) for one, count in counted if count)
+        return counted_golden(self.manifest)
 
     @property
     def prompts(self) -> tuple[tuple[tuple[int, ...], int], ...]:
@@ -160,33 +141,23 @@ def check_counts(target: SmgTarget) -> None:
 
 def check_concurrency(target: SmgTarget) -> None:
     """Clients that ask at the same time get the answers that they get alone."""
-    several = [target.prompts[index % len(target.prompts)] for index in range(target.num_clients)]
 
     def ask(asked: tuple[tuple[int, ...], int]) -> tuple[int, ...]:
         ids, count = asked
         return target.client.generate(ids, max_tokens=min(TOGETHER_TOKENS, count)).token_ids
 
-    alone = {asked: ask(asked) for asked in set(several)}
-    with ThreadPoolExecutor(target.num_clients) as pool:
-        together = list(pool.map(ask, several))
-    for index, (asked, found) in enumerate(zip(several, together, strict=True)):
-        expect_equal(found, alone[asked], what=f"answer of client {index} of {target.num_clients}")
+    questions = clients_of(target.prompts, num_clients=target.num_clients)
+    expect_same_together(questions, alone=ask, ask=ask)
 
 
 def check_cancellation(target: SmgTarget) -> None:
     """A client that goes away in mid-stream leaves a server that answers on."""
-    stream = target.client.open(target.prompt, max_tokens=_long(target), ignore_eos=True)
+    stream = target.client.open(target.prompt, max_tokens=long_answer(target.manifest), ignore_eos=True)
     for number, _chunk in enumerate(stream):
         if number == 1:
             break
     stream.cancel()
     _still_answers(target)
-
-
-def _long(target: SmgTarget) -> int:
-    if target.manifest is None:
-        return NUM_TOKENS
-    return target.manifest.limits.max_seq_len - target.manifest.limits.max_input_len
 
 
 @dataclass(frozen=True)
@@ -258,14 +229,14 @@ def run_smg_smoke(
     *,
     manifest: Manifest | None = None,
     on_result: Callable[[CheckResult], None],
-    options: SmgSmokeOptions | None = None,
+    options: SmokeOptions | None = None,
 ) -> SmokeReport:
     """Run every check against HOST:PORT; `on_result` is told of each as it ends.
 
     Raises:
         ServerUnreachable: nothing answers at `url`.
     """
-    chosen = options or SmgSmokeOptions()
+    chosen = options or SmokeOptions()
     with SmgClient(url, deadline_s=chosen.deadline_s, headers=chosen.headers, tls=chosen.tls) as client:
         client.health()  # An address where nothing listens is an error, not a failed check.
         target = SmgTarget(client, manifest, chosen.num_clients)

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 from triton_repo.client.client import RequestCancelled, Stream, new_request_id, prompt_tensors
-from triton_repo.client.wire import tensor
+from triton_repo.client.wire import Response, tensor
+from triton_repo.smoke.cancelling import (
+    IDLE_WITHIN_S,
+    NUM_BEFORE_CANCEL,
+    SEEN_WITHIN_S,
+    early_s,
+    long_answer,
+    read_beginning,
+    wait_for,
+)
 from triton_repo.smoke.check import TOGETHER_TOKENS, Skipped, Target, expect, expect_equal
 from triton_repo.smoke.metrics import ActiveRequests
+from triton_repo.smoke.together import clients_of, expect_same_together
 
 FREED_WITHIN_S = 2.0
 _SHORT_S = 3 * FREED_WITHIN_S
-_SEEN_WITHIN_S = 2.0
-_POLL_S = 0.05
-_NUM_BEFORE_CANCEL = 5
-_PACE_S = 0.3
-_EARLY = 5
-_IDLE_WITHIN_S = 10.0
-"""The supervisor and other probes ask for a token now and then."""
-_MOST_TOKENS = 16384
-"""It is cancelled: the longer it would be, the surer it is seen, however fast the model is."""
-_UNKNOWN_LIMIT = 256
-_NUM_PROMPTS = 4
 
 
 def check_batch(target: Target, model: str) -> None:
@@ -43,19 +41,16 @@ def check_batch(target: Target, model: str) -> None:
 
 def check_concurrency(target: Target, model: str) -> None:
     """Clients that ask at the same time get the answers that they get alone."""
-    several = target.prompts[:_NUM_PROMPTS]
-    prompts = [several[index % len(several)] for index in range(target.num_clients)]
-    counts = [min(TOGETHER_TOKENS, target.num_decisive(prompt)) for prompt in prompts]
 
-    def ask(prompt: str, count: int) -> str:
-        return target.client.generate(prompt, max_tokens=count, model=model).text
+    def num_tokens(prompt: str) -> int:
+        return min(TOGETHER_TOKENS, target.num_decisive(prompt))
 
-    alone = [target.alone(prompt, num_tokens=count) for prompt, count in zip(prompts, counts, strict=True)]
-    with ThreadPoolExecutor(target.num_clients) as pool:
-        together = list(pool.map(ask, prompts, counts))
-    for index, (prompt, text) in enumerate(zip(prompts, together, strict=True)):
-        what = f"answer of client {index} of {target.num_clients} to {prompt!r}"
-        expect_equal(text, alone[index], what=what)
+    expect_same_together(
+        clients_of(target.prompts, num_clients=target.num_clients),
+        alone=lambda prompt: target.alone(prompt, num_tokens=num_tokens(prompt)),
+        ask=lambda prompt: target.client.generate(prompt, max_tokens=num_tokens(prompt), model=model).text,
+        named=lambda prompt: f" to {prompt!r}",
+    )
 
 
 def check_cancellation(target: Target, model: str) -> None:
@@ -69,16 +64,16 @@ def check_cancellation(target: Target, model: str) -> None:
     request_id = new_request_id()
     count = _long_answer(target)
     stream = _open_long(target, model, request_id=request_id, num_tokens=count)
-    rest_s = _read_beginning(stream, num_tokens=count)
+    rest_s = read_beginning(stream, num_tokens=count, end_of=_end_of)
     since = time.monotonic()
-    seen = _wait_active(metrics, lambda active: active > 0, _SEEN_WITHIN_S)
+    seen = wait_for(metrics.read, lambda active: bool(active), within_s=SEEN_WITHIN_S)
     if not seen:
         rest_s = min(rest_s, _read_rest(stream, since=since))
     is_short = rest_s < _SHORT_S
     expect(seen or is_short, f"{metrics.url} shows no active request while one is streaming")
     _cancel(target, model, stream, request_id=request_id)
     within_s = early_s(rest_s, freed_within_s=FREED_WITHIN_S)
-    freed = seen and _wait_active(metrics, lambda active: active == 0, within_s)
+    freed = seen and wait_for(metrics.read, lambda active: active == 0, within_s=within_s)
     if not freed and is_short:
         raise Skipped(f"the whole answer of {count} tokens takes only {rest_s:.1f} s: too short to tell")
     expect(freed, f"still generating {FREED_WITHIN_S:g} s after it was cancelled, with {rest_s:.0f} s to go")
@@ -87,32 +82,8 @@ def check_cancellation(target: Target, model: str) -> None:
     )
 
 
-def early_s(rest_s: float, *, freed_within_s: float) -> float:
-    """Until when a slot that is freed shows that its request was ended, and did not end by itself.
-
-    A fifth of what was left: the client may read slower than the server generates.
-    """
-    return min(freed_within_s, rest_s / _EARLY)
-
-
-def _read_beginning(stream: Stream, *, num_tokens: int) -> float:
-    """Read the stream for a moment; the seconds that the rest would take at its pace.
-
-    The pace is taken between responses, for the first one took the whole prompt, and over a while, for
-    several may arrive at once.
-    """
-    moments: list[float] = []
-    for response in stream:
-        expect(
-            response.error is None and not response.final,
-            f"the stream of {num_tokens} tokens ended early: {response.error or 'final flag'}",
-        )
-        moments.append(time.monotonic())
-        is_paced = len(moments) >= _NUM_BEFORE_CANCEL and moments[-1] - moments[0] >= _PACE_S
-        if is_paced or len(moments) > num_tokens // 4:
-            break
-    expect(len(moments) > 1, f"the stream of {num_tokens} tokens ended after {len(moments)} responses")
-    return (num_tokens - len(moments)) * (moments[-1] - moments[0]) / (len(moments) - 1)
+def _end_of(response: Response) -> str:
+    return str(response.error) if response.error is not None else "final flag" if response.final else ""
 
 
 def _read_rest(stream: Stream, *, since: float) -> float:
@@ -149,7 +120,7 @@ def check_stop_ends_stream(target: Target, model: str) -> None:
             expect(response.error is None, f"the stream ended with an error: {response.error}")
             num_responses += not response.is_empty
             finals += response.final
-            if num_responses == _NUM_BEFORE_CANCEL and not response.final:
+            if num_responses == NUM_BEFORE_CANCEL and not response.final:
                 target.client.stop(request_id)
     except RequestCancelled as error:
         raise Skipped(str(error)) from None
@@ -162,17 +133,15 @@ def _idle_metrics(target: Target) -> ActiveRequests:
         raise Skipped("the metrics port is not known, so that a freed slot cannot be seen")
     if target.metrics.read() is None:
         raise Skipped(f"{target.metrics.url} has no nv_trt_llm_request_metrics")
-    if not _wait_active(target.metrics, lambda active: active == 0, _IDLE_WITHIN_S):
+    if not wait_for(target.metrics.read, lambda active: active == 0, within_s=IDLE_WITHIN_S):
         raise Skipped("the server has other requests, so that a freed slot cannot be told")
     return target.metrics
 
 
 def _long_answer(target: Target) -> int:
     """As many tokens as the engine takes after the prompt."""
-    if target.manifest is None:
-        return _UNKNOWN_LIMIT
-    limits = target.manifest.limits
-    return min(_MOST_TOKENS, limits.max_seq_len - min(limits.max_input_len, _num_prompt_tokens(target)))
+    known = None if target.manifest is None else _num_prompt_tokens(target)
+    return long_answer(target.manifest, num_prompt_tokens=known)
 
 
 def _num_prompt_tokens(target: Target) -> int:
@@ -204,16 +173,3 @@ def _open_long(target: Target, model: str, *, request_id: str, num_tokens: int) 
 
 def _prompt_ids(target: Target) -> list[int]:
     return list(target.golden[0].prompt_ids) if target.golden else [1, 2, 3]
-
-
-def _wait_active(metrics: ActiveRequests, condition: object, timeout_s: float) -> bool:
-    """Whether the number of active requests meets the condition in time."""
-    assert callable(condition)
-    end = time.monotonic() + timeout_s
-    while True:
-        active = metrics.read()
-        if active is not None and condition(active):
-            return True
-        if time.monotonic() > end:
-            return False
-        time.sleep(_POLL_S)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from scripts.cli.options.common import DEBUG, JSON
-from scripts.cli.options.connection import Connection, connection_options, read_connection
+from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
-    from triton_repo.smoke import CheckResult, SmokeReport
+    from scripts.flows.smoke import Api
 
 
 @click.command("smoke")
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 def command(
     url: str | None,
     engine: str | None,
-    api: str,
+    api: Api,
     model: str | None,
     metrics_url: str | None,
     junit: Path | None,
@@ -56,23 +54,23 @@ def command(
     """
     import json
 
-    from triton_repo.smoke import report
+    from scripts.flows.smoke import SmokeRequest, smoke_server
+    from triton_repo.smoke import CheckResult, SmokeOptions, report
 
     output = Output(as_json=as_json)
     connection = read_connection(**values)
+    _refuse_unfit(api, model=model, metrics_url=metrics_url, with_tls=connection.tls is not None)
 
     def show(check: CheckResult) -> None:
         output.result(report.line_of(check))
 
-    if api == "openai":
-        asked = _OpenAi(url, engine, junit, model, metrics_url)
-        found = _smoke_openai(asked, connection, on_result=show)
-    elif api == "trtllm-grpc":
-        _refuse_openai_options(model, metrics_url, api=api)
-        found = _smoke_trtllm_grpc(url, engine, junit, connection, on_result=show)
-    else:
-        _refuse_openai_options(model, metrics_url, api=api)
-        found = _smoke_triton(url, engine, junit, connection, on_result=show)
+    found = smoke_server(
+        SmokeRequest(url, api=api, engine=engine, model=model, metrics_url=metrics_url, junit=junit),
+        options=SmokeOptions(
+            deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls
+        ),
+        on_result=show,
+    )
     output.result(report.summary(found))
     fields = json.loads(found.to_json())
     # `record` puts in the schema version of all that --json prints.
@@ -80,67 +78,12 @@ def command(
     report.refuse_failed(found)
 
 
-@dataclass(frozen=True)
-class _OpenAi:
-    url: str | None
-    engine: str | None
-    junit: Path | None
-    model: str | None
-    metrics_url: str | None
-
-
-def _smoke_triton(
-    url: str | None,
-    engine: str | None,
-    junit: Path | None,
-    connection: Connection,
-    *,
-    on_result: Callable[[CheckResult], None],
-) -> SmokeReport:
-    from scripts.flows.smoke import smoke_server
-    from triton_repo.smoke import SmokeOptions
-
-    chosen = SmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
-    return smoke_server(url, engine=engine, junit=junit, options=chosen, on_result=on_result)
-
-
-def _smoke_openai(
-    asked: _OpenAi, connection: Connection, *, on_result: Callable[[CheckResult], None]
-) -> SmokeReport:
-    from scripts.flows.smoke import smoke_openai_server
-    from triton_repo.smoke.openai import OpenAiSmokeOptions
-
-    if connection.tls is not None:
-        raise UsageError("--tls: is for --api triton; give https://HOST:PORT, whose certificate is checked")
-    chosen = OpenAiSmokeOptions(
-        model=asked.model, deadline_s=connection.deadline_s, headers=connection.headers
-    )
-    return smoke_openai_server(
-        asked.url,
-        engine=asked.engine,
-        junit=asked.junit,
-        metrics_url=asked.metrics_url,
-        options=chosen,
-        on_result=on_result,
-    )
-
-
-def _smoke_trtllm_grpc(
-    url: str | None,
-    engine: str | None,
-    junit: Path | None,
-    connection: Connection,
-    *,
-    on_result: Callable[[CheckResult], None],
-) -> SmokeReport:
-    from scripts.flows.smoke import smoke_trtllm_grpc
-    from triton_repo.smoke.smg import SmgSmokeOptions
-
-    chosen = SmgSmokeOptions(deadline_s=connection.deadline_s, headers=connection.headers, tls=connection.tls)
-    return smoke_trtllm_grpc(url, engine=engine, junit=junit, options=chosen, on_result=on_result)
-
-
-def _refuse_openai_options(model: str | None, metrics_url: str | None, *, api: str) -> None:
+def _refuse_unfit(api: Api, *, model: str | None, metrics_url: str | None, with_tls: bool) -> None:
+    """Refuse options that are of another protocol."""
+    if api == "openai":
+        if with_tls:
+            raise UsageError("--tls: is for gRPC; give https://HOST:PORT, whose certificate is checked")
+        return
     given = {"--model": model, "--metrics-url": metrics_url}
     names = ", ".join(name for name, value in given.items() if value is not None)
     if names:

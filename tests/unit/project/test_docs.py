@@ -22,9 +22,7 @@ DEPLOYING = [ROOT / "docs" / "deploy.md", *sorted((ROOT / "docs" / "deploy").glo
 
 def test_every_generated_page_is_current() -> None:
     old = [
-        name
-        for name, text in pages().items()
-        if (ROOT / "docs" / name).read_text(encoding="utf-8") != text
+        name for name, text in pages().items() if (ROOT / "docs" / name).read_text(encoding="utf-8") != text
     ]
     assert old == [], "out of date in docs/; run: make docs"
 

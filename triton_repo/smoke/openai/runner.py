@@ -5,8 +5,8 @@ What each does is in the modules beside; how one is run and told is `triton_repo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
@@ -16,20 +16,7 @@ from triton_repo.smoke.openai import answers, malformed, traffic
 from triton_repo.smoke.openai.running import PATHS, ServerGauge
 from triton_repo.smoke.openai.target import APIS, OpenAiTarget, PromptTokens
 from triton_repo.smoke.report import SmokeReport
-from triton_repo.smoke.runner import run_checks
-
-
-@dataclass(frozen=True)
-class OpenAiSmokeOptions:
-    """How the server is asked: model, deadline of each request, concurrent clients, headers.
-
-    `model` None is the only one that the server lists.
-    """
-
-    model: str | None = None
-    deadline_s: float = 60.0
-    num_clients: int = 8
-    headers: Mapping[str, str] = field(default_factory=dict)
+from triton_repo.smoke.runner import SmokeOptions, run_checks
 
 
 @dataclass(frozen=True)
@@ -76,27 +63,29 @@ def all_checks() -> tuple[Check[OpenAiTarget], ...]:
 def run_openai_smoke(
     url: str,
     *,
+    model: str | None = None,
     manifest: Manifest | None = None,
     tokens: PromptTokens | None = None,
     metrics_urls: tuple[str, ...] = (),
     on_result: Callable[[CheckResult], None],
-    options: OpenAiSmokeOptions | None = None,
+    options: SmokeOptions | None = None,
 ) -> SmokeReport:
     """Run every check against http://HOST:PORT; `on_result` is told of each as it ends.
 
-    A manifest brings golden answers and limits, `tokens` the engine's tokenizer, metrics URLs a count of
-    running requests where the server's own /metrics has none.
+    `model` None is the only one that the server lists. A manifest brings golden answers and limits, `tokens`
+    the engine's tokenizer, metrics URLs a count of running requests where the server's own /metrics has none.
+    The certificate of an https URL is checked by its own opener: `options.tls` is not looked at.
 
     Raises:
         ServerUnreachable: nothing answers at `url`.
-        UsageError: the server lists several models, or none, and `options` names none.
+        UsageError: the server lists several models, or none, and `model` names none.
     """
-    chosen = options or OpenAiSmokeOptions()
+    chosen = options or SmokeOptions()
     client = OpenAiClient(url, chosen.deadline_s, chosen.headers)
     base = base_of(url)
     target = OpenAiTarget(
         client=client,
-        model=chosen.model or only_model(client),
+        model=model or only_model(client),
         manifest=manifest,
         tokens=tokens,
         running=ServerGauge((*(base + path for path in PATHS), *metrics_urls)),

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest
 from triton_repo.client.openai import CHAT, DONE, PLAIN, HttpRefused, OpenAiClient, OpenAiStream, text_of
-from triton_repo.smoke.check import CANARY_TOKENS, Failed, Skipped
+from triton_repo.smoke.check import CANARY_TOKENS, DEFAULT_PROMPTS, Failed, Skipped, counted_golden
 from triton_repo.smoke.openai.running import Running
 
-_DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")
 APIS = {"completions": PLAIN, "chat": CHAT}
 
 
@@ -61,17 +59,14 @@ class OpenAiTarget:
     running: Running | None = None
     num_clients: int = 8
 
+    @cached_property
+    def _counted(self) -> tuple[tuple[GoldenAnswer, int], ...]:
+        return counted_golden(self.manifest)
+
     @property
     def golden(self) -> tuple[GoldenAnswer, ...]:
         """The engine's golden answers whose first token at least rounding cannot change."""
-        answers = self.manifest.golden if self.manifest is not None else ()
-        return tuple(answer for answer in answers if self._num_decisive(answer))
-
-    def _num_decisive(self, answer: GoldenAnswer) -> int:
-        """Of a server that computes in the engine's dtype, as those behind OpenAI's API do."""
-        assert self.manifest is not None, "golden answers come with it"
-        decisive = decisive_tokens(answer, parity=self.manifest.parity, compute_dtype=self.manifest.dtype)
-        return first_run(decisive).count
+        return tuple(answer for answer, _count in self._counted)
 
     @property
     def prompt(self) -> str:
@@ -81,11 +76,11 @@ class OpenAiTarget:
     @property
     def prompts(self) -> tuple[str, ...]:
         """Several prompts, all different."""
-        return tuple(answer.prompt for answer in self.golden) or _DEFAULT_PROMPTS
+        return tuple(answer.prompt for answer in self.golden) or DEFAULT_PROMPTS
 
     def num_decisive(self, prompt: str, most: int) -> int:
         """How many greedy tokens of a prompt do not depend on rounding, at most `most`."""
-        known = {answer.prompt: self._num_decisive(answer) for answer in self.golden}
+        known = {answer.prompt: count for answer, count in self._counted}
         return min(most, known.get(prompt, most))
 
     def body(self, api: str, prompt: str, *, max_tokens: int, **fields: Any) -> dict[str, Any]:

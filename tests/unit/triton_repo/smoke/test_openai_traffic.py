@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from tests.support.records import manifest_of
+from triton_repo.smoke import cancelling
 from triton_repo.smoke.check import Failed, Skipped
 from triton_repo.smoke.openai import traffic
 from triton_repo.smoke.openai.running import count_running
@@ -65,7 +66,7 @@ class Target(OpenAiTarget):
 
 def check(monkeypatch: pytest.MonkeyPatch, **server: Any) -> None:
     clock = Clock()
-    monkeypatch.setattr(traffic, "time", clock)
+    monkeypatch.setattr(cancelling, "time", clock)
     manifest = manifest_of()
     running = Server(clock, **server)
     traffic.check_cancellation(Target(cast(Any, None), "m", manifest, running=running), "chat")

@@ -15,7 +15,8 @@ from tpforge.manifest import GoldenAnswer, Limits, Manifest, Parity, Rounding
 from triton_repo.client.openai import OpenAiClient
 from triton_repo.smoke.check import AUTO_COMPUTE_DTYPE, CheckResult, Skipped, Target
 from triton_repo.smoke.openai.target import OpenAiTarget
-from triton_repo.smoke.runner import all_checks, run_checks
+from triton_repo.smoke.runner import run_checks
+from triton_repo.smoke.triton import all_checks
 
 CHECKS = {check.name: check for check in all_checks()}
 ROUNDING = (

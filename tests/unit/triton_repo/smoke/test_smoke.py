@@ -24,10 +24,11 @@ from tests.support.servers.fake_server import (
 from tpforge.manifest import GoldenAnswer, Limits, Manifest
 from triton_repo.client.client import ServerUnreachable
 from triton_repo.client.metrics import parse_metrics
-from triton_repo.smoke import CheckResult, SmokeReport, malformed, run_smoke, traffic
+from triton_repo.smoke import CheckResult, SmokeReport, cancelling, malformed, run_smoke, traffic
 from triton_repo.smoke.check import CANARY_TOKENS, TOGETHER_TOKENS, Check, Skipped, Target
 from triton_repo.smoke.metrics import ActiveRequests, count_active
-from triton_repo.smoke.runner import all_checks, run_checks
+from triton_repo.smoke.runner import run_checks
+from triton_repo.smoke.triton import all_checks
 
 CHECKS = {check.name: check for check in all_checks()}
 
@@ -55,7 +56,8 @@ def manifest(answers: tuple[GoldenAnswer, ...] = GOLDEN) -> Manifest:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(traffic, "time", clock)
+    for module in (traffic, cancelling):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
