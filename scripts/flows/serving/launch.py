@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING
 
 from scripts.flows.render import fresh_repository, kept_options
 from scripts.flows.serving.front import companions_of
-from scripts.flows.serving.launch_facts import (
-    Launch,
-    container_of,
-    host_problems,
-    name_of,
-    port_problems,
-    release_of,
-    tokenizer_problems,
-)
+from scripts.flows.serving.launch_facts import Ground, Launch, ground_of, release_of
 from scripts.flows.serving.launch_trtllm_serve import chosen_server, plan_trtllm_serve
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.manifest import Manifest
@@ -27,11 +19,11 @@ from tpforge.outputs.places import Places
 from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import PytorchOptions, RepositoryOptions, TensorrtOptions
-from tpforge.trtllm.versions import Release, find_release
+from tpforge.trtllm.versions import find_release
 
 if TYPE_CHECKING:
     from triton_repo.serve.local import Server
-    from triton_repo.serve.mpirun import LaunchCommand
+    from triton_repo.serve.mpirun import LaunchCommand, TritonArguments
     from triton_repo.serve.security import Security
 
 
@@ -68,7 +60,6 @@ def plan_launch(
         UsageError: mode, GPUs and container do not go together, or the administrator's key is none.
     """
     from engines.store import read_manifest
-    from triton_repo.serve.mpirun import parse_devices
     from triton_repo.serve.security import Security
 
     if recipe.replicas > 1:
@@ -81,34 +72,20 @@ def plan_launch(
     release = find_release(release_of(manifest))
     if chosen_server(recipe, manifest, release) != "triton":
         return plan_trtllm_serve(places, recipe, manifest, release, security=guard)
-    container = recipe.container if recipe.container != "auto" else container_of(release)
     _refuse_mode(manifest, recipe)
     chosen = options or kept_options(places, manifest)
     num_instances = _device_ids(chosen).count(";") + 1
-    devices = parse_devices(recipe.devices, world_size=manifest.num_ranks * num_instances)
-    repository = fresh_repository(places, options)[0] if render else places.repository
-    image = None if container == "none" else recipe.image or release.image
-    misfits, doubts = host_problems(
-        places, manifest, release=release, devices=devices, container=container, image=image
+    ground = ground_of(
+        places, recipe, manifest, release, image=release.image, num_gpus=manifest.num_ranks * num_instances
     )
-    misfits += _instance_problems(chosen, devices)
+    repository = fresh_repository(places, options)[0] if render else places.repository
+    misfits, doubts = ground.problems()
+    misfits += _instance_problems(chosen, ground.devices)
     if num_instances > 1 and recipe.mode == "leader":
         misfits.append(f"gpu_device_ids: {num_instances} instances need --mode orchestrator")
     misfits += _repository_problems(repository, manifest, chosen)
-    misfits += [*port_problems(recipe), *tokenizer_problems(places.engine)]
-    return Launch(
-        repository=repository,
-        release=release,
-        manifest=manifest,
-        devices=devices,
-        container=container,
-        image=image,
-        mode=recipe.mode,
-        command=_command(places, recipe, manifest, release, container, devices, repository, guard),
-        name=name_of(places, manifest, recipe),
-        misfits=tuple(misfits),
-        doubts=tuple(doubts),
-        security=guard,
+    return ground.launch(
+        repository, _command(ground, repository, guard), misfits=misfits, doubts=doubts, security=guard
     )
 
 
@@ -171,62 +148,43 @@ def _refuse_mode(manifest: Manifest, recipe: ServeRecipe) -> None:
         raise UsageError("--mode orchestrator: is for compiled engines; leave it out for runtime pytorch")
 
 
-def _command(
-    places: Places,
-    recipe: ServeRecipe,
-    manifest: Manifest,
-    release: Release,
-    container: str,
-    devices: tuple[int, ...],
-    repository: Path,
-    security: Security,
-) -> LaunchCommand:
-    from triton_repo.serve.docker import Container, container_command
-    from triton_repo.serve.mpirun import (
-        TRITONSERVER,
-        TritonArguments,
-        leader_command,
-        llmapi_command,
-        orchestrator_command,
+def _command(ground: Ground, repository: Path, security: Security) -> LaunchCommand:
+    from triton_repo.serve.mpirun import leader_command, llmapi_command, orchestrator_command
+
+    recipe, manifest = ground.recipe, ground.manifest
+    arguments = _arguments(ground, repository, security)
+    if manifest.runtime == "pytorch":
+        command = llmapi_command(arguments, world_size=manifest.num_ranks)
+    elif recipe.mode == "orchestrator":
+        command = orchestrator_command(arguments, num_gpus=len(ground.devices))
+    else:
+        command = leader_command(arguments, world_size=manifest.num_ranks)
+    return ground.placed(
+        command,
+        mounts=(repository.absolute(), ground.places.engine.resolve(), *security.mounts()),
+        published=("HTTP", "gRPC", "metrics"),
+        http_host=security.http_host(recipe.host),
     )
+
+
+def _arguments(ground: Ground, repository: Path, security: Security) -> TritonArguments:
+    """What every tritonserver of the launch is told."""
+    from triton_repo.serve.mpirun import TRITONSERVER, TritonArguments
     from triton_repo.serve.ports import Ports
 
-    ports = Ports.from_base(recipe.port_base)
-    arguments = TritonArguments(
+    recipe = ground.recipe
+    is_here = ground.image is None
+    return TritonArguments(
         repository=repository.absolute(),
-        ports=ports,
+        ports=Ports.from_base(recipe.port_base),
         tritonserver=str(recipe.tritonserver.absolute() if recipe.tritonserver else TRITONSERVER),
         # On this host the name keeps equal engines' regions apart, in containers nothing has to.
-        prefix=f"{manifest.name}-" if container != "none" else f"{name_of(places, manifest, recipe)}-",
-        server_id=name_of(places, manifest, recipe),
+        prefix=f"{ground.name if is_here else ground.manifest.name}-",
+        server_id=ground.name,
         drain_s=recipe.drain,
         security=tuple(security.arguments_without_key()),
-        addresses=_addresses(recipe, security) if container == "none" else (),
+        addresses=_addresses(recipe, security) if is_here else (),
     )
-    world = manifest.num_ranks
-    if manifest.runtime == "pytorch":
-        command = llmapi_command(arguments, world_size=world)
-    elif recipe.mode == "orchestrator":
-        command = orchestrator_command(arguments, num_gpus=len(devices))
-    else:
-        command = leader_command(arguments, world_size=world)
-    if container == "none":
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)), **command.environment}
-        return type(command)(command.words, environment)
-    image = recipe.image or release.image
-    if image is None:
-        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is listed for it; give --image")
-    around = Container(
-        image=image,
-        name=name_of(places, manifest, recipe),
-        devices=devices,
-        mounts=(repository.absolute(), places.engine.resolve(), *security.mounts()),
-        ports=ports,
-        host=recipe.host,
-        http_host=security.http_host(recipe.host),
-        engine="podman" if container == "podman" else "docker",
-    )
-    return container_command(around, command)
 
 
 def _addresses(recipe: ServeRecipe, security: Security) -> tuple[str, ...]:

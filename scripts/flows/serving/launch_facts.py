@@ -1,4 +1,4 @@
-"""What every launch by TensorRT-LLM has: record, name, release, place, and what host and engine lack.
+"""What every launch by TensorRT-LLM stands on: record, name, release, place, what host and engine lack.
 
 It plans no command; `launch` and `launch_trtllm_serve` do.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tpforge.errors import EnvironmentUnusable, InputRefused
+from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.manifest import Manifest
 from tpforge.outputs.places import Places
 from tpforge.recipe import ServeRecipe
@@ -69,6 +69,127 @@ class Launch:
         return join_lines([*settings, *self.command.words], heads=(self.image or "", "mpirun"))
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What a launch stands on, whatever serves: engine, release, GPUs, and a container or this host."""
+
+    places: Places
+    recipe: ServeRecipe
+    manifest: Manifest
+    release: Release
+    devices: tuple[int, ...]
+    container: str
+    image: str | None
+    """None on this host."""
+
+    @property
+    def name(self) -> str:
+        """Of container and server."""
+        return name_of(self.places, self.manifest, self.recipe)
+
+    def problems(self) -> tuple[list[str], list[str]]:
+        """What keeps the engine from running here, and what may."""
+        from engines.host import container_problem, find_host, has_image
+        from engines.runtime import find_doubts, find_misfits
+
+        host, release, devices = find_host(), self.release, self.devices
+        in_container = self.image is not None
+        misfits = find_misfits(
+            self.places.engine, self.manifest, host, release=release, devices=devices, container=in_container
+        )
+        doubts = find_doubts(host, release=release, devices=devices)
+        if problem := container_problem(self.container) if in_container else None:
+            misfits.append(problem)
+        elif self.image is not None and not has_image(self.container, self.image):
+            doubts.append(
+                f"{self.image}: not on this host; `{self.container} pull` it first, or its download "
+                "counts as loading (--load-timeout)"
+            )
+        return [*misfits, *_port_problems(self.recipe), *_tokenizer_problems(self.places.engine)], doubts
+
+    def placed(
+        self,
+        command: LaunchCommand,
+        *,
+        mounts: Sequence[Path],
+        published: Sequence[str],
+        http_host: str | None = None,
+    ) -> LaunchCommand:
+        """The command on this host's GPUs, or in the container, which sees `mounts` and publishes ports."""
+        from triton_repo.serve.docker import Container, container_command
+        from triton_repo.serve.mpirun import LaunchCommand
+        from triton_repo.serve.ports import Ports
+
+        if self.image is None:
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices)), **command.environment}
+            return LaunchCommand(command.words, environment)
+        around = Container(
+            image=self.image,
+            name=self.name,
+            devices=self.devices,
+            mounts=tuple(mounts),
+            ports=Ports.from_base(self.recipe.port_base),
+            host=self.recipe.host,
+            http_host=http_host,
+            engine="podman" if self.container == "podman" else "docker",
+            published=tuple(published),
+        )
+        return container_command(around, command)
+
+    def launch(
+        self,
+        repository: Path,
+        command: LaunchCommand,
+        *,
+        misfits: Sequence[str],
+        doubts: Sequence[str],
+        security: Security,
+        model: str | None = None,
+        api: Literal["openai", "trtllm-grpc"] = "openai",
+    ) -> Launch:
+        """What would be run: the folder that is served, and the command that is already placed."""
+        return Launch(
+            repository=repository,
+            release=self.release,
+            manifest=self.manifest,
+            devices=self.devices,
+            container=self.container,
+            image=self.image,
+            mode=self.recipe.mode,
+            command=command,
+            name=self.name,
+            misfits=tuple(misfits),
+            doubts=tuple(doubts),
+            security=security,
+            model=model,
+            api=api,
+        )
+
+
+def ground_of(
+    places: Places,
+    recipe: ServeRecipe,
+    manifest: Manifest,
+    release: Release,
+    *,
+    image: str | None,
+    num_gpus: int,
+) -> Ground:
+    """The ground of a launch on `num_gpus`; `image` is the release's own, which the recipe's stands before.
+
+    Raises:
+        UsageError: the GPUs given are no multiple of that, or a container is wanted and none is known.
+    """
+    from triton_repo.serve.mpirun import parse_devices
+
+    container = recipe.container if recipe.container != "auto" else _container_of(release)
+    chosen = None if container == "none" else recipe.image or image
+    if container != "none" and chosen is None:
+        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is known for it; give --image")
+    devices = parse_devices(recipe.devices, world_size=num_gpus)
+    return Ground(places, recipe, manifest, release, devices, container, chosen)
+
+
 def name_of(places: Places, manifest: Manifest, recipe: ServeRecipe) -> str:
     """Of container and server; equal engines on equal ports of two addresses differ by their folder."""
     folder = hashlib.sha256(str(places.server.resolve()).encode()).hexdigest()[:8]
@@ -91,42 +212,14 @@ def release_of(manifest: Manifest) -> str:
     )
 
 
-def container_of(release: Release) -> str:
+def _container_of(release: Release) -> str:
     """This host when it has that very release, else docker."""
     from engines.host import find_host
 
     return "none" if dict(find_host().packages).get("tensorrt_llm") == release.trtllm else "docker"
 
 
-def host_problems(
-    places: Places,
-    manifest: Manifest,
-    *,
-    release: Release,
-    devices: Sequence[int],
-    container: str,
-    image: str | None,
-) -> tuple[list[str], list[str]]:
-    """What keeps the engine from running on this host, and what may; `image` None is no container."""
-    from engines.host import container_problem, find_host, has_image
-    from engines.runtime import find_doubts, find_misfits
-
-    host = find_host()
-    misfits = find_misfits(
-        places.engine, manifest, host, release=release, devices=devices, container=container != "none"
-    )
-    doubts = find_doubts(host, release=release, devices=devices)
-    if problem := container_problem(container) if image is not None else None:
-        misfits.append(problem)
-    elif image is not None and not has_image(container, image):
-        doubts.append(
-            f"{image}: not on this host; `{container} pull` it first, or its download counts as loading "
-            "(--load-timeout)"
-        )
-    return misfits, doubts
-
-
-def port_problems(recipe: ServeRecipe) -> list[str]:
+def _port_problems(recipe: ServeRecipe) -> list[str]:
     """The ports that are not free."""
     from triton_repo.serve.ports import Ports, refuse_used
 
@@ -137,7 +230,7 @@ def port_problems(recipe: ServeRecipe) -> list[str]:
     return []
 
 
-def tokenizer_problems(engine: Path) -> list[str]:
+def _tokenizer_problems(engine: Path) -> list[str]:
     """The tokenizer can be read, by the user that asks; a wrong one is told when the model is loaded."""
     file = engine / "tokenizer" / "tokenizer.json"
     try:

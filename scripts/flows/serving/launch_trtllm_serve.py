@@ -7,15 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from scripts.flows.serving.launch_facts import (
-    Launch,
-    container_of,
-    host_problems,
-    name_of,
-    port_problems,
-    release_of,
-    tokenizer_problems,
-)
+from scripts.flows.serving.launch_facts import Launch, ground_of, release_of
 from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
 from tpforge.outputs.places import Places
@@ -24,7 +16,6 @@ from tpforge.trtllm.versions import Release, find_release
 from triton_repo.trtllm_serve.command import has_grpc
 
 if TYPE_CHECKING:
-    from triton_repo.serve.mpirun import LaunchCommand
     from triton_repo.serve.security import Security
 
 __all__ = ["chosen_server", "is_trtllm_serve", "plan_trtllm_serve"]
@@ -83,78 +74,38 @@ def plan_trtllm_serve(
     Raises:
         UsageError: GPUs do not fit the ranks, or an option is given that trtllm-serve has not.
     """
-    from triton_repo.serve.mpirun import parse_devices
     from triton_repo.serve.ports import Ports
     from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
 
     _refuse_triton_options(recipe, security)
     is_grpc = chosen_server(recipe, manifest, release) == "trtllm-grpc"
-    devices = parse_devices(recipe.devices, world_size=manifest.num_ranks)
-    container = recipe.container if recipe.container != "auto" else container_of(release)
-    if container != "none" and recipe.image is None and release.release_image is None:
-        raise UsageError(f"TensorRT-LLM {release.trtllm}: no container is known for it; give --image")
-    image = None if container == "none" else recipe.image or release.release_image
-    misfits, doubts = host_problems(
-        places, manifest, release=release, devices=devices, container=container, image=image
+    ground = ground_of(
+        places, recipe, manifest, release, image=release.release_image, num_gpus=manifest.num_ranks
     )
-    misfits += [*port_problems(recipe), *tokenizer_problems(places.engine)]
+    misfits, doubts = ground.problems()
+    engine = places.engine.resolve()
     asked = TrtllmServe(
-        engine=places.engine.resolve(),
+        engine=engine,
         name=manifest.name,
         version=release.trtllm,
         port=Ports.from_base(recipe.port_base).grpc if is_grpc else recipe.port_base,
         grpc=is_grpc,
         # In a container everywhere: its port is published at the host's address alone.
-        address=recipe.host if container == "none" else "0.0.0.0",
+        address=recipe.host if ground.image is None else "0.0.0.0",
         backend=manifest.llm_backend,
     )
-    command = trtllm_serve_command(asked)
-    return Launch(
-        repository=places.engine.resolve(),
-        release=release,
-        manifest=manifest,
-        devices=devices,
-        container=container,
-        image=image,
-        mode=recipe.mode,
-        command=_where(command, places, recipe, manifest, container, image, devices),
-        name=name_of(places, manifest, recipe),
-        misfits=tuple(misfits),
-        doubts=tuple(doubts),
+    command = ground.placed(
+        trtllm_serve_command(asked), mounts=(engine,), published=("gRPC",) if is_grpc else ("HTTP",)
+    )
+    return ground.launch(
+        engine,
+        command,
+        misfits=misfits,
+        doubts=doubts,
         security=security,
         model=asked.model_name,
         api="trtllm-grpc" if is_grpc else "openai",
     )
-
-
-def _where(
-    command: LaunchCommand,
-    places: Places,
-    recipe: ServeRecipe,
-    manifest: Manifest,
-    container: str,
-    image: str | None,
-    devices: tuple[int, ...],
-) -> LaunchCommand:
-    """The command on this host, or in the release's container."""
-    from triton_repo.serve.docker import Container, container_command
-    from triton_repo.serve.mpirun import LaunchCommand
-    from triton_repo.serve.ports import Ports
-
-    if image is None:
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices)), **command.environment}
-        return LaunchCommand(command.words, environment)
-    around = Container(
-        image=image,
-        name=name_of(places, manifest, recipe),
-        devices=devices,
-        mounts=(places.engine.resolve(),),
-        ports=Ports.from_base(recipe.port_base),
-        host=recipe.host,
-        engine="podman" if container == "podman" else "docker",
-        published=("gRPC",) if recipe.server == "trtllm-grpc" else ("HTTP",),
-    )
-    return container_command(around, command)
 
 
 def _refuse_triton_options(recipe: ServeRecipe, security: Security) -> None:
