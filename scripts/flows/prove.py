@@ -16,7 +16,7 @@ from scripts.flows.quantize import quality_of
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.extras import require_extra
-from tpforge.manifest import GoldenAnswer, Manifest, Parity
+from tpforge.manifest import GoldenAnswer, Manifest, Parity, Quality, WeightError
 from tpforge.outputs.atomic import write_into
 from tpforge.outputs.deciding_code import code_key
 from tpforge.outputs.places import Places
@@ -59,13 +59,38 @@ def verify_engine(
     """
     require_extra("convert", needed_by="proving an engine")
     from builders.proof.tokenizer import tokenizer_problems
-    from builders.proof.verify import verify_shards
-    from builders.quantize.proof.own_shapes import differing
-    from builders.sources.end_ids import NO_END
-    from builders.sources.huggingface import HuggingFaceSource
     from engines.parity.parity import measure_parity
     from engines.reference.opening import device_name
-    from engines.store import check_files, read_manifest, write_manifest
+    from engines.store import write_manifest
+
+    manifest = _sound_manifest(places, progress=progress)
+    with _open_source(manifest, model) as source:
+        _expect_own_source(source, manifest, places, progress=progress)
+        tensors = _compare_tensors(source, manifest, places, progress=progress)
+        mistokenized = tokenizer_problems(source.path, places.engine / "tokenizer")
+        parity, golden = measure_parity(
+            places.engine, manifest, source_path=source.path, weights=tensors.weights, progress=progress
+        )
+        quality = _quality(source, manifest, places, tensors, baseline=baseline, progress=progress)
+    parity = parity.model_copy(
+        update={
+            "passed": parity.passed and not (tensors.problems or mistokenized),
+            "num_tensors": tensors.num_compared,
+            "num_unequal_tensors": len(tensors.problems),
+            "problems": (*tensors.problems, *mistokenized, *parity.problems),
+        }
+    )
+    kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}
+    manifest = manifest.model_copy(update=kept)
+    write_into(places.engine, "parity.json", _parity_json(manifest, parity, golden))
+    write_manifest(places.engine, manifest)
+    keep_stage(places, "verify", _provenance(places, manifest))
+    return Verified(places, manifest, parity, device_name())
+
+
+def _sound_manifest(places: Places, *, progress: Progress) -> Manifest:
+    """engine.json of an engine whose files are those that were built, and that has rank files."""
+    from engines.store import check_files, read_manifest
 
     manifest = read_manifest(places.engine)
     progress("checking the files of the engine")
@@ -78,56 +103,78 @@ def verify_engine(
             f"{places.engine}: its files are those that were built, and there are no rank files to prove: "
             "runtime pytorch loads the model as it is; compare answers with `tpforge smoke` once it is served"
         )
-    with _open_source(manifest, model) as source:
-        progress("comparing the source with engine.json")
-        if input_files(source) != manifest.source.files:
-            raise InputRefused(
-                f"{source.path}: is not the model that {places.engine} was made of (its files have other "
-                "SHA-256 sums); give the right one with --model, or build the engine again"
-            )
-        plan = plan_of(manifest)
-        if not source.spec.special_tokens.end_ids:
-            progress(f"note: {NO_END}")
-        progress("comparing every tensor with the source")
-        report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=manifest.dtype)
-        is_quantized = plan.quantization is not None and not report.problems
-        weights = _dequantized(source, places.engine, plan=plan, dtype=manifest.dtype) if is_quantized else {}
-        if isinstance(source, HuggingFaceSource) and source.is_renamed:
-            weights = _under_plain_names(source, dtype=manifest.dtype) | weights
-        misread: list[str] = []
-        if is_quantized and source.quantized is not None:
-            progress("comparing the quantized matrices with the source's own tensors")
-            misread = differing(source.path, weights)
-        mistokenized = tokenizer_problems(source.path, places.engine / "tokenizer")
-        parity, golden = measure_parity(
-            places.engine, manifest, source_path=source.path, weights=weights, progress=progress
+    return manifest
+
+
+def _expect_own_source(source: Source, manifest: Manifest, places: Places, *, progress: Progress) -> None:
+    from builders.sources.end_ids import NO_END
+
+    progress("comparing the source with engine.json")
+    if input_files(source) != manifest.source.files:
+        raise InputRefused(
+            f"{source.path}: is not the model that {places.engine} was made of (its files have other "
+            "SHA-256 sums); give the right one with --model, or build the engine again"
         )
-        quality = None
-        if is_quantized and (source.quantized is None or baseline is not None):
-            with open_model(baseline) if baseline is not None else nullcontext(source) as unquantized:
-                quality = quality_of(
-                    places.engine,
-                    manifest,
-                    unquantized,
-                    weight_errors=report.weight_errors,
-                    progress=progress,
-                )
-        elif is_quantized:
-            progress("what the checkpoint's quantization cost is not measured: give --baseline MODEL")
-    parity = parity.model_copy(
-        update={
-            "passed": parity.passed and not (report.problems or misread or mistokenized),
-            "num_tensors": report.num_tensors,
-            "num_unequal_tensors": len(report.problems) + len(misread),
-            "problems": (*report.problems, *misread, *mistokenized, *parity.problems),
-        }
-    )
-    kept = {"parity": parity, "quality": quality, "golden": golden if parity.passed else ()}
-    manifest = manifest.model_copy(update=kept)
-    write_into(places.engine, "parity.json", _parity_json(manifest, parity, golden))
-    write_manifest(places.engine, manifest)
-    keep_stage(places, "verify", _provenance(places, manifest))
-    return Verified(places, manifest, parity, device_name())
+    if not source.spec.special_tokens.end_ids:
+        progress(f"note: {NO_END}")
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Every tensor of the ranks against the source's, and the values that they stand for."""
+
+    num_compared: int
+    problems: tuple[str, ...]
+    is_quantized: bool
+    """False also where the comparison failed: then nothing more is learned of the matrices."""
+    weight_errors: tuple[WeightError, ...]
+    weights: dict[str, Tensor]
+    """For transformers, by the names in the source's files: of a quantized engine, or of renamed tensors."""
+
+
+def _compare_tensors(source: Source, manifest: Manifest, places: Places, *, progress: Progress) -> _Compared:
+    from builders.proof.verify import verify_shards
+    from builders.quantize.proof.own_shapes import differing
+    from builders.sources.huggingface import HuggingFaceSource
+
+    plan, dtype = plan_of(manifest), manifest.dtype
+    progress("comparing every tensor with the source")
+    report = verify_shards(source, places.engine / "checkpoint", plan=plan, dtype=dtype)
+    is_quantized = plan.quantization is not None and not report.problems
+    weights = _dequantized(source, places.engine, plan=plan, dtype=dtype) if is_quantized else {}
+    if isinstance(source, HuggingFaceSource) and source.is_renamed:
+        weights = _under_plain_names(source, dtype=dtype) | weights
+    misread: list[str] = []
+    if is_quantized and source.quantized is not None:
+        progress("comparing the quantized matrices with the source's own tensors")
+        misread = differing(source.path, weights)
+    problems = (*report.problems, *misread)
+    return _Compared(report.num_tensors, problems, is_quantized, report.weight_errors, weights)
+
+
+def _quality(
+    source: Source,
+    manifest: Manifest,
+    places: Places,
+    compared: _Compared,
+    *,
+    baseline: str | None,
+    progress: Progress,
+) -> Quality | None:
+    """What the engine's quantization cost against the unquantized model; None where that is not known."""
+    if not compared.is_quantized:
+        return None
+    if source.quantized is not None and baseline is None:
+        progress("what the checkpoint's quantization cost is not measured: give --baseline MODEL")
+        return None
+    with open_model(baseline) if baseline is not None else nullcontext(source) as unquantized:
+        return quality_of(
+            places.engine,
+            manifest,
+            unquantized,
+            weight_errors=compared.weight_errors,
+            progress=progress,
+        )
 
 
 def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType) -> dict[str, Tensor]:
