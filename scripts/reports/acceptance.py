@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from scripts.reports.texts import cell
+
 
 def acceptance_page(record: dict[str, Any]) -> str:
     """Markdown of the record of `tpforge accept`."""
@@ -14,25 +16,21 @@ def acceptance_page(record: dict[str, Any]) -> str:
     minutes = sum(claim["seconds"] for claim in claims) / 60
     over = "" if record["is_over"] else " The time was over before all was tried: the same command goes on."
     rows = [
-        f"| {claim['name']} | {claim['claimed']} | **{claim['verdict']}**: {_cell(claim['seen'])} "
+        f"| {claim['name']} | {cell(claim['claimed'])} | **{claim['verdict']}**: {cell(claim['seen'])} "
         f"| {claim['seconds']:g} s | {claim['log'] or ''} |"
         for claim in claims
     ]
     lines = [
-        f"# tpforge {record['tpforge']} on {', '.join(host['gpus']) or 'a host without a GPU'}",
+        f"# tpforge {record['tpforge']} on {cell(', '.join(host['gpus']) or 'a host without a GPU')}",
         "",
         f"{held} of {len(claims)} claims held, {failed} failed, {skipped} not tried; {minutes:.1f} min of at "
-        f"most {record['budget_min']:g}.{over} Model: {_cell(record['model'])}. "
-        f"Driver {host['driver'] or 'none'}, CUDA {host['cuda'] or 'none'}; "
-        + ", ".join(f"{name} {version}" for name, version in host["packages"].items())
-        + f". Runtime {host['auto']['runtime']}: {_cell(host['auto']['because'])}.",
+        f"most {record['budget_min']:g}.{over} Model: {cell(record['model'])}. "
+        f"Driver {cell(host['driver'] or 'none')}, CUDA {cell(host['cuda'] or 'none')}; "
+        + ", ".join(f"{cell(name)} {cell(version)}" for name, version in host["packages"].items())
+        + f". Runtime {host['auto']['runtime']}: {cell(host['auto']['because'])}.",
         "",
         "| claim | what was claimed | what was seen | time | log |",
         "|---|---|---|---|---|",
         *rows,
     ]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from scripts.reports.texts import cell, fenced, shown
+
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -32,32 +34,9 @@ def inline(svg: str) -> Markup:
     return Markup(svg)
 
 
-def cell(value: object) -> str:
-    """A text inside a Markdown table or list: one line, no bar that would end the cell, no HTML."""
-    text = " ".join(str(value).split())
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-
-
-def fenced(text: str) -> str:
-    """A text in a Markdown fence that is longer than any run of backquotes in it."""
-    longest = max((len(run) for run in "".join(c if c == "`" else " " for c in text).split()), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
-
-
 def _visible(value: object) -> object:
-    """A text as a page may show it: without characters that none may hold, which a model may answer with.
-
-    Paths below the home directory begin with ``~``: whose home it is, is nobody's business.
-    """
-    if type(value) is not str:
-        return value
-    home = str(Path.home())
-    text = value.replace(f"{home}/", "~/") if home != "/" else value
-    return text.translate(_CONTROL)
-
-
-_CONTROL = dict.fromkeys([*range(9), 11, 12, *range(14, 32), 127, *range(0xD800, 0xE000)], "\ufffd")
+    """A text made harmless; a plot is so already."""
+    return shown(value) if type(value) is str else value
 
 
 @cache

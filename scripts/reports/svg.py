@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 from scripts.reports.axes import Axis, category_axis, format_number, linear_axis, log_axis, tick_text
+from scripts.reports.texts import escaped
 
 WIDTH, PLOT_HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 14, 44
@@ -104,7 +104,7 @@ def bar_plot(
         x = axis.place(value)
         drawn.append(
             f'<line class="limit" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}"/>'
-            f'<text x="{x - 4:.1f}" y="{bottom - 4}" class="end">{escape(name)}</text>'
+            f'<text x="{x - 4:.1f}" y="{bottom - 4}" class="end">{escaped(name)}</text>'
         )
     height = bottom + _BOTTOM
     if len(names) > 1:
@@ -151,10 +151,10 @@ def _grid(x_axis: Axis, y_axis: Axis) -> str:
     middle = (top + bottom) / 2
     parts.append(f'<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
     parts.append(
-        f'<text class="middle" x="{(left + right) / 2}" y="{bottom + 36}">{escape(x_axis.label)}</text>'
+        f'<text class="middle" x="{(left + right) / 2}" y="{bottom + 36}">{escaped(x_axis.label)}</text>'
     )
     parts.append(
-        f'<text class="middle" transform="translate(13 {middle}) rotate(-90)">{escape(y_axis.label)}</text>'
+        f'<text class="middle" transform="translate(13 {middle}) rotate(-90)">{escaped(y_axis.label)}</text>'
     )
     return "".join(parts)
 
@@ -163,7 +163,7 @@ def _limit(name: str, value: float, y_axis: Axis, right: float) -> str:
     y = y_axis.place(value)
     return (
         f'<line class="limit" x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
-        f'<text class="end" x="{right - 4}" y="{y - 4:.1f}">{escape(name)}</text>'
+        f'<text class="end" x="{right - 4}" y="{y - 4:.1f}">{escaped(name)}</text>'
     )
 
 
@@ -204,7 +204,7 @@ def _said(name: str, point: Point, x_axis: Axis, y_axis: Axis) -> str:
 
 def _marker(index: int, x: float, y: float, said: str = "") -> str:
     colour = COLOURS[index % len(COLOURS)]
-    title = f"<title>{escape(said)}</title>" if said else ""
+    title = f"<title>{escaped(said)}</title>" if said else ""
     shapes = {
         "circle": f"M{x - 4:.1f} {y:.1f}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z",
         "square": f"M{x - 3.5:.1f} {y - 3.5:.1f}h7v7h-7z",
@@ -220,7 +220,7 @@ def _legend_line(name: str, index: int) -> str:
     return (
         f'<line x1="{_LEFT}" y1="{y}" x2="{_LEFT + 28}" y2="{y}" stroke="{colour}" stroke-width="2"'
         f' stroke-dasharray="{dash or "none"}"/>{_marker(index, _LEFT + 14, y)}'
-        f'<text x="{_LEFT + 36}" y="{y + 4}">{escape(name)}</text>'
+        f'<text x="{_LEFT + 36}" y="{y + 4}">{escaped(name)}</text>'
     )
 
 
@@ -231,7 +231,7 @@ def _bar_grid(axis: Axis, bottom: float) -> str:
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}"/>')
         parts.append(f'<text class="middle" x="{x:.1f}" y="{bottom + 15}">{tick_text(tick)}</text>')
     middle = (axis.start + axis.stop) / 2
-    parts.append(f'<text class="middle" x="{middle}" y="{bottom + 33}">{escape(axis.label)}</text>')
+    parts.append(f'<text class="middle" x="{middle}" y="{bottom + 33}">{escaped(axis.label)}</text>')
     return "".join(parts)
 
 
@@ -240,12 +240,12 @@ def _end(bar: Bar) -> float:
 
 
 def _bar(bar: Bar, top: float, axis: Axis, names: Sequence[str]) -> str:
-    parts = [f'<text x="{axis.start}" y="{top + 11}">{escape(bar.name)}</text>']
+    parts = [f'<text x="{axis.start}" y="{top + 11}">{escaped(bar.name)}</text>']
     at = 0.0
     for name, value in bar.parts:
         x, stop = axis.place(at), axis.place(at + value)
         colour = COLOURS[names.index(name) % len(COLOURS)]
-        said = escape(f"{bar.name}, {name}: {format_number(value)}")
+        said = escaped(f"{bar.name}, {name}: {format_number(value)}")
         parts.append(
             f'<rect x="{min(x, stop):.1f}" y="{top + 15}" width="{abs(stop - x):.1f}" height="14"'
             f' fill="{colour}"><title>{said}</title></rect>'
@@ -257,7 +257,7 @@ def _bar(bar: Bar, top: float, axis: Axis, names: Sequence[str]) -> str:
         path = f"M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 4}v8M{high:.1f} {y - 4}v8"
         parts.append(f'<path class="whisker" d="{path}"/>')
         end = max(end, high)
-    parts.append(f'<text x="{end + 6:.1f}" y="{top + 26}">{escape(bar.text)}</text>')
+    parts.append(f'<text x="{end + 6:.1f}" y="{top + 26}">{escaped(bar.text)}</text>')
     return "".join(parts)
 
 
@@ -265,16 +265,16 @@ def _swatch(name: str, index: int, y: float) -> str:
     colour = COLOURS[index % len(COLOURS)]
     return (
         f'<rect x="8" y="{y - 9}" width="12" height="12" fill="{colour}"/>'
-        f'<text x="26" y="{y + 1}">{escape(name)}</text>'
+        f'<text x="26" y="{y + 1}">{escaped(name)}</text>'
     )
 
 
 def _nothing(title: str) -> str:
-    return f'<p class="plot nothing">{escape(title)}: nothing was measured for it.</p>'
+    return f'<p class="plot nothing">{escaped(title)}: nothing was measured for it.</p>'
 
 
 def _svg(title: str, inside: str, height: float) -> str:
     return (
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title>{inside}</svg>"
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escaped(title)}">'
+        f"<title>{escaped(title)}</title>{inside}</svg>"
     )

@@ -27,16 +27,21 @@ def start_stream(server: Server, request_id: str) -> tuple[Request, Sent]:
     return request, request.sender.sent.get(timeout=TIMEOUT_S)
 
 
-def decode_abandoned(server: Server, chunk: Sent) -> Sent:
-    """Postprocessing's step for a chunk whose client has gone away; as the ensemble maps its tensors."""
+def decode(server: Server, chunk: Sent, *, is_gone: bool) -> Sent:
+    """Postprocessing's step for a chunk; as the ensemble maps its tensors, and tells of its client."""
     request = Request(
         {
             "TOKENS_BATCH": chunk.tensors["output_ids"],
             "SEQUENCE_LENGTH": chunk.tensors["sequence_length"],
         }
     )
-    request.sender.cancelled = True
+    request.sender.cancelled = is_gone
     return list(server.run("postprocessing", request))[-1]
+
+
+def decode_abandoned(server: Server, chunk: Sent) -> Sent:
+    """Postprocessing's step for a chunk whose client has gone away."""
+    return decode(server, chunk, is_gone=True)
 
 
 @pytest.mark.parametrize("gone", [0, 1, 2], ids=["without an id", "of an id twice", "of the same id"])

@@ -124,16 +124,18 @@ def check_llm_repository(path: Path) -> list[str]:
 
     contract = llm_tensors()
     problems = [
-        *_leftovers(text),
+        *_leftovers(text, own=_own_paths(config, folder)),
         *_check_tensors("input", config.input, contract.inputs),
         *_check_tensors("output", config.output, contract.outputs),
     ]
     if config.max_batch_size != 0:
         problems.append(f"max_batch_size is {config.max_batch_size}, expected 0")
     yaml = (folder / "1" / "model.yaml").read_text(encoding="utf-8")
-    problems += [f"model.yaml: {line}" for line in _leftovers(yaml)]
+    table = parse_table(yaml, where=folder / "1" / "model.yaml")
+    own = [value for value in table.values() if isinstance(value, str) and Path(value).exists()]
+    problems += [f"model.yaml: {line}" for line in _leftovers(yaml, own=own)]
     decoupled = config.model_transaction_policy.decoupled
-    told = parse_table(yaml, where=folder / "1" / "model.yaml").get("triton_config")
+    told = table.get("triton_config")
     if not isinstance(told, dict) or told.get("decoupled") is not decoupled:
         problems.append(f"decoupled is {str(decoupled).lower()} in config.pbtxt, and not so in model.yaml")
     return [f"{LLM_MODEL}/config.pbtxt: {problem}" for problem in problems]
@@ -150,22 +152,33 @@ def _check_model(folder: Path, rules: _Rules, runtime: str) -> Iterator[str]:
         yield "config.pbtxt: missing"
         return
     text = file.read_text(encoding="utf-8")
-    leftovers = list(_leftovers(text))
-    if leftovers:
-        yield from (f"config.pbtxt:{problem}" for problem in leftovers)
-        return
     try:
-        config = _parse(text)
+        config, broken = _parse(text), ""
     except ValueError as error:
-        yield f"config.pbtxt:{error}"
+        config, broken = None, str(error)
+    own = () if config is None else _own_paths(config, folder)
+    leftovers = list(_leftovers(text, own=own))
+    if leftovers or broken:
+        yield from (f"config.pbtxt:{problem}" for problem in leftovers or [broken])
         return
     yield from (f"config.pbtxt: {problem}" for problem in _check_config(config, folder, rules, runtime))
 
 
-def _leftovers(text: str) -> Iterator[str]:
+def _leftovers(text: str, *, own: Iterable[str]) -> Iterator[str]:
+    """What a template left in a text, but for what is in the names of `own`."""
+    for name in own:
+        text = text.replace(name, "")
     for number, line in enumerate(text.splitlines(), start=1):
         for match in _LEFTOVERS.finditer(line):
             yield f"{number}: {match.group()!r} is left over from a template"
+
+
+def _own_paths(config: Any, folder: Path) -> list[str]:
+    """The parameters that name what exists, as they are written: braces in them are a folder's."""
+    from google.protobuf.text_encoding import CEscape
+
+    values = [value.string_value for value in config.parameters.values()]
+    return [CEscape(value, as_utf8=True) for value in values if value and (folder / "1" / value).exists()]
 
 
 def _parse(text: str) -> Any:

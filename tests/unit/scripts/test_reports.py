@@ -7,10 +7,8 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from jinja2 import UndefinedError
 
 from scripts.reports.axes import category_axis, format_number, linear_axis, log_axis
-from scripts.reports.page import cell, fenced, render_html
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
 
 
@@ -122,27 +120,3 @@ def test_stacked_bars_start_where_the_one_before_ends() -> None:
     assert first[0] + first[1] == pytest.approx(second[0], abs=0.11)
     assert (second[1] / first[1], third[1] / first[1]) == pytest.approx((2 / 3, 1 / 3), abs=0.01)
     assert boxes[1].attrib["fill"] == boxes[2].attrib["fill"] != boxes[0].attrib["fill"]
-
-
-def test_an_undefined_name_in_a_template_is_an_error() -> None:
-    with pytest.raises(UndefinedError, match="title"):
-        render_html("page.html.j2", {})
-
-
-def test_text_of_a_title_is_escaped() -> None:
-    assert "<title>&lt;b&gt;</title>" in render_html("page.html.j2", {"title": "<b>"})
-
-
-def test_characters_that_no_page_may_hold_are_shown_as_unknown() -> None:
-    page = render_html("page.html.j2", {"title": "a\x00\x1b[1m\ud800b\tc"})
-    assert "<title>a\ufffd\ufffd[1m\ufffdb\tc</title>" in page
-
-
-def test_a_home_directory_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert "<title>~/m.gguf</title>" in render_html("page.html.j2", {"title": "/home/somebody/m.gguf"})
-
-
-def test_markdown_cells_and_fences_hold_any_text() -> None:
-    assert cell("a | b\n<script>") == "a \\| b &lt;script>"
-    assert fenced("a ``` b") == "````\na ``` b\n````"

@@ -131,7 +131,19 @@ def test_an_embedded_engine_is_linked_not_copied(engine: Path, tmp_path: Path) -
     assert (path / "tensorrt_llm/1/engine" / weights).samefile(engine / weights)
 
 
-@pytest.mark.parametrize("name", ['a "quoted" engine', "back\\slash", "Größe 日本"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        'a "quoted" engine',
+        "back\\slash",
+        "Größe 日本",
+        "{{ engine }}",
+        "${HOME}",
+        "{% if %}\\",
+        "<TP>",
+        " a ",
+    ],
+)
 def test_a_path_with_special_characters_survives(engine: Path, tmp_path: Path, name: str) -> None:
     renamed = engine.rename(tmp_path / name)
 

@@ -156,6 +156,14 @@ def test_parameters_are_read_by_type() -> None:
     assert found.path("absolute") == Path("/e")
 
 
+@pytest.mark.parametrize("name", ["${engine}", " a ", "{{ b }}"])
+def test_a_folder_may_have_any_name_that_a_template_could_have_left(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert parameters(key=f"{tmp_path}/{name}").path("key") == tmp_path / name
+    with pytest.raises(ParameterError, match="left over from a template"):
+        parameters(key=f"{tmp_path}/${{other}}").path("key")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

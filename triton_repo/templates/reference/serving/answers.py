@@ -77,6 +77,11 @@ class Sequence:
     def __post_init__(self) -> None:
         self._aligner = Aligner(self.tokenizer.decode)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has neither ended nor a token yet."""
+        return not (self.ended or self.first_token_ns or self.exchange.done)
+
     def add(self, event: Event, *, now_ns: int) -> list[int]:
         """Take an event; the tokens to be sent now, when the answer is streamed.
 
@@ -186,6 +191,10 @@ class Outbox:
         """Queue an event of a sequence; may be called from any thread."""
         self._jobs.put(partial(self._deliver, sequence, event, now_ns=time.monotonic_ns()))
 
+    def ask(self, sequence: Sequence) -> None:
+        """Queue a response without a token to a stream, unless it has one by then (see roll_call.py)."""
+        self._jobs.put(partial(self._send_nothing, sequence))
+
     def refuse(self, exchange: Exchange, message: str) -> None:
         """Queue the refusal of one sequence of a request."""
         self._jobs.put(partial(self._fail, exchange, message))
@@ -224,6 +233,10 @@ class Outbox:
         self._metrics.tick()
         if ready:
             sequence.exchange.send(response(sequence.tensors(ready)))
+
+    def _send_nothing(self, sequence: Sequence) -> None:
+        if sequence.is_waiting:
+            sequence.exchange.send(response(sequence.tensors([])))
 
     def _fail(self, exchange: Exchange, message: str) -> None:
         self._metrics.closed()

@@ -26,6 +26,7 @@ from .outcomes import Outcomes
 from .parameters import ParameterError, Parameters
 from .relay import abandoned_mark, new_mark
 from .requests import PROGRESS_PERIOD_MS, WATCH_PERIOD_MS, InFlight, Periodic
+from .roll_call import CALL_PERIOD_MS, RollCall
 from .stop_text import StopText
 from .tensors import FINAL, Unavailable, error_response, gone_response, read_inputs, read_item, response
 from .tokenizer import Tokenizer
@@ -119,10 +120,12 @@ class GeneratingModel:
             log_error=log_error,
         )
         self._in_flight = InFlight(cancel=self._scheduler.cancel)
+        self._roll_call = RollCall(ask=self._outbox.ask)
         self._periodic = Periodic(
             {
                 self._show_progress: PROGRESS_PERIOD_MS,
                 self._in_flight.cancel_abandoned: parameters.integer("cancellation_check_period_ms"),
+                self._roll_call.call: CALL_PERIOD_MS,
                 partial(self._in_flight.exit_when_lost, os.getppid()): WATCH_PERIOD_MS,
             },
             log_error=log_error,
@@ -232,6 +235,7 @@ class GeneratingModel:
             self._outbox.refuse(exchange, prefix + _unreadable(error))
         else:
             self._in_flight.attach(exchange, handle)
+            self._roll_call.add(sequence)
             sequence.handle = handle
             if sequence.stopped:
                 # A stop word came before the handle was known.
@@ -242,7 +246,8 @@ class GeneratingModel:
             raise field_error("stop", "the request has no id; give it the id of the request to be stopped")
         mark = abandoned_mark(request_id)
         if mark:
-            self._in_flight.stop_abandoned(mark)
+            if self._in_flight.stop_abandoned(mark):
+                self._roll_call.found()
         else:
             self._in_flight.stop(request_id)
         sender.send(response({}), flags=FINAL)

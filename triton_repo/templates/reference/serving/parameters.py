@@ -23,7 +23,7 @@ class Parameters:
         self._model = config["name"]
         self._folder = folder
         self._values: dict[str, str] = {
-            key: value.get("string_value", "").strip() for key, value in config.get("parameters", {}).items()
+            key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()
         }
 
     def text(self, key: str) -> str:
@@ -32,11 +32,9 @@ class Parameters:
         Raises:
             ParameterError: it is missing, or a template variable was left in it.
         """
-        if key not in self._values:
-            raise self._error(key, "is missing from config.pbtxt")
-        value = self._values[key]
+        value = self._given(key).strip()
         if "${" in value:
-            raise self._error(key, f"{value!r} is left over from a template; fill it in")
+            raise self._leftover(key, value)
         return value
 
     def boolean(self, key: str) -> bool:
@@ -66,11 +64,22 @@ class Parameters:
         return tuple(int(part) for part in parts)
 
     def path(self, key: str) -> Path:
-        """A path, resolved against the model's version folder."""
-        value = self.text(key)
-        if not value:
+        """A path, resolved against the model's version folder; a folder may have any name."""
+        value = self._given(key)
+        if not value.strip():
             raise self._error(key, "is empty, expected a path")
-        return _usable(os.path.realpath(os.path.join(os.fsencode(self._folder), value.encode())))  # noqa: PTH118
+        path = os.path.realpath(os.path.join(os.fsencode(self._folder), value.encode()))  # noqa: PTH118
+        if "${" in value and not os.path.lexists(path):
+            raise self._leftover(key, value)
+        return _usable(path)
+
+    def _given(self, key: str) -> str:
+        if key not in self._values:
+            raise self._error(key, "is missing from config.pbtxt")
+        return self._values[key]
+
+    def _leftover(self, key: str, value: str) -> ParameterError:
+        return self._error(key, f"{value!r} is left over from a template; fill it in")
 
     def _error(self, key: str, message: str) -> ParameterError:
         return ParameterError(f"model {self._model}, parameter {key}: {message}")

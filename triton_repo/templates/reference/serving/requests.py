@@ -52,11 +52,12 @@ class InFlight:
             if exchange.request_id == request_id or exchange.request_id.startswith(own):
                 self._cancel(exchange)
 
-    def stop_abandoned(self, mark: Mark) -> None:
-        """Cancel the request with that mark, whose client is gone."""
-        for exchange in self._open():
-            if exchange.mark == mark:
-                self._cancel(exchange)
+    def stop_abandoned(self, mark: Mark) -> bool:
+        """Cancel the request with that mark, whose client is gone; whether there is one."""
+        gone = [exchange for exchange in self._open() if exchange.mark == mark]
+        for exchange in gone:
+            self._cancel(exchange)
+        return bool(gone)
 
     def cancel_abandoned(self) -> None:
         """Cancel the requests whose time or clients are gone, and once more those that have not ended yet."""
