@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,16 @@ def test_told_twice_it_ends_all_at_once_and_says_that_requests_fail(tmp_path: Pa
     assert process.returncode == 128 + signal.SIGTERM and "what is in flight fails" in text
 
 
+def test_ranks_end_too_when_nobody_reads_the_log_any_more(tmp_path: Path) -> None:
+    process = launch(tmp_path, str(server(tmp_path, "first")))
+    until(lambda: said(tmp_path, "first"))
+    assert process.stderr is not None
+    process.stderr.close()
+    process.terminate()
+    assert process.wait() == 0
+    assert said(tmp_path, "first") == "up\ntold\n"
+
+
 @pytest.mark.parametrize(("command", "status"), [("exit 7", 7), ("kill -9 $$", 137)])
 def test_what_ends_by_itself_gives_its_status(command: str, status: int, tmp_path: Path) -> None:
     process = launch(tmp_path, "sh", "-c", command)
@@ -129,6 +140,94 @@ def test_another_rank_of_a_batch_job_ends_when_the_first_one_lets_it(tmp_path: P
     (tmp_path / "second" / "said.done").touch()
     process.communicate()
     assert (process.returncode, said(tmp_path, "second")) == (0, "up\n")
+
+
+SERVES = """import signal, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"first ")
+        while not Path("go").exists():
+            time.sleep(0.02)
+        self.wfile.write(b"last")
+class Server(ThreadingHTTPServer):
+    daemon_threads = False
+def told(_number, _frame):
+    Path("told").touch()
+    threading.Thread(target=server.shutdown).start()
+words = sys.argv[1:]
+server = Server((words[words.index("--host") + 1], int(words[words.index("--port") + 1])), Handler)
+signal.signal(signal.SIGTERM, told)
+server.serve_forever()
+server.server_close()
+"""
+"""As uvicorn does: it listens no more at once, and ends when what it answers is answered."""
+
+
+def trtllm_serve(folder: Path) -> Path:
+    path = script(folder / "bin" / "trtllm-serve", "")
+    path.write_text(f"#!{sys.executable}\n{SERVES}")
+    return path
+
+
+def test_trtllm_serve_answers_what_it_has_and_is_ended_when_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    port = free_ports().http
+    words = ("serve", "model", "--host", "127.0.0.1", "--port", str(port))
+    # As on Slurm, where a script starts the server beside what the other ranks wait for.
+    launcher = script(tmp_path / "trtllm-llmapi-launch", '"$@" & child=$!; wait $child; wait $child')
+    process = launch(tmp_path, str(launcher), str(trtllm_serve(tmp_path)), *words)
+    until(lambda: accepts(port))
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert answer.read(6) == b"first "
+    process.terminate()
+    until((tmp_path / "told").exists)
+    assert process.poll() is None, "a stream is in flight"
+    (tmp_path / "go").touch()
+    assert answer.read() == b"last"
+    _, text = process.communicate()
+    assert process.returncode == 0 and "nothing is in flight" in text
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_trtllm_serve_that_still_loads_is_ended_at_once(tmp_path: Path) -> None:
+    loads = script(
+        tmp_path / "bin" / "trtllm-serve", f'trap "" TERM; echo up >{tmp_path}/up; exec sleep 1000'
+    )
+    process = launch(tmp_path, str(loads), "serve", "model", "--port", str(free_ports().http))
+    until((tmp_path / "up").exists)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_a_process_that_the_server_forked_is_left_to_it(tmp_path: Path) -> None:
+    forks = "import os, signal, sys, time\nfrom pathlib import Path\n"
+    forks += "name = 'parent' if os.fork() else 'child'\n"
+    forks += "def told(*_): Path(name).write_text('told'); sys.exit()\n"
+    forks += "signal.signal(signal.SIGTERM, told)\nPath(name).write_text('up')\ntime.sleep(1000)\n"
+    server = script(tmp_path / "bin" / "trtllm-serve", "")
+    server.write_text(f"#!{sys.executable}\n{forks.replace('Path(name)', f'Path({str(tmp_path)!r}, name)')}")
+    process = launch(tmp_path, str(server), "serve", "model")
+    until(lambda: (tmp_path / "parent").exists() and (tmp_path / "child").exists())
+    process.terminate()
+    process.communicate()
+    assert (tmp_path / "parent").read_text() == "told"
+    assert (tmp_path / "child").read_text() == "up", "the launcher ends it, as all that is left"
 
 
 def test_servers_of_others_on_this_machine_are_not_told(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_token_is_progress() -> None:
     [
         {"metrics": lambda n: (200, json.dumps([{"iter": n, "numActiveRequests": 8}]))},
         {"prometheus": ended},
+        {"prometheus": lambda n: (200, f"trtllm_iteration_latency_seconds 0.0{n}\n")},
     ],
 )
 def test_a_server_that_is_busy_with_others_is_alive(counted: dict[str, Callable[[int], Answer]]) -> None:
@@ -100,8 +101,13 @@ def test_a_server_that_is_busy_with_others_is_alive(counted: dict[str, Callable[
         {"prometheus": lambda _n: ended(3)},
         {"prometheus": lambda n: ended(n, "cancelled")},
         {"prometheus": lambda n: (200, f"trtllm_num_requests_waiting {n}\n")},
+        {"prometheus": lambda n: (200, f'trtllm_request_error_total{{http_code="400"}} {n}\n')},
+        {"prometheus": lambda _n: (200, "trtllm_iteration_latency_seconds 0.02\n")},
     ],
-    ids=["no counters", "no iterations", "iterations of before", "no end", "clients give up", "more wait"],
+    ids=[
+        *("no counters", "no iterations", "iterations of before", "no end", "clients give up", "more wait"),
+        *("clients ask what is refused", "no iteration"),
+    ],
 )
 def test_a_server_that_makes_nothing_is_stuck(counted: dict[str, Callable[[int], Answer]]) -> None:
     with server(v1=stuck, **counted) as url:

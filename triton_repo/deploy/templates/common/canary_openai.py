@@ -4,7 +4,8 @@
 Without --alive: would a request be served in time? One token is asked for, and an overloaded server may
 fail. With --alive: does the model make progress? A token comes, or trtllm-serve's own statistics tell of
 iterations or of requests that ended; requests of users that stand before ours do not matter. Iterations are
-told with enable_iter_perf_stats in llm.yaml, ended requests with return_perf_metrics. Reading the iterations
+told with enable_iter_perf_stats in llm.yaml, ended requests with return_perf_metrics; with both, the server
+itself reads the iterations, and the time of the last one stands among its metrics. Reading the iterations
 takes them away from others, so it is done only when no token comes. Standard library only.
 """
 
@@ -19,8 +20,8 @@ from urllib.parse import urlsplit
 LOOK_S = 0.5
 UNREACHED = 2
 """The exit status of --alive when nothing could be learned about the model."""
-GIVEN_UP = ("cancel", "abort")
-"""What a client that goes away moves, on a server that stands still too."""
+GIVEN_UP = ("cancel", "abort", "error")
+"""What a client that goes away moves, or asks what is refused, on a server that stands still too."""
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--url", default="http://127.0.0.1:8000")
@@ -77,14 +78,15 @@ def iterations() -> bool:
         return False
 
 
-def ended() -> list[str]:
-    """The lines of the metrics that move when a request ends, but for those that a client moves."""
+def moved() -> list[str]:
+    """The lines of the metrics that an iteration or the end of a request moves, but no client alone."""
     try:
         lines = ask("GET", "/prometheus/metrics").splitlines()
     except (OSError, ValueError, http.client.HTTPException):
         return []
     counts = [line for line in lines if line.startswith("trtllm_") and "_bucket" not in line]
-    counts = [line for line in counts if line.partition("{")[0].split()[0].endswith(("_count", "_total"))]
+    moving = ("_count", "_total", "_iteration_latency_seconds")
+    counts = [line for line in counts if line.partition("{")[0].split()[0].endswith(moving)]
     return [line for line in counts if not any(word in line for word in GIVEN_UP)]
 
 
@@ -109,7 +111,7 @@ def alive() -> str | None:
             sys.exit(UNREACHED)
         if why:
             return why[0]
-        stepped, now = iterations(), ended()
+        stepped, now = iterations(), moved()
         # What the first look finds may have been there before the server stood still.
         if before is not None and (stepped or now != before):
             return None

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Process 1 of a container, or a task of srun: runs a server's ranks, and at SIGTERM ends them in order.
 
-The tritonserver that answers clients is told first, and has --grace seconds for requests in flight; then
-mpirun and the other ranks. Told itself, mpirun kills all of them within seconds (open-mpi/ompi, issue 12149),
-and a longer odls_base_sigkill_timeout delays its SIGTERM as much as its SIGKILL (pull request 7033).
+The tritonserver or trtllm-serve that answers clients is told first, and has --grace seconds for requests in
+flight; then mpirun and the other ranks. Told itself, mpirun kills all of them within seconds (open-mpi/ompi,
+issue 12149), and a longer odls_base_sigkill_timeout delays its SIGTERM as much as its SIGKILL (pull request
+7033).
 With --follow the command is no server but a rank of one, and ends when it ends by itself, or last. With no
 command at all the process holds the ranks that others start beside it, as a worker of several nodes does.
 It waits for no worker and asks no server anything. A second SIGTERM ends all at once. Standard library only.
@@ -20,11 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 LOOK_S = 0.1
 END_S = 10.0
 """What mpirun may take to end the ranks that are left."""
+PROGRAMS = (b"tritonserver", b"trtllm-serve")
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--grace", type=float, required=True)
@@ -33,8 +36,9 @@ parser.add_argument("command", nargs=argparse.REMAINDER)
 
 
 def say(text: str) -> None:
-    """Tell the container's log."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+    """Tell the container's log; that nobody reads it any more ends nothing."""
+    with contextlib.suppress(OSError):
+        print(f"launch: {text}", file=sys.stderr, flush=True)
 
 
 def words_of(pid: str) -> list[bytes]:
@@ -61,28 +65,42 @@ def is_ours(pid: str) -> bool:
 
 
 def servers() -> dict[int, list[bytes]]:
-    """The tritonservers of this container or machine, by pid."""
+    """The servers of this container or machine, by pid."""
     found = {}
     for entry in Path("/proc").iterdir():
         words = words_of(entry.name) if entry.name.isdigit() else []
         # A script has its interpreter before it.
-        if any(word.rpartition(b"/")[2] == b"tritonserver" for word in words[:2]):
+        if any(word.rpartition(b"/")[2] in PROGRAMS for word in words[:2]):
             found[int(entry.name)] = words
     return found
 
 
 def fronts() -> set[int]:
-    """The pids of those that we started and that load more than the one model of the ranks."""
-    return {
+    """The pids of those that we started and that load more than the one model of the ranks.
+
+    A process that such a server forked is called as it is, and is told by it.
+    """
+    found = {
         pid
         for pid, words in servers().items()
         if not any(word.startswith(b"--load-model=") for word in words) and is_ours(str(pid))
     }
+    return {pid for pid in found if not found & set(above(pid))}
+
+
+def above(pid: int) -> list[int]:
+    """The pids of a process's parent, of that one's, and so on."""
+    found, parent = [], parent_of(str(pid))
+    while parent not in ("0", "1"):
+        found.append(int(parent))
+        parent = parent_of(parent)
+    return found
 
 
 def listens(command: list[str]) -> bool:
     """Whether clients can have asked anything: a server that still loads listens nowhere."""
     ports = [word.partition("=")[2] for word in command if word.startswith("--http-port=")]
+    ports += [port for word, port in pairwise(command) if word == "--port"]
     if not ports:
         return True
     try:
