@@ -46,8 +46,9 @@ def _unit_rows(tensor: torch.Tensor, model: ModelSpec) -> torch.Tensor:
 TRANSFORMS: dict[str, Transform] = {
     # Conv1D of GPT-2 keeps weights as [in, out]; TensorRT-LLM wants [out, in].
     "transpose": Transform(shape=lambda shape, model: shape[::-1], tensor=lambda tensor, model: tensor.T),
-    # Gemma and Nemotron store a norm's weight as its distance from one; TensorRT-LLM wants the factor.
-    "plus one": Transform(shape=lambda shape, model: shape, tensor=lambda tensor, model: tensor + 1),
+    # Gemma and Nemotron store a norm's weight as its distance from one; TensorRT-LLM wants the factor. It is
+    # rounded once, to the engine's type.
+    "plus one": Transform(shape=lambda shape, model: shape, tensor=lambda tensor, model: tensor.float() + 1),
     # Baichuan 2 divides each row of its LM head by its norm when it is applied.
     "unit rows": Transform(shape=lambda shape, model: shape, tensor=_unit_rows),
     "key transposed": Transform(shape=_key_transposed_shape, tensor=_key_transposed),

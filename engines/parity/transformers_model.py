@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.parity.rounded_weights import round_weights
 from engines.parity.whole_gguf import parsed_once, whole_gguf
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
@@ -21,9 +22,9 @@ from tpforge.manifest import Manifest
 def load_transformers(
     source_path: Path, manifest: Manifest, *, weights: Mapping[str, Tensor] | None = None
 ) -> Any:
-    """The source as a transformers model in float32, its weights rounded to the engine's dtype.
+    """The source as a transformers model in float32, its weights rounded as the engine's dtype holds them.
 
-    `weights` are put in their places unrounded.
+    `weights` are put in their places unrounded, but for vectors.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
@@ -36,7 +37,9 @@ def load_transformers(
     attention = _attention(manifest)
     try:
         if weights and not is_gguf:
-            return _with_weights(source_path, weights, rounded=rounded, attention=attention).eval()
+            model = _with_weights(source_path, weights, rounded=rounded, attention=attention).eval()
+            round_weights(model, rounded, vectors_alone=True)
+            return model
         with (
             parsed_once() if is_gguf else nullcontext(),
             whole_gguf(source_path) if is_gguf else nullcontext(source_path) as path,
@@ -50,10 +53,9 @@ def load_transformers(
     # RuntimeError is how it says that shapes are not those of the model.
     except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise InputRefused(f"{source_path}: transformers cannot load it: {error}") from error
+    round_weights(model, rounded)
     with torch.no_grad():
         places = dict(model.named_parameters())
-        for parameter in places.values():
-            parameter.copy_(parameter.to(rounded))
         for name, values in (weights or {}).items():
             places[name].copy_(values)
     return model.eval()
@@ -71,7 +73,7 @@ def _attention(manifest: Manifest) -> str | None:
 def _with_weights(
     source_path: Path, weights: Mapping[str, Tensor], *, rounded: torch.dtype, attention: str | None
 ) -> Any:
-    """The model of the tensors of a directory, some of them replaced.
+    """The model of the tensors of a directory, some of them replaced; vectors are not rounded yet.
 
     Transformers itself finds their places, which for experts are not those of the files.
     """
@@ -82,7 +84,9 @@ def _with_weights(
     for path in sorted(source_path.glob("*.safetensors")):
         tensors |= load_file(path)
     tensors = {
-        name: value.to(rounded).float() for name, value in tensors.items() if not _is_replaced(name, weights)
+        name: (value.to(rounded) if value.dim() > 1 else value).float()
+        for name, value in tensors.items()
+        if not _is_replaced(name, weights)
     }
     tensors |= weights
     config = AutoConfig.from_pretrained(source_path, local_files_only=True)

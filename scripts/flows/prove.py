@@ -194,7 +194,7 @@ def _dequantized(source: Source, engine: Path, *, plan: ShardPlan, dtype: DType)
 
 
 def _under_plain_names(source: HuggingFaceSource, *, dtype: DType) -> dict[str, Tensor]:
-    """Every tensor by transformers' name for it, where the files give others; rounded to `dtype`.
+    """Every tensor by transformers' name for it, where the files give others; matrices rounded to `dtype`.
 
     Fused experts stay fused: transformers takes them apart by itself.
     """
@@ -203,10 +203,14 @@ def _under_plain_names(source: HuggingFaceSource, *, dtype: DType) -> dict[str, 
     from builders.sources.wrapped_names import unwrapped
 
     own = getattr(torch, dtype.value)
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return (tensor.to(own) if tensor.dim() > 1 else tensor).float()
+
     if source.directory.parts:
         bare = unwrapped(source.weights.entries)[0]
-        return {name: source.weights.read(given).to(own).float() for name, given in bare.items()}
-    return {name: source.read(name).to(own).float() for name in source.shapes}
+        return {name: rounded(source.weights.read(given)) for name, given in bare.items()}
+    return {name: rounded(source.read(name)) for name in source.shapes}
 
 
 def _open_source(manifest: Manifest, model: str | None) -> Source:
