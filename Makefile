@@ -83,7 +83,7 @@ format: ready ## Format the code
 docs: ready ## Write the generated pages again: docs/cli.md, engine.schema.json, families.md
 	.venv/bin/python -m scripts.dev.generate_docs
 
-measure: ready ## Measure figures of README and docs again, on a quiet machine: ARGS=--list, ARGS=NAME
+measure: ready ## Measure every figure of README and docs again, on a quiet machine: ARGS=--list
 	.venv/bin/python -m scripts.dev.measure $(ARGS)
 
 families: ready ## Prove every model family again and write docs/families.json and .md

@@ -1,8 +1,8 @@
 """The load generator beside AIPerf: the same server, the same load, one after the other, several rounds.
 
 The server is OpenAI-compatible and answers by a script with known delays, so that both can be held against
-the truth as well. AIPerf is not a dependency: give the program of an environment of its own. Run it as
-``python -m benchmarks.beside_aiperf --aiperf ENV/bin/aiperf --tokenizer DIR``.
+the truth as well. AIPerf is not a dependency: it is installed into out/aiperf on the first run, or give the
+program of an environment of its own. Run it as ``python -m benchmarks.beside_aiperf [--aiperf PROGRAM]``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables import head, line
+from builders.export import write_huggingface
+from builders.sources.models import open_model
 from tests.support.servers.scripted_openai import HttpScript, scripted_openai
 from tpforge.measure.runs.metrics import summarize
 from tpforge.measure.runs.prompts import Prompt
@@ -27,6 +31,8 @@ from triton_repo.load.reading import read_repetition
 from triton_repo.load.runner import Extent, run_repetition
 from triton_repo.load.schedule import Closed
 
+AIPERF = "aiperf==0.13.0"
+FOLDER = Path("out/aiperf")
 OSL, PROMPT = 40, "Tell a story about a lighthouse keeper, a letter in a bottle, and a storm in the night."
 
 
@@ -117,21 +123,44 @@ def ours(url: str, case: Case) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--aiperf", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="for AIPerf's synthetic prompts")
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    print("means, medians over rounds; ms, tokens, tokens/s, requests/s, s\n")
-    print(
-        "| load, 8 users | metric | script | AIPerf | tpforge | tpforge / AIPerf |\n|---|---|---|---|---|---|"
+    parser.add_argument("--aiperf", type=Path, help="the program; by default it is installed")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="for AIPerf's synthetic prompts; by default the demo's"
     )
-    for case in CASES:
-        rows = [_round(case, given.aiperf, given.tokenizer) for _ in range(given.rounds)]
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", type=int, default=len(CASES), help="the first so many loads")
+    given = parser.parse_args()
+    program = given.aiperf or installed()
+    tokenizer = given.tokenizer or demo_tokenizer()
+    print("means, medians over rounds; ms, tokens, tokens/s, requests/s, s\n")
+    print(head("load, 8 users", "metric", "script", "AIPerf", "tpforge", "tpforge / AIPerf"))
+    for case in CASES[: given.cases]:
+        rows = [_round(case, program, tokenizer) for _ in range(given.rounds)]
         for name in NAMES:
             theirs, own = (statistics.median(pair[side][name] for pair in rows) for side in (0, 1))
             script = f"{TRUTH[name](case):.4g}" if name in TRUTH else "-"
-            cells = [case.name, name, script, f"{theirs:.4g}", f"{own:.4g}"]
-            print(f"| {' | '.join(cells)} | {own / theirs:.3f} |", flush=True)
+            cells = [case.name, name, script, f"{theirs:.4g}", f"{own:.4g}", f"{own / theirs:.3f}"]
+            print(line(*cells), flush=True)
+
+
+def installed() -> Path:
+    """The program, in an environment of its own."""
+    program = FOLDER / "venv/bin/aiperf"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(FOLDER / "venv")], check=True)
+        pip = [str(FOLDER / "venv/bin/python"), "-m", "pip", "install", "--quiet", AIPERF]
+        subprocess.run(pip, check=True, stdout=sys.stderr)
+    return program.absolute()
+
+
+def demo_tokenizer() -> Path:
+    """That of the demo model, as a Hugging Face directory has it."""
+    folder = FOLDER / "tokenizer"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        with open_model("demo") as source:
+            write_huggingface(source, folder)
+    return folder.absolute()
 
 
 def _round(case: Case, program: Path, tokenizer: Path) -> tuple[dict[str, float], dict[str, float]]:

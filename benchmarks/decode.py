@@ -2,22 +2,20 @@
 
 One run measures everything on one machine: for each round, transformers in bfloat16 and float32 and every
 engine take turns, so that a machine whose speed drifts does not favour one. Both run on CUDA where there is
-any. It says nothing of TensorRT-LLM. Run it as ``python -m benchmarks.decode MODEL.gguf --tp 1 4``;
+any. It says nothing of TensorRT-LLM. Run it as ``python -m benchmarks.decode demo --tp 1 4``;
 ``--in-process`` asks the runtime's scheduler itself, where no Triton can run.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -25,6 +23,9 @@ from queue import SimpleQueue
 import torch
 from tokenizers import Tokenizer
 
+from benchmarks.convert import print_machine
+from benchmarks.tables import head, line, spread
+from builders.sources.models import demo_model
 from engines import reference
 from engines.reference import Event, Sampling, Scheduler
 from engines.store import read_manifest
@@ -39,6 +40,17 @@ from triton_repo.serve.ports import Ports, find_free_base
 PROMPT = "Once upon a time, a lighthouse keeper on a small island found a letter in a bottle. It said:"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NO_END = 7  # An id that greedy decoding of this prompt does not give, so that every run has equal length.
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is asked, and by how many streams at once."""
+
+    name: str
+    streams: int
+
+
+TRANSFORMERS = Way("transformers generate(), bfloat16", 1)
 
 
 def transformers_speed(model_path: Path, num_tokens: int, dtype: str) -> Callable[[], float]:
@@ -120,7 +132,7 @@ def start(engine: Path, stack: ExitStack, scratch: Path, executor: str) -> Serve
     )
     state = scratch / f"{engine.parent.name}-server"
     options = ServeOptions(state_dir=state, ports=Ports.from_base(find_free_base()), detach=True)
-    server = serve(repository.path, options=options, progress=lambda text: print(text, file=sys.stderr))
+    server = serve(repository.path, options=options, progress=_say)
     stack.callback(stop, state)
     return server
 
@@ -128,7 +140,7 @@ def start(engine: Path, stack: ExitStack, scratch: Path, executor: str) -> Serve
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path, help="a .gguf file or a Hugging Face directory")
+    parser.add_argument("model", help="demo, a .gguf file or a Hugging Face directory")
     parser.add_argument("--tp", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
@@ -137,15 +149,17 @@ def main() -> None:
     parser.add_argument("--in-process", action="store_true", help="without Triton")
     parser.add_argument("--triton-model", default="ensemble", choices=("ensemble", "tensorrt_llm_bls"))
     options = parser.parse_args()
+    model = demo_model() if options.model == "demo" else Path(options.model)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         scratch = Path(folder)
-        runs: dict[str, Callable[[], float]] = {}
+        runs: dict[Way, Callable[[], float]] = {}
         for dtype in ("bfloat16", "float32"):
-            name = f"transformers generate(), {dtype}, 1 stream"
-            runs[name] = transformers_speed(options.model, options.tokens, dtype)
+            runs[Way(f"transformers generate(), {dtype}", 1)] = transformers_speed(
+                model, options.tokens, dtype
+            )
         for tp in options.tp:
-            recipe = EngineRecipe(model=str(options.model), tp=tp)
-            built = build_engine(recipe, out=scratch / f"tp{tp}" / "engine", progress=print)
+            recipe = EngineRecipe(model=str(model), tp=tp)
+            built = build_engine(recipe, out=scratch / f"tp{tp}" / "engine", progress=_say)
             engine = built.places.engine
             if options.in_process:
                 scheduler = Scheduler(engine, executor=options.executor, max_batch_size=options.concurrency)
@@ -154,39 +168,46 @@ def main() -> None:
                 server = start(engine, stack, scratch, options.executor)
             for streams in (1, options.concurrency):
                 if options.in_process:
-                    name = f"reference tp={tp} in process, {streams} stream{'s' * (streams > 1)}"
-                    runs[name] = scheduled_speed(engine, scheduler, options.tokens, streams)
+                    way = Way(f"tp={tp}, in process", streams)
+                    runs[way] = scheduled_speed(engine, scheduler, options.tokens, streams)
                 else:
-                    name = f"reference tp={tp} through Triton, {streams} stream{'s' * (streams > 1)}"
-                    runs[name] = served_speed(server.grpc_url, options.tokens, streams, options.triton_model)
-        figures: dict[str, list[float]] = {name: [] for name in runs}
+                    way = Way(f"tp={tp}, through Triton", streams)
+                    runs[way] = served_speed(server.grpc_url, options.tokens, streams, options.triton_model)
+        figures: dict[Way, list[float]] = {way: [] for way in runs}
         for number in range(options.rounds + 1):
-            for name, run in runs.items():
+            for way, run in runs.items():
                 value = run()
                 if number:  # The first round warms up.
-                    figures[name].append(value)
-        report(figures, options)
+                    figures[way].append(value)
+        report(figures)
 
 
-def report(figures: dict[str, list[float]], options: argparse.Namespace) -> None:
-    """Print medians, spreads and the ratios to transformers in bfloat16, round by round."""
-    import transformers
-
-    base = figures["transformers generate(), bfloat16, 1 stream"]
-    print(f"{'':52} tokens/s median [min, max]   ratio to transformers bf16   n={options.rounds}")
-    for name, values in figures.items():
-        ratios = [value / other for value, other in zip(values, base, strict=True)]
+def report(figures: dict[Way, list[float]]) -> None:
+    """Print medians with their range; ratios are those of the two in one round."""
+    print(head("what", "streams", "tokens/s", "of transformers' bfloat16", "of its own 1 stream", "n"))
+    for way, values in figures.items():
+        alone = figures[Way(way.name, 1)]
         print(
-            f"{name:52} {statistics.median(values):8.1f} [{min(values):.1f}, {max(values):.1f}]"
-            f"   {statistics.median(ratios):6.2f}x"
+            line(
+                way.name,
+                str(way.streams),
+                spread(values, ".1f"),
+                _ratio(values, figures[TRANSFORMERS]) if way.streams == 1 else "",
+                _ratio(values, alone) if way.streams > 1 else "",
+                str(len(values)),
+            )
         )
-    gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, " if DEVICE == "cuda" else ""
-    print(
-        f"machine: {gpu}{os.cpu_count()} cores, {platform.processor() or platform.machine()}; "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"Python {platform.python_version()}"
-    )
-    print(f"command: python -m benchmarks.decode {' '.join(sys.argv[1:])}")
+    if DEVICE == "cuda":
+        print(f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    print_machine("decode")
+
+
+def _ratio(values: list[float], others: list[float]) -> str:
+    return spread([value / other for value, other in zip(values, others, strict=True)], ".2f")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

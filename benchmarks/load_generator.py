@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,6 +23,7 @@ import numpy as np
 from tritonclient.grpc import InferInput
 from tritonclient.grpc import aio as tritonclient
 
+from benchmarks.tables import head, line, spread
 from tpforge.measure.runs.prompts import Prompt
 from triton_repo.client.client import Client
 from triton_repo.load.runner import Extent, run_repetition
@@ -140,12 +140,6 @@ def compare(
     return values
 
 
-def spread(values: list[float], form: str) -> str:
-    """``median [smallest, largest]``."""
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:{form}} [{f'{low:{form}}'.strip()}, {f'{high:{form}}'.strip()}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
@@ -162,7 +156,9 @@ def main() -> None:
         )
         server = serve(write_repository(Path(folder) / "models"), options=options, progress=lambda _: None)
         try:
-            print("streams  bare tokens/s        tpforge tokens/s     tpforge / bare, a round each")
+            print(
+                head("streams", "bare loop, tokens/s", "tpforge, tokens/s", "tpforge / bare, in a round", "n")
+            )
             for streams in given.streams:
                 bare, ours = compare(
                     server.grpc_url,
@@ -172,8 +168,8 @@ def main() -> None:
                     rounds=given.rounds,
                 )
                 ratios = [mine / theirs for mine, theirs in zip(ours, bare, strict=True)]
-                cells = [spread(bare, "6.0f"), spread(ours, "6.0f"), spread(ratios, ".2f")]
-                print(f"{streams:7}  " + "  ".join(cell.ljust(20) for cell in cells), flush=True)
+                cells = [spread(bare, ".0f"), spread(ours, ".0f"), spread(ratios, ".2f")]
+                print(line(str(streams), *cells, str(given.rounds)), flush=True)
         finally:
             stop(state)
 

@@ -1,10 +1,8 @@
 """What Dynamo's front costs: one server asked by Triton's gRPC and through OpenAI's API, in turns.
 
-    tpforge serve ENGINE --openai --detach
-    python -m benchmarks.openai_front localhost:8001 http://localhost:8003 MODEL --rounds 5
-
-Every round asks both at 1, 8 and 32 streams, so that what else the machine does meets both; the ratios and
-differences are of the two in one round. It starts no server.
+Run it as ``python -m benchmarks.openai_front [--rounds 5] [--streams 1 8]``. It serves the demo model at
+tp=1 by `tpforge`'s own commands, in a new folder. Every round asks both at each number of streams, so that
+what else the machine does meets both; the ratios and differences are of the two in one round.
 """
 
 from __future__ import annotations
@@ -12,9 +10,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-from collections.abc import Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from benchmarks.convert import print_machine
+from benchmarks.tables import head, line, spread
 from tpforge.measure.runs.prompts import Prompt
 from triton_repo.client.client import Client
 from triton_repo.load.exchange import Target
@@ -22,9 +27,10 @@ from triton_repo.load.openai_target import OpenAiOptions, OpenAiTarget
 from triton_repo.load.runner import Extent, run_repetition
 from triton_repo.load.schedule import Closed
 from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
+from triton_repo.serve.ports import find_free_base
 
 TEXT = "Once upon a time, in a land far away,"
-STREAMS = (1, 8, 32)
+NAME = "one"
 NUM_TOKENS = 32
 REQUESTS_A_STREAM = 3
 
@@ -60,42 +66,67 @@ async def take(target: Target, streams: int) -> Taken:
     return Taken(1000 * statistics.median(first), len(found.exchanges) * NUM_TOKENS / (ended - begun))
 
 
-async def rounds(grpc_url: str, http_url: str, model: str, *, num_rounds: int) -> None:
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, str]]:
+    """The demo model at tp=1 behind Triton and the front: their addresses."""
+    base = find_free_base(start=21000, num_more=1)
+
+    def tpforge(*words: str) -> None:
+        command = [sys.executable, "-m", "tpforge", *words]
+        subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
+
+    tpforge("setup", "openai")
+    tpforge("build", "demo", "--tp", "1", "--name", NAME)
+    tpforge("serve", NAME, "--openai", "--detach", "--port-base", str(base))
+    try:
+        yield f"localhost:{base + 1}", f"http://localhost:{base + 3}"
+    finally:
+        tpforge("stop", NAME)
+
+
+async def compare(grpc_url: str, http_url: str, *, num_rounds: int, streams: Sequence[int]) -> None:
     """Ask in turns, and print a line a number of streams."""
     with Client(grpc_url) as client:
         described = describe_model(client, "ensemble")
     triton = TritonTarget(grpc_url, described, options=TritonOptions(sampling={"top_k": 1}))
-    front = OpenAiTarget(http_url, model, options=OpenAiOptions(sampling={"temperature": 0}))
-    for streams in STREAMS:
+    front = OpenAiTarget(http_url, NAME, options=OpenAiOptions(sampling={"temperature": 0}))
+    for number_of in streams:
         pairs = []
         for number in range(num_rounds + 1):
             order = (triton, front) if number % 2 else (front, triton)
-            taken = {target: await take(target, streams) for target in order}
+            taken = {target: await take(target, number_of) for target in order}
             if number:  # The first round warms both.
                 pairs.append((taken[triton], taken[front]))
-        print(_line(streams, pairs), flush=True)
+        print(_row(number_of, pairs), flush=True)
 
 
-def _line(streams: int, pairs: Sequence[tuple[Taken, Taken]]) -> str:
+def _row(streams: int, pairs: Sequence[tuple[Taken, Taken]]) -> str:
     added = [front.ttft_ms - triton.ttft_ms for triton, front in pairs]
     kept = [front.tokens_per_s / triton.tokens_per_s for triton, front in pairs]
-    direct = statistics.median(triton.ttft_ms for triton, _ in pairs)
-    speed = statistics.median(triton.tokens_per_s for triton, _ in pairs)
-    return (
-        f"{streams:2} streams  Triton: TTFT {direct:.1f} ms, {speed:.1f} tokens/s  through the front: "
-        f"TTFT {statistics.median(added):+.1f} [{min(added):+.1f}, {max(added):+.1f}] ms, tokens/s x"
-        f"{statistics.median(kept):.3f} [{min(kept):.3f}, {max(kept):.3f}]  n={len(pairs)}"
+    return line(
+        str(streams),
+        spread([triton.ttft_ms for triton, _ in pairs], ".1f", unit="ms"),
+        spread(added, "+.1f", unit="ms"),
+        spread([triton.tokens_per_s for triton, _ in pairs], ".1f"),
+        f"x {spread(kept, '.3f')}",
+        str(len(pairs)),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("grpc_url", help="HOST:PORT of Triton's gRPC")
-    parser.add_argument("http_url", help="http://HOST:PORT of the front")
-    parser.add_argument("model", help="the engine's name")
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     given = parser.parse_args()
-    asyncio.run(rounds(given.grpc_url, given.http_url, given.model, num_rounds=given.rounds))
+    columns = ("Triton: TTFT", "through the front", "Triton: tokens/s", "through the front", "n")
+    with (
+        tempfile.TemporaryDirectory(prefix="tpforge-bench-") as folder,
+        served(Path(folder)) as (grpc_url, http_url),
+    ):
+        print(head("streams", *columns), flush=True)
+        asyncio.run(compare(grpc_url, http_url, num_rounds=given.rounds, streams=given.streams))
+    print_machine("openai_front")
 
 
 if __name__ == "__main__":

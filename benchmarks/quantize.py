@@ -1,22 +1,26 @@
-"""What each format costs on SmolLM2, in quality and in time: `python -m benchmarks.quantize OUT`.
+"""What each format costs on SmolLM2, in quality and in time: `python -m benchmarks.quantize OUT [NAME ...]`.
 
 The model is exported from the demo's .gguf as a bfloat16 Hugging Face directory, once. Every format is made
-(or read, from a checkpoint that the writer of the tests rounds to nearest), sharded at tp 1, 2 and 4, proven,
-and scored at tp=1 against the bfloat16 model. Times are the best of three conversions at tp=1, each into
-a new folder. One JSON line a format. Names choose formats; `read:gptq` chooses a checkpoint of the writer,
-`dir:FOLDER` one that lies there, `kv:int8` a format of the KV cache.
+(or read, from a checkpoint that the writer of the tests rounds to nearest), sharded at tp 1, 2 and 4,
+proven, and scored at tp=1 against the bfloat16 model. Times are the best of three conversions at tp=1, each
+into a new folder. A row a format. Names choose formats; `read:gptq` chooses a checkpoint of the writer,
+`kv:int8` a format of the KV cache, `calibrated:fp8` one that nvidia-modelopt calibrates. With --folders DIR
+the rows are the checkpoints that lie there instead, each named by its folder.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from benchmarks.convert import print_machine
+from benchmarks.tables import head, line
 from builders.conversion.planned import plan_of
 from builders.export import write_huggingface
 from builders.proof.verify import verify_shards
@@ -25,69 +29,136 @@ from engines.quality import Baseline, compare_with, measure_baseline
 from engines.store import read_manifest
 from scripts.flows.build import build_engine
 from tests.support.quantized.checkpoints import write_quantized
-from tpforge.errors import TpforgeError
+from tpforge.manifest import Manifest
 from tpforge.quantization import formats
 from tpforge.recipe import EngineRecipe
 
-READ = {"gptq": "gptq", "awq": "awq", "packed": "gptq", "int8": "int8_w8a8", "fp8": "fp8"}
+READ = ("gptq", "awq", "packed", "int8", "fp8")
+CALIBRATED = {"fp8": (), "int8_sq": (), "int4_awq": ("--group-size", "64")}
+KV_CACHES = ("int8", "fp8")
 GROUP = 64
+TP_SIZES = (1, 2, 4)
 
 
-def main(out: Path, names: list[str]) -> None:
+@dataclass(frozen=True)
+class Way:
+    """A row: what chooses it, how the engine is made, of what."""
+
+    name: str
+    made: str
+    recipe: EngineRecipe
+
+
+def main() -> None:
+    """Print the table, a row as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="where engines and checkpoints are kept")
+    parser.add_argument("names", nargs="*", help="some of the rows; by default all")
+    parser.add_argument("--folders", type=Path, help="a folder of quantized checkpoints of the same model")
+    given = parser.parse_args()
+    out: Path = given.out
+    model = _model(out)
+    engine = _build(EngineRecipe(model=str(model)), out / "none")
+    baseline = measure_baseline(engine, read_manifest(engine), source_path=model, progress=_say)
+    plain_s = _time(EngineRecipe(model=str(model)), out / "timed")
+    print(
+        head(
+            *("format", "how it was made", "perplexity", "change", "KL", "first choice equal"),
+            *("greedy tokens", "weight error", "conversion"),
+        )
+    )
+    print(
+        line("bfloat16", "", f"{baseline.perplexity:.3f}", "", "", "", "", "", f"{plain_s:.2f} s"), flush=True
+    )
+    ways = _in_folders(given.folders) if given.folders else _own_ways(model, out, names=given.names)
+    for way in ways:
+        print(_row(out, way, baseline, plain_s=plain_s), flush=True)
+    print_machine("quantize")
+
+
+def _model(out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     model = out / "smollm2"
     if not model.exists():
         model.mkdir()
         with open_model("demo") as source:
             write_huggingface(source, model)
-    engine = _build(EngineRecipe(model=str(model)), out / "none")
-    baseline = measure_baseline(engine, read_manifest(engine), source_path=model, progress=_say)
-    plain_s = _time(EngineRecipe(model=str(model)), out / "timed")
+    return model
+
+
+def _own_ways(model: Path, out: Path, *, names: list[str]) -> Iterator[Way]:
+    """Every format that is made here, read or calibrated; only those of `names` where some are given."""
+
+    def wanted(name: str) -> bool:
+        return not names or name in names
+
     for row in formats():
-        if row.made_by == "convert" and (not names or row.name in names):
-            recipe = EngineRecipe(model=str(model), quantize=row.name)
-            _report(out, row.name, recipe, baseline, plain_s=plain_s)
-    for given in names:
-        if given.startswith("kv:"):
-            recipe = EngineRecipe.model_validate({"model": str(model), "kv_cache": given.removeprefix("kv:")})
-            _report(out, given.replace(":", "-"), recipe, baseline, plain_s=plain_s)
-        if given.startswith("dir:"):
-            folder = Path(given.removeprefix("dir:"))
-            _report(out, folder.name, EngineRecipe(model=str(folder)), baseline, plain_s=plain_s)
-    for method, name in READ.items():
-        if names and f"read:{method}" not in names:
-            continue
+        if row.made_by == "convert" and wanted(row.name):
+            yield Way(row.name, "`build --quantize`", EngineRecipe(model=str(model), quantize=row.name))
+    for kv_cache in filter(lambda one: wanted(f"kv:{one}"), KV_CACHES):
+        recipe = EngineRecipe.model_validate({"model": str(model), "kv_cache": kv_cache})
+        yield Way(f"kv:{kv_cache}", f"`build --kv-cache {kv_cache}`, bfloat16 weights", recipe)
+    for method in filter(lambda one: wanted(f"read:{one}"), READ):
         folder = out / f"checkpoint-{method}"
         if not folder.exists():
             write_quantized(model, folder, method=method, group=GROUP)
-        recipe = EngineRecipe(model=str(folder))
-        _report(out, f"{name} (read, {method})", recipe, baseline, plain_s=plain_s)
+        made = f"read ({method}); rounded to nearest, groups of {GROUP}"
+        yield Way(f"read:{method}", made, EngineRecipe(model=str(folder)))
+    for name, options in CALIBRATED.items():
+        if wanted(f"calibrated:{name}"):
+            folder = out / f"calibrated-{name}"
+            if not folder.exists():
+                words = ("quantize", str(model), "--format", name, *options, "--out", str(folder))
+                subprocess.run([sys.executable, "-m", "tpforge", *words], check=True, stdout=sys.stderr)
+            made = " ".join(("`quantize", *options)) + "`, then `build`"
+            yield Way(f"calibrated:{name}", made, EngineRecipe(model=str(folder)))
 
 
-def _report(out: Path, name: str, recipe: EngineRecipe, baseline: Baseline, *, plain_s: float) -> None:
-    line: dict[str, Any] = {"format": name}
-    for tp_size in (1, 2, 4):
-        folder = out / name.replace(" ", "-") / f"tp{tp_size}"
-        try:
-            engine = _build(recipe.model_copy(update={"tp": tp_size}), folder)
-        except TpforgeError as error:
-            line[f"tp{tp_size}"] = str(error)
-            continue
+def _in_folders(folder: Path) -> Iterator[Way]:
+    for one in sorted(folder.iterdir()):
+        yield Way(f"dir:{one.name}", f"read; {one.name}", EngineRecipe(model=str(one)))
+
+
+def _row(out: Path, way: Way, baseline: Baseline, *, plain_s: float) -> str:
+    """Build at every tp, prove, score tp=1.
+
+    Raises:
+        SystemExit: the ranks hold other values than the format says.
+    """
+    place = out / way.name.replace(":", "-")
+    errors: list[float] = []
+    for tp_size in TP_SIZES:
+        engine = _build(way.recipe.model_copy(update={"tp": tp_size}), place / f"tp{tp_size}")
         manifest = read_manifest(engine)
-        with open_model(recipe.model) as source:
+        with open_model(way.recipe.model) as source:
             report = verify_shards(
                 source, engine / "checkpoint", plan=plan_of(manifest), dtype=manifest.dtype
             )
-        size = sum(file.size for file in manifest.files if file.path.startswith("checkpoint/"))
-        line[f"tp{tp_size}"] = {"problems": len(report.problems), "bytes": size}
+        if report.problems:
+            raise SystemExit(f"{way.name} at tp={tp_size} is not proven: {report.problems[:3]}")
         if tp_size == 1:
-            quality = compare_with(baseline, engine, manifest, progress=_say)
-            line |= quality.model_dump(exclude={"weight_errors", "text_sha256", "not_emulated"})
             errors = [error.relative for error in report.weight_errors]
-            line |= {"weight_error": sum(errors) / len(errors) if errors else None}
-            seconds = _time(recipe, out / "timed")
-            line |= {"convert_s": round(seconds, 2), "times_plain": round(seconds / plain_s, 2)}
-    print(json.dumps(line), flush=True)
+    engine = place / "tp1" / "engine"
+    manifest = read_manifest(engine)
+    quality = compare_with(baseline, engine, manifest, progress=_say)
+    seconds = _time(way.recipe, out / "timed")
+    return line(
+        _name(manifest),
+        way.made,
+        f"{quality.perplexity:.3f}",
+        f"{100 * quality.perplexity_drop:+.2f}%",
+        f"{quality.mean_kl_divergence:.1e}",
+        f"{100 * quality.top1_agreement:.1f}%",
+        str(quality.num_greedy_equal),
+        f"{100 * sum(errors) / len(errors):.2f}%" if errors else "",
+        f"{seconds:.2f} s, {seconds / plain_s:.1f} x",
+    )
+
+
+def _name(manifest: Manifest) -> str:
+    found = manifest.quantization
+    assert found is not None
+    return f"`{found.format}`" if found.format else f"KV cache {str(found.kv_cache).upper()}"
 
 
 def _build(recipe: EngineRecipe, folder: Path) -> Path:
@@ -111,4 +182,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main()

@@ -1,7 +1,7 @@
 """How often verdicts are wrong, intervals right and changes seen, by simulation: `-m benchmarks.verdicts`.
 
 It measures no server: runs are drawn whose truth is known, and judged by `tpforge compare`'s own functions.
-Draws are seeded; the tables of docs/deciding.md are what it prints.
+Draws are seeded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from benchmarks.tables import head, line
 from tpforge.measure.comparison.judging import Judgement, judge_repeats
 from tpforge.measure.comparison.power import smallest_change
 from tpforge.measure.comparison.rows import Measured, Row
@@ -53,15 +54,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     for title, header, rows in (
-        ("False verdicts", ("runs", "one row", "30 rows, each alone", "the comparison"), false_verdicts),
-        ("Coverage of 95 % intervals", ("interval", "holds the truth"), coverage),
-        ("Changes that are seen", ("rounds", "noise", "printed", "seen"), power),
-        ("A true +8 % under 10 % common drift", ("rounds", "paired", "Welch"), drifting),
+        (
+            "Comparisons of equal runs that call something better or worse",
+            ("how A and B were measured", "one row", "some of 30 rows, each alone", "the comparison"),
+            false_verdicts,
+        ),
+        ("Intervals (95 %) that hold the truth", ("of what", "hold it"), coverage),
+        (
+            "What the primary metric sees in 8 of 10 cases at three levels, and how often it was seen",
+            ("rounds", "noise of a repeat", "printed", "seen"),
+            power,
+        ),
+        (
+            "A true +8 % that is seen, each round of its own speed (10 %), repeats with 1.5 % noise",
+            ("rounds", "by rounds", "comparing means (Welch)"),
+            drifting,
+        ),
     ):
-        print(f"\n{title}, {given.draws} draws, seed {given.seed}\n\n| {' | '.join(header)} |")
-        print("|---" * len(header) + "|")
+        print(f"\n{title}:\n\n{head(*header)}")
         for row in rows(given.draws, random.Random(given.seed)):
-            print(f"| {' | '.join(row)} |", flush=True)
+            print(line(*row), flush=True)
     return 0
 
 

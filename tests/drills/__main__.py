@@ -1,6 +1,6 @@
 """`make drills`: all drills at length, a line each on stdout; exit status 1 when one found what must not be.
 
-python -m tests.drills [--full] [--hours H] [--only NAME,NAME]
+python -m tests.drills [--full] [--hours H] [--only NAME,NAME] [--table]
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, help="of each command [20]")
     parser.add_argument("--requests", type=int, help="[1000]")
     parser.add_argument("--only", default=",".join(NAMES), help="drills, by commas [all]")
+    parser.add_argument("--table", action="store_true", help="print a table for a page")
     given = parser.parse_args(arguments)
     usual = (1 / 6, 100, 10_000) if given.full else (0.05, 20, 1000)
     asked = (given.hours, given.kills, given.requests)
@@ -110,8 +111,11 @@ def run(arguments: list[str]) -> int:
         found = figures(
             Path(folder), names, hours=hours, num_kills=int(num_kills), num_requests=int(num_requests)
         )
+        if given.table:
+            print("| drill | tries | counted | measured |\n|---|---|---|---|", flush=True)
         for figure in found:
-            print(figure.line(), *figure.notes, sep=" | ", flush=True)
+            line = figure.row() if given.table else " | ".join((figure.line(), *figure.notes))
+            print(line, flush=True)
             good = good and figure.is_good
     return 0 if good else 1
 

@@ -31,12 +31,19 @@ class Figure:
         return not any(self.bad.values())
 
     def line(self) -> str:
-        """The line that is printed and published."""
+        """The line that is printed."""
+        return " | ".join(part for part in self._cells() if part)
+
+    def row(self) -> str:
+        """The row of a table that is published."""
+        *cells, times = self._cells()
+        return f"| {' | '.join(cells)} | {'; '.join(filter(None, (times, *self.notes)))} |"
+
+    def _cells(self) -> tuple[str, str, str, str]:
+        """Name, tries, what was counted, times."""
         counts = ", ".join(f"{kind} {number}" for kind, number in self.bad.items())
         times = "; ".join(f"{kind} {_spread(values)}" for kind, values in self.seconds.items())
-        return " | ".join(
-            part for part in (self.name, f"{self.num_tries} {self.what}", counts, times) if part
-        )
+        return self.name, f"{self.num_tries} {self.what}", counts, times
 
 
 def _spread(values: Sequence[float]) -> str:
