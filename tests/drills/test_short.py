@@ -23,7 +23,8 @@ def test_a_figure_is_good_only_when_all_that_must_be_zero_is() -> None:
     )
     figure.notes.append("two at once")
     assert figure.row() == (
-        "| kill -9 of convert | 2 kills | half outputs 0 | to service 2.0 s, at most 2.0 s (n=2); two at once |"
+        "| kill -9 of convert | 2 kills | half outputs 0 "
+        "| to service 2.0 s, at most 2.0 s (n=2); two at once |"
     )
     figure.count("half outputs")
     assert not figure.is_good

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines.transformers_model import load_transformers
 from transformers import AutoModelForCausalLM
 
+from engines.parity.rounded_weights import round_weights
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
-from engines.parity.rounded_weights import round_weights
-from engines.transformers_model import load_transformers
 from tests.support.families.cases import CASES
 from tests.support.families.configs import tiny_model
 from tests.support.families.proving import TOKENS
