@@ -17,7 +17,7 @@ from tests.e2e.conftest import quiet
 from tests.support.ports import free_ports
 from tpforge.errors import TpforgeError
 from triton_repo.client.client import Client
-from triton_repo.serve.local import ServeOptions, Server, serve, status, stop
+from triton_repo.serve.local import ServeOptions, Server, serve, stop
 from triton_repo.serve.processes import stubs_of
 from triton_repo.serve.state import read_state
 
@@ -82,14 +82,13 @@ def run(repository: Path, folder: Path, *, cases: Cases | None = None) -> Iterat
     chosen = cases or tuple((part, how) for part in PARTS for how in (signal.SIGKILL, signal.SIGSTOP))
     state_dir, ports = folder / "server", free_ports()
     options = ServeOptions(state_dir=state_dir, ports=ports, load_timeout_s=120, detach=True, drain_s=2)
-    server = serve(repository, options=options, progress=quiet)
     try:
         for part, how in chosen:
-            yield _case(server, part, how)
-            if not status(options.state_dir).is_running:
-                server = serve(repository, options=options, progress=quiet)
+            # Each has a supervisor of its own: after five failures in a few minutes one gives up, rightly.
+            yield _case(serve(repository, options=options, progress=quiet), part, how)
+            stop(state_dir)
     finally:
-        stop(options.state_dir)
+        stop(state_dir)
 
 
 def _case(server: Server, part: str, how: signal.Signals) -> Figure:

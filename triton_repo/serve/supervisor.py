@@ -267,6 +267,8 @@ class Supervisor:
 
     def _watch_with(self, heartbeat: Heartbeat | None, start: Start) -> str:
         stubs = processes.stubs_of(start.process.pid)
+        if (pid := processes.ended_stub_of(start.process.pid)) is not None:
+            return f"the process of a model (pid {pid}) ended while the server started"
         while True:
             if self._is_stopped():
                 raise Stopped

@@ -1,0 +1,64 @@
+"""A tritonserver's model processes as the kernel shows them, those that ended before anybody looked included."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.support.patience import wait_until
+from triton_repo.serve.processes import ended_stub_of, stubs_of
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.argv[1], "600"])
+print(child.pid, flush=True)
+sys.stdin.read()
+child.kill()
+child.wait()
+"""
+
+
+@contextmanager
+def parent_of(program: Path) -> Iterator[tuple[int, int]]:
+    """A process that, as Triton, does not look after its child; both pids."""
+    shutil.copy("/bin/sleep", program)
+    words = [sys.executable, "-c", PARENT, str(program)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        yield parent.pid, int(parent.stdout.readline())
+
+
+def is_zombie(pid: int) -> bool:
+    return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_model_process_that_ended_unseen_is_found(tmp_path: Path) -> None:
+    with parent_of(tmp_path / "triton_python_backend_stub") as (parent, stub):
+        wait_until(lambda: bool(stubs_of(parent)), "the child runs its program")
+        assert [found.pid for found in stubs_of(parent)] == [stub]
+        assert ended_stub_of(parent) is None
+        os.kill(stub, signal.SIGKILL)
+        wait_until(lambda: is_zombie(stub), "a zombie")
+        assert ended_stub_of(parent) == stub
+        assert stubs_of(parent) == {}
+
+
+def test_another_program_that_ended_is_no_model(tmp_path: Path) -> None:
+    with parent_of(tmp_path / "gc-helper") as (parent, child):
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: is_zombie(child), "a zombie")
+        assert ended_stub_of(parent) is None
+
+
+def test_server_that_is_gone_has_none() -> None:
+    with subprocess.Popen(["/bin/true"]) as ended:
+        pass
+    assert ended_stub_of(ended.pid) is None
