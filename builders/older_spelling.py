@@ -16,6 +16,10 @@ from tpforge.errors import InputRefused
 
 _LAYERS = ("full_attention", "sliding_attention")
 _CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+_RENAMED = {"qwen3_moe": {"num_local_experts": "num_experts"}}
+"""By model type, keys that transformers 5 saves, and the names by which 4.57 looks for them."""
+_NO_CLASSES = ("quantization_config", "compression_config", "generation_config")
+"""Objects of config.json that are of no class of a model."""
 _NEW_TOKENIZER_KEYS = ("backend", "is_local", "local_files_only")
 
 
@@ -65,10 +69,15 @@ def respell(folder: Path) -> None:
 
 def older_config(values: dict[str, Any], *, where: str) -> dict[str, Any]:
     """config.json with rope_theta, rope_scaling, torch_dtype, ... beside what transformers 5 wrote."""
-    inner = values.get("text_config")
-    if isinstance(inner, dict):
-        values = values | {"text_config": older_config(inner, where=where)}
-    found = values | _older_rope(values.get("rope_parameters"), where=where)
+    parts = {
+        key: older_config(inner, where=where)
+        for key, inner in values.items()
+        if key.endswith("_config") and key not in _NO_CLASSES and isinstance(inner, dict)
+    }
+    found = values | parts | _older_rope(values.get("rope_parameters"), where=where)
+    for newer, older in _RENAMED.get(str(values.get("model_type")), {}).items():
+        if newer in values:
+            found.setdefault(older, values[newer])
     if values.get("dtype") is not None:
         found.setdefault("torch_dtype", values["dtype"])
     return found
@@ -97,8 +106,11 @@ def _flat(rope: dict[str, Any]) -> dict[str, Any]:
     """The keys at the top of the file, and what is left as rope_scaling."""
     top = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if rope.get(key) is not None}
     scaling = {key: value for key, value in rope.items() if key not in top}
-    is_plain = scaling.get("rope_type", "default") == "default"
-    return {**top, "rope_scaling": None if is_plain else scaling}
+    if scaling.get("rope_type", "default") != "default":
+        return {**top, "rope_scaling": scaling}
+    # Of plain ropes only those of images have more to say; 4.57 makes its own "default" of the type.
+    has_sections = scaling.get("mrope_section") is not None
+    return {**top, "rope_scaling": {**scaling, "type": "mrope"} if has_sections else None}
 
 
 def older_tokenizer_config(values: dict[str, Any], *, where: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from builders.audit.rope import rope_disagreements
 from builders.older_spelling import (
     needs_older_spelling,
     older_config,
@@ -107,6 +108,77 @@ def test_each_kind_of_rope_has_its_older_keys(parameters: dict[str, Any], expect
     assert older_config(values, where="") == values | expected
     nested = {"text_config": values}
     assert older_config(nested, where="") == {"text_config": values | expected}
+
+
+def test_the_sections_of_a_rope_for_images_are_kept() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    found = older_config({"rope_parameters": rope}, where="")
+    assert found["rope_scaling"] == {"rope_type": "default", "type": "mrope", "mrope_section": [2, 3, 3]}
+    assert not rope_disagreements(found)
+
+
+def test_every_class_within_a_config_is_spelled_anew() -> None:
+    vision = {"rope_parameters": {"rope_type": "default", "rope_theta": 123.0}, "dtype": "bfloat16"}
+    values = {"vision_config": vision, "quantization_config": {"dtype": "fp8", "rope_parameters": {"a": 1}}}
+    found = older_config(values, where="")
+    assert (found["vision_config"]["rope_theta"], found["vision_config"]["torch_dtype"]) == (
+        123.0,
+        "bfloat16",
+    )
+    assert found["quantization_config"] == values["quantization_config"]
+
+
+# Classes that the LLM API of TensorRT-LLM 1.2 runs and both versions have.
+OF_BOTH = {
+    "deepseek_v3": {"n_routed_experts": 6},
+    "gemma3_text": {"sliding_window": 24},
+    "glm4_moe": {"n_routed_experts": 6},
+    "gpt_oss": {"num_local_experts": 6},
+    "llama": {"num_key_value_heads": 6},
+    "mixtral": {"num_local_experts": 6},
+    "phi3": {"num_key_value_heads": 6},
+    "qwen2_vl": {},
+    "qwen2_5_vl": {},
+    "qwen3_moe": {"num_experts": 6, "moe_intermediate_size": 48},
+    "qwen3_next": {"num_experts": 6},
+}
+NOT_COMPARED = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "rope_parameters",
+    "rope_scaling",
+    "torch_dtype",
+    "transformers_version",
+}
+READ_KEYS = """
+import json, sys
+from transformers import AutoConfig
+found = [AutoConfig.from_pretrained(one).to_json_string(use_diff=False) for one in sys.argv[1:]]
+print(json.dumps([json.loads(one) for one in found]))
+"""
+
+
+@pytest.mark.skipif(not OLDER.is_file(), reason="make older-transformers: .venv-transformers-4 is missing")
+def test_transformers_4_finds_every_key_that_both_versions_have(tmp_path: Path) -> None:
+    saved = {}
+    for kind, settings in OF_BOTH.items():
+        config = AutoConfig.for_model(kind, **settings)
+        config.save_pretrained(tmp_path / kind)
+        saved[kind] = json.loads(config.to_json_string(use_diff=False))
+        respell(tmp_path / kind)
+    folders = [tmp_path / kind for kind in OF_BOTH]
+    found = subprocess.run(
+        [OLDER, "-c", READ_KEYS, *folders], capture_output=True, text=True, check=True
+    ).stdout
+    lost = {}
+    for (kind, newer), older in zip(saved.items(), json.loads(found), strict=True):
+        names = AutoConfig.for_model(kind).attribute_map
+        for key in sorted(older.keys() - NOT_COMPARED):
+            own = names.get(key, key)
+            if own in newer and not isinstance(newer[own], dict) and older[key] != newer[own]:
+                lost[kind, key] = (older[key], newer[own])
+    assert lost == {}
 
 
 def test_ropes_without_an_older_spelling_are_refused() -> None:
