@@ -42,6 +42,7 @@ class Processes:
         self._sentinels: list[int] = []
         self._reporter = (config.pp_size - 1) * config.tp_size
         self._vocab_size = config.vocab_size
+        self._memory_kills = _num_memory_kills()
         try:
             for rank in range(config.world_size):
                 arguments = [str(config.folder), str(rank), str(num_slots), device, compute_dtype]
@@ -136,5 +137,16 @@ class Processes:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
         code = self._children[rank].poll()
         how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"
+        number = _num_memory_kills() - self._memory_kills
+        memory = f"; memory ran out, for which the kernel has killed {number} meanwhile" if number > 0 else ""
         self.close()
-        raise RankFailure(": ".join([f"rank {rank} {what}{how}", *tail]))
+        raise RankFailure(": ".join([f"rank {rank} {what}{how}{memory}", *tail]))
+
+
+def _num_memory_kills() -> int:
+    """How many processes the kernel has killed on this machine because memory ran out; 0 where untold."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -29,25 +29,25 @@ _CORRECTIONS = ("e_score_correction_bias", "expert_bias", "layer_scalar")
 """Buffers of transformers that checkpoints hold as weights."""
 
 
-def class_of(name: str) -> Any:
+def is_made_by_transformers(name: str) -> bool:
+    """Whether transformers has the class, without loading it."""
     import transformers
 
-    return getattr(transformers, OTHER_NAMES.get(name, name), None)
-
-
-def made_by_transformers() -> list[str]:
-    return [name for name in known_classes() if class_of(name) is not None]
+    return OTHER_NAMES.get(name, name) in dir(transformers)
 
 
 def test_transformers_has_most_classes_of_the_table() -> None:
-    assert len(made_by_transformers()) >= 40
+    assert sum(map(is_made_by_transformers, known_classes())) >= 40
 
 
-@pytest.mark.parametrize("name", made_by_transformers())
+@pytest.mark.parametrize("name", known_classes())
 def test_a_default_config_as_it_is_saved_declares_as_many_parameters(name: str) -> None:
     import torch
+    import transformers
 
-    kind = class_of(name)
+    if not is_made_by_transformers(name):
+        pytest.skip(f"transformers has no {name}")
+    kind: Any = getattr(transformers, OTHER_NAMES.get(name, name))
     config = kind.config_class(**GIVEN.get(name, {}))
     saved = json.loads(config.to_json_string(use_diff=False))
     with torch.device("meta"):

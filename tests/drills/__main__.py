@@ -16,10 +16,12 @@ from engines import reference
 from tests.drills import (
     busy,
     clients,
+    clock,
     faults,
     hostile_clients,
     hostile_files,
     kills,
+    memory,
     parts,
     promotions,
     requests,
@@ -35,7 +37,7 @@ from triton_repo.render.repository import render
 NAMES = (
     *("kills", "faults", "hostile_files"),
     *("requests", "clients", "hostile_clients", "busy", "soak"),
-    *("parts", "promotions"),
+    *("parts", "memory", "clock", "promotions"),
 )
 
 
@@ -85,6 +87,12 @@ def figures(
         source = Path(reference.__file__).parent
         rendered = render(engine.folder, engine.manifest, out=out, runtime_source=source, options=options)
         yield from parts.run(rendered.path, folder / "processes")
+    if "memory" in names:
+        processes = ReferenceOptions(executor="processes", num_threads=1)
+        with served(engine, folder / "memory", processes) as serving:
+            yield from memory.run(serving.server)
+    if "clock" in names:
+        yield clock.run(folder / "clock", engine)
     if "promotions" in names:
         yield promotions.run(folder / "promotions", engine)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills import clients, faults, hostile_clients, hostile_files, kills, requests
+from tests.drills import clients, faults, hostile_clients, hostile_files, kills, memory, requests
 from tests.drills.figures import Figure
 from tests.e2e.conftest import Serving, lockstep, tiny_engine
 
@@ -70,3 +70,11 @@ def test_hostile_clients_harm_no_other_and_are_let_in_nowhere(lockstep: Serving)
     must = {kind: number for kind, number in figure.bad.items() if not kind.startswith("over")}
     assert set(must.values()) == {0}, figure.line()
     assert figure.num_tries == 6
+
+
+@pytest.mark.e2e
+def test_a_model_whose_memory_ran_out_is_back_and_the_cause_is_told(lockstep: Serving) -> None:
+    (figure,) = memory.run(lockstep.server, parts=("stub",))
+    if figure.num_tries == 0:
+        pytest.skip(f"no control group of memory can be made here: {figure.notes}")
+    assert figure.is_good, (figure.line(), figure.notes)

@@ -10,7 +10,7 @@ from tests.support.records import manifest_of
 from tpforge.outputs.atomic import hash_file
 from tpforge.outputs.written import RECORD_NAME
 
-BIG = bytes(index * 7 % 251 for index in range(3_000_000))
+BIG = (bytes(index * 7 % 251 for index in range(251)) * 12_000)[:3_000_000]
 
 
 def write_engine(folder: Path, **fields: object) -> Path:

@@ -17,7 +17,7 @@ from tpforge.progress import Progress
 from tpforge.records import Record
 from tpforge.system.opener import read_url
 from triton_repo.serve import processes, triton_log
-from triton_repo.serve.ports import NamedPort
+from triton_repo.serve.ports import NamedPort, is_listened_on
 from triton_repo.serve.private import open_log
 from triton_repo.serve.readiness import Stopped, exit_text
 
@@ -85,7 +85,7 @@ class Companions:
                 self._start(companion)
 
     def wait_ready(self, *, timeout_s: float, is_stopped: Callable[[], bool]) -> None:
-        """Return when each has proven that it answers.
+        """Return when each listens on its ports and has proven that it answers.
 
         Raises:
             Stopped: `is_stopped` said so.
@@ -93,7 +93,7 @@ class Companions:
         """
         end = time.monotonic() + timeout_s
         for companion in self._all:
-            problem = _problem(companion.proof)
+            problem = _problem(companion)
             while problem is not None:
                 if is_stopped():
                     raise Stopped
@@ -107,7 +107,7 @@ class Companions:
                         f"{_end_of(companion.log)}"
                     )
                 time.sleep(_PAUSE_S)
-                problem = _problem(companion.proof)
+                problem = _problem(companion)
 
     def look(self) -> None:
         """Start again what has ended, the sooner the longer it ran."""
@@ -165,8 +165,12 @@ class Companions:
         self._begun[companion.name] = time.monotonic()
 
 
-def _problem(proof: Proof | None) -> str | None:
-    """Why the request is not answered; None when it is."""
+def _problem(companion: Companion) -> str | None:
+    """Where it does not listen yet, or why its request is not answered; None when it is ready."""
+    silent = [port for port in companion.ports if not is_listened_on(port)]
+    if silent:
+        return f"nothing listens on port {silent[0].port} ({silent[0].name})"
+    proof = companion.proof
     if proof is None:
         return None
     body = None if proof.body is None else json.dumps(proof.body).encode()

@@ -1,6 +1,6 @@
 """The three ports of a server, and who holds one that is not free.
 
-It opens no server; it only tries to bind, before Triton does, because Triton finds out last.
+It opens no server; it tries to bind, before Triton does, because Triton finds out last, and to connect.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tpforge.records import Record
 
 LAST_PORT = 65535
 NUM_PORTS = 3
+_CONNECT_TIMEOUT_S = 5.0
 
 
 class NamedPort(Record):
@@ -74,6 +75,16 @@ def refuse_used(ports: Ports, *, host: str, others: Sequence[NamedPort] = ()) ->
             "; ".join(problems) + "; stop that process (`tpforge stop` for a server of ours), "
             f"or choose other ports with {', '.join(options)}"
         )
+
+
+def is_listened_on(port: NamedPort) -> bool:
+    """Whether a program on this machine takes connections there."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(port.host, port.host)
+    try:
+        socket.create_connection((host, port.port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def find_free_base(*, start: int = 8000, host: str = "127.0.0.1", num_more: int = 0) -> int:

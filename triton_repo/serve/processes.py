@@ -179,6 +179,27 @@ def _is_ours(region: Path) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
+def num_memory_kills() -> int:
+    """How many processes the kernel has killed on this machine since boot because memory ran out.
+
+    Those of a container's own limit count too. 0 where the kernel does not say (before Linux 4.13).
+    """
+    try:
+        lines = (_PROC / "vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def memory_note(before: int) -> str:
+    """What to add to how a process ended, when memory ran out since `before` of num_memory_kills; else ""."""
+    number = num_memory_kills() - before
+    if number <= 0:
+        return ""
+    killed = "a process" if number == 1 else f"{number} processes"
+    return f"; memory ran out: the kernel has killed {killed} on this machine since the server was started"
+
+
 def stubs_of(server_pid: int) -> dict[ProcessId, str]:
     """The model processes of a tritonserver with the name of each one's model."""
     import psutil

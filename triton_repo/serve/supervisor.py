@@ -178,18 +178,19 @@ class Supervisor:
     def _serve(self) -> NoReturn:
         """Start, watch, start again, until Stopped or another error ends it."""
         while True:
-            begun = time.monotonic()
+            begun, memory_kills = time.monotonic(), processes.num_memory_kills()
             start = self._start()
             try:
                 self._wait_ready(start)
                 self._start_companions()
             except TpforgeError as error:
-                cause = str(error)
+                cause = f"{error}{processes.memory_note(memory_kills)}"
                 if self._state.seconds_to_ready is None and not self._died_by_chance(cause):
-                    raise  # It has never worked: trying again would only hide why.
+                    # It has never worked: trying again would only hide why.
+                    raise type(error)(cause) from error
             else:
                 self._say_ready(time.monotonic() - begun)
-                cause = self._watch(start)
+                cause = self._watch(start) + processes.memory_note(memory_kills)
             self._restart_after(cause)
 
     def _died_by_chance(self, cause: str) -> bool:

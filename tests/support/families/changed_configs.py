@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from builders.families.common.reading import ConfigReader
@@ -151,23 +152,29 @@ def _others(key: str, value: Any) -> Iterator[Any]:
         yield [value[-1]] * len(value)
 
 
-def transformers_logits(case: FamilyCase, config: Config, folder: Path | None = None) -> torch.Tensor | None:
-    """What the model of a config computes with the weights of the case; None when transformers rejects it.
+@dataclass(frozen=True)
+class Truth:
+    """A model of transformers' own and what it computes."""
 
-    With `folder` the checkpoint is saved there, config.json just as it is given.
-    """
+    model: PreTrainedModel
+    logits: torch.Tensor
+
+    def save(self, folder: Path, *, config: Config) -> None:
+        """Write its checkpoint, config.json just as it is given."""
+        self.model.save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def truth_of(case: FamilyCase, config: Config) -> Truth | None:
+    """What the model of a config computes with the weights of the case; None when transformers rejects it."""
     try:
         found = AutoConfig.for_model(config["model_type"], **_arguments(config))
         model = tiny_model(case, config=found)
         with torch.inference_mode():
-            logits: torch.Tensor = model(torch.tensor([TOKENS])).logits[0].float()
+            return Truth(model, model(torch.tensor([TOKENS])).logits[0].float())
     # Whatever transformers and torch raise for a config that makes no model.
     except Exception:
         return None
-    if folder is not None:
-        model.save_pretrained(folder)
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return logits
 
 
 def our_logits(source: Path, engine: Path) -> torch.Tensor | str:

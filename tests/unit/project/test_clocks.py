@@ -6,11 +6,14 @@ It changes no clock; it reads which one the code asks.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("tpforge", "builders", "engines", "triton_repo", "scripts")
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+WALL_OF_SHELLS = re.compile(r"\$\{?(?:EPOCH)?SECONDS|\bSECONDS\b\s*[+-]|\bdate\s+\+")
+"""Bash's SECONDS is that clock too."""
 
 
 def wall_clocks(tree: ast.AST) -> list[ast.AST]:
@@ -50,3 +53,19 @@ def test_a_duration_by_that_clock_would_be_found() -> None:
     tree = ast.parse(source)
     assert len(wall_clocks(tree)) == 3
     assert [ast.unparse(node) for node in dates(tree)] == ["datetime.now"]
+
+
+def test_no_script_that_is_written_waits_by_that_clock() -> None:
+    templates = [path for path in (ROOT / "triton_repo").rglob("*.j2") if ".sh" in path.suffixes]
+    assert len(templates) >= 6
+    texts = {str(path): _without_comments(path.read_text(encoding="utf-8")) for path in templates}
+    assert {path for path, text in texts.items() if WALL_OF_SHELLS.search(text)} == set()
+
+
+def test_a_script_that_waits_by_it_would_be_found() -> None:
+    for line in ("deadline=$((SECONDS + 5))", '[ "$SECONDS" -gt 5 ]', "end=$(date +%s)", "a=$EPOCHSECONDS"):
+        assert WALL_OF_SHELLS.search(line), line
+
+
+def _without_comments(script: str) -> str:
+    return "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("#"))

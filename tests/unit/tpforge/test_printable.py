@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from functools import cache
 
 import pytest
 
@@ -12,11 +13,16 @@ from tpforge.printable import printable, printable_json, printable_name, shorten
 # By Unicode: controls, formats (which reorder or hide), lone surrogates, ends of line and of paragraph.
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _MEANT = "\n\t\u200c\u200d"
-EVERY = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in _OBEYED]
+
+
+@cache
+def every() -> tuple[str, ...]:
+    """All of Unicode that a terminal may obey."""
+    return tuple(chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in _OBEYED)
 
 
 def test_no_character_that_a_terminal_obeys_is_left_but_line_ends_tabs_and_joiners() -> None:
-    left = {character for character in EVERY if character in printable(character)}
+    left = {character for character in every() if character in printable(character)}
     assert left == set(_MEANT)
 
 
@@ -45,10 +51,10 @@ def test_escapes_are_shown(text: str, shown: str) -> None:
 
 def test_json_is_the_same_value_and_holds_nothing_that_is_obeyed() -> None:
     # Apart: a high and a low surrogate side by side are one character to JSON.
-    value = {" ".join(EVERY): [" ".join(EVERY), "é 模型"]}
+    value = {" ".join(every()): [" ".join(every()), "é 模型"]}
     text = printable_json(json.dumps(value, indent=2, ensure_ascii=False))
     assert json.loads(text) == value
-    assert {character for character in EVERY if character in text} <= set(_MEANT)
+    assert {character for character in every() if character in text} <= set(_MEANT)
     assert "é 模型" in text
 
 

@@ -28,7 +28,7 @@ from tests.support.families.changed_configs import (
     meaning,
     our_logits,
     reading,
-    transformers_logits,
+    truth_of,
 )
 from tests.support.families.configs import FamilyCase
 from tests.support.published.configs import PUBLISHED
@@ -98,29 +98,33 @@ def test_a_changed_key_computes_what_transformers_computes_or_is_refused(
     case: FamilyCase, tmp_path: Path
 ) -> None:
     config = explicit(case)
-    unchanged = transformers_logits(case, config)
+    unchanged = truth_of(case, config)
     assert unchanged is not None
     wrong, num_alike, num_other = [], 0, 0
     for number, (label, changed) in enumerate(changes(config)):
         if isinstance(reading(changed), str):
             continue
-        truth = transformers_logits(case, changed)
+        truth = truth_of(case, changed)
         if truth is None:
             continue
-        if truth.shape == unchanged.shape and torch.allclose(truth, unchanged, atol=1e-6):
+        if _is_alike(truth.logits, unchanged.logits):
             num_alike += 1
             if reading(changed) == reading(config):
                 continue
-        transformers_logits(case, changed, folder=tmp_path / f"{number}")
+        truth.save(tmp_path / f"{number}", config=changed)
         found = our_logits(tmp_path / f"{number}", tmp_path / f"{number}-engine")
         if isinstance(found, str):
             continue
         num_other += 1
-        error = float((found - truth).abs().max() / truth.abs().max())
-        if found.shape != truth.shape or error > case.tolerance * 2:
+        error = float((found - truth.logits).abs().max() / truth.logits.abs().max())
+        if found.shape != truth.logits.shape or error > case.tolerance * 2:
             wrong.append(f"{label}: off by {error:.2g}")
     assert not wrong
     assert num_alike > 0 and num_other > 3
+
+
+def _is_alike(logits: torch.Tensor, others: torch.Tensor) -> bool:
+    return logits.shape == others.shape and torch.allclose(logits, others, atol=1e-6)
 
 
 def _asked(family: Family) -> set[str]:

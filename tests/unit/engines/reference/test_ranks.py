@@ -47,7 +47,9 @@ def test_a_killed_rank_fails_its_requests_and_is_started_again(tmp_path: Path) -
         killed = executor.pids
         os.kill(killed[1], signal.SIGKILL)
         assert failed.wait(PATIENCE_S)
-        assert events[-1].error == ("the model failed and is being restarted: rank 1 ended (signal 9)")
+        error = events[-1].error
+        assert error is not None
+        assert error.startswith("the model failed and is being restarted: rank 1 ended (signal 9)")
         again, done = run(scheduler, 8)
         assert done.wait(PATIENCE_S)
         assert [event.token_ids for event in again] == [event.token_ids for event in whole]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 import uuid
@@ -12,11 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable
 from triton_repo.serve import processes
 from triton_repo.serve.companions import Companion, Companions, Proof, companions_mark
+from triton_repo.serve.ports import NamedPort
 from triton_repo.serve.readiness import Stopped
 
+LISTENS_WHEN_TOLD = """
+import pathlib, socket, time
+while not pathlib.Path({file!r}).exists():
+    time.sleep(0.02)
+server = socket.create_server(("0.0.0.0", {port}))
+time.sleep(600)
+"""
 WAITS = "import signal, sys, time; print('up', flush=True); time.sleep(600)"
 NOTES_ITS_END = """
 import signal, sys, time
@@ -149,6 +159,24 @@ def test_ready_is_who_answers_the_proof_with_200(place: Place) -> None:
         companions.wait_ready(timeout_s=60, is_stopped=lambda: True)
     with pytest.raises(EnvironmentUnusable, match="its front: not ready within 0 s: HTTP Error 400"):
         companions.wait_ready(timeout_s=0, is_stopped=never)
+    companions.kill()
+
+
+def test_ready_is_who_listens_on_its_ports_though_it_has_no_proof(place: Place) -> None:
+    file, number = place.folder / "listen", free_ports().http
+    front = place.companion("kserve", LISTENS_WHEN_TOLD.format(file=str(file), port=number))
+    port = NamedPort(name="KServe", port=number, host="0.0.0.0")
+    companions = place.companions(front.model_copy(update={"ports": (port,)}))
+    companions.start()
+    with pytest.raises(EnvironmentUnusable, match=f"nothing listens on port {number} .KServe."):
+        companions.wait_ready(timeout_s=0, is_stopped=never)
+
+    def listen_now() -> bool:
+        file.touch()
+        return False
+
+    companions.wait_ready(timeout_s=60, is_stopped=listen_now)
+    socket.create_connection(("127.0.0.1", number), timeout=60).close()
     companions.kill()
 
 

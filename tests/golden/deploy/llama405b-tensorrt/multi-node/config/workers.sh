@@ -3,11 +3,16 @@
 set -eu
 trap 'exit 143' TERM
 self=$(hostname)
-deadline=$(($(date +%s) + 7267))
+# Of the clock that nobody sets.
+seconds() {
+    read -r uptime _ </proc/uptime
+    echo "${uptime%%.*}"
+}
+deadline=$(($(seconds) + 7267))
 worker=1
 while [ "$worker" -le 1 ]; do
     until /opt/tools/kubectl exec "$self-$worker" --container triton -- true 2>/dev/null; do
-        if [ "$(date +%s)" -gt "$deadline" ]; then
+        if [ "$(seconds)" -gt "$deadline" ]; then
             echo "leader: pod $self-$worker does not run after 7267 s" >&2
             exit 1
         fi
