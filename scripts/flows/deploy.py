@@ -18,7 +18,8 @@ from tpforge.outputs.places import Places
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
-    from triton_repo.deploy.deployment import Deployment, DeployOptions
+    from triton_repo.deploy.deployment import Deployment
+    from triton_repo.deploy.options import DeployOptions
 
 _DYNAMO = ("dynamo", "dynamo-compose")
 
@@ -57,7 +58,6 @@ def write_deployment(
     from triton_repo.deploy.crossing import crossing_warnings
     from triton_repo.deploy.deployment import plan_deployment
     from triton_repo.deploy.dynamo import dynamo_options
-    from triton_repo.deploy.slurm import needs_repository, slurm_options
     from triton_repo.deploy.targets import apply_words, target_files
 
     manifest = read_manifest(places.engine)
@@ -67,12 +67,11 @@ def write_deployment(
         options = _counted_by(plan, manifest, target, options)
     if target in _DYNAMO:
         options = dynamo_options(options, manifest)
-    if target == "slurm":
-        options = slurm_options(options, manifest)
     deployment = plan_deployment(places.engine.resolve(), manifest, options)
-    deployment = deployment.model_copy(update={"warnings": crossing_warnings(deployment, manifest)})
+    warnings = (*deployment.warnings, *crossing_warnings(deployment, manifest))
+    deployment = deployment.model_copy(update={"warnings": warnings})
     texts = target_files(target, deployment)
-    if target == "slurm" and needs_repository(manifest):
+    if target == "slurm" and deployment.server == "triton":
         _render(places)
     with atomic_folder(folder, force=force) as temporary:
         for name, text in texts.items():

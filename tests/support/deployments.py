@@ -17,12 +17,13 @@ from tpforge.model import AttentionSpec, MlpSpec
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import plan_padding
 from triton_repo.deploy.crossing import crossing_warnings
-from triton_repo.deploy.deployment import Deployment, DeployOptions, plan_deployment
-from triton_repo.deploy.slurm import slurm_options
+from triton_repo.deploy.deployment import Deployment, plan_deployment
+from triton_repo.deploy.options import DeployOptions
 from triton_repo.deploy.targets import target_files
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deploy"
 _CHECKSUM = re.compile(r"(checksum(?:/config)?: )[0-9a-f]{64}")
+_NO_OBJECTS = ("kustomization", "prometheus", "config/llm.yaml", "endpoint-picker")
 _DASHBOARD = re.compile(r"(^|/)tpforge(-[^/]*)?\.json$")
 URL, DIGEST = "s3://models/engines/it", "ab" * 32
 
@@ -132,6 +133,16 @@ MANIFESTS: dict[str, Manifest] = {
         runtime="pytorch",
         llm_api=LlmApi(trtllm="1.3.0rc29", arguments={}, sm=90),
     ),
+    "llama70b-trtllm-serve": llama(
+        "Llama-3.3-70B-Instruct-tp4-pytorch",
+        **SIZES_70B,
+        runtime="pytorch",
+        llm_api=LlmApi(
+            trtllm="1.4.0rc4",
+            arguments={"tensor_parallel_size": 4, "max_batch_size": 64, "kv_cache_config.dtype": "fp8"},
+            sm=90,
+        ),
+    ),
     "deepseek-v32-dynamo": deepseek(),
     "llama8b-dynamo": llama(
         "Llama-3.1-8B-Instruct-tp1-trt",
@@ -173,6 +184,7 @@ CASES: tuple[tuple[str, str], ...] = (
     ("llama70b-pytorch", "kubernetes"),
     ("llama70b-pytorch", "helm"),
     ("llama70b-pytorch", "slurm"),
+    *(("llama70b-trtllm-serve", target) for target in ("compose", "kubernetes", "helm", "kserve", "slurm")),
     ("llama405b-tensorrt", "multi-node"),
     ("llama405b-tensorrt", "slurm"),
     ("llama70b-dynamo", "slurm"),
@@ -195,11 +207,10 @@ def deployment_of(case: str, target: str, **changes: Any) -> Deployment:
     manifest = MANIFESTS[case]
     of_case = {"dynamo": DYNAMO_OPTIONS, "dynamo-compose": ONE_HOST}.get(target, {}).get(case, {})
     options = options_for(target).model_copy(update={**of_case, **changes})
-    if target == "slurm":
-        options = slurm_options(options, manifest)
     folder = Path("/data/out") / manifest.name / "engine"
     found = plan_deployment(folder, manifest, options)
-    return found.model_copy(update={"warnings": crossing_warnings(found, manifest)})
+    warnings = (*found.warnings, *crossing_warnings(found, manifest))
+    return found.model_copy(update={"warnings": warnings})
 
 
 def golden_files(case: str, target: str) -> dict[str, str]:
@@ -237,6 +248,6 @@ def documents(files: dict[str, str]) -> list[Any]:
     return [
         document
         for path, text in files.items()
-        if path.endswith(".yaml") and "kustomization" not in path and not path.startswith("prometheus")
+        if path.endswith(".yaml") and not any(word in path for word in _NO_OBJECTS)
         for document in yaml.safe_load_all(text)
     ]

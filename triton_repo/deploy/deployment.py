@@ -9,33 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from ipaddress import ip_network
 from math import ceil
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from tpforge import __version__
 from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
 from tpforge.records import Record
 from tpforge.trtllm.versions import find_release
 from tpforge.units import GIB, counted
 from triton_repo.deploy.engine_url import refuse_engine_url
+from triton_repo.deploy.options import DeployOptions
 from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.start_time import start_seconds
+from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
+from triton_repo.trtllm_serve.settings import METRICS_PATH, missing_metrics, serving_yaml
 
 STORE = PurePosixPath("/srv/engines")
 """Where engines lie in a container; read-only for the server."""
 HOME = PurePosixPath("/srv/tpforge")
 """What a container makes for itself: a link to its engine, the model repository, state and logs."""
-IMAGE = f"tpforge:{__version__}"
-"""The image of the Dockerfile that every deployment brings: tpforge, and Triton on the CPU."""
 PULL_S = 3600
 CONFIG = PurePosixPath("/etc/tpforge")
 """Where a container finds the scripts of its deployment."""
+LLM_YAML = "llm.yaml"
+"""Among them: what trtllm-serve is told, in the place of the engine's own."""
 UNLISTED_S = 15
 """For so long a pod that is told to end goes on serving, until load balancers take it off their lists."""
 END_S = 15
@@ -44,79 +45,6 @@ SLOWEST_TOKENS_PER_S = 25
 """Assumed of one stream under load; it bounds how long a request may take to end, and nothing else."""
 LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 
-Size = Annotated[int, Field(ge=1)]
-Cidr = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
-Taint = Annotated[str, Field(pattern=r"^[\w./-]+(=[\w.-]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
-LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-RouterMode = Literal["round-robin", "random", "power-of-two", "least-loaded", "kv"]
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-class DeployOptions(Record):
-    """What the user may say about a deployment.
-
-    `image` replaces the server's image, and may be pinned (NAME@sha256:...); `tools_image` holds tpforge.
-    `engine_url` is where `tpforge engines push` put the engine, `digest` what it printed; `storage_uri` is
-    what KServe mounts instead. `gpu_product` is
-    the label that NVIDIA's GPU feature discovery gives a node; `topology_key` the label of the domain that
-    ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
-    requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
-    its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
-    `allow_from` are addresses of clients outside the namespace. `surge` is how many pods a rollout may add;
-    with none, an old pod goes before its successor starts. `spread` is the label over whose domains pods
-    are spread; `guaranteed` pods have limits that are their requests; a `compute_domain` joins nodes by
-    NVLink. `monitor_labels` are those by which the cluster's
-    Prometheus finds what it watches. Of Dynamo: `router_mode` is how its front chooses a worker,
-    `prefill_workers` and `decode_workers` divide those into ones for prompts and ones for answers.
-    """
-
-    image: str | None = None
-    tools_image: str = IMAGE
-    engine_url: str | None = None
-    digest: str | None = None
-    any_digest: bool = False
-    storage_uri: str | None = None
-    namespace: str = "default"
-    replicas: Size = 1
-    max_replicas: Size = 4
-    gpus_per_node: Size = 8
-    gpu_product: str | None = None
-    topology_key: str | None = None
-    monitor_labels: tuple[tuple[LabelName, str], ...] = ()
-    surge: Annotated[int, Field(ge=0)] = 1
-    priority_class: str | None = None
-    runtime_class: str | None = None
-    pull_secrets: tuple[str, ...] = ()
-    tolerations: tuple[Taint, ...] = ()
-    spread: LabelName | None = None
-    annotations: tuple[tuple[LabelName, str], ...] = ()
-    guaranteed: bool = False
-    queue: str | None = None
-    queue_topology: str | None = None
-    allow_from: tuple[Cidr, ...] = ()
-    rdma: str | None = None
-    rdma_count: Size = 1
-    host_network: bool = False
-    compute_domain: bool = False
-    environment: tuple[tuple[EnvironmentName, str], ...] = ()
-    port_base: Annotated[int, Field(ge=1024, le=65533)] = 8000
-    storage_class: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    router_mode: RouterMode | None = Field(default=None, exclude_if=_is_none)
-    prefill_workers: Size | None = Field(default=None, exclude_if=_is_none)
-    decode_workers: Size | None = Field(default=None, exclude_if=_is_none)
-    container: Literal["pyxis", "modules"] = "pyxis"
-    modules: tuple[str, ...] = ()
-    time_limit: str = "24:00:00"
-    load_timeout: Size | None = None
-    grace: Annotated[int, Field(ge=0, le=86400)] | None = None
-
 
 class Deployment(Record):
     """An engine and the sizes of what serves it; a template prints these and computes nothing."""
@@ -124,6 +52,7 @@ class Deployment(Record):
     schema_version: Literal[1] = 1
     name: str
     runtime: Literal["reference", "tensorrt", "pytorch"]
+    server: Literal["triton", "trtllm-serve"] = "triton"
     trtllm: str | None
     image: str
     tools_image: str
@@ -137,7 +66,7 @@ class Deployment(Record):
     ranks_per_node: int
     gpus_per_node: int
     gpu_labels: dict[str, str]
-    canary_model: Literal["ensemble", "tensorrt_llm"]
+    canary_model: str
     ports: Ports
     start_s: int
     grace_s: int
@@ -145,6 +74,8 @@ class Deployment(Record):
     memory_gib: int
     options: DeployOptions
     llm_backend: Annotated[str, Field(exclude=True)] = "pytorch"
+    llm_yaml: Annotated[str, Field(exclude=True)] = ""
+    tells_load: Annotated[bool, Field(exclude=True)] = True
     warnings: tuple[str, ...] = ()
 
     @property
@@ -186,7 +117,56 @@ class Deployment(Record):
                 *("--port-base", str(self.ports.http), "--load-timeout", str(self.start_s)),
                 *("--drain", str(self.grace_s)),
             )
-        return (*self.process_1(), *self.launch(self.repository))
+        return (*self.process_1(), *self.ranks(self.engine_in_store, self.repository))
+
+    def ranks(self, engine: PurePosixPath, repository: PurePosixPath) -> tuple[str, ...]:
+        """The words that start all ranks on one node, by trtllm-serve or behind Triton."""
+        if self.server == "triton":
+            return self.launch(repository)
+        return trtllm_serve_command(self.trtllm_serve(Path(engine), config=Path(CONFIG / LLM_YAML))).words
+
+    def trtllm_serve(self, engine: Path, *, config: Path | None = None) -> TrtllmServe:
+        """What trtllm-serve is asked to serve; with its own llm.yaml where `config` is none."""
+        assert self.trtllm is not None
+        return TrtllmServe(
+            engine=engine,
+            name=self.served_name,
+            version=self.trtllm,
+            port=self.ports.http,
+            address="0.0.0.0",
+            config=config,
+            backend=self.llm_backend,
+        )
+
+    @property
+    def served_name(self) -> str:
+        """The engine's name, which clients ask for; its folder in the store has a piece of the digest too."""
+        return self.engine_key.rpartition("-")[0] if self.options.digest else self.engine_key
+
+    @property
+    def own_environment(self) -> dict[str, str]:
+        """What the server's container needs beside what the user says.
+
+        Open MPI 5, of 1.3.0rc27 and later, starts no rank where the host's name is longer than a buffer of
+        PMIx, as names of pods are. Sources: NVIDIA/TensorRT-LLM, pull request 19019; llm-d/llm-d,
+        guides/optimized-baseline/modelserver/gpu/trtllm/base/patch-trtllm.yaml @2267387c36c6.
+        """
+        if self.server == "triton":
+            return {}
+        quiet = trtllm_serve_command(self.trtllm_serve(Path(self.engine_in_store))).environment
+        return {**quiet, "PMIX_HOSTNAME": "trtllm-node"}
+
+    @property
+    def open_ports(self) -> tuple[tuple[str, int], ...]:
+        """Each port that the server listens on, with the name of what it serves there."""
+        return self.ports.named() if self.server == "triton" else (("HTTP", self.ports.http),)
+
+    @property
+    def metrics(self) -> tuple[str, int, str]:
+        """Where Prometheus reads: the port's name, its number, the path."""
+        if self.server == "triton":
+            return "metrics", self.ports.metrics, "/metrics"
+        return "http", self.ports.http, METRICS_PATH
 
     def process_1(self, *, grace_s: int | None = None, folder: PurePosixPath = CONFIG) -> tuple[str, ...]:
         """The words before a command of ranks, which end them in order."""
@@ -217,11 +197,13 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         )
     num_nodes = max(1, world_size // gpus)
     size = sum(file.size for file in manifest.files)
-    return Deployment(
+    server = server_of(manifest)
+    deployment = Deployment(
         name=label_of(manifest.name),
         runtime=manifest.runtime,
+        server=server,
         trtllm=_trtllm(manifest),
-        image=options.image or _image(manifest, options),
+        image=options.image or _image(manifest, options, server=server),
         tools_image=options.tools_image,
         engine_dir=engine_dir,
         engine_key=engine_key(manifest.name, options.digest),
@@ -230,6 +212,7 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         tp_size=manifest.mapping.tp_size,
         pp_size=manifest.mapping.pp_size,
         llm_backend=manifest.llm_backend,
+        llm_yaml=serving_yaml(manifest.llm_api) if manifest.llm_api else "",
         num_nodes=num_nodes,
         ranks_per_node=world_size // num_nodes,
         gpus_per_node=gpus,
@@ -241,6 +224,42 @@ def plan_deployment(engine_dir: Path, manifest: Manifest, options: DeployOptions
         shm_gib=1 if manifest.runtime == "reference" else 16,
         memory_gib=_memory_gib(manifest, size=size, num_nodes=num_nodes),
         options=options,
+    )
+    if server == "triton":
+        return deployment
+    assert manifest.llm_api is not None
+    missing = missing_metrics(manifest.llm_api)
+    return deployment.model_copy(
+        update={
+            "canary_model": deployment.trtllm_serve(engine_dir).model_name,
+            "tells_load": missing is None,
+            "warnings": (missing,) if missing else (),
+        }
+    )
+
+
+def server_of(manifest: Manifest) -> Literal["triton", "trtllm-serve"]:
+    """What serves an engine: trtllm-serve where no container of Triton holds its release, as from 1.3 on."""
+    release = _trtllm(manifest)
+    if manifest.runtime != "pytorch" or release is None or find_release(release).triton:
+        return "triton"
+    return "trtllm-serve"
+
+
+def refuse_several_nodes(deployment: Deployment) -> None:
+    """For the targets whose replica is one node.
+
+    Raises:
+        UsageError: the engine needs more; it says what serves it.
+    """
+    if deployment.num_nodes == 1:
+        return
+    instead = "--target multi-node or slurm"
+    if deployment.server == "trtllm-serve":
+        instead = "--target slurm, or --target dynamo with --image of Dynamo's runtime"
+    raise UsageError(
+        f"{deployment.name}: {deployment.world_size} ranks need {deployment.num_nodes} nodes of "
+        f"{deployment.gpus_per_node} GPUs; use {instead}"
     )
 
 
@@ -278,8 +297,8 @@ def _trtllm(manifest: Manifest) -> str | None:
     return manifest.llm_api.trtllm if manifest.runtime == "pytorch" and manifest.llm_api else None
 
 
-def _image(manifest: Manifest, options: DeployOptions) -> str:
-    """The NGC container of the engine's release, or for the reference runtime the image with tpforge.
+def _image(manifest: Manifest, options: DeployOptions, *, server: str) -> str:
+    """The container of the engine's release, or for the reference runtime the image with tpforge.
 
     Raises:
         UsageError: no container of the release is known.
@@ -287,21 +306,13 @@ def _image(manifest: Manifest, options: DeployOptions) -> str:
     if manifest.runtime == "reference":
         return options.tools_image
     release = _trtllm(manifest)
-    image = find_release(release).image if release else None
+    found = find_release(release) if release else None
+    image = None if found is None else found.image if server == "triton" else found.release_image
     if image is None:
-        raise UsageError(f"no Triton container of TensorRT-LLM {release} is known; {_instead(manifest)}")
+        raise UsageError(
+            f"no container of TensorRT-LLM {release} is known for {server}; give --image where you have one"
+        )
     return image
-
-
-def _instead(manifest: Manifest) -> str:
-    """What serves an engine whose release no Triton container has."""
-    own = "give --image where you have one"
-    if manifest.runtime != "pytorch":
-        return own
-    return (
-        "use --target slurm or `tpforge serve`, which start trtllm-serve, or --target dynamo with --image of "
-        f"Dynamo's runtime, or {own}"
-    )
 
 
 def _gpu_labels(manifest: Manifest, options: DeployOptions) -> dict[str, str]:

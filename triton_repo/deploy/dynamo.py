@@ -14,7 +14,8 @@ from typing import Any, Literal
 from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
 from tpforge.units import counted
-from triton_repo.deploy.deployment import Deployment, DeployOptions
+from triton_repo.deploy.deployment import Deployment
+from triton_repo.deploy.options import DeployOptions
 
 Object = dict[str, Any]
 Role = Literal["worker", "prefill", "decode"]
@@ -123,7 +124,7 @@ def worker_words(deployment: Deployment, group: Group) -> list[str]:
         return ["python3", "-m", "dynamo.triton", "--model-repository", str(deployment.repository)]
     engine = deployment.engine_in_store
     words = ["python3", "-m", "dynamo.trtllm", "--model", str(engine / "model")]
-    words += ["--served-model-name", served_name(deployment)]
+    words += ["--served-model-name", deployment.served_name]
     words += ["--extra-engine-args", str(engine / "llm.yaml")]
     if group.role != "worker":
         words += ["--disaggregation-mode", group.role]
@@ -137,9 +138,3 @@ def worker_words(deployment: Deployment, group: Group) -> list[str]:
 def router_of(deployment: Deployment) -> str:
     """How the front chooses a worker."""
     return deployment.options.router_mode or "round-robin"
-
-
-def served_name(deployment: Deployment) -> str:
-    """The engine's name, which clients ask for; its folder in the store has a piece of the digest behind."""
-    key = deployment.engine_key
-    return key.rpartition("-")[0] if deployment.options.digest else key

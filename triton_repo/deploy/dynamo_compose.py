@@ -23,7 +23,6 @@ from triton_repo.deploy.dynamo import (
     front_words,
     groups_of,
     refuse_workers,
-    served_name,
     worker_words,
 )
 
@@ -97,7 +96,7 @@ def _frontend(deployment: Deployment) -> Service:
     port = deployment.ports.http
     asked = GRPC_METRICS if compiled else HTTP
     ready = [*_READY, "--url", f"http://127.0.0.1:{asked}"]
-    ready += ["--model", served_name(deployment), "--timeout", str(_READY_TIMEOUT_S)]
+    ready += ["--model", deployment.served_name, "--timeout", str(_READY_TIMEOUT_S)]
     # On this machine only: put a proxy with TLS before it, or change the address knowingly.
     published = {"target": HTTP, "published": str(port), "host_ip": "127.0.0.1", "protocol": "tcp"}
     return {

@@ -15,13 +15,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from triton_repo.deploy.deployment import HOME, STORE, Deployment
+from triton_repo.deploy.deployment import CONFIG, HOME, LLM_YAML, STORE, Deployment
 from triton_repo.deploy.engine_url import DRIVERS
 
 TEMPLATES = Path(__file__).parent / "templates"
 CANARY_TIMEOUT_S = 30
-ALIVE_TIMEOUT_S = {"ensemble": 15, "tensorrt_llm": 60}
-"""By the model that is asked: the LLM API's has no counter of steps, so that a token has to come."""
+COUNTED_S, UNCOUNTED_S = 15, 60
+"""For one look at a model that tells of its steps, and at one where a token has to come."""
 ALIVE_EVERY_S = 10
 ALIVE_FAILURES = 3
 """Looks that have to fail, one after the other, until a server is restarted."""
@@ -43,8 +43,15 @@ def checksum(texts: Mapping[str, str], *, engine_sha256: str = "") -> str:
 
 
 def config(deployment: Deployment) -> dict[str, str]:
-    """The scripts that every container of an engine mounts, by name."""
-    return {"canary.py": canary(), "launch.py": launch(), "prepare.sh": prepare(deployment)}
+    """The scripts that every container of an engine mounts, by name, and what trtllm-serve is told."""
+    name = canary_name(deployment)
+    found = {name: canary(name), "launch.py": launch(), "prepare.sh": prepare(deployment)}
+    return found | ({LLM_YAML: deployment.llm_yaml} if deployment.server == "trtllm-serve" else {})
+
+
+def canary_name(deployment: Deployment) -> str:
+    """The script that speaks the server's protocol."""
+    return "canary.py" if deployment.server == "triton" else "canary_openai.py"
 
 
 def canary(name: str = "canary.py") -> str:
@@ -58,30 +65,35 @@ def launch() -> str:
 
 
 def canary_words(
-    deployment: Deployment, *, script: PurePosixPath, timeout_s: int = CANARY_TIMEOUT_S
+    deployment: Deployment, *, folder: PurePosixPath = CONFIG, timeout_s: int = CANARY_TIMEOUT_S
 ) -> list[str]:
     """The canary's command in the container: would a request be served in time?"""
     return [
-        *("python3", str(script), "--url", f"http://127.0.0.1:{deployment.ports.http}"),
+        *("python3", str(folder / canary_name(deployment))),
+        *("--url", f"http://127.0.0.1:{deployment.ports.http}"),
         *("--model", deployment.canary_model, "--timeout", str(timeout_s)),
     ]
 
 
 def alive_timeout_s(deployment: Deployment) -> int:
     """How long the model may stand still before one look at it fails."""
-    return ALIVE_TIMEOUT_S[deployment.canary_model]
+    counts = deployment.runtime != "pytorch" or (
+        deployment.server == "trtllm-serve" and deployment.tells_load
+    )
+    return COUNTED_S if counts else UNCOUNTED_S
 
 
-def alive_words(deployment: Deployment, *, script: PurePosixPath) -> list[str]:
+def alive_words(deployment: Deployment, *, folder: PurePosixPath = CONFIG) -> list[str]:
     """The command that fails only when the model makes no progress, however many requests wait."""
-    return [
-        *canary_words(deployment, script=script, timeout_s=alive_timeout_s(deployment)),
-        *("--alive", "--metrics", f"http://127.0.0.1:{deployment.ports.metrics}/metrics"),
-    ]
+    timeout_s = alive_timeout_s(deployment)
+    words = [*canary_words(deployment, folder=folder, timeout_s=timeout_s), "--alive"]
+    if deployment.server == "trtllm-serve":
+        return words
+    return [*words, "--metrics", f"http://127.0.0.1:{deployment.ports.metrics}/metrics"]
 
 
 def prepare(deployment: Deployment) -> str:
-    """The script that brings and proves the engine and renders its repository.
+    """The script that brings and proves the engine, and renders its repository where Triton serves it.
 
     From an http(s) URL it is pulled with the header Authorization when AUTHORIZATION is in the environment.
     """
@@ -95,6 +107,7 @@ def prepare(deployment: Deployment) -> str:
         proven=shlex.quote(str((STORE if options.engine_url else HOME) / f".proven-{deployment.engine_key}")),
         pull_options=" ".join(map(shlex.quote, words)),
         by_http=(options.engine_url or "").startswith(("http://", "https://")),
+        is_rendered=deployment.server == "triton",
     )
 
 

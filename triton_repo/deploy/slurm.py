@@ -12,12 +12,11 @@ import shlex
 from pathlib import Path, PurePosixPath
 
 from tpforge.errors import UsageError
-from tpforge.manifest import Manifest
-from tpforge.trtllm.versions import find_release
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import Deployment, DeployOptions
+from triton_repo.deploy.deployment import LLM_YAML, Deployment
+from triton_repo.deploy.options import DeployOptions
 from triton_repo.deploy.shell import join_lines
-from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
+from triton_repo.trtllm_serve.command import trtllm_serve_command
 
 RANK_VARIABLE = "${SLURM_PROCID}"
 CPUS_PER_RANK, CPUS_OF_REFERENCE = 4, 2
@@ -25,34 +24,18 @@ CPUS_PER_RANK, CPUS_OF_REFERENCE = 4, 2
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,:@=+-]")
 
 
-def needs_repository(manifest: Manifest) -> bool:
-    """Whether Triton serves the engine; else trtllm-serve, which takes the engine itself.
-
-    As for `tpforge serve`: from release 1.3 on no container of Triton holds TensorRT-LLM.
-    """
-    return manifest.llm_api is None or bool(find_release(manifest.llm_api.trtllm).triton)
-
-
-def slurm_options(options: DeployOptions, manifest: Manifest) -> DeployOptions:
-    """The options with TensorRT-LLM's own container where trtllm-serve serves."""
-    if needs_repository(manifest) or manifest.llm_api is None or options.image is not None:
-        return options
-    image = find_release(manifest.llm_api.trtllm).release_image
-    return options.model_copy(update={"image": image})
-
-
 def slurm_files(deployment: Deployment) -> dict[str, str]:
     """job.sh for sbatch, rank.sh for srun, the canary."""
     options = deployment.options
     by_modules = options.container == "modules"
     repository = PurePosixPath(_repository(deployment.engine_dir))
-    served = _trtllm_serve(deployment)
+    is_triton = deployment.server == "triton"
     first, others = rank_commands(deployment, repository)
-    mounted = (deployment.engine_dir, repository) if served is None else (deployment.engine_dir,)
+    mounted = (deployment.engine_dir, repository) if is_triton else (deployment.engine_dir,)
     mounts = [f"{path}:{path}" for path in mounted]
-    name = "canary.py" if served is None else "canary_openai.py"
-    script = PurePosixPath(name)
-    canary = _canary(deployment, served, script=script, alive=False)
+    name = files.canary_name(deployment)
+    here = PurePosixPath()
+    canary = shlex.join(files.canary_words(deployment, folder=here))
     job = files.template(
         "slurm/job.sh.j2",
         name=deployment.name,
@@ -74,51 +57,28 @@ def slurm_files(deployment: Deployment) -> dict[str, str]:
         start_s=deployment.start_s,
         stop_s=deployment.stop_s,
         canary=canary,
-        alive=_canary(deployment, served, script=script, alive=True),
+        alive=shlex.join(files.alive_words(deployment, folder=here)),
         alive_every_s=files.ALIVE_EVERY_S,
         alive_failures=files.ALIVE_FAILURES,
-        grpc=deployment.ports.grpc if served is None else None,
+        grpc=deployment.ports.grpc if is_triton else None,
         http=deployment.ports.http,
     )
-    end = deployment.process_1(folder=PurePosixPath()) if deployment.needs_gpus else ()
+    end = deployment.process_1(folder=here) if deployment.needs_gpus else ()
     rank = files.template(
         "slurm/rank.sh.j2",
-        environment=[f"{name}={shlex.quote(value)}" for name, value in _environment(deployment, served)],
+        environment=[f"{name}={shlex.quote(value)}" for name, value in _environment(deployment)],
         # srun signals every rank at once: the first answers what it has, the others wait for it.
         first=" ".join(filter(None, (shlex.join(end), first))),
         others=others and f"{shlex.join(end)} --follow {others}",
     )
-    return {"job.sh": job, "rank.sh": rank, name: files.canary(name), "launch.py": files.launch()}
+    told = {} if is_triton else {LLM_YAML: deployment.llm_yaml}
+    return {"job.sh": job, "rank.sh": rank, name: files.canary(name), "launch.py": files.launch(), **told}
 
 
-def _trtllm_serve(deployment: Deployment) -> TrtllmServe | None:
-    """What trtllm-serve serves; None where it is Triton that does."""
-    release = deployment.trtllm
-    if deployment.runtime != "pytorch" or release is None or find_release(release).triton:
-        return None
-    return TrtllmServe(
-        engine=deployment.engine_dir,
-        name=deployment.engine_key,
-        version=release,
-        port=deployment.ports.http,
-        address="0.0.0.0",
-        backend=deployment.llm_backend,
-    )
-
-
-def _environment(deployment: Deployment, served: TrtllmServe | None) -> list[tuple[str, str]]:
-    own = {} if served is None else trtllm_serve_command(served).environment
+def _environment(deployment: Deployment) -> list[tuple[str, str]]:
+    """Hosts have names of their own, other than pods."""
+    own = {name: value for name, value in deployment.own_environment.items() if name != "PMIX_HOSTNAME"}
     return [*own.items(), *deployment.options.environment]
-
-
-def _canary(deployment: Deployment, served: TrtllmServe | None, *, script: PurePosixPath, alive: bool) -> str:
-    if served is None:
-        words = files.alive_words if alive else files.canary_words
-        return shlex.join(words(deployment, script=script))
-    timeout_s = files.alive_timeout_s(deployment) if alive else files.CANARY_TIMEOUT_S
-    url = f"http://127.0.0.1:{deployment.ports.http}"
-    found = ["python3", str(script), "--url", url, "--model", served.model_name, "--timeout", str(timeout_s)]
-    return shlex.join([*found, "--alive"] if alive else found)
 
 
 def _directives(options: DeployOptions) -> dict[str, str]:
@@ -144,9 +104,9 @@ def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[st
             *("--drain", str(deployment.grace_s)),
         )
         return join_lines(command), ""
-    served = _trtllm_serve(deployment)
-    if served is not None:
+    if deployment.server == "trtllm-serve":
         launcher = ("trtllm-llmapi-launch",) if deployment.world_size > 1 else ()
+        served = deployment.trtllm_serve(deployment.engine_dir, config=Path(LLM_YAML))
         return join_lines((*launcher, *trtllm_serve_command(served).words)), ""
     words = list(deployment.launch(repository))
     if deployment.runtime == "pytorch":

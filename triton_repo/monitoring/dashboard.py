@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from triton_repo.monitoring.queries import QUERIES, Query, selected
+from triton_repo.monitoring.queries import QUERIES, UP, Query, selected
 
 SCHEMA_VERSION = 39
 """Of Grafana 11's dashboard JSON."""
@@ -17,8 +17,9 @@ _UNITS = {"tokens/s": "suffix: tok/s"}
 _NEEDS = {
     "any": "",
     "trtllm": "Needs TensorRT-LLM, compiled or by the LLM API: the reference runtime has no such metric.",
-    "gpu": "Needs GPUs.",
-    "histograms": "Needs Triton 24.12 or later with --metrics-config=histogram_latencies=true.",
+    "triton": "Of Triton: trtllm-serve has no queue before its own.",
+    "gpu": "Needs GPUs, and Triton: trtllm-serve says nothing of them, NVIDIA's dcgm-exporter does.",
+    "histograms": "Needs trtllm-serve, or Triton 24.12 with --metrics-config=histogram_latencies=true.",
 }
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _ALL = {"text": "All", "value": "$__all"}
@@ -58,7 +59,7 @@ def _variables(engine: str) -> list[dict[str, Any]]:
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
     ]
     for name, within in (("namespace", ""), ("engine", ',namespace=~"$namespace"')):
-        query = f'label_values(up{{job="triton",engine!=""{within}}}, {name})'
+        query = f"label_values({UP.removesuffix('}')}{within}}}, {name})"
         found.append(
             {
                 "name": name,

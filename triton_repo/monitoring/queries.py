@@ -2,7 +2,8 @@
 
 Names are Triton's, and those that TensorRT-LLM's backend adds ("Triton Metrics" in triton_backend of
 NVIDIA/TensorRT-LLM 1.2; triton-inference-server/server, docs/user_guide/metrics.md), which our models over
-the LLM API use too; trtllm_* are of trtllm-serve (tensorrt_llm/metrics/collector.py). It asks nothing.
+the LLM API use too; trtllm_* are of trtllm-serve (tensorrt_llm/metrics/collector.py @050f80def8df). It asks
+nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Source = Literal["any", "trtllm", "gpu", "histograms"]
+Source = Literal["any", "trtllm", "triton", "gpu", "histograms"]
 
 
 @dataclass(frozen=True)
 class Query:
     """One line of a panel; `source` says which servers have its metrics.
 
-    trtllm is TensorRT-LLM, compiled or by the LLM API: the reference runtime has no such metric.
+    trtllm is TensorRT-LLM, compiled or by the LLM API: the reference runtime has no such metric; triton is
+    Triton alone, gpu Triton where there are GPUs.
     """
 
     panel: str
@@ -30,6 +32,8 @@ class Query:
 
 OF = "namespace, engine, pod, instance"
 """A server: where there is no Kubernetes, its namespace and pod are empty."""
+UP = 'up{job=~"triton|trtllm-serve",engine!=""}'
+"""Of our servers: every target gives them one of these jobs, and the engine's name."""
 _METRIC = re.compile(r"\b(nv_\w+|trtllm_\w+|tpforge[_:][\w:]+|up)\b(?!\")(?:\{)?")
 WAITING = (
     f'sum by ({OF}) (nv_trt_llm_request_metrics{{request_type="waiting"}}'
@@ -72,6 +76,20 @@ def called(metric: str, *, window: str = "1m", more: str = "") -> str:
     return f"{rate('ensemble|tensorrt_llm_bls')} or {rate('tensorrt_llm')}"
 
 
+def rate_of(metric: str, *, window: str = "1m", labels: str = "") -> str:
+    """The rate of a counter of trtllm-serve, by server."""
+    return f"sum by ({OF}) (rate({metric}{labels}[{window}]))"
+
+
+def mean_of(histogram: str) -> str:
+    """The mean of a minute of a histogram of trtllm-serve, in milliseconds."""
+    return f"1000 * {rate_of(f'{histogram}_sum')} / ({rate_of(f'{histogram}_count')} > 0)"
+
+
+SUCCESS, ERROR = "trtllm_request_success_total", "trtllm_request_error_total"
+"""Of trtllm-serve: requests that ended by their reason, and what was refused or failed by HTTP status."""
+
+
 def _mean_ms(metric: str) -> str:
     """Mean milliseconds a request of every model, from two counters."""
     return (
@@ -81,25 +99,34 @@ def _mean_ms(metric: str) -> str:
 
 
 QUERIES: tuple[Query, ...] = (
-    Query("Requests answered", "{{pod}} {{instance}}", "reqps", called("nv_inference_request_success")),
+    Query(
+        "Requests answered",
+        "{{pod}} {{instance}}",
+        "reqps",
+        f"{called('nv_inference_request_success')} or {rate_of(SUCCESS)}",
+    ),
     Query(
         "Requests failed",
         "{{pod}} {{instance}} {{model}} {{reason}}",
         "reqps",
-        "sum by (namespace, engine, pod, instance, model, reason) (rate(nv_inference_request_failure[1m]))",
+        f"sum by ({OF}, model, reason) (rate(nv_inference_request_failure[1m]))"
+        f" or label_replace(sum by ({OF}, http_code) (rate({ERROR}[1m])),"
+        ' "reason", "HTTP $1", "http_code", "(.*)")',
     ),
     Query(
         "Latency, mean of a request",
         "{{pod}} {{instance}} {{model}}",
         "ms",
-        _mean_ms("nv_inference_request_duration_us"),
+        f"{_mean_ms('nv_inference_request_duration_us')} or {mean_of('trtllm_e2e_request_latency_seconds')}",
     ),
     Query(
         "Time to first response (TTFT)",
         "{{pod}} {{instance}} p95",
         "ms",
         "histogram_quantile(0.95, sum by (namespace, engine, pod, instance, le) "
-        '(rate(nv_inference_first_response_histogram_ms_bucket{model=~"ensemble|tensorrt_llm"}[5m])))',
+        '(rate(nv_inference_first_response_histogram_ms_bucket{model=~"ensemble|tensorrt_llm"}[5m])))'
+        f" or 1000 * histogram_quantile(0.95, sum by ({OF}, le) "
+        "(rate(trtllm_time_to_first_token_seconds_bucket[5m])))",
         source="histograms",
     ),
     Query(
@@ -110,16 +137,17 @@ QUERIES: tuple[Query, ...] = (
         source="trtllm",
     ),
     Query(
-        "Queue in Triton",
+        "Queue before the runtime",
         "{{pod}} {{instance}} {{model}}",
         "ms",
-        _mean_ms("nv_inference_queue_duration_us"),
+        f"{_mean_ms('nv_inference_queue_duration_us')} or {mean_of('trtllm_request_queue_time_seconds')}",
     ),
     Query(
         "Requests pending in Triton",
         "{{pod}} {{instance}} {{model}}",
         "short",
         "sum by (namespace, engine, pod, instance, model) (nv_inference_pending_request_count)",
+        source="triton",
     ),
     Query(
         "Requests in the runtime",
@@ -148,7 +176,8 @@ QUERIES: tuple[Query, ...] = (
         "{{pod}} {{instance}}",
         "short",
         "sum by (namespace, engine, pod, instance) "
-        '(nv_trt_llm_inflight_batcher_metrics{inflight_batcher_specific_metric="paused_requests"})',
+        '(nv_trt_llm_inflight_batcher_metrics{inflight_batcher_specific_metric="paused_requests"}'
+        " or trtllm_num_paused_requests)",
         source="trtllm",
     ),
     Query(
@@ -172,12 +201,12 @@ QUERIES: tuple[Query, ...] = (
         f"max by ({OF}) (nv_gpu_utilization) - min by ({OF}) (nv_gpu_utilization)",
         source="gpu",
     ),
-    Query("Server up", "{{pod}} {{instance}}", "short", 'up{job="triton",engine!=""}'),
+    Query("Server up", "{{pod}} {{instance}}", "short", UP),
     Query(
         "Restarts in an hour",
         "{{pod}} {{instance}}",
         "short",
-        'floor(changes(up{job="triton",engine!=""}[1h]) / 2)',
+        f"floor(changes({UP}[1h]) / 2)",
     ),
 )
 

@@ -10,26 +10,43 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpforge.yaml_text import to_yaml
-from triton_repo.monitoring.queries import ACTIVE, KV_USED, OF, TOKENS, WAITING, called, selected
+from triton_repo.monitoring.queries import (
+    ACTIVE,
+    ERROR,
+    KV_USED,
+    OF,
+    SUCCESS,
+    TOKENS,
+    UP,
+    WAITING,
+    called,
+    mean_of,
+    rate_of,
+    selected,
+)
 
 _REFUSED = f"sum by ({OF}) (rate(tpforge_requests_refused[5m]))"
 """By our models, for what the client asks for; Triton 2.51 counts each as two failures of an ensemble."""
 _COUNTED = called("nv_inference_request_failure", window="5m", more='reason!="CANCELED"')
 _TOLD = f"sum by ({OF}) (rate(tpforge_requests_failed[5m]))"
 """By our models: Triton counts what a Python model cannot answer as its success."""
+_SERVERS_OWN = '{http_code=~"5.."}'
+"""Of trtllm-serve's errors, those that are no fault of the client."""
+_ENDED = '{finished_reason!~"cancel.*|abort.*"}'
 _FAILED = (
     f"max by ({OF}) (clamp_min(({_COUNTED}) - on ({OF}) 2 * ({_REFUSED}), 0)"
     f' or ({_COUNTED}) or label_replace({_TOLD}, "by", "models", "", ""))'
+    f" or {rate_of(ERROR, window='5m', labels=_SERVERS_OWN)}"
 )
-_ANSWERED = called("nv_inference_request_success", window="5m")
-_UP = 'up{job="triton",engine!=""}'
-"""Of our servers: every target gives them this job and the engine's name."""
+_ANSWERED = (
+    f"{called('nv_inference_request_success', window='5m')} or {rate_of(SUCCESS, window='5m', labels=_ENDED)}"
+)
 _LOADED_GPU = (
     "avg_over_time(nv_gpu_utilization[5m]) and on (namespace, engine, pod, instance, gpu_uuid)"
     " nv_gpu_memory_used_bytes / nv_gpu_memory_total_bytes > 0.1"
 )
 """GPUs that hold a rank: a server also reports those of its machine that it does not use."""
-_USED = f"({called('nv_inference_request_success')}) > 0.2"
+_USED = f"({called('nv_inference_request_success')} or {rate_of(SUCCESS)}) > 0.2"
 """More requests/s than our probes send (9 a minute): whose median is of users, and not of the canary."""
 _WRITES = f"({TOKENS}) > 1"
 """More tokens/s than answer our probes."""
@@ -42,13 +59,22 @@ _HELD = (
 _PROGRESS = f'sum by ({OF}) (increase(nv_inference_request_success{{model!="preprocessing"}}[10m]))'
 _STEPS = f"sum by ({OF}) (changes(tpforge_model_progress[10m])) > 0"
 """A long answer that nobody streams ends no request, but its model makes steps."""
+_ASKED = (
+    f"sum by ({OF}) (trtllm_num_requests_running)"
+    f" and on ({OF}) sum by ({OF}) (increase({SUCCESS}{_ENDED}[10m])) == 0"
+    f" unless on ({OF}) sum by ({OF}) (changes(trtllm_iteration_latency_seconds[10m])) > 0"
+)
+"""trtllm-serve's count of running requests is that of the last iteration, also when nothing runs: a server is
+stuck, and not merely asked by nobody, when our probes, which ask several times a minute, get no answer."""
 RECORDS = {
     "tpforge:request_ms:mean1m": f"({called('nv_inference_request_duration_us')}) / 1000"
-    f" / (({called('nv_inference_request_success')}) > 0)",
+    f" / (({called('nv_inference_request_success')}) > 0)"
+    f" or {mean_of('trtllm_e2e_request_latency_seconds')}",
     # The model that waits longest: a mean over all models is diluted by those that are called for each token.
     "tpforge:queue_ms:mean1m": "max by (namespace, engine, pod, instance) "
     "(sum by (namespace, engine, pod, instance, model) (rate(nv_inference_queue_duration_us[1m])) / 1000"
-    " / (sum by (namespace, engine, pod, instance, model) (rate(nv_inference_request_success[1m])) > 0))",
+    " / (sum by (namespace, engine, pod, instance, model) (rate(nv_inference_request_success[1m])) > 0))"
+    f" or {mean_of('trtllm_request_queue_time_seconds')}",
     "tpforge:requests_waiting": WAITING,
     "tpforge:kv_used:ratio": KV_USED,
     "tpforge:ms_per_token:mean1m": f"({ACTIVE}) * 1000 / (({TOKENS}) > 0)",
@@ -113,8 +139,8 @@ ALERTS = (
         "TpforgeServerDown",
         "does-not-load",
         # One replica that starts is a rollout; none that answers, where one did, is an outage.
-        f"max by (namespace, engine) ({_UP}) == 0"
-        f" and max by (namespace, engine) (max_over_time({_UP}[1d])) == 1",
+        f"max by (namespace, engine) ({UP}) == 0"
+        f" and max by (namespace, engine) (max_over_time({UP}[1d])) == 1",
         "2m",
         "critical",
         "No server of {{ $labels.engine }} answers, and one did within the last day.",
@@ -123,7 +149,7 @@ ALERTS = (
     Alert(
         "TpforgeServerDoesNotStart",
         "does-not-load",
-        f"{_UP} == 0",
+        f"{UP} == 0",
         "90m",
         "warning",
         "{{ $labels.instance }} of {{ $labels.engine }} has not answered for longer than a start takes.",
@@ -133,7 +159,7 @@ ALERTS = (
         "TpforgeServerRestarts",
         "does-not-load",
         # Not by resets of a counter: one that was 0 and starts at 0 again shows none.
-        f"floor(changes({_UP}[2h]) / 2) >= 2",
+        f"floor(changes({UP}[2h]) / 2) >= 2",
         "0m",
         "critical",
         "{{ $labels.instance }} went down {{ $value }} times or more within 2 hours, and came back.",
@@ -142,7 +168,7 @@ ALERTS = (
     Alert(
         "TpforgeModelStuck",
         "does-not-load",
-        f"(({_HELD}) and on ({OF}) ({_PROGRESS}) == 0) unless on ({OF}) ({_STEPS})",
+        f"((({_HELD}) and on ({OF}) ({_PROGRESS}) == 0) unless on ({OF}) ({_STEPS})) or ({_ASKED})",
         "2m",
         "critical",
         "{{ $value }} requests are held by {{ $labels.instance }}, and none went on for 10 minutes.",

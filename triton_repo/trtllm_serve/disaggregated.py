@@ -17,6 +17,7 @@ from tpforge.manifest import Manifest
 from tpforge.units import counted
 from tpforge.yaml_text import to_yaml
 from triton_repo.trtllm_serve.command import PROGRAM, TrtllmServe, trtllm_serve_command
+from triton_repo.trtllm_serve.settings import nest
 
 Transceiver = Literal["DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI"]
 FRONT, START = "disaggregated.yaml", "start.sh"
@@ -108,15 +109,8 @@ def _settings(asked: Disaggregated, group: Group, *, overlap: bool) -> str:
         "cache_transceiver_config.max_tokens_in_buffer": group.manifest.limits.max_input_len,
     }
     own = group.arguments if overlap else {**group.arguments, "disable_overlap_scheduler": True}
-    nested: dict[str, Any] = {}
-    for name, value in {**moved, **own}.items():
-        *tables, last = name.split(".")
-        table = nested
-        for part in tables:
-            table = table.setdefault(part, {})
-        table[last] = value
     kind = "generation" if overlap else "context"
-    return to_yaml(nested, comment=f"The LLM API of a {kind} server; {group.manifest.name}")
+    return to_yaml(nest({**moved, **own}), comment=f"The LLM API of a {kind} server; {group.manifest.name}")
 
 
 def _front(asked: Disaggregated, servers: list[_Server]) -> str:

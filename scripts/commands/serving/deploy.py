@@ -25,7 +25,7 @@ TARGET_NAMES = (
 @click.option("--digest", metavar="SHA256", help="What it printed: no other engine is started.")
 @click.option("--any-digest", is_flag=True, help="Start whatever engine lies at the URL.")
 @click.option("--storage-uri", metavar="URI", help="kserve: where storage.sh's folder lies.")
-@click.option("--image", help="The server's image.  [default: the Triton container of the engine's release]")
+@click.option("--image", help="The server's image.  [default: the container of the engine's release]")
 @click.option("--tools-image", help="The image with tpforge.  [default: tpforge:VERSION]")
 @click.option("--namespace", default="default", show_default=True, help="Kubernetes: the namespace.")
 @click.option("--replicas", type=SIZE, default=1, show_default=True, help="Kubernetes: how many.")
@@ -51,6 +51,11 @@ TARGET_NAMES = (
     multiple=True,
     metavar="NAME=VALUE",
     help="Kubernetes: by which Prometheus finds monitors and rules, as release=prometheus.",
+)
+@click.option(
+    "--monitor-namespace",
+    metavar="NAME",
+    help="Kubernetes: of Prometheus, which trtllm-serve's port lets in.  [default: monitoring]",
 )
 @click.option(
     "--surge", type=click.IntRange(min=0), default=1, show_default=True, help="Pods a rollout adds."
@@ -134,14 +139,16 @@ def command(
     """Write what runs an engine on a host, a cluster or a Slurm partition.
 
     With --apply it is run too. compose and slurm take the engine from where it lies; kserve mounts what is
-    at --storage-uri; the others pull it from --engine-url. Every target proves the engine's files before
-    Triton starts, and asks for a token before it calls the server healthy.
+    at --storage-uri; the others pull it from --engine-url. Triton serves it, or trtllm-serve where no
+    container of Triton holds its release of TensorRT-LLM (1.3 and later): over several nodes by slurm, on
+    one by every target but multi-node. Every target proves the engine's files before the server starts,
+    and asks for a token before it calls it healthy.
     """
     from pydantic import ValidationError
 
     from scripts.flows.deploy import apply, write_deployment
     from tpforge.outputs.places import find_engine
-    from triton_repo.deploy.deployment import DeployOptions
+    from triton_repo.deploy.options import DeployOptions
 
     output = Output(as_json=as_json)
     given = {key: value for key, value in values.items() if value is not None}

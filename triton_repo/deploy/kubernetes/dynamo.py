@@ -21,7 +21,7 @@ from triton_repo.deploy.dynamo import (
     refuse_workers,
     worker_words,
 )
-from triton_repo.deploy.kubernetes import objects
+from triton_repo.deploy.kubernetes import names, objects, pods
 
 Object = dict[str, Any]
 _FRONT = {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "8Gi"}}
@@ -61,7 +61,7 @@ def _graph(deployment: Deployment) -> Object:
     return {
         "apiVersion": "nvidia.com/v1beta1",
         "kind": "DynamoGraphDeployment",
-        "metadata": objects.metadata(deployment),
+        "metadata": names.metadata(deployment),
         "spec": {
             **framework,
             "components": [
@@ -92,14 +92,14 @@ def _front(deployment: Deployment) -> Object:
         "type": "frontend",
         "replicas": 1,
         **_runtime_version(deployment),
-        "podTemplate": {"metadata": {"labels": objects.labels(deployment)}, "spec": spec},
+        "podTemplate": {"metadata": {"labels": names.labels(deployment)}, "spec": spec},
     }
 
 
 def _workers(deployment: Deployment, group: Group) -> Object:
     multinode = {"multinode": {"nodeCount": deployment.num_nodes}} if deployment.num_nodes > 1 else {}
     config = {"prepare.sh": files.prepare(deployment)}
-    metadata = objects.pod_metadata(deployment, config)
+    metadata = names.pod_metadata(deployment, config)
     metadata["annotations"] |= _rolling(deployment)
     return {
         "name": group.role,
@@ -136,15 +136,12 @@ def _pod_spec(deployment: Deployment, command: list[str]) -> Object:
     The operator's own service account finds the other pods, so that none is named here; ports and probes
     are the operator's.
     """
-    spec = objects.pod(deployment, command=command[:1], probes={})
+    spec = pods.pod(deployment, server={"name": "main", "command": command[:1], "args": command[1:]})
     for name in ("serviceAccountName", "automountServiceAccountToken"):
         spec.pop(name)
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "shm"]
     for container in (*spec["initContainers"], *spec["containers"]):
         container["volumeMounts"] = [one for one in container["volumeMounts"] if one["name"] != "shm"]
-    (main,) = spec["containers"]
-    main.pop("ports")
-    main.update({"name": "main", "image": deployment.image, "args": command[1:]})
     return spec
 
 

@@ -11,10 +11,11 @@ from pydantic import Field
 
 from tpforge.recipe import ServeRecipe
 from tpforge.records import Record
-from triton_repo.deploy.deployment import Cidr, Deployment, DeployOptions, EnvironmentName
+from triton_repo.deploy.deployment import Deployment
 from triton_repo.deploy.kubernetes import objects
 from triton_repo.deploy.kubernetes.placement import placed
 from triton_repo.deploy.kubernetes.resources import resources
+from triton_repo.deploy.options import Cidr, DeployOptions, EnvironmentName
 
 _RECIPE = {"loadTimeout": "load_timeout"}
 """Values that `[serve]` of a recipe has too: they are checked by the recipe's own schema."""
@@ -26,9 +27,13 @@ def _is_none(value: object) -> bool:
 
 
 class MonitoringValues(Record):
-    """Objects of the Prometheus operator, and the dashboard for Grafana's sidecar."""
+    """Objects of the Prometheus operator, and the dashboard for Grafana's sidecar.
+
+    `namespace` is that of Prometheus, where the policy of the network has to know it.
+    """
 
     enabled: bool = False
+    namespace: str | None = Field(default=None, min_length=1, exclude_if=_is_none)
 
 
 class AutoscalingValues(Record):
@@ -128,7 +133,9 @@ def values(deployment: Deployment) -> ChartValues:
         env=dict(options.environment),
         allowFrom=options.allow_from,
         autoscaling=AutoscalingValues(maxReplicas=max(options.replicas, options.max_replicas)),
-        monitoring=MonitoringValues(),
+        monitoring=MonitoringValues(
+            namespace=options.monitor_namespace if deployment.server == "trtllm-serve" else None
+        ),
     )
 
 

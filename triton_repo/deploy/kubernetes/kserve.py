@@ -14,16 +14,22 @@ from pathlib import PurePosixPath
 from tpforge.errors import UsageError
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
-from triton_repo.deploy.deployment import CONFIG, HOME, Deployment
+from triton_repo.deploy.deployment import CONFIG, HOME, Deployment, refuse_several_nodes
 from triton_repo.deploy.engine_url import refuse_storage_uri
-from triton_repo.deploy.kubernetes import objects
+from triton_repo.deploy.kubernetes import names, objects, pods
 from triton_repo.deploy.kubernetes.objects import Object
 from triton_repo.deploy.kubernetes.placement import queue_labels, topology_annotations
 
 MODELS = PurePosixPath("/mnt/models")
 """Where KServe mounts what lies at a storage URI, read-only."""
 _ENGINE = MODELS / "engine"
-_FORMAT = {"name": "triton", "version": "2"}
+_FORMATS = {
+    "triton": {"name": "triton", "version": "2"},
+    "trtllm-serve": {"name": "trtllm-serve", "version": "1"},
+}
+"""By server. KServe selects no runtime by these: the service names its own."""
+_PROTOCOLS = {"triton": ["v2", "grpc-v2"], "trtllm-serve": ["v2"]}
+"""KServe has no name for OpenAI's API: its runtime of vLLM says v2 too (kserve-vllmserver.yaml @1cb62ae8)."""
 _LEFT_OUT = ("store",)
 """Volumes of target kubernetes that /mnt/models stands for."""
 
@@ -34,8 +40,7 @@ def kserve_files(deployment: Deployment) -> dict[str, str]:
     Raises:
         UsageError: the engine needs more than one node, or nobody said where KServe finds it.
     """
-    if deployment.num_nodes > 1:
-        raise UsageError(f"{deployment.name}: needs {deployment.num_nodes} nodes; use --target multi-node")
+    refuse_several_nodes(deployment)
     uri = deployment.options.storage_uri
     if uri is None:
         raise UsageError(
@@ -64,7 +69,7 @@ def kserve_files(deployment: Deployment) -> dict[str, str]:
             engine=shlex.join([str(deployment.engine_dir)]),
             image=shlex.join([deployment.tools_image]),
             models=str(MODELS),
-            is_rendered=deployment.needs_gpus,
+            is_rendered=_is_rendered(deployment),
         ),
         "Dockerfile": files.dockerfile(deployment),
     }
@@ -73,7 +78,7 @@ def kserve_files(deployment: Deployment) -> dict[str, str]:
 def config(deployment: Deployment) -> dict[str, str]:
     """The scripts that the container mounts, by name."""
     if deployment.needs_gpus:
-        command = (*deployment.process_1(), *deployment.launch(MODELS / "repository"))
+        command = (*deployment.process_1(), *deployment.ranks(_ENGINE, MODELS / "repository"))
     else:
         command = deployment.command
     prove = (files.TEMPLATES / "kserve" / "prove.py").read_text(encoding="utf-8")
@@ -82,15 +87,22 @@ def config(deployment: Deployment) -> dict[str, str]:
         prove=shlex.join(["python3", str(CONFIG / "prove.py"), str(_ENGINE), deployment.engine_sha256]),
         engine=str(_ENGINE),
         home=str(HOME),
-        is_rendered=deployment.needs_gpus,
+        is_linked=not deployment.needs_gpus,
         command=shlex.join(command),
     )
-    return {"canary.py": files.canary(), "launch.py": files.launch(), "prove.py": prove, "start.sh": start}
+    own = {**files.config(deployment), "prove.py": prove, "start.sh": start}
+    return {name: text for name, text in own.items() if name != "prepare.sh"}
+
+
+def _is_rendered(deployment: Deployment) -> bool:
+    """Whether a repository lies beside the engine: runtime reference renders its own at each start."""
+    return deployment.needs_gpus and deployment.server == "triton"
 
 
 def _runtime(deployment: Deployment) -> Object:
     """What runs: container, probes and volumes. It serves this one engine, so KServe never selects it."""
     (server,) = _pod(deployment)["containers"]
+    _, port, path = deployment.metrics
     server = {
         **server,
         "name": "kserve-container",
@@ -99,17 +111,17 @@ def _runtime(deployment: Deployment) -> Object:
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ServingRuntime",
-        "metadata": objects.metadata(deployment),
+        "metadata": names.metadata(deployment),
         "spec": {
             "annotations": {
-                "prometheus.kserve.io/port": str(deployment.ports.metrics),
-                "prometheus.kserve.io/path": "/metrics",
+                "prometheus.kserve.io/port": str(port),
+                "prometheus.kserve.io/path": path,
             },
-            "supportedModelFormats": [{**_FORMAT, "autoSelect": False}],
-            "protocolVersions": ["v2", "grpc-v2"],
+            "supportedModelFormats": [{**_FORMATS[deployment.server], "autoSelect": False}],
+            "protocolVersions": _PROTOCOLS[deployment.server],
             "multiModel": False,
             "containers": [server],
-            "volumes": [one for one in objects.volumes(deployment) if one["name"] not in _LEFT_OUT],
+            "volumes": [one for one in pods.volumes(deployment) if one["name"] not in _LEFT_OUT],
         },
     }
 
@@ -118,7 +130,7 @@ def _service(deployment: Deployment, scripts: dict[str, str], *, uri: str) -> Ob
     """Where and how often it runs. Its pods' accounts and secrets are the namespace's."""
     checksum = files.checksum(scripts, engine_sha256=deployment.engine_sha256)
     kept = {key: value for key, value in _pod(deployment).items() if key not in _RUNTIMES}
-    metadata = objects.metadata(deployment)
+    metadata = names.metadata(deployment)
     options = deployment.options
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -141,7 +153,7 @@ def _service(deployment: Deployment, scripts: dict[str, str], *, uri: str) -> Ob
                 },
                 **kept,
                 "model": {
-                    "modelFormat": _FORMAT,
+                    "modelFormat": _FORMATS[deployment.server],
                     "runtime": deployment.name,
                     "protocolVersion": "v2",
                     "storageUri": uri,
@@ -157,4 +169,4 @@ _RUNTIMES = ("containers", "initContainers", "volumes", "serviceAccountName")
 
 def _pod(deployment: Deployment) -> Object:
     command = ["sh", str(CONFIG / "start.sh")]
-    return objects.pod(deployment, command=command, probes=objects.lifecycle(deployment))
+    return pods.pod(deployment, server=pods.server_container(deployment, command=command))

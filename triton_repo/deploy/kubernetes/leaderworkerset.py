@@ -13,7 +13,7 @@ from tpforge.units import counted
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import CONFIG, UNLISTED_S, Deployment
-from triton_repo.deploy.kubernetes import objects
+from triton_repo.deploy.kubernetes import names, objects, pods
 from triton_repo.deploy.kubernetes.network import network_policy
 from triton_repo.deploy.kubernetes.objects import Object
 from triton_repo.deploy.kubernetes.placement import compute_domain, join_compute_domain
@@ -62,6 +62,11 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
             f"{deployment.name}: is of runtime reference, which serves on one node; build it with --runtime "
             "tensorrt or pytorch, or use --target kubernetes"
         )
+    if deployment.server == "trtllm-serve" and deployment.num_nodes > 1:
+        raise UsageError(
+            f"{deployment.name}: is served by trtllm-serve, whose ranks over several nodes Slurm or Dynamo "
+            "starts; use --target slurm, or --target dynamo with --image of Dynamo's runtime"
+        )
     if deployment.num_nodes == 1:
         raise UsageError(
             f"{deployment.name}: {counted(deployment.world_size, 'rank')} fit one node of "
@@ -69,11 +74,11 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
         )
     objects.refuse_local(deployment)
     kinds: dict[str, list[Object]] = {
-        "leaderworkerset": [*compute_domain(deployment, objects.metadata(deployment)), _set(deployment)],
+        "leaderworkerset": [*compute_domain(deployment, names.metadata(deployment)), _set(deployment)],
         "services": [_of_leaders(make(deployment)) for make in (objects.service, objects.headless)],
         "storage": [objects.storage(deployment)],
         "access": [objects.service_account(deployment), *_rights(deployment)],
-        "network": [network_policy(deployment, objects.metadata(deployment), between_pods=True)],
+        "network": [network_policy(deployment, names.metadata(deployment), between_pods=True)],
     }
     config = _config(deployment)
     kustomization = {
@@ -143,7 +148,7 @@ def _set(deployment: Deployment) -> Object:
         "apiVersion": _API,
         "kind": "LeaderWorkerSet",
         "metadata": {
-            **objects.queued(deployment),
+            **names.queued(deployment),
             **({"annotations": annotations} if annotations else {}),
         },
         "spec": {
@@ -164,15 +169,15 @@ def _set(deployment: Deployment) -> Object:
 def _template(deployment: Deployment, *, role: str) -> Object:
     is_leader = role == "leader"
     command = ["sh", str(CONFIG / "leader.sh")] if is_leader else worker_command(deployment)
-    probes = objects.lifecycle(deployment) if is_leader else {}
-    spec = objects.pod(deployment, command=command, probes=probes)
+    server = pods.server_container(deployment, command=command, watched=is_leader)
+    spec = pods.pod(deployment, server=server)
     _join_fabric(spec, deployment)
     join_compute_domain(spec, deployment)
     if is_leader:
         spec["initContainers"] += [_bring_kubectl(deployment), _await_workers(deployment)]
         spec["containers"][0]["volumeMounts"] += [{"name": "tools", "mountPath": _TOOLS}, _TOKEN_MOUNT]
         spec["volumes"] += [{"name": "tools", "emptyDir": {}}, _TOKEN]
-    metadata = objects.pod_metadata(deployment, _config(deployment), **{"tpforge/role": role})
+    metadata = names.pod_metadata(deployment, _config(deployment), **{"tpforge/role": role})
     return {"metadata": metadata, "spec": spec}
 
 
@@ -183,7 +188,7 @@ def _bring_kubectl(deployment: Deployment) -> Object:
         "image": deployment.tools_image,
         "command": ["cp", "/usr/local/bin/kubectl", f"{_TOOLS}/kubectl"],
         "resources": bounded(_SMALL, deployment),
-        "securityContext": objects.locked_down(),
+        "securityContext": pods.locked_down(),
         "volumeMounts": [{"name": "tools", "mountPath": _TOOLS}],
     }
 
@@ -195,7 +200,7 @@ def _await_workers(deployment: Deployment) -> Object:
         "image": deployment.tools_image,
         "command": ["sh", str(CONFIG / "workers.sh")],
         "resources": bounded(_SMALL, deployment),
-        "securityContext": objects.locked_down(),
+        "securityContext": pods.locked_down(),
         "volumeMounts": [
             {"name": "tools", "mountPath": _TOOLS},
             {"name": "config", "mountPath": str(CONFIG), "readOnly": True},
@@ -240,11 +245,11 @@ def _rights(deployment: Deployment) -> list[Object]:
     }
     api = "rbac.authorization.k8s.io/v1"
     return [
-        {"apiVersion": api, "kind": "Role", "metadata": objects.metadata(deployment), "rules": rules},
+        {"apiVersion": api, "kind": "Role", "metadata": names.metadata(deployment), "rules": rules},
         {
             "apiVersion": api,
             "kind": "RoleBinding",
-            "metadata": objects.metadata(deployment),
+            "metadata": names.metadata(deployment),
             "roleRef": role,
             "subjects": [account],
         },

@@ -17,16 +17,15 @@ _LINK_LOCAL = "169.254.0.0/16"
 
 
 def network_policy(deployment: Deployment, metadata: Object, *, between_pods: bool = False) -> Object:
-    """Clients of the namespace and `allow_from` reach gRPC and HTTP; Prometheus, from anywhere, the metrics.
+    """Clients of the namespace and `allow_from` reach the API; Prometheus, from anywhere, a port of metrics.
 
-    Pods reach name servers, where the engine is pulled from, a workload's identity, and, with
-    `between_pods`, each other and the API server.
+    Where that port is the API's, it is the namespace of Prometheus alone. Pods reach name servers, where the
+    engine is pulled from, a workload's identity, and, with `between_pods`, each other and the API server.
     """
-    ports, labels = deployment.ports, metadata["labels"]
-    clients = [_port(ports.http), _port(ports.grpc)]
+    labels, clients = metadata["labels"], client_ports(deployment)
     ingress: list[Object] = [
         {"from": [{"podSelector": {}}], "ports": clients},
-        {"from": [{"namespaceSelector": {}}], "ports": [_port(ports.metrics)]},
+        {"from": [_prometheus(deployment)], "ports": [_port(deployment.metrics[1])]},
     ]
     if deployment.options.allow_from:
         sources = [{"ipBlock": {"cidr": cidr}} for cidr in deployment.options.allow_from]
@@ -54,6 +53,22 @@ def network_policy(deployment: Deployment, metadata: Object, *, between_pods: bo
             "egress": egress,
         },
     }
+
+
+def client_ports(deployment: Deployment) -> list[Object]:
+    """Those of the API."""
+    return [_port(number) for name, number in deployment.open_ports if name != "metrics"]
+
+
+def namespace(name: str) -> Object:
+    """All pods of a namespace, by the label that Kubernetes gives each."""
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+def _prometheus(deployment: Deployment) -> Object:
+    if deployment.server == "triton":
+        return {"namespaceSelector": {}}
+    return namespace(deployment.options.monitor_namespace)
 
 
 def _port(number: int, protocol: str = "TCP") -> Object:

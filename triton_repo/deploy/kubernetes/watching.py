@@ -17,8 +17,9 @@ WAITING, KV_USED = "tpforge_requests_waiting", "tpforge_kv_used"
 
 def watching(deployment: Deployment, metadata: Object) -> dict[str, list[Object]]:
     """Objects that need the Prometheus operator, and metrics for the autoscaler (prometheus-adapter)."""
+    scaled = {"autoscaling": [_autoscaler(deployment, metadata)]} if deployment.tells_load else {}
     return {
-        "autoscaling": [_autoscaler(deployment, metadata)],
+        **scaled,
         "monitoring": [_service_monitor(deployment, metadata), _prometheus_rule(deployment, metadata)],
     }
 
@@ -71,6 +72,7 @@ def _behavior(deployment: Deployment) -> Object:
 
 
 def _service_monitor(deployment: Deployment, metadata: Object) -> Object:
+    port, _, path = deployment.metrics
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
@@ -79,11 +81,12 @@ def _service_monitor(deployment: Deployment, metadata: Object) -> Object:
             "selector": {"matchLabels": metadata["labels"]},
             "endpoints": [
                 {
-                    "port": "metrics",
+                    "port": port,
+                    **({"path": path} if path != "/metrics" else {}),
                     "interval": "15s",
                     "relabelings": [
                         {"targetLabel": "engine", "replacement": deployment.name},
-                        {"targetLabel": "job", "replacement": "triton"},
+                        {"targetLabel": "job", "replacement": deployment.server},
                     ],
                 }
             ],
@@ -106,9 +109,9 @@ def _prometheus_rule(deployment: Deployment, metadata: Object) -> Object:
 
 
 def _adapted(name: str, series: str, query: str) -> Object:
-    """A metric of pods for the autoscaler; `series` says that there is something to ask."""
+    """A metric of pods for the autoscaler; any of `series` says that there is something to ask."""
     return {
-        "seriesQuery": f'{series}{{namespace!="",pod!=""}}',
+        "seriesQuery": f'{{__name__=~"{series}",namespace!="",pod!=""}}',
         "resources": {"overrides": {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}},
         "name": {"as": name},
         "metricsQuery": query,
@@ -121,17 +124,19 @@ ADAPTER = {
             # Means of a minute: a prompt that waits for the next step is no reason for a replica.
             _adapted(
                 WAITING,
-                "nv_trt_llm_request_metrics",
+                "nv_trt_llm_request_metrics|trtllm_num_requests_waiting",
                 "sum by (<<.GroupBy>>) (avg_over_time("
                 'nv_trt_llm_request_metrics{<<.LabelMatchers>>,request_type="waiting"}[1m])'
                 " or avg_over_time("
-                'nv_inference_pending_request_count{<<.LabelMatchers>>,model="tensorrt_llm"}[1m]))',
+                'nv_inference_pending_request_count{<<.LabelMatchers>>,model="tensorrt_llm"}[1m])'
+                " or avg_over_time(trtllm_num_requests_waiting{<<.LabelMatchers>>}[1m]))",
             ),
             _adapted(
                 KV_USED,
-                "nv_trt_llm_kv_cache_block_metrics",
+                "nv_trt_llm_kv_cache_block_metrics|trtllm_kv_cache_utilization",
                 "max by (<<.GroupBy>>) (avg_over_time("
-                'nv_trt_llm_kv_cache_block_metrics{<<.LabelMatchers>>,kv_cache_block_type="fraction"}[1m]))',
+                'nv_trt_llm_kv_cache_block_metrics{<<.LabelMatchers>>,kv_cache_block_type="fraction"}[1m])'
+                " or avg_over_time(trtllm_kv_cache_utilization{<<.LabelMatchers>>}[1m]))",
             ),
         ]
     }

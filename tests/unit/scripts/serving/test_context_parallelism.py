@@ -51,13 +51,23 @@ def test_a_deployment_of_it_asks_for_eight_gpus(engine: Path, tmp_path: Path) ->
     assert "#SBATCH --ntasks-per-node=4" in job
 
 
-def test_a_release_without_a_triton_container_is_sent_to_what_serves_it(
+def test_a_release_without_a_triton_container_is_served_by_trtllm_serve(engine: Path, tmp_path: Path) -> None:
+    said("deploy", str(engine), "--target", "compose", "--out", str(tmp_path / "out"))
+    services = yaml.safe_load((tmp_path / "out" / "compose.yaml").read_text())["services"]
+    assert services["trtllm-serve"]["image"] == "nvcr.io/nvidia/tensorrt-llm/release:1.4.0rc1"
+    device = services["trtllm-serve"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert device["count"] == 8
+
+
+def test_what_a_refused_target_names_takes_the_engine(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["deploy", str(engine), "--target", "compose", "--out", str(tmp_path / "out")]) == 2
-    refused = capsys.readouterr().err
-    assert "no Triton container of TensorRT-LLM 1.4.0rc1 is known; use --target slurm" in refused
+    pulled = ["--engine-url", "s3://engines/helix", "--digest", "ab" * 32, "--gpus-per-node", "4"]
+    for target in ("compose", "kubernetes", "helm", "multi-node"):
+        words = ["--target", target, *pulled, "--out", str(tmp_path / target)]
+        assert main(["deploy", str(engine), *words]) == 2
+        refused = capsys.readouterr().err
+        assert "--target slurm" in refused and "--target dynamo" in refused, target
     assert main(["deploy", str(engine), "--target", "slurm", "--out", str(tmp_path / "job")]) == 0
-    words = ["--image", "registry.example/dynamo:1", "--out", str(tmp_path / "out")]
-    words += ["--engine-url", "s3://engines/helix", "--digest", "ab" * 32]
+    words = ["--image", "registry.example/dynamo:1", "--out", str(tmp_path / "graph"), *pulled]
     assert main(["deploy", str(engine), "--target", "dynamo", *words]) == 0

@@ -18,6 +18,7 @@ from triton_repo.monitoring.rules import rules_yaml
 pytestmark = pytest.mark.manifests
 ONE = 'instance="a:8002",job="triton",engine="e"'
 TWO = 'instance="b:8002",job="triton",engine="e"'
+TRTLLM = 'instance="a:8000",job="trtllm-serve",engine="e"'
 STRANGER = 'instance="c:8002",job="vision-triton"'
 
 
@@ -61,6 +62,20 @@ def a_night_and_a_morning() -> list[dict[str, str]]:
 
 def queued(model: str, *, us_a_minute: int) -> list[dict[str, str]]:
     return [series("nv_inference_queue_duration_us", f'{ONE},model="{model}"', f"0+{us_a_minute}x60")]
+
+
+def served(*, a_minute: str, reason: str = "stop") -> list[dict[str, str]]:
+    """Requests that trtllm-serve ended; our probes are nine a minute of them."""
+    labels = f'{TRTLLM},finished_reason="{reason}"'
+    return [series("trtllm_request_success_total", labels, a_minute)]
+
+
+def timed(histogram: str, *, seconds: int, a_minute: int = 60) -> list[dict[str, str]]:
+    """A histogram of trtllm-serve whose mean is so long."""
+    return [
+        series(f"trtllm_{histogram}_sum", TRTLLM, f"0+{seconds * a_minute}x60"),
+        series(f"trtllm_{histogram}_count", TRTLLM, f"0+{a_minute}x60"),
+    ]
 
 
 FIRES = {
@@ -133,7 +148,60 @@ FIRES |= {
         ],
     ),
 }
+FIRES |= {
+    "requests wait 30 s in trtllm-serve": (
+        "TpforgeQueueGrows",
+        [*served(a_minute="0+60x60"), *timed("request_queue_time_seconds", seconds=30)],
+    ),
+    "one in five fails in trtllm-serve": (
+        "TpforgeRequestsFail",
+        [
+            *served(a_minute="0+80x60"),
+            series("trtllm_request_error_total", f'{TRTLLM},http_code="500"', "0+20x60"),
+        ],
+    ),
+    "trtllm-serve stands still, and says what it ran last": (
+        "TpforgeModelStuck",
+        [
+            *served(a_minute="0+9x3 27x57"),
+            series("trtllm_num_requests_running", TRTLLM, "2x60"),
+            series("trtllm_iteration_latency_seconds", TRTLLM, "0.02x60"),
+        ],
+    ),
+    "trtllm-serve stands still, and clients give up": (
+        "TpforgeModelStuck",
+        [
+            *served(a_minute="0+9x3 27x57"),
+            *served(a_minute="0+6x60", reason="cancelled"),
+            series("trtllm_num_requests_running", TRTLLM, "2x60"),
+        ],
+    ),
+    "a crash loop of trtllm-serve": (
+        "TpforgeServerRestarts",
+        [series("up", TRTLLM, "1x5 0x2 1x1 0x2 1x1 0x2 1x1 0x2 1x40")],
+    ),
+    "no trtllm-serve answers": ("TpforgeServerDown", [series("up", TRTLLM, "1x5 0x55")]),
+}
 SILENT = {
+    "trtllm-serve is asked by our probes alone, and says what it ran last": (
+        "TpforgeModelStuck",
+        [*served(a_minute="0+9x60"), series("trtllm_num_requests_running", TRTLLM, "1x60")],
+    ),
+    "trtllm-serve makes one long answer, before which our probes wait": (
+        "TpforgeModelStuck",
+        [
+            *served(a_minute="27x60"),
+            series("trtllm_num_requests_running", TRTLLM, "1x60"),
+            series("trtllm_iteration_latency_seconds", TRTLLM, "0.02+0.0001x60"),
+        ],
+    ),
+    "clients of trtllm-serve ask what it refuses": (
+        "TpforgeRequestsFail",
+        [
+            *served(a_minute="0+80x60"),
+            series("trtllm_request_error_total", f'{TRTLLM},http_code="400"', "0+40x60"),
+        ],
+    ),
     "one long stream": (
         "TpforgeModelStuck",
         [

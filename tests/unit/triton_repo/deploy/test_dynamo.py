@@ -14,8 +14,8 @@ from scripts.main import main
 from tests.support.deployments import DYNAMO_IMAGE, DYNAMO_OPTIONS, MANIFESTS, deployment_of
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
-from triton_repo.deploy.deployment import DeployOptions
 from triton_repo.deploy.dynamo import dynamo_options
+from triton_repo.deploy.options import DeployOptions
 from triton_repo.deploy.targets import target_files
 
 UPSTREAM = json.loads(

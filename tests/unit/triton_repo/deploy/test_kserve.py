@@ -18,11 +18,12 @@ from tests.support.deployments import MANIFESTS, deployment_of, documents
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
-from triton_repo.deploy.deployment import DeployOptions, plan_deployment
+from triton_repo.deploy.deployment import plan_deployment
 from triton_repo.deploy.files import TEMPLATES
+from triton_repo.deploy.options import DeployOptions
 from triton_repo.deploy.targets import target_files
 
-CASES = ["smollm2-reference", "llama70b-tensorrt", "llama70b-pytorch"]
+CASES = ["smollm2-reference", "llama70b-tensorrt", "llama70b-pytorch", "llama70b-trtllm-serve"]
 
 
 def rendered(case: str, **changes: Any) -> tuple[dict[str, str], Any, Any]:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.deployments import deployment_of, documents
-from triton_repo.deploy.deployment import DeployOptions
+from triton_repo.deploy.options import DeployOptions
 from triton_repo.deploy.targets import target_files
 
 GIVEN = {

@@ -13,8 +13,7 @@ import pytest
 from tests.support.deployments import MANIFESTS, deployment_of
 from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
-from triton_repo.deploy.deployment import DeployOptions
-from triton_repo.deploy.slurm import needs_repository, slurm_options
+from triton_repo.deploy.options import IMAGE, DeployOptions
 from triton_repo.deploy.targets import target_files
 
 SERVER = f"""#!{sys.executable}
@@ -71,7 +70,7 @@ def test_the_job_starts_trtllm_serve_by_its_launcher_and_says_when_it_generates(
     engine = "/data/out/Llama-3.3-70B-Instruct-tp4-pytorch/engine"
     assert (tmp_path / "words").read_text().splitlines() == [
         "1", "serve", f"{engine}/model", "--host", "0.0.0.0", "--port", str(ports.http),
-        "--extra_llm_api_options", f"{engine}/llm.yaml", "--served_model_name", engine.split("/")[3],
+        "--extra_llm_api_options", "llm.yaml", "--served_model_name", engine.split("/")[3],
     ]  # fmt: skip
     assert f"{engine}:{engine}," in (tmp_path / "srun-words").read_text()
     assert "--mpi=pmix" in (tmp_path / "srun-words").read_text()
@@ -80,22 +79,21 @@ def test_the_job_starts_trtllm_serve_by_its_launcher_and_says_when_it_generates(
 
 
 @pytest.mark.parametrize(
-    ("case", "repository", "image"),
+    ("case", "server", "image"),
     [
-        ("llama70b-dynamo", False, "nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc29"),
-        ("llama70b-pytorch", True, None),
-        ("llama70b-tensorrt", True, None),
-        ("smollm2-reference", True, None),
+        ("llama70b-dynamo", "trtllm-serve", "nvcr.io/nvidia/tensorrt-llm/release:1.3.0rc29"),
+        ("llama70b-pytorch", "triton", "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"),
+        ("llama70b-tensorrt", "triton", "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"),
+        ("smollm2-reference", "triton", IMAGE),
     ],
 )
 def test_triton_serves_where_one_of_its_containers_holds_the_release(
-    case: str, repository: bool, image: str | None
+    case: str, server: str, image: str
 ) -> None:
-    manifest = MANIFESTS[case]
-    assert needs_repository(manifest) == repository
-    assert slurm_options(DeployOptions(), manifest).image == image
-    own = DeployOptions(image="registry/own:1")
-    assert slurm_options(own, manifest) == own
+    found = deployment_of(case, "slurm")
+    assert (found.server, found.image) == (server, image)
+    own = deployment_of(case, "slurm", image="registry/own:1")
+    assert (own.server, own.image) == (server, "registry/own:1")
 
 
 def test_one_rank_needs_no_launcher() -> None:
@@ -104,6 +102,5 @@ def test_one_rank_needs_no_launcher() -> None:
     from triton_repo.deploy.slurm import slurm_files
 
     manifest = MANIFESTS["llama70b-dynamo"].model_copy(update={"mapping": Mapping()})
-    options = slurm_options(DeployOptions(), manifest)
-    rank = slurm_files(plan_deployment(Path("/e"), manifest, options))["rank.sh"]
+    rank = slurm_files(plan_deployment(Path("/e"), manifest, DeployOptions()))["rank.sh"]
     assert "trtllm-llmapi-launch" not in rank and "launch.py --grace" in rank

@@ -80,7 +80,8 @@ def test_compose_files_hold_the_specification(case: str, target: str) -> None:
     parsed.validate()
     names = set(parsed.service_names())
     if target == "compose":
-        assert names == {"alertmanager", "grafana", "prepare", "prometheus", "triton"}
+        server = deployment_of(case, target).server
+        assert names == {"alertmanager", "grafana", "prepare", "prometheus", server}
     else:
         assert {"prepare", "frontend"} < names
 
@@ -98,7 +99,7 @@ def write(files: dict[str, str], folder: Path) -> Path:
     ("case", "target", "where"),
     [
         (case, "kubernetes", f"overlays/{overlay}")
-        for case in ("smollm2-reference", "llama70b-tensorrt")
+        for case in ("smollm2-reference", "llama70b-tensorrt", "llama70b-trtllm-serve")
         for overlay in ("trial", "production")
     ]
     + [("llama405b-tensorrt", "multi-node", "."), ("llama70b-tensorrt", "kserve", ".")],
@@ -117,13 +118,15 @@ def test_kustomize_builds_every_overlay_in_its_namespace(
     config = next(
         document["metadata"]["name"]
         for document in found
-        if document["kind"] == "ConfigMap" and "canary.py" in document["data"]
+        if document["kind"] == "ConfigMap" and "launch.py" in document["data"]
     )
     assert f"name: {config}\n" in built.stdout.split("kind: ConfigMap")[-1], "no pod mounts the config map"
 
 
 @pytest.mark.manifests
-@pytest.mark.parametrize("case", ["smollm2-reference", "llama70b-tensorrt", "llama70b-pytorch"])
+@pytest.mark.parametrize(
+    "case", ["smollm2-reference", "llama70b-tensorrt", "llama70b-pytorch", "llama70b-trtllm-serve"]
+)
 def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: Path) -> None:
     helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
     deployment = deployment_of(case, "helm")
@@ -147,7 +150,7 @@ def test_the_chart_gives_the_objects_of_target_kubernetes(case: str, tmp_path: P
     assert server["startupProbe"]["failureThreshold"] == 200
     assert other["spec"]["progressDeadlineSeconds"] == 1995 + 3600
     assert other["spec"]["replicas"] == 1, "nothing else says how many, without an autoscaler"
-    assert ("1995" in server["command"]) == (case == "smollm2-reference")
+    assert ("1995" in server.get("command", server.get("args"))) == (case == "smollm2-reference")
     found = {
         (document["kind"], document["metadata"]["name"]): document
         for text in rendered.values()
@@ -197,6 +200,7 @@ def pods(case: str, target: str) -> list[Any]:
         ("smollm2-reference", "kubernetes", None),
         ("llama70b-tensorrt", "kubernetes", "4"),
         ("llama70b-pytorch", "kubernetes", "4"),
+        ("llama70b-trtllm-serve", "kubernetes", "4"),
         ("llama405b-tensorrt", "multi-node", "8"),
     ],
 )

@@ -6,5 +6,5 @@ export TRTLLM_NO_USAGE_STATS=1
 exec python3 launch.py --grace 600 trtllm-llmapi-launch trtllm-serve serve /data/out/DeepSeek-V3.2-tp16-pytorch/engine/model \
   --host 0.0.0.0 \
   --port 8000 \
-  --extra_llm_api_options /data/out/DeepSeek-V3.2-tp16-pytorch/engine/llm.yaml \
+  --extra_llm_api_options llm.yaml \
   --served_model_name DeepSeek-V3.2-tp16-pytorch

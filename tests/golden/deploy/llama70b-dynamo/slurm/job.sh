@@ -66,7 +66,7 @@ while kill -0 "$server" 2>/dev/null && [ "$stopping" = 0 ]; do
     sleep 10 &
     wait $! # A signal ends the wait at once.
     if [ "$stopping" = 1 ]; then break; fi
-    if python3 canary_openai.py --url http://127.0.0.1:8000 --model Llama-3.3-70B-Instruct-tp4-pytorch --timeout 60 --alive; then failures=0; else failures=$((failures + 1)); fi
+    if python3 canary_openai.py --url http://127.0.0.1:8000 --model Llama-3.3-70B-Instruct-tp4-pytorch --timeout 15 --alive; then failures=0; else failures=$((failures + 1)); fi
     if [ "$failures" -ge 3 ]; then
         echo "job: no progress, looked at 3 times; back to the queue" >&2
         stopping=1

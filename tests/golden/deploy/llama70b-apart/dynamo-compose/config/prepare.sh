@@ -1,5 +1,5 @@
 #!/bin/sh
-# Brings the engine, proves every byte of it once, and renders its model repository, before Triton starts.
+# Brings the engine, proves every byte of it once, before the server starts.
 set -eu
 engine=/srv/engines/Llama-3.3-70B-Instruct-tp4-pytorch
 home=/srv/tpforge
@@ -21,4 +21,3 @@ flock 9
 is_proven || prove
 exec 9>&-
 ln -sfn "$engine" "$home/engine"
-tpforge render "$home/engine" --force
