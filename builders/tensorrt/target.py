@@ -24,7 +24,6 @@ class CheckpointFacts:
     architecture: str
     dtype: str
     quant_algo: str | None
-    kv_cache_quant_algo: str | None
     tp_size: int
     pp_size: int
     moe_ep_size: int
@@ -69,7 +68,6 @@ def read_facts(config: Mapping[str, Any], *, where: Path | str) -> CheckpointFac
         architecture=str(config["architecture"]),
         dtype=str(config["dtype"]),
         quant_algo=quantization.get("quant_algo"),
-        kv_cache_quant_algo=quantization.get("kv_cache_quant_algo"),
         tp_size=tp,
         pp_size=pp,
         moe_ep_size=int(mapping.get("moe_ep_size", 1)),

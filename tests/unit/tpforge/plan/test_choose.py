@@ -187,7 +187,7 @@ def test_disk_is_for_model_rank_files_and_engine_and_modelopt_needs_memory() -> 
     needs = plan("llama-3.3-70b", "h100", 8, ask=narrowed("fp8", tp=(2,))).needs
     assert needs.source_bytes == 2 * 70_553_706_496
     assert needs.memory_bytes == needs.source_bytes
-    assert needs.disk_bytes == needs.source_bytes + 2 * needs.rank_files_bytes
+    assert needs.engine_bytes == needs.rank_files_bytes < needs.source_bytes
     streamed = plan("llama-3.3-70b", "h100", 8, ask=narrowed(None, tp=(4,))).needs
     # Norms and the embedding are on every rank.
     assert streamed.rank_files_bytes == needs.source_bytes + 3 * 2 * (128256 * 8192 + 161 * 8192)
