@@ -32,9 +32,9 @@ from tpforge.trtllm.architectures import pytorch_only
 
 Goal = Literal["throughput", "latency", "cost", "gpus"]
 WISHED_TPOT_MS = 40.0
-"""The time a token of the operating point that is taken without a load and limits: 25 tokens/s for each user.
+"""The time per token of the operating point without a load and limits: 25 tokens/s for each user.
 
-Source: MLPerf Inference 5.0, Llama 2 70B Interactive: 40 ms a token in 99 of 100 requests.
+Source: MLPerf Inference 5.0, Llama 2 70B Interactive: 40 ms per token in 99 of 100 requests.
 """
 
 

@@ -22,7 +22,7 @@ _SHOWN = 10
 OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "per GPU", "batch", "TTFT", "TPOT", "comm.")
 ORDERS = {
     "throughput": "tokens/s",
-    "latency": "time a token",
+    "latency": "time per token",
     "cost": "tokens/s per GPU",
     "gpus": "fewest GPUs",
 }
@@ -72,8 +72,9 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         ("per user", f"{1e3 * option.scale / speed.tpot_ms:.0f} output tokens/s"),
         ("time to first token", time_text(speed.ttft_ms / option.scale, option.ttft_band)),
         (
-            "time a token",
-            f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, {speed.batch} requests a replica",
+            "time per token",
+            f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, "
+            f"{speed.batch} requests per replica",
         ),
         ("simulated", simulated_text(plan)),
         ("batch is limited by", speed.limit),
@@ -198,7 +199,7 @@ def simulated_text(plan: Plan) -> str:
         came = "as in the trace" if plan.ask.requests else "at random times"
     return (
         f"p50 {found.ttft.p50_ms:.0f} ms, p95 {found.ttft.p95_ms:.0f} ms to the first token; "
-        f"p50 {found.tpot.p50_ms:.1f} ms, p95 {found.tpot.p95_ms:.1f} ms a token "
+        f"p50 {found.tpot.p50_ms:.1f} ms, p95 {found.tpot.p95_ms:.1f} ms per token "
         f"({found.num_requests} requests that came {came})"
     )
 

@@ -36,7 +36,7 @@ class Case:
     simulated: Simulated | None = None
 
     def single(self, bits: int) -> Option | None:
-        """The fastest option that works on one GPU a replica, with weights of that many bits."""
+        """The fastest option that works on one GPU per replica, with weights of that many bits."""
         found = [
             one
             for one in self.options

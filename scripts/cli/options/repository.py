@@ -19,7 +19,7 @@ def repository_options() -> Decorator:
             type=click.Choice(["auto", "lockstep", "processes"]),
             default="auto",
             show_default=True,
-            help="All ranks in one process, or one process a rank.",
+            help="All ranks in one process, or one process per rank.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0, ..."),
         click.option(

@@ -166,7 +166,7 @@ def _served(asked: Asked, prefix: str, label: str, size: int, *, runtime: str) -
         render = f"{prefix}render"
         before, over = [built, render], f", its {size} ranks processes on a GPU each over NCCL"
         words = ("render", name, "--executor", "processes", "--device", "cuda", "--force", "--json")
-        claimed = "its model repository takes a process a rank"
+        claimed = "its model repository takes one process per rank"
         yield Claim(render, claimed, words, seen.rendered, (built,), lacks=lacks)
     by = ("--server", "trtllm-serve") if is_openai else ()
     api = ("--api", "openai") if is_openai else ()

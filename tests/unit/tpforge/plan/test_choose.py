@@ -107,7 +107,7 @@ def test_doubling_tp_where_it_loses_per_gpu_is_said() -> None:
 def test_requests_beyond_the_cache_wait_and_the_plan_warns() -> None:
     ask = Ask(Load(1000, 1000, concurrency=64), 2000, formats=("fp8",))
     found = plan("llama-3.3-70b", "h100", 1, ask=ask)
-    assert "64 requests a replica are asked for" in advice(found)["kv-starvation"]
+    assert "64 requests per replica are asked for" in advice(found)["kv-starvation"]
     assert found.chosen.speed is not None
     alone = plan("llama-3.3-70b", "h100", 1, ask=Ask(Load(1000, 1000, concurrency=1), 2000, formats=("fp8",)))
     assert alone.chosen.speed is not None
@@ -174,7 +174,7 @@ def test_fp8_on_a100_is_refused_with_what_works_there() -> None:
 
 def test_an_unreachable_time_a_token_says_what_is_reached() -> None:
     ask = Ask(Load(1000, 1000, concurrency=1), 2000, tpot_ms=0.5)
-    with pytest.raises(NothingFits, match=r"ms a token with one request alone, more than 0\.5"):
+    with pytest.raises(NothingFits, match=r"ms per token with one request alone, more than 0\.5"):
         plan("llama-3.3-70b", "h100", 8, ask=ask)
 
 

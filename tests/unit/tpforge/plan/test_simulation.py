@@ -37,7 +37,7 @@ class Scripted(StepModel):
 
 
 def walked(model: Scripted, requests: list[Request]) -> tuple[list[float], list[float]]:
-    """First tokens and times a token, every step taken by itself."""
+    """First tokens and times per token, every step taken by itself."""
     settings = model.engine.settings
     now, ahead, waiting = 0.0, list(requests), list[Request]()
     reading = list[list[int]]()
