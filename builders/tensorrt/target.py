@@ -56,7 +56,7 @@ def read_facts(config: Mapping[str, Any], *, where: Path | str) -> CheckpointFac
     problems = [f"{key}: missing" for key in ("architecture", "dtype") if key not in config]
     problems += ["mapping: missing"] if not isinstance(mapping, dict) else []
     if problems or not isinstance(mapping, dict):
-        raise InputRefused.listing(f"{where}: is no config.json of a TensorRT-LLM checkpoint:", problems)
+        raise InputRefused.listing(f"{where}: is not the config.json of a TensorRT-LLM checkpoint:", problems)
     quantization = config.get("quantization") or {}
     tp, pp = int(mapping.get("tp_size", 1)), int(mapping.get("pp_size", 1))
     world = int(mapping.get("world_size", tp * pp))

@@ -305,7 +305,7 @@ def _staging(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise EnvironmentUnusable(f"{out}: another tpforge pulls it; wait for it to end") from None
+            raise EnvironmentUnusable(f"{out}: another tpforge is pulling it; wait until it ends") from None
         yield folder
     finally:
         os.close(descriptor)
@@ -343,7 +343,7 @@ def _names(engine_dir: Path, manifest: Manifest, progress: Progress) -> list[str
     """
     listed = {*UNLISTED, *(record.path for record in manifest.files)}
     if problems := sorted(f"{name}: {problem}" for name in listed if (problem := path_problem(name))):
-        raise InputRefused.listing(f"{engine_dir}: engine.json lists what can be no file of it:", problems)
+        raise InputRefused.listing(f"{engine_dir}: engine.json lists files no engine can hold:", problems)
     there = {path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file()}
     for name in sorted(name for name in there - listed if not is_beside(name)):
         progress(f"left out {name}: engine.json does not list it")

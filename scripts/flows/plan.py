@@ -169,7 +169,7 @@ def pick(
     )
     if all(one.option is None for one in picks):
         reasons = {f"{one.gpu.name}: {one.reason}" for one in picks}
-        raise NothingFits("\n  ".join([f"{model}: no kind of GPU does it:", *sorted(reasons)]))
+        raise NothingFits("\n  ".join([f"{model}: no kind of GPU meets what is asked:", *sorted(reasons)]))
     return Picked(blueprint.name, picks, prices.currency)
 
 

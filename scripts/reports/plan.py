@@ -254,7 +254,7 @@ def undecided_text(plan: Plan) -> str:
     if not labels:
         return ""
     return (
-        f"\nundecided: {len(labels)} other(s) lie within the band of {plan.chosen.label}: "
+        f"\nundecided: also within the band of {plan.chosen.label}: "
         f"{_joined(labels, limit=3)}; measure them (tpforge bench --sweep)"
     )
 

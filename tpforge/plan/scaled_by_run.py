@@ -46,7 +46,7 @@ def calibrate(
     )
     same = [one for one in options if one.speed is not None and one.mapping.pp_size == pp]
     if not same:
-        raise InputRefused(f"--calibrate: the plan does not think that the run's tp={tp} pp={pp} works")
+        raise InputRefused(f"--calibrate: the plan rejects the run's tp={tp} pp={pp} works")
     estimated = same[0].tokens_per_second
     factor = measured / estimated
     said = (

@@ -117,8 +117,8 @@ def _awq(values: dict[str, Any]) -> Layout:
 def _block_fp8(values: dict[str, Any]) -> Layout:
     if values.get("activation_scheme") == "static":
         raise InputRefused(
-            "FP8 with activation_scheme static (one scale a matrix and one for its inputs, as Mistral saves "
-            f"it) is not read; {INSTEAD}"
+            "FP8 with activation_scheme static (one scale per matrix and one for its inputs, as Mistral "
+            f"saves it) is not read; {INSTEAD}"
         )
     return blocks(values.get("weight_block_size"), suffix="weight_scale_inv")
 

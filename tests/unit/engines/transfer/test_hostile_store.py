@@ -139,7 +139,7 @@ def test_sizes_and_hashes_that_are_none_are_refused(
     store: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     add_to_index(store, "x", write=False, **changes)
-    with pytest.raises(InputRefused, match="names files that can be none of an engine"):
+    with pytest.raises(InputRefused, match="names files that no engine can hold"):
         pull(open_remote(f"file://{store}"), tmp_path / "pulled", progress=quiet)
 
 
