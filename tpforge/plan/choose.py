@@ -101,7 +101,7 @@ def decide(
     calibration: Calibration,
     alternatives: Sequence[Blueprint] = (),
 ) -> Plan:
-    """The plan.
+    """The plan: the option that works and is best for `goal`, and those within its band, as undecided.
 
     Raises:
         InputRefused: the ask is impossible on any hardware of this kind: sharding, format, positions.
