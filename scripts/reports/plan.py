@@ -12,7 +12,7 @@ from tpforge.plan.calibration import Band, TimeBand
 from tpforge.plan.choose import Plan
 from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.plan.throughput import Load
 from tpforge.units import GIB, format_bytes
 

@@ -20,7 +20,7 @@ from scripts.reports.plan import (
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
 from tpforge import __version__
 from tpforge.plan.choose import Plan
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.units import GIB
 
 _STACKS = 8

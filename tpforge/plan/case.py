@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tpforge.plan.options import Ask, Option
+from tpforge.plan.option import Ask, Option
 from tpforge.plan.percentiles import Simulated
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tpforge.plan.calibration import Calibration
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.plan.throughput import Batch, Load, StepModel, largest_batch, speed_at
 
 USER_SPEEDS = (5, 10, 25, 50, 100, 200)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from tpforge.plan.case import Advice, Case
-from tpforge.plan.options import Ask, Option
+from tpforge.plan.option import Ask, Option
 from tpforge.plan.percentiles import Simulated
 from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
 from tpforge.quantization import find_format

@@ -19,7 +19,7 @@ from typing import Any
 
 from tpforge.errors import EnvironmentUnusable
 from tpforge.plan.choose import Plan
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 
 _SYSTEMS = {
     "a30": "a30",

@@ -14,7 +14,7 @@ from tpforge.plan.calibration import calibration
 from tpforge.plan.frontier import frontier
 from tpforge.plan.hardware import Prices, gpus
 from tpforge.plan.operating import Limits, operate
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.picker import pick_gpus
 from tpforge.plan.throughput import Load
 
