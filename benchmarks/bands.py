@@ -179,7 +179,7 @@ def coverage_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str
     measures: tuple[tuple[str, Callable[[], list[Residual]]], ...] = (
         ("tokens/s", lambda: throughput_residuals(fit)),
         ("time to first token", lambda: time_residuals(fit, "ttft_ms")),
-        ("time a token", lambda: time_residuals(fit, "tpot_ms")),
+        ("time per token", lambda: time_residuals(fit, "tpot_ms")),
     )
     cells, totals = [], []
     for what, residuals in measures:

@@ -7,7 +7,7 @@ Each round converts in a fresh process (open, audit, hash inputs, write, hash ou
 once Python and torch are imported, which does not grow with the model), then copies the result with cp and
 syncs the copies. Input files are in the page cache for both, or with --cold
 for neither. Peak memory is the largest RssAnon of the process, sampled every 5 ms, so clean file pages do
-not count. --usual loads the whole model with transformers, slices it, and saves a file a rank.
+not count. --usual loads the whole model with transformers, slices it, and saves one file per rank.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def convert_ours(source: Path, out: Path, *, tp: int, dtype: str | None) -> None
 
 
 def convert_usual(source: Path, out: Path, *, tp: int, dtype: str | None) -> None:
-    """Load the whole model, cut every matrix by rows or columns, save a file a rank, no hashes; then sync."""
+    """Load the whole model, cut every matrix by rows or columns, save one file per rank, sync; no hashes."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM

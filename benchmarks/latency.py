@@ -1,7 +1,7 @@
 """Measured times to the first and to each later token under load, and what the planner estimates for them.
 
 It measures nothing. The time to the first token is fitted to the rows of Llama 3.1 70B alone (B200, H200) and
-judged by the rest; nothing of the time a token was ever fitted to a row of these.
+judged by the rest; nothing of the time per token was ever fitted to a row of these.
 Source: aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), systems/silicon_sample.csv: the rows of backend
 trtllm, served as one pool, without attention data parallelism, of the models that the planner knows.
 """
@@ -98,7 +98,7 @@ def latency_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str,
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
     for title, share in (
         ("Time to the first token under load", _ttft_share),
-        ("Time a token under load, to which nothing was fitted", _tpot_share),
+        ("Time per token under load, to which nothing was fitted", _tpot_share),
     ):
         cells = [(name, *_numbers(rows, share)) for name, rows in groups.items()]
         tables.append(

@@ -38,6 +38,7 @@ def _key_transposed_shape(shape: Shape, model: ModelSpec) -> Shape:
 
 
 def _unit_rows(tensor: torch.Tensor, model: ModelSpec) -> torch.Tensor:
+    """[vocab, hidden] with each row divided by its Euclidean norm, in float32, then rounded back."""
     from torch.nn.functional import normalize
 
     return normalize(tensor.float()).to(tensor.dtype)
@@ -56,7 +57,11 @@ TRANSFORMS: dict[str, Transform] = {
 
 
 def transformed(tensor: torch.Tensor, name: str | None, *, model: ModelSpec) -> torch.Tensor:
-    """`tensor` after the named transform; itself when `name` is None."""
+    """`tensor`, whole, after the named transform; itself when `name` is None.
+
+    Of the shape that `transformed_shape` says. The type may be wider ("plus one" gives float32): the caller
+    casts.
+    """
     return tensor if name is None else TRANSFORMS[name].tensor(tensor, model)
 
 

@@ -116,5 +116,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputRefused(f"{path}: is no JSON: {error}") from error
+        raise InputRefused(f"{path}: not valid JSON: {error}") from error
     return value if isinstance(value, dict) else {}

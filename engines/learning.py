@@ -50,7 +50,7 @@ def _learn(words: list[str], *, where: str, env: dict[str, str] | None) -> Learn
     said = [line for line in lines if line.startswith(MARK)]
     if status != 0 or not said:
         last = [line.strip() for line in lines if line.strip()][-3:] or ["it printed nothing"]
-        raise InputRefused.listing(f"{where}: ended with status {status} before it said what it is:", last)
+        raise InputRefused.listing(f"{where}: ended with status {status} before it told anything:", last)
     return learned_from(_parse(said[-1].removeprefix(MARK), where=where), where=where)
 
 
@@ -58,9 +58,9 @@ def _parse(text: str, *, where: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise InputRefused(f"{where}: what it said of itself is no JSON: {error}") from error
+        raise InputRefused(f"{where}: what it told of itself is not valid JSON: {error}") from error
     if not isinstance(found, dict):
-        raise InputRefused(f"{where}: what it said of itself is no table")
+        raise InputRefused(f"{where}: what it told of itself is not a table")
     return found
 
 

@@ -81,7 +81,7 @@ def measure_passages(engine_dir: Path, texts: Sequence[Text], *, progress: Progr
     finally:
         executor.close()
     if not passages:
-        raise InputRefused("no text of two tokens: a perplexity needs longer ones")
+        raise InputRefused("no text has two tokens: a perplexity needs longer texts")
     return tuple(passages)
 
 

@@ -108,7 +108,7 @@ def _unreadable(folder: Path, manifest: Manifest) -> Iterator[str]:
 def _gpu_problems(folder: Path, manifest: Manifest, host: Host, devices: Sequence[int]) -> Iterator[str]:
     world = manifest.num_ranks
     if len(host.gpus) < world:
-        yield f"GPUs: this host has {len(host.gpus)}, the engine needs {world}, one a rank"
+        yield f"GPUs: this host has {len(host.gpus)}, the engine needs {world}, one per rank"
         return
     by_index = {gpu.index: gpu for gpu in host.gpus}
     for index in devices:

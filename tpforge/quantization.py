@@ -102,7 +102,7 @@ class Quantization(Record):
 
     `group_size` is 0 where a format has none. `order` is that of the integers of INT4 in groups; an engine
     that does not name one was written in plain order. `kv_cache` names the format of the KV cache, or is
-    None; `kv_scales` are the steps of its numbers, one a layer, 1 where they are not given.
+    None; `kv_scales` are the steps of its numbers, one per layer, 1 where they are not given.
     """
 
     format: str | None = None

@@ -186,7 +186,9 @@ class Recipe(EngineRecipe):
     @model_validator(mode="after")
     def _same_runtime(self) -> Self:
         if self.repository.runtime != self.runtime:
-            raise ValueError(f"[repository] is of {self.repository.runtime}, the engine of {self.runtime}")
+            raise ValueError(
+                f"[repository] is for runtime {self.repository.runtime}, but the engine is of {self.runtime}"
+            )
         return self
 
 

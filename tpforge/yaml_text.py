@@ -68,7 +68,7 @@ def parse_table(text: str, *, where: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputRefused(f"{where}: is no YAML: {' '.join(str(error).split())}") from error
+        raise InputRefused(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise InputRefused(f"{where}: expected a table with names as keys, found {type(value).__name__}")
     return value

@@ -135,7 +135,7 @@ def _refuse_order(plan: ShardPlan, tensors: list[RankTensor], *, dtype: DType) -
     )
     if listed := list(problems):
         raise PlanError.listing(
-            f"{quantization.format}: cannot be laid out for the engines of TensorRT-LLM; another tp, or "
+            f"{quantization.format}: cannot be laid out for the engines of TensorRT-LLM; use another tp, or "
             "--runtime reference:",
             listed,
         )

@@ -69,6 +69,23 @@ def _read_mistral(config: ConfigReader) -> ModelSpec:
     return config.checked(read_llama_like(config, sliding_window=read_window(config)))
 
 
+def _read_heads(config: ConfigReader) -> tuple[int, int, int, int]:
+    """hidden_size, heads, KV heads and the size of a head; what does not go together is a problem."""
+    hidden_size = config.integer("hidden_size")
+    num_heads = config.integer("num_attention_heads")
+    num_kv_heads = config.integer("num_key_value_heads", default=num_heads)
+    if num_heads % num_kv_heads:
+        config.problem(
+            f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_kv_heads}"
+        )
+    if hidden_size % num_heads and not config.has("head_dim"):
+        config.problem(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
+    head_size = config.integer("head_dim", default=max(1, hidden_size // num_heads))
+    if head_size % 2:
+        config.problem(f"head_dim {head_size} is odd; rotary embeddings need an even one")
+    return hidden_size, num_heads, num_kv_heads, head_size
+
+
 def read_llama_like(
     config: ConfigReader,
     *,
@@ -89,18 +106,7 @@ def read_llama_like(
     scaling that the family alone has.
     """
     config.refuse_quantized()
-    hidden_size = config.integer("hidden_size")
-    num_heads = config.integer("num_attention_heads")
-    num_kv_heads = config.integer("num_key_value_heads", default=num_heads)
-    if num_heads % num_kv_heads:
-        config.problem(
-            f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_kv_heads}"
-        )
-    if hidden_size % num_heads and not config.has("head_dim"):
-        config.problem(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}")
-    head_size = config.integer("head_dim", default=max(1, hidden_size // num_heads))
-    if head_size % 2:
-        config.problem(f"head_dim {head_size} is odd; rotary embeddings need an even one")
+    hidden_size, num_heads, num_kv_heads, head_size = _read_heads(config)
     rope = read_rope(config, types=rope_types, also=also_scaled_by)
     if rope.partial_factor != 1.0 and not partial_rotary:
         config.problem(f"partial_rotary_factor: found {rope.partial_factor}, expected 1.0")

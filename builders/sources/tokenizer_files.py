@@ -114,7 +114,7 @@ def convert_tokenizer(folder: Path, out: Path, *, gguf_file: str | None = None) 
     if not (out / "tokenizer.json").is_file():
         raise InputRefused(f"{folder}: its tokenizer has no tokenizer.json form; add a tokenizer.json")
     if (problem := loading_problem(out)) is not None:
-        raise InputRefused(f"{folder}: what transformers makes of its tokenizer is none: {problem}")
+        raise InputRefused(f"{folder}: transformers makes no usable tokenizer of it: {problem}")
 
 
 def as_llama_cpp_spaces(path: Path, *, adds_space: bool) -> None:

@@ -24,7 +24,6 @@ class CheckpointFacts:
     architecture: str
     dtype: str
     quant_algo: str | None
-    kv_cache_quant_algo: str | None
     tp_size: int
     pp_size: int
     moe_ep_size: int
@@ -57,7 +56,7 @@ def read_facts(config: Mapping[str, Any], *, where: Path | str) -> CheckpointFac
     problems = [f"{key}: missing" for key in ("architecture", "dtype") if key not in config]
     problems += ["mapping: missing"] if not isinstance(mapping, dict) else []
     if problems or not isinstance(mapping, dict):
-        raise InputRefused.listing(f"{where}: is no config.json of a TensorRT-LLM checkpoint:", problems)
+        raise InputRefused.listing(f"{where}: is not the config.json of a TensorRT-LLM checkpoint:", problems)
     quantization = config.get("quantization") or {}
     tp, pp = int(mapping.get("tp_size", 1)), int(mapping.get("pp_size", 1))
     world = int(mapping.get("world_size", tp * pp))
@@ -69,7 +68,6 @@ def read_facts(config: Mapping[str, Any], *, where: Path | str) -> CheckpointFac
         architecture=str(config["architecture"]),
         dtype=str(config["dtype"]),
         quant_algo=quantization.get("quant_algo"),
-        kv_cache_quant_algo=quantization.get("kv_cache_quant_algo"),
         tp_size=tp,
         pp_size=pp,
         moe_ep_size=int(mapping.get("moe_ep_size", 1)),

@@ -116,7 +116,11 @@ def quantization_problems(checkpoint: dict[str, Any]) -> list[str]:
 
 
 def kv_rounding(algorithm: str, step: float) -> Callable[[Tensor], Tensor]:
-    """What keys and values come back as from a quantized KV cache whose numbers have this step."""
+    """What keys and values come back as from a quantized KV cache whose numbers have this step; any shape.
+
+    INT8: x / step, rounded, within [-128, 127]; FP8: x / step in e4m3, saturated at 448. Then times the step,
+    in the type of x.
+    """
 
     def rounded(values: Tensor) -> Tensor:
         ratio = values.float() / step
@@ -262,7 +266,7 @@ def _e2m1(packed: Tensor) -> Tensor:
 
 
 def low_high(packed: Tensor) -> Tensor:
-    """Signed integers of 4 bits, two in each byte of the last dim, the low half first."""
+    """Signed integers of 4 bits, two in each byte, the low half first: [..., n] to [..., 2 n]."""
     low, high = (packed << 4) >> 4, packed >> 4
     return torch.stack((low, high), dim=-1).flatten(-2)
 

@@ -37,7 +37,13 @@ class RankFile:
         return name in self._unread
 
     def read(self, name: str, shape: tuple[int, ...], *, dtype: torch.dtype | None = None) -> Tensor:
-        """The tensor in `dtype`, without it in that of the rank, on the device of the rank."""
+        """The tensor of `shape` in `dtype`, without it in that of the rank, on the device of the rank.
+
+        A quantized matrix comes as the values that it stands for.
+
+        Raises:
+            EngineError: it is missing, was read before, or has another shape.
+        """
         dtype = dtype or self._dtype
         if self._quantized is not None and self._quantized.applies(name):
             values = read_dequantized(self, name, shape, self._quantized)
@@ -51,7 +57,11 @@ class RankFile:
         return self.read(name, shape, dtype=dtype) if self.holds(name) else None
 
     def read_unconverted(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor as it is in the file, on the CPU."""
+        """The tensor of `shape` as it is in the file, on the CPU.
+
+        Raises:
+            EngineError: it is missing, was read before, or has another shape.
+        """
         if name not in self._unread:
             raise EngineError(f"{self._path}: {name} is missing")
         self._unread.remove(name)
@@ -73,7 +83,7 @@ class RankFile:
         return found
 
     def read_float32(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The tensor in float32 on the device of the rank."""
+        """The tensor of `shape` in float32 on the device of the rank; errors as `read_unconverted`."""
         return self.read_unconverted(name, shape).to(self._device, torch.float32)
 
     def read_norm(self, name: str, shape: tuple[int, ...], *, kind: str, bias: bool, epsilon: float) -> Norm:

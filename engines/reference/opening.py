@@ -20,12 +20,12 @@ def open_executor(
 ) -> Executor:
     """Open `kind` ("auto", "lockstep" or "processes") on `device` ("auto", "cpu" or "cuda").
 
-    auto takes CUDA when there is any, a process a rank when every rank has a GPU of its own, and else
+    auto takes CUDA when there is any, one process per rank when every rank has a GPU of its own, and else
     lockstep; compute_dtype auto is `AUTO_DTYPE`. With ranks on CUDA in this process, torch no longer attends
     by cuDNN in it.
 
     Raises:
-        EngineError: the device or the dtype cannot be had, or a process a rank has too few GPUs.
+        EngineError: the device or the dtype cannot be had, or one process per rank has too few GPUs.
     """
     target = _device(device)
     if compute_dtype == "auto":

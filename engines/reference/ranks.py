@@ -1,4 +1,4 @@
-"""One process a rank, joined by torch.distributed: gloo on the CPU, NCCL on CUDA.
+"""One process per rank, joined by torch.distributed: gloo on the CPU, NCCL on CUDA.
 
 The parent tells every rank each batch over a socket of its own and takes the logits from the first
 rank of the last stage. When any rank ends, all are killed and RankFailure names it.

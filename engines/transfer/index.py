@@ -72,7 +72,7 @@ def read_index(remote: Remote) -> Index:
     except ValidationError as error:
         raise InputRefused(f"{where}: is not an index of an engine: {error.errors()[0]['msg']}") from error
     if problems := [problem for record in index.files if (problem := _problem(record))]:
-        raise InputRefused.listing(f"{where}: names files that can be none of an engine:", problems)
+        raise InputRefused.listing(f"{where}: names files that no engine can hold:", problems)
     if problems := _collisions([record.path for record in index.files]):
         raise InputRefused.listing(f"{where}: names files that exclude each other:", problems)
     if not index.complete:

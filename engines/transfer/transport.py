@@ -6,20 +6,13 @@ size and SHA-256. The digest of that file names the whole. It makes no engine an
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import shutil
-import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from engines.store import MANIFEST_NAME, read_manifest
-from engines.transfer.hashing_reader import HashingReader
 from engines.transfer.index import (
     INDEX_NAME,
     UNLISTED,
@@ -30,22 +23,21 @@ from engines.transfer.index import (
     path_problem,
     read_index,
 )
+from engines.transfer.one_file import fetch_file, send_file
 from engines.transfer.remote import Remote
-from engines.transfer.threads import Pace, TimeLimit, in_threads
+from engines.transfer.staging import refuse_full_disk, staging_folder, staging_of
+from engines.transfer.threads import TimeLimit, in_threads
 from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.manifest import FileRecord, Manifest
-from tpforge.outputs.atomic import atomic_folder, hash_file, os_errors, refuse_existing
+from tpforge.outputs.atomic import atomic_folder, hash_file, refuse_existing
 from tpforge.outputs.written import is_beside
 from tpforge.progress import Progress
 from tpforge.units import format_bytes
 
 NUM_PARALLEL = 4
-NUM_TRIES = 3
 _NO_LIMIT_S = 1e9
-_PART_FLAGS = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_BUILT = "the files are not those that were built"
 _NOT_PUSHED = "the engine is not what was pushed"
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ def push(
     lock = threading.Lock()
 
     def send(name: str, _check: Callable[[], None]) -> None:
-        record = _send(remote, engine_dir, name, sizes[name])
+        record = send_file(remote, engine_dir, name, sizes[name])
         if built.get(name, record) != record:
             raise VerificationFailed(
                 f"{name}: SHA-256 {record.sha256}, engine.json says {built[name].sha256}"
@@ -134,12 +126,12 @@ def pull(
         raise VerificationFailed(
             f"{remote.url}: is engine sha256:{index.digest}, expected sha256:{digest.removeprefix('sha256:')}"
         )
-    with _staging(out) as staging:
-        _refuse_full_disk(staging, index)
+    with staging_of(out) as staging:
+        refuse_full_disk(staging, index)
         moved: list[FileRecord] = []
 
         def fetch(record: FileRecord, check: Callable[[], None]) -> None:
-            if _fetch(remote, record, staging, check):
+            if fetch_file(remote, record, staging, check):
                 moved.append(record)
                 progress(f"pulled {record.path} ({format_bytes(record.size)})")
 
@@ -168,11 +160,6 @@ def pull(
     return _transfer(index, moved=moved, files=wanted)
 
 
-def staging_folder(out: Path) -> Path:
-    """Where a pull keeps what it has until all of it is there."""
-    return out.absolute().parent / f".{out.name}.pull"
-
-
 def _read_index(remote: Remote, limit: TimeLimit) -> Index:
     """The index, within the limit: a server may keep a reader waiting for its first byte."""
     found: list[Index] = []
@@ -194,69 +181,6 @@ def _unchanged(
         here = built.get(there.path) or hash_file(engine_dir / there.path, relative_to=engine_dir)
         if here == there:
             yield there
-
-
-def _send(remote: Remote, engine_dir: Path, name: str, size: int) -> FileRecord:
-    """Send a file, and hash the bytes as they go."""
-
-    def send() -> FileRecord:
-        with os_errors(engine_dir / name), (engine_dir / name).open("rb") as file:
-            source = HashingReader(file)
-            remote.write(name, source, size=size)
-            return FileRecord(path=name, size=source.size, sha256=source.sha256)
-
-    return _retry(send)
-
-
-def _fetch(remote: Remote, record: FileRecord, staging: Path, check: Callable[[], None]) -> bool:
-    """Get one file, from where an earlier pull broke off; whether anything was moved."""
-    final = staging / record.path
-    if final.is_file():
-        if hash_file(final, relative_to=staging) == record:
-            return False
-        final.unlink()
-    final.parent.mkdir(parents=True, exist_ok=True)
-    part = final.with_name(f"{final.name}.part")
-    went_on = part.exists()
-    found = _append(remote, record, part, check)
-    if found != record and went_on:  # What was there may be of an older engine.
-        part.unlink()
-        found = _append(remote, record, part, check)
-    if found == record:
-        part.replace(final)
-        return True
-    part.unlink()  # What is wrong is not gone on with.
-    if found.size != record.size:
-        raise VerificationFailed(f"{record.path}: {found.size} bytes, expected {record.size}")
-    raise VerificationFailed(f"{record.path}: SHA-256 {found.sha256}, expected {record.sha256}")
-
-
-def _append(remote: Remote, record: FileRecord, part: Path, check: Callable[[], None]) -> FileRecord:
-    """Get what is missing of a file, hashing what is there and what comes; what it is then.
-
-    No more is taken than its size and one byte, which says that the file is another.
-    """
-    with os_errors(part), os.fdopen(os.open(part, _PART_FLAGS, 0o644), "r+b") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell() > record.size:
-            file.truncate(0)
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256")
-
-        def go_on() -> None:
-            pace = Pace(record.path)
-            for chunk in remote.read(record.path, start=file.tell()):
-                check()
-                taken = chunk[: record.size + 1 - file.tell()]
-                file.write(taken)
-                digest.update(taken)
-                if file.tell() > record.size:
-                    return
-                pace.add(len(chunk))
-
-        if file.tell() < record.size:
-            _retry(go_on)
-        return FileRecord(path=record.path, size=file.tell(), sha256=digest.hexdigest())
 
 
 def _wrong_sizes(built: Iterable[FileRecord], sizes: Mapping[str, int]) -> list[str]:
@@ -285,56 +209,6 @@ def _failed(where: object, headline: str, problems: Iterable[str]) -> Verificati
     return VerificationFailed("\n  ".join([f"{where}: {headline}:", *problems]))
 
 
-def _retry(action: Callable[[], Result]) -> Result:
-    """Try again what a network broke off."""
-    for _ in range(NUM_TRIES - 1):
-        with suppress(EnvironmentUnusable):
-            return action()
-    return action()
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """The staging folder, held against a second pull."""
-    folder = staging_folder(out)
-    with os_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _refuse_links(folder)
-        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EnvironmentUnusable(f"{out}: another tpforge pulls it; wait for it to end") from None
-        yield folder
-    finally:
-        os.close(descriptor)
-
-
-def _refuse_links(folder: Path) -> None:
-    """Refuse to go on in a folder where something would lead a file elsewhere."""
-    entries = [
-        folder,
-        *(Path(root) / name for root, folders, names in os.walk(folder) for name in folders + names),
-    ]
-    for path in entries:
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InputRefused(
-                f"{path}: is neither a file nor a folder, and no pull made it; remove {folder}"
-            )
-
-
-def _refuse_full_disk(staging: Path, index: Index) -> None:
-    have = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
-    needed = sum(record.size for record in index.files) - have
-    free = shutil.disk_usage(staging).free
-    if needed > free:
-        raise EnvironmentUnusable(
-            f"{staging.parent}: {format_bytes(free)} free, the engine needs {format_bytes(needed)} more"
-        )
-
-
 def _names(engine_dir: Path, manifest: Manifest, progress: Progress) -> list[str]:
     """The names that are sent, sorted: what engine.json lists, and what was measured of the engine.
 
@@ -343,7 +217,7 @@ def _names(engine_dir: Path, manifest: Manifest, progress: Progress) -> list[str
     """
     listed = {*UNLISTED, *(record.path for record in manifest.files)}
     if problems := sorted(f"{name}: {problem}" for name in listed if (problem := path_problem(name))):
-        raise InputRefused.listing(f"{engine_dir}: engine.json lists what can be no file of it:", problems)
+        raise InputRefused.listing(f"{engine_dir}: engine.json lists files no engine can hold:", problems)
     there = {path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file()}
     for name in sorted(name for name in there - listed if not is_beside(name)):
         progress(f"left out {name}: engine.json does not list it")

@@ -34,7 +34,7 @@ STAGES = (
         "making",
         "Make an engine",
         {
-            "convert": "Write a TensorRT-LLM checkpoint: config.json and a file a rank.",
+            "convert": "Write a TensorRT-LLM checkpoint: config.json and one file per rank.",
             "build": "Make an engine folder; converts first when needed.",
             "quantize": "Quantize a model by calibration with nvidia-modelopt.",
             "verify": "Prove an engine against its source and against transformers.",

@@ -232,7 +232,7 @@ def _read(out: Path, model: str) -> dict[str, Tried]:
         found = Acceptance.model_validate_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputRefused(
-            f"{file}: is no record of this version; give another --out, or remove it"
+            f"{file}: is not a record of this version; give another --out, or remove it"
         ) from error
     if (found.model, found.tpforge) != (model, __version__):
         raise InputRefused(

@@ -61,7 +61,7 @@ def migrate(
     file = _llm_yaml(source)
     if file is not None:
         if repository is not None:
-            raise UsageError("--repository: is for compiled engines; an llm.yaml has its settings in itself")
+            raise UsageError("--repository: is for compiled engines; an llm.yaml holds its own settings")
         return _of_llm_yaml(source, file, model=model, old=old, release=release, sm=sm, name=name)
     engine = read_old_engine(source)
     parameters = read_parameters(repository) if repository else {}

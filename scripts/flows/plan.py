@@ -18,7 +18,7 @@ from tpforge.measure.runs.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
 from tpforge.plan.hardware import Cluster, Prices, find_gpu, make_cluster, read_gpu_file
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.simulation import Request
@@ -32,9 +32,9 @@ from tpforge.trtllm.architectures import pytorch_only
 
 Goal = Literal["throughput", "latency", "cost", "gpus"]
 WISHED_TPOT_MS = 40.0
-"""The time a token of the operating point that is taken without a load and limits: 25 tokens/s for each user.
+"""The time per token of the operating point without a load and limits: 25 tokens/s for each user.
 
-Source: MLPerf Inference 5.0, Llama 2 70B Interactive: 40 ms a token in 99 of 100 requests.
+Source: MLPerf Inference 5.0, Llama 2 70B Interactive: 40 ms per token in 99 of 100 requests.
 """
 
 
@@ -169,7 +169,7 @@ def pick(
     )
     if all(one.option is None for one in picks):
         reasons = {f"{one.gpu.name}: {one.reason}" for one in picks}
-        raise NothingFits("\n  ".join([f"{model}: no kind of GPU does it:", *sorted(reasons)]))
+        raise NothingFits("\n  ".join([f"{model}: no kind of GPU meets what is asked:", *sorted(reasons)]))
     return Picked(blueprint.name, picks, prices.currency)
 
 

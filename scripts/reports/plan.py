@@ -12,7 +12,7 @@ from tpforge.plan.calibration import Band, TimeBand
 from tpforge.plan.choose import Plan
 from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.plan.throughput import Load
 from tpforge.units import GIB, format_bytes
 
@@ -22,7 +22,7 @@ _SHOWN = 10
 OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "per GPU", "batch", "TTFT", "TPOT", "comm.")
 ORDERS = {
     "throughput": "tokens/s",
-    "latency": "time a token",
+    "latency": "time per token",
     "cost": "tokens/s per GPU",
     "gpus": "fewest GPUs",
 }
@@ -72,8 +72,9 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         ("per user", f"{1e3 * option.scale / speed.tpot_ms:.0f} output tokens/s"),
         ("time to first token", time_text(speed.ttft_ms / option.scale, option.ttft_band)),
         (
-            "time a token",
-            f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, {speed.batch} requests a replica",
+            "time per token",
+            f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, "
+            f"{speed.batch} requests per replica",
         ),
         ("simulated", simulated_text(plan)),
         ("batch is limited by", speed.limit),
@@ -198,7 +199,7 @@ def simulated_text(plan: Plan) -> str:
         came = "as in the trace" if plan.ask.requests else "at random times"
     return (
         f"p50 {found.ttft.p50_ms:.0f} ms, p95 {found.ttft.p95_ms:.0f} ms to the first token; "
-        f"p50 {found.tpot.p50_ms:.1f} ms, p95 {found.tpot.p95_ms:.1f} ms a token "
+        f"p50 {found.tpot.p50_ms:.1f} ms, p95 {found.tpot.p95_ms:.1f} ms per token "
         f"({found.num_requests} requests that came {came})"
     )
 
@@ -253,7 +254,7 @@ def undecided_text(plan: Plan) -> str:
     if not labels:
         return ""
     return (
-        f"\nundecided: {len(labels)} other(s) lie within the band of {plan.chosen.label}: "
+        f"\nundecided: also within the band of {plan.chosen.label}: "
         f"{_joined(labels, limit=3)}; measure them (tpforge bench --sweep)"
     )
 

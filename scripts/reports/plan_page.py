@@ -20,13 +20,13 @@ from scripts.reports.plan import (
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
 from tpforge import __version__
 from tpforge.plan.choose import Plan
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.units import GIB
 
 _STACKS = 8
 _POINTS = 8
 """Options of a plot: more lie upon each other."""
-_TRADE = "Tokens/s per GPU against time a token"
+_TRADE = "Tokens/s per GPU against time per token"
 
 
 def plan_html(plan: Plan) -> str:
@@ -94,7 +94,7 @@ def _trade(plan: Plan) -> str:
     return line_plot(
         series,
         title=_TRADE,
-        x_label="ms a token (one user)",
+        x_label="ms per token (one user)",
         y_label="output tokens/s per GPU",
         x_scale="log",
     )
@@ -115,13 +115,13 @@ def _point(option: Option) -> Point:
 def _front(plan: Plan) -> str:
     """What a user's speed costs: a point for each load at which no option beats another in both."""
     front = tuple(
-        Point(1e3 / one.user, one.gpu, label=f"{one.option.label}, {one.batch} requests a replica")
+        Point(1e3 / one.user, one.gpu, label=f"{one.option.label}, {one.batch} requests per replica")
         for one in plan.frontier
     )
     return line_plot(
         [Series("Pareto front", front), Series("taken", (_point(plan.chosen),), joined=False)],
         title=_TRADE,
-        x_label="ms a token (one user)",
+        x_label="ms per token (one user)",
         y_label="output tokens/s per GPU",
         x_scale="log",
     )

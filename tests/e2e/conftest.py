@@ -86,7 +86,7 @@ def lockstep(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="session")
 def processes_server(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A process a rank."""
+    """One process per rank."""
     options = ReferenceOptions(executor="processes", num_threads=1)
     with served(tiny_engine, tmp_path_factory.mktemp("processes"), options) as serving:
         yield serving

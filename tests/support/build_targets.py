@@ -18,7 +18,6 @@ def target_of(*, sm: int | None = 90, num_gpus: int | None = 8, **changes: Any) 
         "architecture": "LlamaForCausalLM",
         "dtype": "bfloat16",
         "quant_algo": None,
-        "kv_cache_quant_algo": None,
         "tp_size": 4,
         "pp_size": 1,
         "moe_ep_size": 1,

@@ -38,13 +38,6 @@ def evaluate(text: str, *, sizes: Mapping[str, int], config: Mapping[str, Any]) 
     return _value(_parsed(text), sizes, config)
 
 
-def keys_of(text: str) -> tuple[str, ...]:
-    """The keys of config.json that an expression reads, with dots for the objects they stand in."""
-    nodes = [node for node in ast.walk(_parsed(text)) if isinstance(node, ast.Attribute)]
-    inner = {node.value for node in nodes}
-    return tuple(_path(node) for node in nodes if node not in inner)
-
-
 @cache
 def _parsed(text: str) -> ast.expr:
     return ast.parse(text.strip(), mode="eval").body

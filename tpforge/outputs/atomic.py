@@ -256,7 +256,7 @@ def _open_lock(path: Path, final: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait for it to end") from None
+            raise EnvironmentUnusable(f"{final}: another tpforge is writing it; wait until it ends") from None
         # Its last holder may have removed the file between our open and our lock: then it guards nothing.
         if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
             return descriptor

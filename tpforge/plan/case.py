@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tpforge.plan.options import Ask, Option
+from tpforge.plan.option import Ask, Option
 from tpforge.plan.percentiles import Simulated
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
@@ -36,7 +36,7 @@ class Case:
     simulated: Simulated | None = None
 
     def single(self, bits: int) -> Option | None:
-        """The fastest option that works on one GPU a replica, with weights of that many bits."""
+        """The fastest option that works on one GPU per replica, with weights of that many bits."""
         found = [
             one
             for one in self.options

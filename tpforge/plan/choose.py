@@ -16,7 +16,8 @@ from tpforge.plan.case import Advice
 from tpforge.plan.frontier import FrontierPoint, frontier
 from tpforge.plan.hardware import Cluster, gpus, make_cluster
 from tpforge.plan.host import HostNeeds, host_needs
-from tpforge.plan.options import Ask, Option, list_options
+from tpforge.plan.option import Ask, Option
+from tpforge.plan.options import list_options
 from tpforge.plan.percentiles import Simulated, late_rejection, simulate_option
 from tpforge.plan.rules import advise
 from tpforge.quantization import find_format
@@ -101,7 +102,7 @@ def decide(
     calibration: Calibration,
     alternatives: Sequence[Blueprint] = (),
 ) -> Plan:
-    """The plan.
+    """The plan: the option that works and is best for `goal`, and those within its band, as undecided.
 
     Raises:
         InputRefused: the ask is impossible on any hardware of this kind: sharding, format, positions.

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from tpforge.plan.calibration import Fit
 from tpforge.plan.choose import Plan
-from tpforge.plan.options import MAX_BATCH_SIZE, Option
+from tpforge.plan.option import Option
+from tpforge.plan.options import MAX_BATCH_SIZE
 from tpforge.plan.throughput import Batch, Engine, Load, StepModel, largest_batch, speed_at
 
 MOST_BUSY = 0.8

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tpforge.plan.calibration import Calibration
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.plan.throughput import Batch, Load, StepModel, largest_batch, speed_at
 
 USER_SPEEDS = (5, 10, 25, 50, 100, 200)
-"""The tokens/s a user that a table of the frontier has a row for."""
+"""The tokens/s per user that a table of the frontier has a row for."""
 _STEP = 2**0.25
 
 
@@ -29,7 +29,7 @@ class FrontierPoint:
 
 
 def frontier(options: Sequence[Option], load: Load, *, calibration: Calibration) -> tuple[FrontierPoint, ...]:
-    """The points that no other beats in tokens/s a user and a GPU; the fastest for a user first."""
+    """The points that no other beats in tokens/s per user and per GPU; the fastest for a user first."""
     points = [point for one in options for point in _points(one, load, calibration=calibration)]
     kept: list[FrontierPoint] = []
     for point in sorted(points, key=lambda one: (-one.user, -one.gpu)):

@@ -22,11 +22,6 @@ class HostNeeds:
     engine_bytes: int
     memory_bytes: int | None
 
-    @property
-    def disk_bytes(self) -> int:
-        """All of them at once."""
-        return self.source_bytes + self.rank_files_bytes + self.engine_bytes
-
 
 def host_needs(
     blueprint: Blueprint, *, mapping: Mapping, dtype: DType, weight_format: str | None

@@ -1,4 +1,4 @@
-"""The KV cache of a rank: bytes a token, blocks, how many tokens and requests fit, the longest request.
+"""The KV cache of a rank: bytes per token, blocks, how many tokens and requests fit, the longest request.
 
 It knows no speed. A request's cache is paged: it takes whole blocks.
 """
@@ -127,7 +127,7 @@ def _own_layers(shapes: RankShapes, *, stage: int, kv_dtype: str) -> Iterator[La
 def kv_tokens(free_bytes: float, *, fraction: float, layout: KvLayout) -> int:
     """Tokens of the cache that takes `fraction` of the free bytes: whole blocks, the last one rounded up.
 
-    Source: TensorRT-LLM, max tokens = fraction x free / bytes a token, blocks = ceil(tokens /
+    Source: TensorRT-LLM, max tokens = fraction x free / bytes per token, blocks = ceil(tokens /
     tokens_per_block).
     """
     if free_bytes <= 0:

@@ -70,12 +70,12 @@ class RankMemory:
 
     @cached_property
     def fixed_bytes(self) -> int:
-        """All but the cache."""
+        """Bytes of all but the cache: the sum of the lines."""
         return sum(line.num_bytes for line in self.lines)
 
     @property
     def free_bytes(self) -> int:
-        """What is left before the cache; negative when the rest does not fit."""
+        """Bytes that are left before the cache; negative when the rest does not fit."""
         return self.gpu.memory_bytes - self.fixed_bytes
 
     @property
@@ -85,32 +85,36 @@ class RankMemory:
 
     @cached_property
     def kv_bytes(self) -> int:
-        """The cache."""
+        """Bytes of the cache: `kv_fraction` of the free ones."""
         return max(0, int(self.free_bytes * self.kv_fraction))
 
     @cached_property
     def kv_tokens(self) -> int:
-        """Tokens of all requests together, were no layer windowed."""
+        """Tokens of all requests together, as if no layer had a window."""
         held = kv_tokens(self.free_bytes, fraction=self.kv_fraction, layout=self.layout)
         return self.cache_groups * held
 
     def max_requests(self, request_tokens: int) -> int:
-        """Requests of that many tokens, prompt and answer, that run at once."""
+        """How many requests of that many tokens, prompt and answer, run at once; none is evicted."""
         held = max_requests(self.kv_bytes, request_tokens=request_tokens, layout=self.layout)
         return self.cache_groups * held
 
     def longest_request(self, limit: int) -> int:
-        """The longest single request, up to the model's limit."""
+        """The most tokens of a single request, up to `limit`, the model's own."""
         return longest_request(self.kv_bytes, layout=self.layout, limit=limit)
 
     @property
     def weight_bytes(self) -> int:
-        """The bytes of the first line."""
+        """Bytes of the weights: the first line."""
         return self.lines[0].num_bytes
 
 
 def rank_memory(shapes: RankShapes, *, gpu: Gpu, settings: Settings) -> RankMemory:
-    """The memory of the rank with the least room for the cache."""
+    """The memory of the rank with the least room for the cache; ranks of a stage are alike.
+
+    Raises:
+        UsageError: the KV cache's type is none of KV_BITS.
+    """
     stages = range(shapes.mapping.pp_size)
     found = [_stage_memory(shapes, stage=stage, gpu=gpu, settings=settings) for stage in stages]
     return min(found, key=lambda one: one.kv_tokens if one.fits else one.free_bytes)

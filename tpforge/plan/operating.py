@@ -30,7 +30,7 @@ class Limits:
         ttft, tpot = speed.ttft_ms / scale, speed.tpot_ms / scale
         at = "one request alone" if speed.batch == 1 else f"{speed.batch} requests at once"
         if self.tpot_ms is not None and tpot > self.tpot_ms:
-            return f"{tpot:.1f} ms a token with {at}, more than {self.tpot_ms:g}"
+            return f"{tpot:.1f} ms per token with {at}, more than {self.tpot_ms:g}"
         if self.ttft_ms is not None and ttft > self.ttft_ms:
             return f"{ttft:.0f} ms to the first token with {at}, more than {self.ttft_ms:g}"
         return None

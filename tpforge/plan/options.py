@@ -8,27 +8,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
 from tpforge.plan.calibration import (
     MOST_REQUESTS_MEASURED,
     STARVED,
-    Band,
     Calibration,
     Deployment,
-    TimeBand,
 )
 from tpforge.plan.hardware import Cluster
-from tpforge.plan.memory import KV_FRACTION, RankMemory, Settings, rank_memory
+from tpforge.plan.memory import RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
-from tpforge.plan.simulation import Request
+from tpforge.plan.option import Ask, Option, Rejection, runs_all
 from tpforge.plan.throughput import Engine, Load, Speed
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
-from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.trtllm.architectures import architecture_problems
@@ -41,111 +37,6 @@ a GPU.
 MAX_BATCH_SIZE = 2048
 _STATED = ("concurrency", "rate", "latency limit", "operating point")
 """Limits of a batch that memory is not: there are as many requests as wanted."""
-Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What is wanted of a deployment; None: no wish. `max_len` is the longest request it must hold.
-
-    A limit without a load asks for the most requests at once that keep it; `wished_tpot_ms` is kept where it
-    can be, without a load and limits. `fewest_gpus`: no more replicas than the load needs.
-    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU, in
-    `currency`. `requests` are those of a trace whose mean `load` is.
-    """
-
-    load: Load
-    max_len: int
-    runtime: Runtime = "tensorrt"
-    version: str | None = None
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    wished_tpot_ms: float | None = None
-    fewest_gpus: bool = False
-    tp_sizes: tuple[int, ...] = ()
-    formats: tuple[str | None, ...] = ()
-    kv_dtypes: tuple[str, ...] = ()
-    pad: bool = True
-    kv_fraction: float = KV_FRACTION
-    price: float | None = None
-    currency: str = ""
-    requests: tuple[Request, ...] = ()
-
-    @property
-    def states_load(self) -> bool:
-        """Whether the number of requests at once follows from what is asked."""
-        load = self.load
-        stated = (load.concurrency, load.requests_per_second, self.ttft_ms, self.tpot_ms)
-        return any(one is not None for one in stated)
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why an option does not work."""
-
-    cause: Cause
-    reason: str
-
-
-@dataclass(frozen=True)
-class Option:
-    """`replicas` equal engines on a cluster. What could not be computed for a rejected one is None."""
-
-    model: str
-    cluster: Cluster
-    mapping: Mapping
-    replicas: int
-    weight_format: str | None
-    kv_dtype: str
-    dtype: DType
-    rejection: Rejection | None = None
-    memory: RankMemory | None = None
-    speed: Speed | None = None
-    band: Band | None = None
-    ttft_band: TimeBand | None = None
-    tpot_band: TimeBand | None = None
-    scale: float = 1.0
-    price: float | None = None
-    notes: tuple[str, ...] = ()
-    attention_dp: bool = False
-    engine: Engine | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def precision(self) -> str:
-        """The format of the weights, or their float type."""
-        return self.weight_format or self.dtype.value
-
-    @property
-    def num_gpus(self) -> int:
-        """GPUs that are used."""
-        return self.replicas * self.mapping.world_size
-
-    @property
-    def label(self) -> str:
-        """``TP4 x 2 fp8, KV fp8``; ADP is attention data parallelism."""
-        sizes = f"TP{self.mapping.tp_size}"
-        sizes += f" PP{self.mapping.pp_size}" if self.mapping.pp_size > 1 else ""
-        sizes += f" EP{self.mapping.moe_ep_size}" if self.mapping.moe_ep_size > 1 else ""
-        sizes += " ADP" if self.attention_dp else ""
-        times = f" x {self.replicas}" if self.replicas > 1 else ""
-        return f"{sizes}{times} {self.precision}, KV {self.kv_dtype}"
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Output tokens a second of all replicas; 0 when rejected before it was known."""
-        return self.scale * self.replicas * self.speed.tokens_per_second if self.speed else 0.0
-
-    @property
-    def tokens_per_gpu(self) -> float:
-        """Output tokens a second and GPU."""
-        return self.tokens_per_second / self.num_gpus
-
-    @property
-    def cost_per_million(self) -> float | None:
-        """Price of a million output tokens."""
-        if self.price is None or not self.tokens_per_second:
-            return None
-        return self.price * self.num_gpus / (self.tokens_per_second * 3600) * 1e6
 
 
 def list_options(
@@ -201,14 +92,6 @@ def _sized(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibra
     return full if fewer + 1 >= option.replicas else with_replicas(counts[fewer])
 
 
-def runs_all(option: Option, ask: Ask) -> bool:
-    """Whether the option works with all the requests that are asked for running at once."""
-    wanted = ask.load.concurrency
-    if option.rejection is not None or option.speed is None:
-        return False
-    return wanted is None or option.speed.batch * option.replicas >= wanted
-
-
 def _float_type(dtype: DType, cluster: Cluster) -> DType:
     """The checkpoint's type, as 16 bits; bfloat16 needs SM80."""
     if dtype is DType.FLOAT16 or cluster.gpu.sm < 80:
@@ -252,47 +135,23 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     problems = (*_of_architecture(option, shapes, ask), *problems)
     if problems:
         return replace(option, rejection=Rejection("format", "; ".join(problems)))
-    concurrency = ask.load.concurrency
-    share = None if concurrency is None else -(-concurrency // option.replicas)
-    settings = Settings(
-        dtype=option.dtype,
-        weight_format=option.weight_format,
-        kv_dtype=option.kv_dtype,
-        kv_fraction=ask.kv_fraction,
-        max_batch_size=min(MAX_BATCH_SIZE, share or MAX_BATCH_SIZE),
-    )
+    settings = _settings(option, ask)
     memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
     option = replace(option, memory=memory, notes=(*option.notes, *notes))
     if rejection := _no_room(memory, ask):
         return replace(option, rejection=rejection)
-    rate = ask.load.requests_per_second
     engine = Engine(shapes, memory, option.cluster, settings)
     operation = operate(
         engine,
-        replace(
-            ask.load, concurrency=share, requests_per_second=None if rate is None else rate / option.replicas
-        ),
+        _load_of_a_replica(option, ask),
         limits=Limits(ask.ttft_ms, ask.tpot_ms, ask.wished_tpot_ms),
         fit=calibration.fit,
         scale=calibration.scale,
     )
-    speed = operation.speed
-    band = calibration.band(
-        Deployment(
-            option.cluster,
-            num_ranks=option.mapping.world_size,
-            pp_size=option.mapping.pp_size,
-            has_experts=shapes.model.moe is not None,
-            load_is_modelled=ask.load.is_modelled,
-            is_of_other_architecture=shapes.caches is not None,
-            is_starved=speed.limit == "KV cache" and speed.batch < STARVED,
-            load_is_light=speed.batch <= MOST_REQUESTS_MEASURED and speed.limit in _STATED,
-            release=ask.version,
-        )
-    )
+    band = calibration.band(_deployment(option, shapes, ask, speed=operation.speed))
     option = replace(
         option,
-        speed=speed,
+        speed=operation.speed,
         band=band,
         ttft_band=calibration.ttft_band(band),
         tpot_band=calibration.tpot_band(band),
@@ -302,6 +161,43 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     if operation.cause is None or operation.reason is None:
         return option
     return replace(option, rejection=Rejection(operation.cause, operation.reason))
+
+
+def _load_of_a_replica(option: Option, ask: Ask) -> Load:
+    """The requests at once, and those a second, that one of the replicas gets of all."""
+    concurrency, rate = ask.load.concurrency, ask.load.requests_per_second
+    return replace(
+        ask.load,
+        concurrency=None if concurrency is None else -(-concurrency // option.replicas),
+        requests_per_second=None if rate is None else rate / option.replicas,
+    )
+
+
+def _settings(option: Option, ask: Ask) -> Settings:
+    """What the engine is run with: a batch as large as the load of a replica, up to MAX_BATCH_SIZE."""
+    concurrency = _load_of_a_replica(option, ask).concurrency
+    return Settings(
+        dtype=option.dtype,
+        weight_format=option.weight_format,
+        kv_dtype=option.kv_dtype,
+        kv_fraction=ask.kv_fraction,
+        max_batch_size=min(MAX_BATCH_SIZE, concurrency or MAX_BATCH_SIZE),
+    )
+
+
+def _deployment(option: Option, shapes: RankShapes, ask: Ask, *, speed: Speed) -> Deployment:
+    """What the error band depends on."""
+    return Deployment(
+        option.cluster,
+        num_ranks=option.mapping.world_size,
+        pp_size=option.mapping.pp_size,
+        has_experts=shapes.model.moe is not None,
+        load_is_modelled=ask.load.is_modelled,
+        is_of_other_architecture=shapes.caches is not None,
+        is_starved=speed.limit == "KV cache" and speed.batch < STARVED,
+        load_is_light=speed.batch <= MOST_REQUESTS_MEASURED and speed.limit in _STATED,
+        release=ask.version,
+    )
 
 
 def _of_architecture(option: Option, shapes: RankShapes, ask: Ask) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from tpforge.measure.statistics import percentiles
 from tpforge.plan.calibration import Fit
-from tpforge.plan.options import Ask, Option, Rejection
+from tpforge.plan.option import Ask, Option, Rejection
 from tpforge.plan.simulation import Request, Server, Waited, serve_as_they_come, serve_at_once
 from tpforge.plan.throughput import Load, StepModel, Tokens
 

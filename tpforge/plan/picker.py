@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.choose import Goal, best_option, check_ask
 from tpforge.plan.hardware import Gpu, Prices, make_cluster
-from tpforge.plan.options import Ask, Option, runs_all
+from tpforge.plan.option import Ask, Option, runs_all
 from tpforge.shards.weights import Blueprint
 
 COUNTS = (1, 2, 4, 8)

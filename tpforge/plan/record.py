@@ -16,7 +16,7 @@ from tpforge.errors import InputRefused
 from tpforge.outputs.atomic import os_errors
 from tpforge.plan.choose import Plan
 from tpforge.plan.memory import RankMemory
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 from tpforge.plan.percentiles import Wait
 from tpforge.records import Record
 from tpforge.shards.weights import Basis

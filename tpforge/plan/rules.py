@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from tpforge.plan.case import Advice, Case
-from tpforge.plan.options import Ask, Option
+from tpforge.plan.option import Ask, Option
 from tpforge.plan.percentiles import Simulated
 from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
 from tpforge.quantization import find_format
@@ -126,11 +126,12 @@ def starved_of_cache(case: Case) -> Advice | None:
         return Advice(
             "kv-starvation",
             "warning",
-            f"{wanted} requests a replica are asked for, the KV cache holds {speed.batch}: the others wait, "
-            f"{speed.ttft_ms / 1e3:.1f} s to the first token",
+            f"{wanted} requests per replica are asked for, the KV cache holds {speed.batch}: the others "
+            f"wait, {speed.ttft_ms / 1e3:.1f} s to the first token",
         )
     if speed.batch < STARVED:
-        return Advice("kv-starvation", "warning", f"the KV cache holds only {speed.batch} requests a replica")
+        only = f"the KV cache holds only {speed.batch} requests per replica"
+        return Advice("kv-starvation", "warning", only)
     return None
 
 

@@ -6,7 +6,7 @@ Speed and links are the other rules'.
 from __future__ import annotations
 
 from tpforge.plan.case import Advice, Case
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 
 BARELY = 2.0
 """A model misses one GPU barely when it needs less than this many times its memory: 8 bits halve it."""

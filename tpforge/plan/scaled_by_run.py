@@ -9,7 +9,8 @@ from tpforge.errors import InputRefused
 from tpforge.measure.runs.run import Level, Run
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.hardware import Cluster
-from tpforge.plan.options import Ask, list_options
+from tpforge.plan.option import Ask
+from tpforge.plan.options import list_options
 from tpforge.plan.throughput import Load
 from tpforge.shards.weights import Blueprint
 
@@ -46,7 +47,7 @@ def calibrate(
     )
     same = [one for one in options if one.speed is not None and one.mapping.pp_size == pp]
     if not same:
-        raise InputRefused(f"--calibrate: the plan does not think that the run's tp={tp} pp={pp} works")
+        raise InputRefused(f"--calibrate: the plan rejects the run's tp={tp} pp={pp} works")
     estimated = same[0].tokens_per_second
     factor = measured / estimated
     said = (

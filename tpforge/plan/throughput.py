@@ -48,7 +48,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """Nothing overlaps."""
+        """Seconds of all parts, one after another: no overlap is assumed."""
         return self.linear + self.attention + self.communication + self.overhead
 
     def plus(self, other: StepTime, *, times: float) -> StepTime:
@@ -140,7 +140,11 @@ def largest_batch(engine: Engine, load: Load) -> Batch | None:
 
 
 def speed_at(model: StepModel, load: Load, *, batch: Batch) -> Speed:
-    """The speed with exactly that many requests running; those of `load` beyond them wait."""
+    """The speed with exactly that many requests running; those of `load` beyond them wait.
+
+    TTFT: a fixed start, the prompt, the prompts that came before it with the steps between, and for those
+    that wait the answers of as many batches. TPOT: a step over the tokens that it gives a request.
+    """
     step = model.step(batch.size, load)
     waiting = max(0, (load.concurrency or batch.size) - batch.size)
     prefill = model.prefill(load)

@@ -93,7 +93,7 @@ def _inner(node: Node, *, name: str, defs: Node, found: _Found, only: tuple[str,
     """A table: its own properties, or those of the members of a union told apart by a tag."""
     members = [_resolved(one, defs) for one in node.get("oneOf", ())]
     if name.count(".") > _DEEPEST:
-        raise InputRefused(f"the schema of the LLM API's arguments: {name} goes on for ever")
+        raise InputRefused(f"the schema of the LLM API's arguments: {name} refers to itself without end")
     if not members:
         _walk(node, prefix=f"{name}.", defs=defs, found=found, only=only)
         return

@@ -134,8 +134,8 @@ def _shipped(wanted: str) -> Release:
     nearest = _nearest(wanted)
     if nearest is None:
         raise UsageError(
-            f"TensorRT-LLM {wanted}: not in the table, nor any of its line; `tpforge versions` lists what "
-            "is. If it is installed, or in a container, `tpforge versions --learn` reads it"
+            f"TensorRT-LLM {wanted}: not in the table, nor is any release of its line; `tpforge versions` "
+            "lists what is. If it is installed, or in a container, `tpforge versions --learn` reads it"
         )
     return nearest.model_copy(
         update={

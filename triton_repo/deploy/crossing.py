@@ -27,7 +27,7 @@ def crossing_warnings(deployment: Deployment, manifest: Manifest) -> tuple[str, 
     across = 1e3 * count * _seconds(manifest, deployment.tp_size, fast_group=inside)
     return (
         f"tp={deployment.tp_size} crosses nodes of {inside} GPUs: by the planner, a step of {_TOKENS} tokens "
-        f"then waits {across:.1f} ms for its {count} all-reduces over 400 Gb/s a GPU, against "
+        f"then waits {across:.1f} ms for its {count} all-reduces over 400 Gb/s per GPU, against "
         f"{within:.1f} ms for tp={inside} within a node of {_GPU}; keep TP inside and put PP across: "
         f"tpforge build --tp {inside} --pp {deployment.world_size // inside}",
     )

@@ -1,4 +1,4 @@
-"""Target slurm: a batch job with one rank a GPU, by pyxis and enroot or by modules of the site.
+"""Target slurm: a batch job with one rank per GPU, by pyxis and enroot or by modules of the site.
 
 The engine and its repository lie on a file system that all nodes see, under the paths that they have here.
 It writes no file and submits nothing.

@@ -14,8 +14,6 @@ from typing import Literal
 
 from tpforge.errors import InputRefused, UsageError
 
-Arrival = Literal["concurrency", "poisson", "constant", "trace"]
-
 
 @dataclass(frozen=True)
 class Closed:

@@ -146,7 +146,7 @@ def _of_decoding(full: Mapping[str, Value], given: Mapping[str, Value]) -> Itera
 
 
 def _of_devices(text: str, *, world_size: int) -> Iterator[str]:
-    """Instances have GPUs of their own, one a rank."""
+    """Instances have GPUs of their own, one per rank."""
     groups = [[part.strip() for part in group.split(",")] for group in text.split(";")]
     ids = [part for group in groups for part in group]
     if not all(part.isdigit() for part in ids):
@@ -154,7 +154,7 @@ def _of_devices(text: str, *, world_size: int) -> Iterator[str]:
     elif len(set(ids)) != len(ids):
         yield f"gpu_device_ids {text!r}: a GPU is given twice"
     if any(len(group) != world_size for group in groups):
-        yield f"gpu_device_ids {text!r}: every instance needs {world_size} GPUs, one a rank"
+        yield f"gpu_device_ids {text!r}: every instance needs {world_size} GPUs, one per rank"
 
 
 def read_parameters(repository: Path) -> dict[str, str]:

@@ -59,7 +59,7 @@ class TritonArguments:
 def leader_command(
     arguments: TritonArguments, *, world_size: int, oversubscribe: bool = False
 ) -> LaunchCommand:
-    """One tritonserver a rank under mpirun: the first has all models, the others tensorrt_llm alone."""
+    """One tritonserver per rank under mpirun: the first has all models, the others tensorrt_llm alone."""
     words = ["mpirun", "--allow-run-as-root", *(["--oversubscribe"] if oversubscribe else [])]
     for rank in range(world_size):
         words += [":"] if rank else []
@@ -105,7 +105,7 @@ def parse_devices(text: str | None, *, world_size: int) -> tuple[int, ...]:
         raise UsageError(f"--devices {text}: a GPU is given twice")
     if len(devices) % world_size:
         raise UsageError(
-            f"--devices {text}: {len(devices)} GPUs, but an engine has {world_size} ranks, one a GPU"
+            f"--devices {text}: {len(devices)} GPUs, but an engine has {world_size} ranks, one per GPU"
         )
     return devices
 

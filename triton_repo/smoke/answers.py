@@ -72,7 +72,7 @@ def check_streaming(target: Target, model: str) -> None:
     with_text = [chunk for chunk in streamed.chunks if chunk.text]
     expect(
         len(with_text) > 1 or len(whole.text) < 2,
-        f"the stream came as {len(with_text)} response with text, expected one a token",
+        f"the stream came as {len(with_text)} response with text, expected one per token",
     )
     not_streamed = [chunk for chunk in whole.chunks if chunk.text]
     expect(

@@ -108,7 +108,7 @@ def check_streaming(target: SmgTarget) -> None:
     joined = tuple(token for chunk in chunks for token in chunk.token_ids)
     expect_equal(joined, end.token_ids, what="tokens of the chunks joined")
     expect_equal(joined, whole.token_ids, what="tokens of the stream")
-    expect(len(chunks) > 1, f"the stream came as {len(chunks)} chunk, expected one a token")
+    expect(len(chunks) > 1, f"the stream came as {len(chunks)} chunk, expected one per token")
 
 
 def check_determinism(target: SmgTarget) -> None:

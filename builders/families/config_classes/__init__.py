@@ -49,14 +49,6 @@ def is_known(model_type: str) -> bool:
     return is_remote(model_type) or model_type in _table(_NEWER)["classes"]
 
 
-@cache
-def shared_keys() -> dict[str, Any]:
-    """The keys that every class of transformers has, with their defaults."""
-    older: dict[str, Any] = _table(_OLDER)["shared"]
-    newer: dict[str, Any] = _table(_NEWER)["shared"]
-    return older | newer
-
-
 def _joined(newer: dict[str, Any], older: dict[str, Any]) -> ConfigClass:
     parts = {name: _joined(one, older["parts"][name]) for name, one in newer.get("parts", {}).items()}
     aliases: dict[str, str] = {**older["aliases"], **newer["aliases"]}

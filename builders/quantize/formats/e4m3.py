@@ -12,6 +12,9 @@ LARGEST = 448.0
 
 
 def scaled_to_e4m3(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """values / scale; where the scale is 0 the values are too, and stay so."""
+    """values / scale as float8_e4m3fn, of the shape that the two broadcast to, saturated at LARGEST.
+
+    Where the scale is 0 the values are too, and stay so.
+    """
     ratio = values / scale.where(scale != 0, 1.0)
     return ratio.clamp_(-LARGEST, LARGEST).to(torch.float8_e4m3fn)

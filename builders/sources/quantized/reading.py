@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from builders.sources.quantized.companions import companion_problems
-from builders.sources.quantized.layouts import Layout
+from builders.sources.quantized.layout import Layout
 from builders.sources.safetensors_reader import TensorEntry
 from tpforge.errors import InputRefused
 

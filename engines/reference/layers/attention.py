@@ -108,7 +108,7 @@ class Core:
         return attended[0].transpose(0, 1).reshape(len(batch.tokens), -1)
 
     def attend_tokens(self, length: int, queries: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend one token a request, [requests, heads, head_size]: [requests, heads x value size].
+        """Attend one token per request, [requests, heads, head_size]: [requests, heads x value size].
 
         The heads of a KV group stand as query positions, so that K and V are not repeated.
         """

@@ -50,7 +50,7 @@ class RotaryTable:
         self._rows = self._table(_growing_angles(rope, num_positions))
 
     def rows(self, positions: Tensor, *, length: int | None) -> Rows:
-        """The rows of `positions`, which belong to a prompt of `length` tokens, or to none: generated ones.
+        """Cosines and sines of `positions` of a prompt of `length` tokens; None: of generated tokens.
 
         As transformers has it, all positions of a long prompt get the frequencies of its length; generated
         tokens get those of their own position, while the keys before them stay as they are.

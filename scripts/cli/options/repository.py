@@ -13,13 +13,13 @@ def repository_options() -> Decorator:
         click.option(
             "--embed-engine", is_flag=True, help="Put the engine inside, so that the repository can be moved."
         ),
-        _switch("decoupled", True, "Allow streaming."),
+        _switch("decoupled", "Allow streaming.", default=True),
         click.option(
             "--executor",
             type=click.Choice(["auto", "lockstep", "processes"]),
             default="auto",
             show_default=True,
-            help="All ranks in one process, or one process a rank.",
+            help="All ranks in one process, or one process per rank.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:0, ..."),
         click.option(
@@ -41,10 +41,10 @@ def repository_options() -> Decorator:
         click.option(
             "--preprocessing-instances", type=SIZE, default=2, show_default=True, help="Tokenizing processes."
         ),
-        _switch("add-special-tokens", True, "Add the tokenizer's special tokens to prompts."),
-        _switch("skip-special-tokens", True, "Leave special tokens out of answers."),
-        _switch("exclude-input-in-output", False, "Leave the prompt out of answers unless asked."),
-        _switch("accumulate-tokens", False, "Make tensorrt_llm_bls stream the text so far."),
+        _switch("add-special-tokens", "Add the tokenizer's special tokens to prompts.", default=True),
+        _switch("skip-special-tokens", "Leave special tokens out of answers.", default=True),
+        _switch("exclude-input-in-output", "Leave the prompt out of answers unless asked.", default=False),
+        _switch("accumulate-tokens", "Make tensorrt_llm_bls stream the text so far.", default=False),
         click.option(
             "--cancellation-check-period-ms",
             type=SIZE,
@@ -88,5 +88,5 @@ def repository_options() -> Decorator:
     )
 
 
-def _switch(name: str, default: bool, help_text: str) -> Decorator:
+def _switch(name: str, help_text: str, *, default: bool) -> Decorator:
     return click.option(f"--{name}/--no-{name}", default=default, show_default=True, help=help_text)

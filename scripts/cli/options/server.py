@@ -62,7 +62,7 @@ def server_options() -> Decorator:
             type=click.Choice(["leader", "orchestrator"]),
             default="leader",
             show_default=True,
-            help="tensorrt: a tritonserver a rank, or one that starts the ranks itself.",
+            help="tensorrt: one tritonserver per rank, or one that starts the ranks itself.",
         ),
         click.option(
             "--devices", metavar="0,1,...", help="TensorRT-LLM: which GPUs.  [default: the first ones]"

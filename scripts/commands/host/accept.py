@@ -66,7 +66,7 @@ def command(
         raise VerificationFailed("\n  ".join(["claims that did not hold:", *names]))
     if not found.is_over:
         raise EnvironmentUnusable(
-            f"the {budget:g} min were over before all was tried; the same command goes on with the rest"
+            f"the {budget:g} min were over before everything was tried; run the same command for the rest"
         )
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def command(
     model: str, out: Path | None, resume: bool, force: bool, dry_run: bool, as_json: bool, **values: Any
 ) -> None:
-    """Write a TensorRT-LLM checkpoint: config.json and a file a rank.
+    """Write a TensorRT-LLM checkpoint: config.json and one file per rank.
 
     MODEL is a Hugging Face directory, a hub id (with @revision), a .gguf file, or `demo`.
     """

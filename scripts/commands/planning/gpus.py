@@ -28,7 +28,7 @@ _AMOUNT = click.FloatRange(min=0, min_open=True)
 @click.option("--saturated", is_flag=True, help="Run as many requests at once as fit, however slow each is.")
 @click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
 @click.option("--ttft-ms", type=_AMOUNT, help="Most milliseconds to the first token.")
-@click.option("--tpot-ms", type=_AMOUNT, help="Most milliseconds a token after it.")
+@click.option("--tpot-ms", type=_AMOUNT, help="Most milliseconds per token after it.")
 @click.option(
     "--goal",
     type=click.Choice(["throughput", "latency", "cost"]),

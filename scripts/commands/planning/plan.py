@@ -58,13 +58,13 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
 @click.option("--ttft-ms", type=_TIME, help="Most milliseconds to the first token.")
-@click.option("--tpot-ms", type=_TIME, help="Most milliseconds a token after it.")
+@click.option("--tpot-ms", type=_TIME, help="Most milliseconds per token after it.")
 @click.option(
     "--goal",
     type=click.Choice(["throughput", "latency", "cost"]),
     default="throughput",
     show_default=True,
-    help="Rank by tokens/s, by time a token, or by tokens/s per GPU.",
+    help="Rank by tokens/s, by time per token, or by tokens/s per GPU.",
 )
 @click.option("--tp", "tp_sizes", type=SIZE, multiple=True, help="Only this tp; may be repeated.")
 @click.option(

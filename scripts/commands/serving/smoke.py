@@ -87,4 +87,4 @@ def _refuse_unfit(api: Api, *, model: str | None, metrics_url: str | None, with_
     given = {"--model": model, "--metrics-url": metrics_url}
     names = ", ".join(name for name, value in given.items() if value is not None)
     if names:
-        raise UsageError(f"{names}: for --api openai, and this is {api}")
+        raise UsageError(f"{names}: only for --api openai, and this is --api {api}")

@@ -119,7 +119,7 @@ def _engine(asked: Asked, label: str, size: int, *, runtime: str) -> Iterator[Cl
         f"verify {label}",
         f"the rank files are the checkpoint bit for bit, and answer{where} as transformers does",
         ("verify", name, "--json"),
-        partial(seen.verified, bool(where)),
+        partial(seen.verified, on_cuda=bool(where)),
         (build,),
         may_lack=True,
     )
@@ -150,7 +150,7 @@ def _quantized(asked: Asked) -> Iterator[Claim]:
         "verify fp8",
         "the stored values are the checkpoint's, and answer as transformers does with them",
         ("verify", name, "--json"),
-        partial(seen.verified, True),
+        partial(seen.verified, on_cuda=True),
         ("build fp8",),
         may_lack=True,
     )
@@ -166,7 +166,7 @@ def _served(asked: Asked, prefix: str, label: str, size: int, *, runtime: str) -
         render = f"{prefix}render"
         before, over = [built, render], f", its {size} ranks processes on a GPU each over NCCL"
         words = ("render", name, "--executor", "processes", "--device", "cuda", "--force", "--json")
-        claimed = "its model repository takes a process a rank"
+        claimed = "its model repository takes one process per rank"
         yield Claim(render, claimed, words, seen.rendered, (built,), lacks=lacks)
     by = ("--server", "trtllm-serve") if is_openai else ()
     api = ("--api", "openai") if is_openai else ()

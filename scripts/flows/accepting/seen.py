@@ -30,7 +30,7 @@ def built(runtime: str, size: int, value: dict[str, Any]) -> str:
     return f"{engine['runtime']}, tp={size}, {len(engine['files'])} files"
 
 
-def verified(on_cuda: bool, value: dict[str, Any]) -> str:
+def verified(value: dict[str, Any], *, on_cuda: bool) -> str:
     """A proof that passed, computed where it was claimed."""
     parity, place = value["parity"], value["computed_on"]
     assert parity["passed"], "; ".join(parity["problems"])

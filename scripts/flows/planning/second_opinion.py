@@ -19,7 +19,7 @@ from typing import Any
 
 from tpforge.errors import EnvironmentUnusable
 from tpforge.plan.choose import Plan
-from tpforge.plan.options import Option
+from tpforge.plan.option import Option
 
 _SYSTEMS = {
     "a30": "a30",
@@ -138,7 +138,7 @@ def said(opinion: Opinion | str, option: Option) -> str:
     assert option.speed is not None
     return (
         f"aiconfigurator ({opinion.version}): {opinion.tokens_per_second_per_gpu:.0f} tokens/s per GPU, "
-        f"{opinion.tpot_ms:.1f} ms a token, {opinion.ttft_ms:.0f} ms to the first; "
+        f"{opinion.tpot_ms:.1f} ms per token, {opinion.ttft_ms:.0f} ms to the first; "
         f"here {option.tokens_per_gpu:.0f}, {option.speed.tpot_ms / option.scale:.1f}, "
         f"{option.speed.ttft_ms / option.scale:.0f}"
     )

@@ -55,7 +55,7 @@ def refuse_without_front(recipe: ServeRecipe) -> None:
     names = ", ".join(name for name, is_given in given.items() if is_given)
     if names:
         raise UsageError(
-            f"{names}: of the front before the servers; give --openai too (openai = true in a recipe)"
+            f"{names}: only with the front before the servers; give --openai too (openai = true in a recipe)"
         )
 
 

@@ -64,7 +64,7 @@ def plan_launch(
 
     if recipe.replicas > 1:
         raise UsageError(
-            "--replicas: for the reference runtime; several of TensorRT-LLM: tpforge deploy, or a recipe each"
+            "--replicas: only for the reference runtime; for several of TensorRT-LLM use tpforge deploy"
         )
     guard = (security or Security()).absolute()
     guard.read_admin_key()

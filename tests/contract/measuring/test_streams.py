@@ -85,7 +85,7 @@ def test_usage_counts_what_the_text_does_not_show(put: Put) -> None:
 
 
 def test_thoughts_that_are_not_shown_were_made_before_the_first_message(put: Put) -> None:
-    """40 tokens, 30 of them hidden: 10 messages, 10 ms apart, are 10 ms a token."""
+    """40 tokens, 30 of them hidden: 10 messages, 10 ms apart, are 10 ms per token."""
     usage = {"completion_tokens": 40, "completion_tokens_details": {"reasoning_tokens": 30}}
     sample = answered(put, [{"content": "x"}] * 10, usage=usage)
     assert sample.tokens_per_response == (31, *[1] * 9)

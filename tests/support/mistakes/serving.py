@@ -34,7 +34,7 @@ SERVING = [
         use_paged_context_fmha="disable",
     ),
     serving("more beams than were built", None, "the engine was built for 1", {"max_beam_width": 4}),
-    serving("one GPU for two ranks", None, "needs 2 GPUs, one a rank", {"gpu_device_ids": "0;1"}),
+    serving("one GPU for two ranks", None, "needs 2 GPUs, one per rank", {"gpu_device_ids": "0;1"}),
     serving("a GPU twice", "T170", "a GPU is given twice", {"gpu_device_ids": "0,1;1,2"}),
     serving("half a lookahead", None, "all three of lookahead_*", {"lookahead_window_size": 4}),
     Mistake(
@@ -59,7 +59,7 @@ SERVING = [
         "holds no tokenizer.json",
     ),
     # --- the host ---
-    host("fewer GPUs than ranks", "T283", "the engine needs 2, one a rank", gpus=(gpu(0),)),
+    host("fewer GPUs than ranks", "T283", "the engine needs 2, one per rank", gpus=(gpu(0),)),
     host(
         "an engine of another GPU",
         "L3031",

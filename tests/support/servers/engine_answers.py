@@ -51,7 +51,6 @@ class EngineAnswers:
         self._tokenizer_dir = engine / "tokenizer"
         self._tokenizer = Tokenizer.from_file(str(self._tokenizer_dir / "tokenizer.json"))
         self._scheduler = Scheduler(engine, num_threads=1)
-        self._jam = 0
 
     @property
     def num_running(self) -> int:

@@ -66,7 +66,7 @@ def steadily(
     """A whole answer of `asked.num_tokens`: the first after `ttft_s`, then one every `itl_s`.
 
     With `a_message` tokens a message, a message goes when its last token is there; the first when its first
-    would be, so that the time a token is `itl_s` still.
+    would be, so that the time per token is `itl_s` still.
     """
     total = asked.num_tokens
     messages = [

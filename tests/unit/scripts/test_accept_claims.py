@@ -98,8 +98,10 @@ def test_a_proof_that_was_to_be_on_cuda_and_was_not_does_not_hold() -> None:
     parity = {"passed": True, "num_tensors": 1, "num_unequal_tensors": 0}
     value = {"parity": {**parity, "num_greedy_equal": 1, "num_greedy_tokens": 1}, "computed_on": "cpu"}
     with pytest.raises(AssertionError, match="computed on cpu, expected CUDA"):
-        seen.verified(True, value)
-    assert seen.verified(True, {**value, "computed_on": "cuda, NVIDIA H200"}).endswith("on cuda, NVIDIA H200")
+        seen.verified(value, on_cuda=True)
+    assert seen.verified({**value, "computed_on": "cuda, NVIDIA H200"}, on_cuda=True).endswith(
+        "on cuda, NVIDIA H200"
+    )
 
 
 @pytest.mark.parametrize(

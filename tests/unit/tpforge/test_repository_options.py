@@ -88,7 +88,9 @@ def test_every_mistake_of_a_recipes_repository_is_said_at_once() -> None:
 
 
 def test_a_recipe_whose_repository_is_of_another_runtime_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"\[repository\] is of pytorch, the engine of reference"):
+    with pytest.raises(
+        UsageError, match=r"\[repository\] is for runtime pytorch, but the engine is of reference"
+    ):
         parse_recipe('model = "m"\n[repository]\nruntime = "pytorch"', path=WHERE)
 
 

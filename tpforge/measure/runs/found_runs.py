@@ -68,4 +68,4 @@ def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:
     known = ", ".join(f"{one.run.id} ({one.run.label})" for one in runs)
     if fitting:
         raise UsageError(f"{option} {given}: fits {len(fitting)} runs; give the id of one: {known}")
-    raise UsageError(f"{option} {given}: was not measured: none of the runs is called so: {known}")
+    raise UsageError(f"{option} {given}: no measured run has this name; known are: {known}")

@@ -58,9 +58,9 @@ def parse_prompts(text: str, *, name: str) -> tuple[Prompt, ...]:
         seen[prompt.id] = number
         prompts.append(prompt)
     if problems:
-        raise InputRefused.listing(f"{name}: not a set of prompts, one JSON object a line:", problems)
+        raise InputRefused.listing(f"{name}: not a set of prompts, one JSON object per line:", problems)
     if not prompts:
-        raise InputRefused(f"{name}: holds no prompt; give one JSON object with `text` a line")
+        raise InputRefused(f"{name}: holds no prompt; give one JSON object with `text` per line")
     return tuple(prompts)
 
 

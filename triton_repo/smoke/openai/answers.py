@@ -99,7 +99,7 @@ def check_streaming(target: OpenAiTarget, api: str) -> None:
     expect_equal(streamed.finish_reason, whole.finish_reason, what="finish reason of the stream")
     expect(
         len(streamed.pieces) > 1 or len(whole.text) < 2,
-        f"the stream came as {len(streamed.pieces)} chunk with text, expected one a token",
+        f"the stream came as {len(streamed.pieces)} chunk with text, expected one per token",
     )
 
 

@@ -233,7 +233,7 @@ def test_blocks_that_end_amid_joined_matrices_are_refused_before_anything_is_con
         (
             "fp8 blocks",
             {"weight_block_size": None, "activation_scheme": "static"},
-            "activation_scheme static .one scale a matrix and one for its inputs, as Mistral saves it.",
+            "activation_scheme static .one scale per matrix and one for its inputs, as Mistral saves it.",
         ),
     ],
 )

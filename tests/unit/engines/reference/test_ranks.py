@@ -1,4 +1,4 @@
-"""A process a rank that dies: its requests fail with a reason, the next one is answered."""
+"""One process per rank that dies: its requests fail with a reason, the next one is answered."""
 
 from __future__ import annotations
 

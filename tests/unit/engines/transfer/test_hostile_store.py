@@ -21,9 +21,11 @@ from typing import Any
 import pytest
 
 from engines.store import write_manifest
+from engines.transfer.index import Index
 from engines.transfer.remote import FsspecRemote, open_remote
+from engines.transfer.staging import staging_folder
 from engines.transfer.threads import STALL_BYTES, STALL_S, Pace, TimeLimit, in_threads
-from engines.transfer.transport import Index, pull, push, staging_folder
+from engines.transfer.transport import pull, push
 from scripts.main import main
 from tests.support.patience import PATIENCE_S
 from tests.support.records import manifest_of
@@ -139,7 +141,7 @@ def test_sizes_and_hashes_that_are_none_are_refused(
     store: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     add_to_index(store, "x", write=False, **changes)
-    with pytest.raises(InputRefused, match="names files that can be none of an engine"):
+    with pytest.raises(InputRefused, match="names files that no engine can hold"):
         pull(open_remote(f"file://{store}"), tmp_path / "pulled", progress=quiet)
 
 

@@ -19,8 +19,10 @@ from typing import ClassVar
 import pytest
 
 from engines.store import write_manifest
+from engines.transfer.index import Index
 from engines.transfer.remote import open_remote
-from engines.transfer.transport import Index, pull, push, staging_folder
+from engines.transfer.staging import staging_folder
+from engines.transfer.transport import pull, push
 from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of

@@ -91,4 +91,4 @@ def test_a_budget_without_prices_asks_for_them_in_one_line(capsys: pytest.Captur
 
 def test_a_load_that_no_kind_bears_ends_in_5(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gpus", "--model", "llama-3.1-405b", "--tpot-ms", "0.1", "--goal", "latency"]) == 5
-    assert "no kind of GPU does it" in capsys.readouterr().err
+    assert "no kind of GPU meets what is asked" in capsys.readouterr().err

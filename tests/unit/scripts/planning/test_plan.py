@@ -71,7 +71,7 @@ def test_the_page_draws_the_front_of_all_loads_or_the_best_options_of_a_stated_o
         )
         page = file.read_text("utf-8")
         assert all(caption in page for caption in captions)
-        figure = page.partition("Tokens/s per GPU against time a token")[2].partition("</figure>")[0]
+        figure = page.partition("Tokens/s per GPU against time per token")[2].partition("</figure>")[0]
         drawn = ElementTree.fromstring(figure[figure.index("<svg") :])
         titles = [one.text or "" for one in drawn.iter() if one.tag.endswith("title")]
         # A point each, and the plot's own title; of a stated load no more than eight.

@@ -53,7 +53,7 @@ def test_it_is_asked_for_the_chosen_option_and_shown_beside_ours(
         == 0
     )
     assert (
-        "aiconfigurator (trtllm (1.3.0rc20)): 2143 tokens/s per GPU, 55.8 ms a token"
+        "aiconfigurator (trtllm (1.3.0rc20)): 2143 tokens/s per GPU, 55.8 ms per token"
         in capsys.readouterr().out
     )
     words = asked.read_text().split()

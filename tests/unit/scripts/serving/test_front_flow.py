@@ -18,7 +18,7 @@ def test_options_of_the_front_without_it_are_refused_all_at_once() -> None:
     recipe = ServeRecipe(replicas=2, openai_port=9000, router="kv")
     with pytest.raises(
         UsageError,
-        match="--openai-port, --replicas, --router: of the front before the servers; give --openai",
+        match="--openai-port, --replicas, --router: only with the front before the servers; give",
     ):
         refuse_without_front(recipe)
     refuse_without_front(ServeRecipe())

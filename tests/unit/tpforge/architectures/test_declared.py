@@ -9,7 +9,7 @@ import pytest
 
 from tpforge.architectures.declared import read_declared
 from tpforge.architectures.division import division_problems, ep_sizes, require_division, tp_sizes
-from tpforge.architectures.expressions import Absent, NotANumber, evaluate, keys_of
+from tpforge.architectures.expressions import Absent, NotANumber, evaluate
 from tpforge.architectures.layer_kinds import RULES, layer_kinds
 from tpforge.architectures.table import architectures, block, known_classes
 from tpforge.errors import InputRefused, PlanError
@@ -59,7 +59,6 @@ def test_an_expression_names_the_key_that_is_absent_or_no_number() -> None:
         evaluate("config.inner.b", sizes={}, config={"inner": {}})
     with pytest.raises(NotANumber, match=r"a is 'wide', expected a whole number"):
         evaluate("config.a | 1", sizes={}, config={"a": "wide"})
-    assert keys_of("config.inner.b | config.c") == ("inner.b", "c")
 
 
 def test_the_layers_of_a_hybrid_have_a_cache_or_a_state() -> None:

@@ -9,7 +9,8 @@ from tpforge.errors import InputRefused, NothingFits, PlanError
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Goal, Plan, decide, rank_options
 from tpforge.plan.hardware import Link, find_gpu, make_cluster
-from tpforge.plan.options import Ask, list_options
+from tpforge.plan.option import Ask
+from tpforge.plan.options import list_options
 from tpforge.plan.rules import advise
 from tpforge.plan.throughput import Load
 
@@ -107,7 +108,7 @@ def test_doubling_tp_where_it_loses_per_gpu_is_said() -> None:
 def test_requests_beyond_the_cache_wait_and_the_plan_warns() -> None:
     ask = Ask(Load(1000, 1000, concurrency=64), 2000, formats=("fp8",))
     found = plan("llama-3.3-70b", "h100", 1, ask=ask)
-    assert "64 requests a replica are asked for" in advice(found)["kv-starvation"]
+    assert "64 requests per replica are asked for" in advice(found)["kv-starvation"]
     assert found.chosen.speed is not None
     alone = plan("llama-3.3-70b", "h100", 1, ask=Ask(Load(1000, 1000, concurrency=1), 2000, formats=("fp8",)))
     assert alone.chosen.speed is not None
@@ -174,7 +175,7 @@ def test_fp8_on_a100_is_refused_with_what_works_there() -> None:
 
 def test_an_unreachable_time_a_token_says_what_is_reached() -> None:
     ask = Ask(Load(1000, 1000, concurrency=1), 2000, tpot_ms=0.5)
-    with pytest.raises(NothingFits, match=r"ms a token with one request alone, more than 0\.5"):
+    with pytest.raises(NothingFits, match=r"ms per token with one request alone, more than 0\.5"):
         plan("llama-3.3-70b", "h100", 8, ask=ask)
 
 
@@ -187,7 +188,7 @@ def test_disk_is_for_model_rank_files_and_engine_and_modelopt_needs_memory() -> 
     needs = plan("llama-3.3-70b", "h100", 8, ask=narrowed("fp8", tp=(2,))).needs
     assert needs.source_bytes == 2 * 70_553_706_496
     assert needs.memory_bytes == needs.source_bytes
-    assert needs.disk_bytes == needs.source_bytes + 2 * needs.rank_files_bytes
+    assert needs.engine_bytes == needs.rank_files_bytes < needs.source_bytes
     streamed = plan("llama-3.3-70b", "h100", 8, ask=narrowed(None, tp=(4,))).needs
     # Norms and the embedding are on every rank.
     assert streamed.rank_files_bytes == needs.source_bytes + 3 * 2 * (128256 * 8192 + 161 * 8192)

@@ -13,7 +13,7 @@ from scripts.main import main
 from tests.unit.tpforge.plan.test_choose import plan
 from tpforge.plan.calibration import calibration
 from tpforge.plan.disaggregated import MOST_BUSY, Disaggregation, disaggregate
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.record import read_plan
 from tpforge.plan.throughput import Load
 

@@ -92,7 +92,7 @@ def test_fp8_weights_of_llama_70b_are_a_byte_an_element_but_for_embedding_head_a
 
 
 def test_the_documented_example_gives_259840_tokens_of_70_48_gib_free() -> None:
-    # NVIDIA/TensorRT-LLM, docs memory.md: 0.9 of 70.48 GiB, blocks of 64 tokens, 256 KiB a token.
+    # NVIDIA/TensorRT-LLM, docs memory.md: 0.9 of 70.48 GiB, blocks of 64 tokens, 256 KiB per token.
     layout = KvLayout((LayerKv(num_layers=32, bytes_per_token=8192, window=None),), tokens_per_block=64)
     assert layout.bytes_per_token == 256 * 1024
     assert kv_tokens(70.48 * GIB, fraction=0.9, layout=layout) == 259_840

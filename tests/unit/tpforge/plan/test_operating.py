@@ -14,7 +14,7 @@ from tpforge.plan.calibration import calibration
 from tpforge.plan.frontier import frontier
 from tpforge.plan.hardware import Prices, gpus
 from tpforge.plan.operating import Limits, operate
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.picker import pick_gpus
 from tpforge.plan.throughput import Load
 
@@ -54,7 +54,7 @@ def test_a_limit_that_a_full_batch_keeps_changes_nothing() -> None:
 
 
 def test_a_limit_that_one_request_breaks_is_refused_with_what_it_takes_alone() -> None:
-    with pytest.raises(NothingFits, match=r"ms a token with one request alone, more than 1"):
+    with pytest.raises(NothingFits, match=r"ms per token with one request alone, more than 1"):
         plan("llama-3.3-70b", "h100", 1, ask=Ask(LOAD, 2000, tpot_ms=1))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.tpforge.plan.test_choose import advice, plan
 from tpforge.errors import InputRefused, NothingFits
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.throughput import Load
 
 ASK = Ask(Load(1000, 1000), 2000)

@@ -13,7 +13,7 @@ from tpforge.errors import InputRefused
 from tpforge.measure.runs.run import Run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.hardware import find_gpu, make_cluster
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.throughput import Load
 

@@ -14,7 +14,7 @@ from tests.unit.tpforge.plan.test_choose import plan
 from tests.unit.tpforge.plan.test_speed import make_engine
 from tpforge.errors import NothingFits
 from tpforge.plan.calibration import calibration
-from tpforge.plan.options import Ask
+from tpforge.plan.option import Ask
 from tpforge.plan.percentiles import REQUESTS, simulate
 from tpforge.plan.simulation import Request, Server, serve_as_they_come, serve_at_once
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
@@ -37,7 +37,7 @@ class Scripted(StepModel):
 
 
 def walked(model: Scripted, requests: list[Request]) -> tuple[list[float], list[float]]:
-    """First tokens and times a token, every step taken by itself."""
+    """First tokens and times per token, every step taken by itself."""
     settings = model.engine.settings
     now, ahead, waiting = 0.0, list(requests), list[Request]()
     reading = list[list[int]]()

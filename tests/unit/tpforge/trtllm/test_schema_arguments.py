@@ -114,7 +114,7 @@ def test_a_status_of_upstream_is_kept_and_another_is_not_guessed() -> None:
         ({}, "has no properties"),
         ({"properties": {}}, "has no properties"),
         ({"properties": {"x": {"$ref": "#/$defs/Missing"}}}, "#/\\$defs/Missing is not in its"),
-        ({"$defs": DEFS, "properties": {"x": {"$ref": "#/$defs/Loop"}}}, "goes on for ever"),
+        ({"$defs": DEFS, "properties": {"x": {"$ref": "#/$defs/Loop"}}}, "refers to itself without end"),
     ],
 )
 def test_what_cannot_be_read_is_refused(schema: dict[str, Any], said: str) -> None:

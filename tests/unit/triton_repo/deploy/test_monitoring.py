@@ -112,7 +112,7 @@ SERIES: dict[str, tuple[list[dict[str, str]], str]] = {
         ],
         "15m",
     ),
-    # An hour at 1000 ms a request, then at 5000.
+    # An hour at 1000 ms per request, then at 5000.
     "TpforgeLatencySpikes": (
         [
             {

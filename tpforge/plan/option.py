@@ -1,0 +1,132 @@
+"""One way to deploy a model on a cluster, and what is wanted of it.
+
+It computes nothing of memory or speed: `options` lists and judges, `choose` ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tpforge.dtypes import DType
+from tpforge.plan.calibration import Band, TimeBand
+from tpforge.plan.hardware import Cluster
+from tpforge.plan.memory import KV_FRACTION, RankMemory
+from tpforge.plan.simulation import Request
+from tpforge.plan.throughput import Engine, Load, Speed
+from tpforge.runtime import Runtime
+from tpforge.shards.mapping import Mapping
+
+Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is wanted of a deployment; None: no wish. `max_len` is the longest request it must hold.
+
+    A limit without a load asks for the most requests at once that keep it; `wished_tpot_ms` is kept where it
+    can be, without a load and limits. `fewest_gpus`: no more replicas than the load needs.
+    `tp_sizes`, `formats` and `kv_dtypes` narrow the options; `price` is of an hour of one GPU, in
+    `currency`. `requests` are those of a trace whose mean `load` is.
+    """
+
+    load: Load
+    max_len: int
+    runtime: Runtime = "tensorrt"
+    version: str | None = None
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    wished_tpot_ms: float | None = None
+    fewest_gpus: bool = False
+    tp_sizes: tuple[int, ...] = ()
+    formats: tuple[str | None, ...] = ()
+    kv_dtypes: tuple[str, ...] = ()
+    pad: bool = True
+    kv_fraction: float = KV_FRACTION
+    price: float | None = None
+    currency: str = ""
+    requests: tuple[Request, ...] = ()
+
+    @property
+    def states_load(self) -> bool:
+        """Whether the number of requests at once follows from what is asked."""
+        load = self.load
+        stated = (load.concurrency, load.requests_per_second, self.ttft_ms, self.tpot_ms)
+        return any(one is not None for one in stated)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an option does not work."""
+
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True)
+class Option:
+    """`replicas` equal engines on a cluster. What could not be computed for a rejected one is None."""
+
+    model: str
+    cluster: Cluster
+    mapping: Mapping
+    replicas: int
+    weight_format: str | None
+    kv_dtype: str
+    dtype: DType
+    rejection: Rejection | None = None
+    memory: RankMemory | None = None
+    speed: Speed | None = None
+    band: Band | None = None
+    ttft_band: TimeBand | None = None
+    tpot_band: TimeBand | None = None
+    scale: float = 1.0
+    price: float | None = None
+    notes: tuple[str, ...] = ()
+    attention_dp: bool = False
+    engine: Engine | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def precision(self) -> str:
+        """The format of the weights, or their float type."""
+        return self.weight_format or self.dtype.value
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that are used."""
+        return self.replicas * self.mapping.world_size
+
+    @property
+    def label(self) -> str:
+        """``TP4 x 2 fp8, KV fp8``; ADP is attention data parallelism."""
+        sizes = f"TP{self.mapping.tp_size}"
+        sizes += f" PP{self.mapping.pp_size}" if self.mapping.pp_size > 1 else ""
+        sizes += f" EP{self.mapping.moe_ep_size}" if self.mapping.moe_ep_size > 1 else ""
+        sizes += " ADP" if self.attention_dp else ""
+        times = f" x {self.replicas}" if self.replicas > 1 else ""
+        return f"{sizes}{times} {self.precision}, KV {self.kv_dtype}"
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Output tokens a second of all replicas; 0 when rejected before it was known."""
+        return self.scale * self.replicas * self.speed.tokens_per_second if self.speed else 0.0
+
+    @property
+    def tokens_per_gpu(self) -> float:
+        """Output tokens a second and GPU."""
+        return self.tokens_per_second / self.num_gpus
+
+    @property
+    def cost_per_million(self) -> float | None:
+        """Price of a million output tokens."""
+        if self.price is None or not self.tokens_per_second:
+            return None
+        return self.price * self.num_gpus / (self.tokens_per_second * 3600) * 1e6
+
+
+def runs_all(option: Option, ask: Ask) -> bool:
+    """Whether the option works with all the requests that are asked for running at once."""
+    wanted = ask.load.concurrency
+    if option.rejection is not None or option.speed is None:
+        return False
+    return wanted is None or option.speed.batch * option.replicas >= wanted
