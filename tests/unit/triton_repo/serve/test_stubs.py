@@ -1,4 +1,4 @@
-"""A tritonserver's model processes as the kernel shows them, those that ended before anybody looked included."""
+"""A tritonserver's model processes as the kernel shows them, also those that ended before anybody looked."""
 
 from __future__ import annotations
 
