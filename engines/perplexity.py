@@ -5,6 +5,7 @@ It makes no verdict; `tpforge.measure.quality` turns losses into a perplexity an
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.measure.quality import Passage
 from tpforge.outputs.atomic import os_errors
 from tpforge.progress import Progress
 
 MIN_TOKENS = 2
+_HIGHEST = 700.0
+"""Nats a token: above it, a perplexity is more than a float holds."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def load_texts(path: Path | None = None) -> tuple[Text, ...]:
     with os_errors(path):
         data = path.read_bytes()
     try:
-        parts = [part.strip() for part in data.decode("utf-8").split("\n\n")]
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n")
+        parts = [part.strip() for part in re.split(r"\n[ \t]*\n", lines)]
     except UnicodeDecodeError as error:
         raise InputRefused(f"{path}: is not UTF-8 text: {error}") from error
     texts = tuple(
@@ -60,6 +64,7 @@ def measure_passages(engine_dir: Path, texts: Sequence[Text], *, progress: Progr
 
     Raises:
         InputRefused: no text has two tokens.
+        VerificationFailed: the engine computes no numbers.
     """
     from tokenizers import Tokenizer
 
@@ -76,6 +81,11 @@ def measure_passages(engine_dir: Path, texts: Sequence[Text], *, progress: Progr
             logits = executor.forward(Prefill(slot=0, start=0, tokens=tuple(ids), logits=Logits.ALL))
             assert logits is not None
             loss = _loss(logits, ids)
+            if not loss <= _HIGHEST * len(ids):
+                raise VerificationFailed(
+                    f"perplexity: {text.name}: the engine's loss is {loss:g}, of logits that are no numbers "
+                    "or mean nothing; `tpforge verify` says where they come from"
+                )
             passages.append(Passage(name=text.name, num_tokens=len(ids) - 1, loss=loss))
             progress(f"perplexity: {text.name}: {loss / (len(ids) - 1):.3f} nats a token")
     finally:

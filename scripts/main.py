@@ -202,8 +202,17 @@ def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
             return "terminated", error.exit_code
         case OSError(errno=errno.ENOSPC):
             return f"error: {error.filename or 'disk'}: the disk is full; free space", 3
+        case RecursionError() if _is_of_a_parser(error):
+            return "error: a file that was read nests so deep that it is no configuration", 4
         case OSError(filename=str() | Path() as path, strerror=str() as reason):
             return f"error: {path}: {reason[0].lower()}{reason[1:]}", 3
         case _:
             again = "" if debug else "; run again with --debug for the traceback"
             return f"internal error: {type(error).__name__}: {error}{again}", 1
+
+
+def _is_of_a_parser(error: BaseException) -> bool:
+    """Whether JSON, TOML or YAML was being read: then the depth is the file's, and no mistake of ours."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parsers = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
+    return not parsers.isdisjoint({"json", "tomllib", "yaml"})

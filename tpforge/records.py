@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """A frozen value; unknown keys are errors, so that a typo in a file cannot pass."""
+    """A frozen value; unknown keys are errors, so that a typo in a file cannot pass.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Numbers are finite: what compares with nothing keeps every limit, and JSON cannot hold it. A record that
+    means infinity says so, by `allow_inf_nan`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

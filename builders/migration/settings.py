@@ -111,7 +111,7 @@ def read_old_engine(path: Path) -> OldEngine:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InputRefused(f"{file}: cannot be read as JSON: {error}") from error
     if isinstance(config, dict) and isinstance(config.get("build_config"), dict):
         pretrained = config.get("pretrained_config")

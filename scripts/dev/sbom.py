@@ -53,7 +53,6 @@ def bill_of(lock: str) -> dict[str, object]:
 def main(arguments: list[str]) -> int:
     """Write the bill."""
     lock, out = map(Path, arguments)
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, json.dumps(bill_of(lock.read_text(encoding="utf-8")), indent=1) + "\n")
     return 0
 

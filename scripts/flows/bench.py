@@ -5,8 +5,11 @@ It prints nothing; what runs is told to `on_progress`. `sweep` repeats it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +29,7 @@ from tpforge.measure.runs.exports import export_texts
 from tpforge.measure.runs.joining import join_runs, refuse_different
 from tpforge.measure.runs.prompts import Prompt, hash_prompts
 from tpforge.measure.runs.run import Fact, Run, Workload, read_run, read_samples, write_run
-from tpforge.outputs.atomic import refuse_existing
+from tpforge.outputs.atomic import claimed, refuse_existing
 from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
 from triton_repo.load.run_prompts import BenchTokenizer
@@ -56,23 +59,50 @@ def bench(
 ) -> Bench | None:
     """Measure the server at `url`, else the one that runs here, and write the run; None when nothing was.
 
-    With `join` the repeats are added to the run that lies there, unless they were broken off.
+    With `join` the repeats are added to the run that lies there, unless they were broken off. The folder is
+    claimed before the first request, so that nothing is measured that has no place.
 
     Raises:
         UsageError: options that exclude each other, or that need what is not known.
-        EnvironmentUnusable: nothing answers.
+        EnvironmentUnusable: nothing answers, or the run's folder cannot be written or is another's.
         InputRefused: prompts, trace or tokenizer are wrong, the run's folder exists, or the run to join
             measured something else.
     """
+    with ExitStack() as held:
+        earlier = None
+        if options.join is not None:
+            folder = _joined_folder(options.join)
+            held.enter_context(claimed(folder))
+            earlier = read_run(folder)
+            options = replace(options, seed=earlier.workload.seed + earlier.workload.num_repeats)
+            asked = plan_bench(url, options)
+        else:
+            asked = plan_bench(url, options)
+            folder = held.enter_context(_new_folder(asked.server, options))
+        return _bench(
+            asked,
+            options,
+            folder=folder,
+            earlier=earlier,
+            command=command,
+            on_progress=on_progress,
+            note=note,
+        )
+
+
+def _bench(
+    asked: Asked,
+    options: BenchOptions,
+    *,
+    folder: Path,
+    earlier: Run | None,
+    command: tuple[str, ...],
+    on_progress: OnProgress | None,
+    note: Progress,
+) -> Bench | None:
     from triton_repo.load.machine import machine_facts
     from triton_repo.load.measuring import measure
 
-    if options.out is not None:
-        refuse_existing(options.out, force=False)
-    earlier = read_run(options.join) if options.join is not None else None
-    if earlier is not None:
-        options = replace(options, seed=earlier.workload.seed + earlier.workload.num_repeats)
-    asked = plan_bench(url, options)
     server = asked.server
     if options.chat_template is None and uses_chat_template(options, server):
         note("prompts are put into the engine's chat template; --no-chat-template sends them as they are")
@@ -86,13 +116,10 @@ def bench(
         raise UsageError("; ".join(measured.notes))
     if not measured.levels or (measured.interrupted and earlier is not None):
         return None
-    begun = measured.levels[0].repeats[0].started
-    label = options.label or (server.manifest.name if server.manifest else _slug(server.url))
-    folder = options.out or _folder(server, begun=begun, label=label)
     run = Run(
         id=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        label=label,
+        label=_label(server, options),
         command=command,
         interrupted=measured.interrupted,
         engine=engine,
@@ -102,8 +129,7 @@ def bench(
         notes=(*measured.notes, *_prompt_notes(asked, measured)),
     )
     samples = measured.samples
-    if earlier is not None and options.join is not None:
-        folder = options.join if options.join.is_dir() else options.join.parent
+    if earlier is not None:
         run, samples = join_runs(earlier, read_samples(folder), run, samples)
     write_run(folder, run, samples, exports=export_texts(run), force=earlier is not None)
     return Bench(folder, run)
@@ -215,12 +241,40 @@ def _workload(options: BenchOptions, asked: Asked, measured: Measured) -> Worklo
     )
 
 
-def _folder(server: Server, *, begun: str, label: str) -> Path:
+def _joined_folder(join: Path) -> Path:
+    """The folder of the run to join, which is there."""
+    read_run(join)
+    return join if join.is_dir() else join.parent
+
+
+@contextmanager
+def _new_folder(server: Server, options: BenchOptions) -> Iterator[Path]:
+    """The folder of a new run, claimed: as given, else one that no other run has."""
+    if options.out is not None:
+        refuse_existing(options.out, force=False)
+        with claimed(options.out):
+            yield options.out
+        return
     runs = server.places.runs if server.places is not None else OUT / _slug(server.url) / "runs"
-    stamp = re.sub(r"[-:]|\.\d+|\+.*", "", begun).replace("T", "-")
-    name = f"{stamp}-{_slug(label)}"
-    candidates = [name, *(f"{name}-{number}" for number in range(2, 100))]
-    return next(runs / candidate for candidate in candidates if not (runs / candidate).exists())
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{_slug(_label(server, options))}"
+    for number in itertools.count(1):
+        folder = runs / (name if number == 1 else f"{name}-{number}")
+        claim = ExitStack()
+        try:
+            claim.enter_context(claimed(folder))
+        except EnvironmentUnusable:
+            # Another run that began in this second has it; a place that cannot be written has no such lock.
+            if not folder.with_name(f".{folder.name}.claim").exists():
+                raise
+            continue
+        with claim:
+            if not folder.exists():
+                yield folder
+                return
+
+
+def _label(server: Server, options: BenchOptions) -> str:
+    return options.label or (server.manifest.name if server.manifest else _slug(server.url))
 
 
 def _what_is_asked(plan: Plan, options: BenchOptions) -> tuple[Prompt, ...]:

@@ -5,6 +5,7 @@ It prints nothing; what the evidence shows is `tpforge.measure.failures.diagnosi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,11 @@ def _server_here() -> tuple[list[Path], list[str]]:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise InputRefused(f"{path}: no such file")
+    """The lines of a file, of a pipe such as ``<(zcat log.gz)``, or of stdin for -."""
+    if str(path) == "-":
+        return sys.stdin.buffer.read().decode("utf-8", errors="replace").splitlines()
+    if path.is_dir() or not path.exists():
+        raise InputRefused(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     with os_errors(path):
         return path.read_text("utf-8", errors="replace").splitlines()
 

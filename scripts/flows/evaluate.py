@@ -18,6 +18,7 @@ from tpforge import __version__
 from tpforge.errors import InputRefused, UsageError
 from tpforge.extras import require_extra
 from tpforge.measure.evaluation import Baseline, against, listed
+from tpforge.measure.json_schema import require_known
 from tpforge.measure.quality import (
     Evaluation,
     Passage,
@@ -71,7 +72,10 @@ def evaluate(
     if target.url is None:
         require_extra("convert", needed_by="evaluating an engine without its server")
     unavailable: dict[str, str] = {}
-    prompts = _as_sent(load_prompts(options.prompts), target, options, unavailable)
+    asked = load_prompts(options.prompts)
+    for prompt in asked:
+        require_known(prompt.json_schema or {}, where=prompt.id)
+    prompts = _as_sent(asked, target, options, unavailable)
     passages = _passages(target, options, unavailable, progress)
     answers, refused = _answers(target, prompts, options, progress)
     structured, wrong_form = structured_validity(prompts, answers)
@@ -104,9 +108,10 @@ def evaluate(
     return evaluation
 
 
-def evaluated_engine(given: str | None) -> Places | None:
-    """The engine that a name or URL stands for, where it lies here."""
-    return _find_target(given).places
+def evaluated_engine(given: str | None) -> tuple[Places | None, str | None]:
+    """The engine that a name or URL stands for, where it lies here, and its name."""
+    places = _find_target(given).places
+    return places, read_manifest(places.engine).name if places else None
 
 
 def _find_target(given: str | None) -> _Target:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from engines.chat import find_template, render_chat
 from scripts.flows.serve import find_openai_server, find_server, find_trtllm_grpc
-from tpforge.outputs.atomic import write_atomic
+from tpforge.outputs.atomic import refuse_unwritable, write_atomic
 from tpforge.outputs.places import Places, find_engine
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def smoke_server(
     """
     from triton_repo.smoke import SmokeOptions
 
+    if asked.junit is not None:
+        refuse_unwritable(asked.junit)
     run = {"triton": _smoke_triton, "openai": _smoke_openai, "trtllm-grpc": _smoke_trtllm_grpc}[asked.api]
     report = run(asked, options or SmokeOptions(), on_result)
     if asked.junit is not None:
-        asked.junit.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(asked.junit, report.to_junit())
     return report
 

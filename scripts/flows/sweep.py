@@ -18,7 +18,7 @@ from scripts.flows import up
 from scripts.flows.bench import Bench, bench
 from scripts.flows.benching.plan import BenchOptions
 from tpforge.errors import InputRefused, TpforgeError
-from tpforge.measure.runs.run import RUN_NAME, read_run
+from tpforge.measure.runs.run import RUN_NAME, Run, read_run
 from tpforge.outputs.atomic import os_errors, write_atomic
 from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
@@ -101,19 +101,26 @@ def _measure(
         run.stop_started()
     if found is None:
         raise KeyboardInterrupt
-    failed = all(level.num_failed == level.num_requests for level in found.run.levels)
-    if failed:
+    if not _was_answered(found.run):
         return Measured(point, "failed", found, f"no request got a whole answer; see {found.folder}")
     return Measured(point, "measured", found)
 
 
 def _kept(sweep: Sweep, point: Point, options: BenchOptions) -> Measured | None:
-    """The point's run, when there is a whole one of the same recipe and the same load."""
+    """The point's run, when there is a whole one of the same recipe and the same load that was answered."""
     folder = _folder(sweep, point, options)
     if not (folder / RUN_NAME).is_file():
         return None
-    run = read_run(folder)
-    return None if run.interrupted else Measured(point, "unchanged", Bench(folder, run))
+    try:
+        run = read_run(folder)
+    except TpforgeError as error:
+        return Measured(point, "failed", error=str(error))
+    is_whole = not run.interrupted and _was_answered(run)
+    return Measured(point, "unchanged", Bench(folder, run)) if is_whole else None
+
+
+def _was_answered(run: Run) -> bool:
+    return any(level.num_failed < level.num_requests for level in run.levels)
 
 
 def _folder(sweep: Sweep, point: Point, options: BenchOptions) -> Path:
@@ -128,9 +135,10 @@ def _folder(sweep: Sweep, point: Point, options: BenchOptions) -> Path:
 
 
 def _remove_broken_off(folder: Path) -> None:
-    """Move a broken-off run out of the way; its samples stay readable under another name."""
+    """Move a run that was broken off, or failed, out of the way; its samples stay under another name."""
     if (folder / RUN_NAME).is_file():
-        kept = (folder.with_name(f"{folder.name}-interrupted-{number}") for number in itertools.count(1))
+        word = "interrupted" if read_run(folder).interrupted else "failed"
+        kept = (folder.with_name(f"{folder.name}-{word}-{number}") for number in itertools.count(1))
         with os_errors(folder):
             folder.rename(next(path for path in kept if not path.exists()))
 
@@ -143,8 +151,6 @@ def _write_summary(sweep: Sweep, done: list[Measured]) -> None:
         "num_points": len(sweep.points),
         "points": [point_record(item) for item in done],
     }
-    with os_errors(sweep.summary):
-        sweep.summary.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(sweep.summary, json.dumps(value, indent=2) + "\n")
 
 

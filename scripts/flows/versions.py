@@ -80,7 +80,6 @@ def learn(
     else:
         learned = learn_by_python(python or sys.executable)
     kept = learned_path(learned.trtllm)
-    kept.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(kept, to_text(learned))
     if out is not None:
         write_atomic(out, to_text(learned))

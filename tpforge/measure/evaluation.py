@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tpforge.errors import InputRefused, UsageError
+from tpforge.errors import InputRefused
 from tpforge.measure.comparison.gates import GATES, GateResult, check_rows, refuse_unkept, worst
 from tpforge.measure.comparison.score_rows import DROP, rows_of_scores
 from tpforge.measure.quality import (
@@ -125,8 +125,6 @@ def default_file(places: Places) -> Path:
 
 def keep(evaluation: Evaluation, file: Path) -> None:
     """Write quality.json."""
-    with os_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(file, evaluation.model_dump_json(indent=2) + "\n")
 
 
@@ -136,32 +134,38 @@ def keep_with_run(evaluation: Evaluation, found: FoundRun) -> None:
     Raises:
         InputRefused: the run is of another engine than the evaluated one.
     """
-    measured, engine = found.run.engine["name"].value, evaluation.engine
-    if engine is not None and measured is not None and measured != engine:
-        raise InputRefused(
-            f"{found.folder}: is a run of {measured}, but {engine} was evaluated; evaluate {measured}, or "
-            "give a run of it"
-        )
+    refuse_other_engine(found, engine=evaluation.engine)
     keep(evaluation, found.folder / QUALITY_NAME)
     renew_record(found.folder, QUALITY_NAME)
     update_run(found.folder, found.run.model_copy(update={"quality": evaluation.scores}))
 
 
+def refuse_other_engine(found: FoundRun, *, engine: str | None) -> None:
+    """Refuse to keep the quality of an engine with a run of another; None is one whose name is not known.
+
+    Raises:
+        InputRefused: names both.
+    """
+    measured = found.run.engine["name"].value
+    if engine is not None and measured is not None and measured != engine:
+        raise InputRefused(
+            f"{found.folder}: is a run of {measured}, but {engine} was evaluated; evaluate {measured}, or "
+            "give a run of it"
+        )
+
+
 def apply_limits(
     evaluation: Evaluation, baseline: Baseline | None, *, max_drop: float | None, min_agreement: float | None
 ) -> None:
-    """Refuse a quality that has fallen too far.
+    """Refuse a quality that has fallen too far; without a baseline there is nothing to judge.
 
     Raises:
-        UsageError: a limit without a baseline.
         InputRefused: nothing of both can be compared.
         RegressionFound: a score was not shown to be within `max_drop`, by the rule of `tpforge compare`, or
             answers agree less than `min_agreement`.
     """
-    if max_drop is None and min_agreement is None:
-        return
     if baseline is None:
-        raise UsageError("a limit needs something to compare with: give --baseline RUN")
+        return
     scores = evaluation.scores
     results = []
     if max_drop is not None:

@@ -35,6 +35,8 @@ def check_text(text: str, schema: Mapping[str, Any]) -> str | None:
     require_known(schema)
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        return "is not JSON that anybody reads: it nests without end"
     except ValueError as error:
         return f"is not JSON: {error}"
     return next(_problems(value, schema, "the value"), None)
@@ -44,8 +46,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is a number of Python, not of JSON")
 
 
-def require_known(schema: Mapping[str, Any], where: str = "schema") -> None:
-    """Refuse a schema with keywords or types that are not checked here.
+def require_known(schema: Any, where: str = "schema") -> None:
+    """Refuse a schema with keywords or types that are not checked here, or with values that no keyword has.
 
     Raises:
         InputRefused: all of them are listed.
@@ -61,6 +63,9 @@ def _unknown(schema: Any, where: str) -> Iterator[str]:
         yield f"{where}: is no schema"
         return
     yield from (f"{where}: {key}" for key in schema.keys() - _CHECKED - _SAID_ONLY)
+    if wrong := sorted(key for key in schema.keys() & _CHECKED if not _is_value_of(key, schema[key])):
+        yield from (f"{where}: {key} is {json.dumps(schema[key])}" for key in wrong)
+        return
     types = schema.get("type", [])
     yield from (
         f"{where}: type {name!r}"
@@ -74,6 +79,38 @@ def _unknown(schema: Any, where: str) -> Iterator[str]:
             yield from _unknown(schema[key], f"{where}.{key}")
     for number, inner in enumerate(schema.get("anyOf", [])):
         yield from _unknown(inner, f"{where}.anyOf[{number}]")
+
+
+def _is_value_of(key: str, value: Any) -> bool:
+    """Whether a keyword may have this value, as far as it would break the check of an answer."""
+    match key:
+        case "type":
+            names = [value] if isinstance(value, str) else value
+            return isinstance(names, list) and all(isinstance(name, str) for name in names)
+        case "properties":
+            return isinstance(value, Mapping)
+        case "required":
+            return isinstance(value, list) and all(isinstance(name, str) for name in value)
+        case "enum" | "anyOf":
+            return isinstance(value, list)
+        case "minItems" | "maxItems" | "minLength" | "maxLength":
+            return _is(value, "integer") and value >= 0
+        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
+            return _is(value, "number")
+        case "uniqueItems":
+            return isinstance(value, bool)
+        case "pattern":
+            return isinstance(value, str) and _compiles(value)
+        case _:
+            return True
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
 
 
 def _problems(value: Any, schema: Any, where: str) -> Iterator[str]:
@@ -154,7 +191,8 @@ def _is(value: Any, name: str) -> bool:
         case "null":
             return value is None
         case "integer":
-            return _is(value, "number") and float(value).is_integer()
+            # An int may be larger than any float.
+            return _is(value, "number") and (isinstance(value, int) or value.is_integer())
         case _:
             return isinstance(value, int | float) and not isinstance(value, bool)
 

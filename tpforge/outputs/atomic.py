@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
@@ -102,6 +102,24 @@ def refuse_existing(final: Path, *, force: bool) -> None:
         read_written(final)
 
 
+def refuse_folder(file: Path) -> None:
+    """Raise InputRefused when a folder lies where a file is to be written."""
+    if file.is_dir():
+        raise InputRefused(f"{file}: is a folder; give the name of a file, such as {file / 'NAME'}")
+
+
+def refuse_unwritable(file: Path) -> None:
+    """Raise before long work whose result is to become a file that cannot be written.
+
+    Raises:
+        InputRefused: a folder lies there.
+        EnvironmentUnusable: nothing can be written there.
+    """
+    refuse_folder(file)
+    with claimed(file):
+        pass
+
+
 def remove_output(folder: Path, *, first: str | None = None) -> bool:
     """Remove what runs of ours wrote into a folder, `first` before all; whether the folder is gone.
 
@@ -123,8 +141,17 @@ def remove_output(folder: Path, *, first: str | None = None) -> bool:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file by a temporary sibling and a rename; both are on the disk when it returns."""
+    """Write a text file by a temporary sibling and a rename; both are on the disk when it returns.
+
+    Folders above it are made.
+
+    Raises:
+        InputRefused: a folder lies there.
+        EnvironmentUnusable: it cannot be written.
+    """
+    refuse_folder(path)
     with os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         _remove_killed_writes(path)
         temporary, descriptor = _open_temporary(path)
         try:
@@ -213,7 +240,7 @@ def hash_file(path: Path, *, relative_to: Path) -> FileRecord:
 def os_errors(path: Path, *, instead: str = "give another --out") -> Iterator[None]:
     """Turn an OSError of the block into EnvironmentUnusable that names the path and the remedy.
 
-    `instead` says how another place is given.
+    `instead` says how another place is given. A text that is no UTF-8 is refused by its path.
     """
     remedies = {
         errno.ENOSPC: f"the disk is full; free space or {instead}",
@@ -234,12 +261,36 @@ def os_errors(path: Path, *, instead: str = "give another --out") -> Iterator[No
         if error.errno not in remedies:
             raise
         raise EnvironmentUnusable(f"{error.filename or path}: {remedies[error.errno]}") from error
+    except UnicodeDecodeError as error:
+        raise InputRefused(f"{path}: is not UTF-8 text: {error}") from error
 
 
 @contextmanager
-def _locked(final: Path) -> Iterator[None]:
+def claimed(final: Path) -> Iterator[None]:
+    """Hold the right to make or change `final`, from before the long work whose result goes there.
+
+    Folders above it that were made for it are gone again when nothing came into them.
+
+    Raises:
+        EnvironmentUnusable: nothing can be written beside it, or another run holds it.
+    """
+    final = final.absolute()
+    with os_errors(final):
+        made = [folder for folder in final.parents if not folder.exists()]
+        final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(final, suffix="claim"):
+            yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(final: Path, *, suffix: str = "lock") -> Iterator[None]:
     """Hold the one right to write `final`; the lock ends with the process, however it ends."""
-    path = final.parent / f".{final.name}.lock"
+    path = final.parent / f".{final.name}.{suffix}"
     with os_errors(final):
         descriptor = _open_lock(path, final)
     try:

@@ -324,5 +324,5 @@ def read_plan(path: Path) -> PlanRecord:
         text = path.read_text("utf-8")
     try:
         return plan_of(json.loads(text))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputRefused(f"{path}: is not what tpforge plan --json prints: {error}") from error

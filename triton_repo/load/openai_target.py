@@ -123,7 +123,7 @@ class OpenAiTarget:
                     so_far = (value.get("usage") or {}).get("completion_tokens") or 0
                     pieces.append(Piece(at, text, num_tokens=max(0, so_far - counted) or None))
                     counted = max(counted, so_far)
-        except (ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, RecursionError) as error:
             failure = failure or Failure("malformed", f"{type(error).__name__}: {error}")
         if failure is None and not ended and finish is None:
             failure = Failure("incomplete", "the stream ended without a finish reason or [DONE]")

@@ -144,9 +144,8 @@ class _Repeat:
         async with asyncio.TaskGroup() as requests:
             for at_s in times:
                 due = self._repetition.begun + at_s
-                delay = due - self._clock()
-                if delay > 0:
-                    await asyncio.sleep(delay)
+                # Behind its times too it lets others run: they send what is due.
+                await asyncio.sleep(max(0.0, due - self._clock()))
                 exchange = self._due(due)
                 if exchange is None:
                     return

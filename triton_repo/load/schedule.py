@@ -6,6 +6,7 @@ Times and counts alone; `runner` makes the requests.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from itertools import accumulate, count, takewhile
 from typing import Literal
 
 from tpforge.errors import InputRefused, UsageError
+
+MOST = 100_000
+"""Users, or requests a second: one client has fewer ports than that, and each request is an object of it."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,18 @@ def loads(
     """The levels of a run, one kind of load only; a single user when none is given.
 
     Raises:
-        UsageError: more than one kind, a level twice, or a level that asks for nothing.
+        UsageError: more than one kind, a level twice, or a level that asks for nothing or too much.
     """
     if sum(map(bool, (concurrency, rates, trace))) > 1:
         raise UsageError("--concurrency, --rate and --trace exclude each other; give one of them")
     if trace is not None:
         return (trace,)
     numbers: Sequence[float] = rates or concurrency or (1,)
+    option = "--rate" if rates else "--concurrency"
     if any(number <= 0 for number in numbers) or len(set(numbers)) < len(numbers):
-        what = "--rate" if rates else "--concurrency"
-        raise UsageError(f"{what}: every level must be above zero and there once, found {list(numbers)}")
+        raise UsageError(f"{option}: every level must be above zero and there once, found {list(numbers)}")
+    if max(numbers) > MOST:
+        raise UsageError(f"{option} {max(numbers):g}: at most {MOST} can be asked by one client")
     if rates:
         return tuple(Open(rate, "constant" if constant else "poisson") for rate in rates)
     return tuple(Closed(int(number)) for number in numbers)
@@ -123,7 +129,7 @@ def parse_trace(text: str, *, file: str) -> Trace:
             continue
         try:
             row = _row(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             problems.append(f"line {number}: {type(error).__name__}: {error}")
             continue
         if rows and row.at_s < rows[-1].at_s:
@@ -140,11 +146,16 @@ def parse_trace(text: str, *, file: str) -> Trace:
 
 def _row(value: dict[str, object]) -> TraceRow:
     timestamp, text = value["timestamp"], value.get("text_input")
-    if not isinstance(timestamp, int | float) or timestamp < 0:
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp < math.inf:
         raise ValueError(f"timestamp {timestamp!r} is not a number of milliseconds")
-    if text is not None and not isinstance(text, str):
+    if text is not None and not (isinstance(text, str) and _is_unicode(text)):
         raise ValueError("text_input is not text")
     return TraceRow(timestamp / 1e3, _length(value, "input_length"), _length(value, "output_length"), text)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be sent: JSON's escapes make halves of characters too."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _length(value: dict[str, object], key: str) -> int | None:

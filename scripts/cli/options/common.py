@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,17 @@ Decorator = Callable[[Function], Function]
 
 SIZE = click.IntRange(min=1)
 COUNT = click.IntRange(min=0)
+
+
+class Amount(click.FloatRange):
+    """A number of a range that is one: `nan` lies in every range and beyond no limit, `inf` never ends."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; click's own check lets through what compares with nothing."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def together(*decorators: Decorator) -> Decorator:

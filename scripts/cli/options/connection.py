@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli.headers import parse_headers
-from scripts.cli.options.common import Decorator, together
+from scripts.cli.options.common import Amount, Decorator, together
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Tls
@@ -22,7 +22,7 @@ def connection_options() -> Decorator:
     return together(
         click.option(
             "--deadline",
-            type=click.FloatRange(min=0.1),
+            type=Amount(min=0.1),
             default=60,
             show_default=True,
             help="Seconds a request may take.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from scripts.cli.options.common import Decorator, together
+from scripts.cli.options.common import Amount, Decorator, together
 
 
 def server_options() -> Decorator:
@@ -38,7 +38,7 @@ def server_options() -> Decorator:
         ),
         click.option(
             "--drain",
-            type=click.FloatRange(min=0),
+            type=Amount(min=0),
             help="Seconds that requests in flight may go on when the server is told to end.  [default: 30]",
         ),
         click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli.options.common import DEBUG, DRY_RUN, JSON, out_option
+from scripts.cli.options.common import DEBUG, DRY_RUN, JSON, Amount, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import EnvironmentUnusable, UsageError, VerificationFailed
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(min=0, min_open=True),
     default=60,
     show_default=True,
     metavar="MINUTES",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from scripts.cli.meter import ByteMeter
-from scripts.cli.options.common import DEBUG, DRY_RUN, FORCE, JSON, MODEL, RESUME, out_option
+from scripts.cli.options.common import DEBUG, DRY_RUN, FORCE, JSON, MODEL, RESUME, Amount, out_option
 from scripts.cli.options.engine import engine_recipe
 from scripts.cli.options.limits import limit_options
 from scripts.cli.options.sharding import sharding_options
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(min=0, min_open=True),
     help="Do not publish an engine whose quantization raised the perplexity by more than this fraction.",
 )
 @out_option("Where to write.  [default: out/NAME/engine]")

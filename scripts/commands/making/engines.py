@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scripts.cli.headers import parse_headers
-from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, FORCE, JSON, out_option
+from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, FORCE, JSON, Amount, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError, VerificationFailed
@@ -205,7 +205,7 @@ def push(engine: str, url: str, headers: tuple[str, ...], num_parallel: int, as_
 @click.option(
     "--time-limit",
     "time_limit_s",
-    type=click.FloatRange(min=1, max=1e8),
+    type=Amount(min=1, max=1e8),
     default=86_400,
     show_default=True,
     help="Seconds after which the pull is given up; run again, it goes on.",

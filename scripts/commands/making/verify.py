@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scripts.cli.options.common import DEBUG, ENGINE, JSON
+from scripts.cli.options.common import DEBUG, ENGINE, JSON, Amount
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import VerificationFailed
@@ -20,7 +20,7 @@ from tpforge.errors import VerificationFailed
 )
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(min=0, min_open=True),
     help="Fail when quantization raised the perplexity by more than this fraction.  "
     "[default: the one it was built with]",
 )

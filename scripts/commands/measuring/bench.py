@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import COUNT, DEBUG, JSON, SIZE, Decorator, out_option, together
+from scripts.cli.options.common import COUNT, DEBUG, JSON, SIZE, Amount, Decorator, out_option, together
 from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tpforge.measure.runs.run import Slo
     from triton_repo.load.measuring import OnProgress
 
-_SECONDS = click.FloatRange(min=0, min_open=True)
+_SECONDS = Amount(min=0, min_open=True)
 _FILE = click.Path(path_type=Path)
 
 
@@ -65,7 +66,7 @@ def _extent() -> Decorator:
         click.option("--num-requests", type=SIZE, help="End a repeat after so many requests."),
         click.option(
             "--warmup",
-            type=click.FloatRange(min=0),
+            type=Amount(min=0),
             default=2,
             show_default=True,
             help="Seconds before that which are not counted.",
@@ -254,15 +255,18 @@ def command_line(url: str | None, values: dict[str, Any]) -> tuple[str, ...]:
         elif isinstance(value, tuple):
             words += [word for item in value for word in (option, str(item))]
         else:
-            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [option, str(value).removesuffix(".0")]
     return tuple(words)
 
 
 def _numbers(text: str | None, option: str, kind: type[int] | type[float]) -> list[float]:
     try:
-        return [kind(part) for part in text.split(",")] if text else []
+        numbers = [kind(part) for part in text.split(",")] if text else []
     except ValueError:
         raise UsageError(f"{option} {text}: expected numbers with commas, such as 1,2,4") from None
+    if not all(map(math.isfinite, numbers)):
+        raise UsageError(f"{option} {text}: expected finite numbers with commas, such as 1,2,4")
+    return numbers
 
 
 def _slo(text: str | None) -> Slo | None:
@@ -273,12 +277,12 @@ def _slo(text: str | None) -> Slo | None:
     names = {"ttft": "ttft_ms", "itl": "itl_ms", "latency": "request_latency_ms"}
     limits: dict[str, float] = {}
     for part in text.split(","):
-        name, equals, value = part.partition("=")
+        name, _, value = part.partition("=")
         try:
             limits[names[name.strip()]] = float(value)
         except (KeyError, ValueError):
             raise UsageError(f"--slo {part}: expected ttft=MS, itl=MS or latency=MS") from None
-        if not equals or limits[names[name.strip()]] <= 0:
+        if not 0 < limits[names[name.strip()]] < math.inf:
             raise UsageError(f"--slo {part}: a limit is a number of milliseconds above zero")
     return Slo(**limits)
 

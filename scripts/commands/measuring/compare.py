@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, Decorator, out_option
+from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, Amount, Decorator, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tpforge.measure.comparison.compare import Comparison
     from tpforge.measure.runs.found_runs import FoundRun
 
-_PERCENT = click.FloatRange(min=0)
+_PERCENT = Amount(min=0)
 
 
 def _gate(name: str, help_text: str) -> Decorator:

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, SIZE, Decorator, out_option
+from scripts.cli.options.common import DEBUG, FORCE, JSON, PRIMARY, SIZE, Amount, Decorator, out_option
 from scripts.cli.output import Output
 from tpforge.measure.comparison.limits import Limits
 from tpforge.measure.decisions.decision import Production, Request
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Amount(min=0, min_open=True)
 
 
 def _limit(name: str, help_text: str) -> Decorator:

@@ -19,7 +19,9 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command("diagnose")
-@click.option("--log", "logs", multiple=True, type=_FILE, metavar="FILE", help="A log; may be repeated.")
+@click.option(
+    "--log", "logs", multiple=True, type=_FILE, metavar="FILE", help="A log, - is stdin; may be repeated."
+)
 @click.option(
     "--url",
     "urls",

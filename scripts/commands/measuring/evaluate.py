@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, JSON, SIZE
+from scripts.cli.options.common import DEBUG, JSON, SIZE, Amount
 from scripts.cli.output import Output
 from scripts.reports.columns import table
+from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
     from tpforge.measure.quality import Evaluation
@@ -49,13 +51,13 @@ _DEFAULT_PROMPTS = "easy,average,high-value,multilingual,structured-output"
 @click.option("--limit", type=SIZE, help="Items of each lm-eval task.  [default: all]")
 @click.option(
     "--max-drop",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     metavar="PERCENT",
     help="Fail when perplexity is higher, or a share of good answers lower, by more.",
 )
 @click.option(
     "--min-agreement",
-    type=click.FloatRange(0, 100),
+    type=Amount(0, 100),
     metavar="PERCENT",
     help="Fail when greedy answers run with the baseline's for less.",
 )
@@ -84,23 +86,42 @@ def command(
     status 7 when quality has fallen by more than a limit.
     """
     from scripts.flows.evaluate import Options, evaluate, evaluated_engine
-    from tpforge.measure.evaluation import apply_limits, default_file, keep, keep_with_run, read_baseline
+    from tpforge.measure.evaluation import (
+        apply_limits,
+        default_file,
+        keep,
+        keep_with_run,
+        read_baseline,
+        refuse_other_engine,
+    )
     from tpforge.measure.runs.found_runs import find_run
+    from tpforge.outputs.atomic import claimed, refuse_folder
 
     output = Output(as_json=as_json)
-    found = find_run(run_name) if run_name is not None else None
-    before = read_baseline(baseline) if baseline is not None else None
     limits = {name: values.pop(name) for name in ("max_drop", "min_agreement")}
+    if baseline is None and any(limit is not None for limit in limits.values()):
+        raise UsageError("a limit needs something to compare with: give --baseline RUN")
+    before = read_baseline(baseline) if baseline is not None else None
     options = Options(tasks=tuple(tasks.split(",")) if tasks else (), **values)
-    evaluation = evaluate(target, options, baseline=before, progress=output.progress)
-    places = evaluated_engine(target)
-    if found is not None:
-        keep_with_run(evaluation, found)
-        output.note(f"kept with {found.folder}")
-    file = out or (default_file(places) if places and found is None else None)
-    if file is not None:
-        keep(evaluation, file)
-        output.note(f"wrote {file}")
+    places, engine = evaluated_engine(target)
+    with ExitStack() as held:
+        # What is asked takes minutes: the places of its answers are held before, and nobody changes them.
+        found = find_run(run_name) if run_name is not None else None
+        if found is not None:
+            held.enter_context(claimed(found.folder))
+            found = find_run(str(found.folder))
+            refuse_other_engine(found, engine=engine)
+        file = out or (default_file(places) if places and found is None else None)
+        if file is not None:
+            refuse_folder(file)
+            held.enter_context(claimed(file))
+        evaluation = evaluate(target, options, baseline=before, progress=output.progress)
+        if found is not None:
+            keep_with_run(evaluation, found)
+            output.note(f"kept with {found.folder}")
+        if file is not None:
+            keep(evaluation, file)
+            output.note(f"wrote {file}")
     output.result(_text(evaluation))
     fields = json.loads(evaluation.model_dump_json(exclude={"answers"}))
     fields.pop("schema_version")

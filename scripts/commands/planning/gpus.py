@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, SIZE
+from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, SIZE, Amount
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tpforge.plan.hardware import Gpu
     from tpforge.plan.picker import Pick
 
-_AMOUNT = click.FloatRange(min=0, min_open=True)
+_AMOUNT = Amount(min=0, min_open=True)
 
 
 @click.command("gpus")

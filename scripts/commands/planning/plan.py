@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import COUNT, DEBUG, DESCRIBE, FORCE, JSON, MODEL, SIZE
+from scripts.cli.options.common import COUNT, DEBUG, DESCRIBE, FORCE, JSON, MODEL, SIZE, Amount
 from scripts.cli.output import Output
 from tpforge.errors import InputRefused, UsageError
 from tpforge.outputs.atomic import write_atomic
@@ -16,7 +16,7 @@ from tpforge.outputs.atomic import write_atomic
 if TYPE_CHECKING:
     from tpforge.plan.choose import Plan
 
-_TIME = click.FloatRange(min=0, min_open=True)
+_TIME = Amount(min=0, min_open=True)
 _FILE = click.Path(path_type=Path)
 
 
@@ -43,7 +43,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--min-gpus", is_flag=True, help="Choose the fewest of the GPUs that do what is asked.")
 @click.option(
     "--prefix-hit",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Amount(0, 1, max_open=True),
     default=0.0,
     show_default=True,
     help="Share of a prompt that the KV cache holds already (modelled).",
@@ -53,7 +53,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--acceptance",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Amount(0, 1, max_open=True),
     help="Share of drafted tokens that are accepted, of your own prompts.",
 )
 @click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
@@ -86,7 +86,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--trtllm", metavar="VERSION", help="Version of TensorRT-LLM that the formats must work in.")
 @click.option(
     "--kv-fraction",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Amount(0, 1, min_open=True),
     default=0.9,
     show_default=True,
     help="Share of the free memory for the KV cache.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, DRY_RUN, JSON, SIZE, Decorator, together
+from scripts.cli.options.common import DEBUG, DRY_RUN, JSON, SIZE, Amount, Decorator, together
 from scripts.cli.options.connection import Connection, connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
@@ -69,12 +69,10 @@ def _cluster() -> Decorator:
 @_cluster()
 @click.option("--requests", "num_requests", type=SIZE, default=40, show_default=True, help="Of the canary.")
 @click.option("--clients", type=SIZE, default=4, show_default=True, help="Canary requests at a time.")
-@click.option(
-    "--max-p95-ms", type=click.FloatRange(min=0), help="Most p95 of the candidate's request latency."
-)
+@click.option("--max-p95-ms", type=Amount(min=0), help="Most p95 of the candidate's request latency.")
 @click.option(
     "--max-p95-ratio",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     default=1.5,
     show_default=True,
     help="Without --max-p95-ms: most p95 as a multiple of the fallback's.",

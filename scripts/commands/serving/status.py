@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scripts.cli.options.common import DEBUG, ENGINE, JSON, SIZE
+from scripts.cli.options.common import DEBUG, ENGINE, JSON, SIZE, Amount
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Show queue, rates, KV cache and memory, again and again.")
 @click.option(
     "--every",
-    type=click.FloatRange(min=0.2),
+    type=Amount(min=0.2),
     default=2.0,
     show_default=True,
     help="Seconds between two looks.",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.servers.scripted_server import Running, Script, scripted_serv
 from tests.support.tiny import write_tiny_tokenizer
 from tpforge.measure.runs.metrics import summarize
 from tpforge.measure.runs.run import Run, Slo, read_run, read_samples
+from tpforge.outputs.atomic import claimed
 
 FAST = Script(ttft_s=0.02, itl_s=0.002)
 
@@ -263,6 +265,15 @@ def test_nothing_listens_is_an_error_that_leaves_no_folder(
         (["--sampling", "temprature=1"], "has no input temprature"),
         (["--trace", "nowhere.jsonl"], "no such trace"),
         (["--chat-template"], "chat template"),
+        (["--rate", "nan"], "--rate nan: expected finite numbers"),
+        (["--rate", "1,inf"], "--rate 1,inf: expected finite numbers"),
+        (["--slo", "ttft=nan"], "above zero"),
+        (["--slo", "itl=inf"], "above zero"),
+        (["--duration", "nan"], "not a finite number"),
+        (["--warmup", "inf"], "not a finite number"),
+        (["--deadline", "inf"], "not a finite number"),
+        (["--concurrency", "1,100001"], "at most 100000"),
+        (["--rate", "1e9"], "at most 100000"),
     ],
 )
 def test_wrong_options_are_refused_before_any_load(
@@ -273,12 +284,51 @@ def test_wrong_options_are_refused_before_any_load(
     assert not server.log.exists()
 
 
+def test_a_run_that_has_no_place_is_refused_before_any_load(
+    server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--num-requests", "3", "--repeats", "1"]
+    (tmp_path / "file").touch()
+    assert bench(server.url, *words, "--out", "file/run") == 3
+    assert "a part of the path is a file" in capsys.readouterr().err
+    with claimed(tmp_path / "new" / "run"):
+        assert bench(server.url, *words, "--out", "new/run") == 3
+    assert "new/run: another tpforge is writing it" in capsys.readouterr().err
+    assert not server.log.exists() and not (tmp_path / "new").exists()
+    assert bench(server.url, *words, "--out", "run") == 0
+    asked = server.log.read_text()
+    # Two that join one run would each write back the run without the other's repeats.
+    with claimed(tmp_path / "run"):
+        assert bench(server.url, *words, "--join", "run/run.json") == 3
+    assert server.log.read_text() == asked
+    assert bench(server.url, *words, "--join", "run") == 0
+
+
+def test_runs_that_begin_in_one_second_have_folders_of_their_own(
+    server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Stopped:
+            return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+    monkeypatch.setattr("scripts.flows.bench.datetime", Stopped)
+    words = ["--num-requests", "1", "--repeats", "1", "--no-warm", "--label", "x"]
+    runs = tmp_path / "out" / server.url.replace(":", "-") / "runs"
+    with claimed(runs / "20260102-030405-x"):
+        assert bench(server.url, *words) == 0
+    assert bench(server.url, *words) == 0
+    assert bench(server.url, *words) == 0
+    names = ["20260102-030405-x", "20260102-030405-x-2", "20260102-030405-x-3"]
+    assert sorted(path.name for path in runs.iterdir()) == names
+
+
 def test_command_of_the_record_reads_back_to_the_same_options() -> None:
     values = {
         "concurrency": "1,2", "rate": None, "constant": False, "trace": None, "prompts": "easy", "isl": None,
         "osl": 7, "max_tokens": None, "chat_template": True, "stream": False,
         "sampling": ("temperature=0.5", "top_k=3"),
-        "duration": 2.5, "num_requests": None, "warmup": 1.0, "repeats": 2, "seed": 4, "warm": False,
+        "duration": 1234567.25, "num_requests": None, "warmup": 1.0, "repeats": 2, "seed": 4, "warm": False,
         "slo": "itl=40",
         "api": "triton", "model": "tensorrt_llm_bls", "engine": "e", "tokenizer": None, "metrics_url": None,
         "label": None, "out": Path("x"), "join": None, "deadline": 9.0, "headers": ("authorization=secret",),

@@ -166,3 +166,30 @@ def test_another_load_is_measured_again_beside_the_first(server: Running, tmp_pa
     other = sweep_once(path, BenchOptions(num_requests=4, warmup_s=0, num_repeats=1, max_tokens=2))
     assert [item.outcome for item in (*first, *other)] == ["measured", "measured"]
     assert len(list((tmp_path / "out" / "grid" / "runs").iterdir())) == 2
+
+
+def test_a_point_that_nobody_answered_is_measured_again_and_its_samples_stay(
+    server: Running, tmp_path: Path
+) -> None:
+    path = write(tmp_path, GRID.replace("[1, 3]", "[1]").replace("[4, 8]", "[4]"))
+    with scripted_server(tmp_path, Script(refuse_every=1)) as refusing:
+        FakeStages.url = refusing.url
+        assert [item.outcome for item in sweep_once(path)] == ["failed"]
+        assert [item.outcome for item in sweep_once(path)] == ["failed"]
+    FakeStages.url = server.url
+    assert [item.outcome for item in sweep_once(path)] == ["measured"]
+    assert [item.outcome for item in sweep_once(path)] == ["unchanged"]
+    kept = sorted(path.name.rpartition("-failed-")[2] for path in (tmp_path / "out/grid/runs").iterdir())
+    assert kept[:2] == ["1", "2"] and len(kept) == 3
+
+
+def test_a_run_that_was_broken_by_hand_is_named_and_the_others_are_measured(
+    server: Running, tmp_path: Path
+) -> None:
+    path = write(tmp_path, GRID.replace("[1, 3]", "[1]"))
+    first, _ = sweep_once(path)
+    assert first.found is not None
+    (first.found.folder / "run.json").write_text("{")
+    again = sweep_once(path)
+    assert [item.outcome for item in again] == ["failed", "unchanged"]
+    assert "is not a run of this version" in str(again[0].error)

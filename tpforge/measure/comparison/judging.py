@@ -103,7 +103,7 @@ def _by_rounds(
     changes = [after - before for before, after in pairs]
     n, mean = len(changes), fmean(changes)
     error, drift = stdev(changes) / math.sqrt(n), _drift(pairs, turns)
-    if abs(mean) <= ROUNDING:
+    if max(map(abs, changes)) <= ROUNDING:
         return Judgement(0.0, 0.0, 0.0, 1.0, "no difference")
     half = student_t_quantile((1 + CONFIDENCE) / 2, n - 1) * error + drift
     ends = (unscaled(mean), unscaled(mean - half), unscaled(mean + half))

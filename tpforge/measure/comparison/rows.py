@@ -26,7 +26,7 @@ class Measured(Record):
     readings and the interval is their range; of quality, `n` counts items.
     """
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings", allow_inf_nan=True)
 
     value: float
     low: float | None = None
@@ -52,7 +52,7 @@ class Row(Record):
     would see in 8 of 10 cases, where it was judged by rounds. `reason` says why a verdict is undecided.
     """
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings", allow_inf_nan=True)
 
     section: Section
     level: str | None = None

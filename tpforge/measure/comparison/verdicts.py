@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from tpforge.errors import UsageError
 from tpforge.measure.comparison.judging import CONFIDENCE, Judgement
+from tpforge.measure.comparison.level_rows import COMPARED
 from tpforge.measure.comparison.rows import Row, Verdict
-from tpforge.measure.runs.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from tpforge.measure.statistics import holm
 
 ALPHA = 1 - CONFIDENCE
@@ -31,13 +31,14 @@ class Primary:
         """``time_to_first_token:p95``; without a statistic the mean.
 
         Raises:
-            UsageError: there is no such metric.
+            UsageError: a comparison has no such row, so that nothing would be judged first.
         """
         metric, _, statistic = text.partition(":")
-        if metric not in LOWER_IS_BETTER | HIGHER_IS_BETTER:
-            known = ", ".join(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER))
-            raise UsageError(f"--primary {text}: no such metric; one of: {known}")
-        return cls(metric, statistic or "avg")
+        found = cls(metric, statistic or "avg")
+        known = [str(cls(name, one)) for name, statistics in COMPARED for one in statistics]
+        if str(found) not in known:
+            raise UsageError(f"--primary {text}: no such metric; one of: {', '.join(known)}")
+        return found
 
     def __str__(self) -> str:
         return self.metric if self.statistic == "avg" else f"{self.metric}:{self.statistic}"

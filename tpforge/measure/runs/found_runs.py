@@ -5,8 +5,9 @@ It compares nothing; `compare` does.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpforge.errors import UsageError
@@ -29,7 +30,7 @@ def find_run(given: str, *, root: Path = OUT) -> FoundRun:
         UsageError: there is no such run; those that exist are named.
         InputRefused: its run.json is broken.
     """
-    for folder in (Path(given), *sorted(root.glob(f"*/runs/{given}"))):
+    for folder in (Path(given), *sorted(root.glob(f"*/runs/{glob.escape(given)}"))):
         if (folder / RUN_NAME).is_file():
             return FoundRun(folder, read_run(folder))
         if folder.is_file() and folder.name == RUN_NAME:
@@ -40,16 +41,21 @@ def find_run(given: str, *, root: Path = OUT) -> FoundRun:
 
 
 def find_runs(given: Sequence[str], *, root: Path = OUT) -> tuple[FoundRun, ...]:
-    """Several runs, each another one.
+    """Several runs, each another one; those of one id, as of folders of one name, by their folders.
 
     Raises:
-        UsageError: a run is missing, or two have the same id.
+        UsageError: a run is missing, or given twice.
     """
     found = tuple(find_run(name, root=root) for name in given)
-    ids = [one.run.id for one in found]
-    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+    folders = [one.folder.resolve() for one in found]
+    if twice := sorted({str(one.folder) for one in found if folders.count(one.folder.resolve()) > 1}):
         raise UsageError(f"{', '.join(twice)}: given more than once; a comparison needs different runs")
-    return found
+    ids = [one.run.id for one in found]
+    return tuple(_called_by_folder(one) if ids.count(one.run.id) > 1 else one for one in found)
+
+
+def _called_by_folder(found: FoundRun) -> FoundRun:
+    return replace(found, run=found.run.model_copy(update={"id": str(found.folder)}))
 
 
 def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:

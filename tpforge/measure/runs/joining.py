@@ -32,6 +32,7 @@ def join_runs(
         InputRefused: they did not measure the same; names every difference.
     """
     refuse_different(first, later)
+    _refuse_foreign(first, first_samples)
     others = {level.name: level for level in later.levels}
     places = {later.levels.index(others[level.name]): index for index, level in enumerate(first.levels)}
     samples = [*first_samples]
@@ -79,6 +80,18 @@ def refuse_different(first: Run, later: Run) -> None:
         problems.append("one of both was interrupted: measure it anew")
     if problems:
         raise InputRefused.listing(f"{first.id}: cannot be joined, it measured something else:", problems)
+
+
+def _refuse_foreign(run: Run, samples: Sequence[Sample]) -> None:
+    """Refuse requests of levels or repeats that the run does not have: one of both files was edited."""
+    known = {
+        (number, repeat) for number, level in enumerate(run.levels) for repeat in range(len(level.repeats))
+    }
+    if foreign := sorted({(one.level, one.repeat) for one in samples} - known):
+        raise InputRefused.listing(
+            f"{run.id}: samples.jsonl holds requests of parts that run.json does not have; measure it anew:",
+            (f"level {level}, repeat {repeat}" for level, repeat in foreign),
+        )
 
 
 def _join_levels(level: Level, other: Level, samples: Sequence[Sample], run: Run) -> Level:

@@ -84,7 +84,7 @@ def hash_prompts(prompts: Iterable[Prompt]) -> str:
 def _parse(line: str, *, default_id: str) -> Prompt:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from tpforge.errors import InputRefused
 from tpforge.measure.runs.samples import ErrorKind, MetricSummary, Sample
@@ -37,6 +38,12 @@ ENVIRONMENT_FIELDS = (
 
 CountedBy = Literal["share", "arrival"]
 """How a request that crosses an edge of its window counts: `window` says what each means."""
+
+
+def _time(text: str) -> str:
+    """Raises ValueError where it is no time."""
+    datetime.fromisoformat(text)
+    return text
 
 
 class Fact(Record):
@@ -108,13 +115,19 @@ class Repeat(Record):
     count (see `window`). `num_requests` are those that began in it, the failed included.
     """
 
-    started: str
+    started: Annotated[str, AfterValidator(_time)]
     warmup_s: float = 0.0
     duration_s: float
     counted_by: CountedBy = "share"
-    num_requests: int
-    num_completed: int
+    num_requests: Annotated[int, Field(ge=0)]
+    num_completed: Annotated[int, Field(ge=0)]
     interrupted: bool = False
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Self:
+        if self.num_completed > self.num_requests:
+            raise ValueError(f"{self.num_completed} of {self.num_requests} requests cannot be complete")
+        return self
 
     @property
     def end_s(self) -> float:

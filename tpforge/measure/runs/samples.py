@@ -5,7 +5,7 @@ The records alone. `statistics` computes with numbers, `metrics` makes summaries
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -47,9 +47,9 @@ class Sample(Record):
     that repeat, warmup included. `error` is the message that belongs to `error_kind`, verbatim.
     """
 
-    level: int
-    repeat: int
-    index: int
+    level: Annotated[int, Field(ge=0)]
+    repeat: Annotated[int, Field(ge=0)]
+    index: Annotated[int, Field(ge=0)]
     phase: Phase = "measured"
     prompt_id: str
     scheduled_s: float
@@ -99,7 +99,7 @@ class MetricSummary(Record):
     """
 
     # JSON knows no infinity: it is written as the text that pydantic reads back.
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings", allow_inf_nan=True)
 
     name: str
     unit: str

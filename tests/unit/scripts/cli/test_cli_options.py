@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from scripts.cli.options.common import Amount
 from scripts.cli.options.connection import read_connection
 from scripts.commands.serving.render import command
+from scripts.main import cli, main
 from tpforge.errors import UsageError
 from tpforge.repository_options import option_defaults
 
@@ -33,3 +37,35 @@ def test_the_flags_of_render_default_to_what_the_recipe_defaults_to() -> None:
     # Pairs on the command line, a table in the recipe: both empty.
     assert (given.pop("parameters"), defaults.pop("parameters")) == ((), {})
     assert {name: given[name] for name in defaults} == defaults
+
+
+def options_of(group: click.Command) -> Iterator[click.Parameter]:
+    """Those of a command and of all below it."""
+    yield from group.params
+    if isinstance(group, click.Group):
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            found = group.get_command(context, name)
+            assert found is not None
+            yield from options_of(found)
+
+
+# What these mean is the model's to say, which knows an infinite temperature.
+SAMPLING = {"temperature", "top_p", "repetition_penalty"}
+
+
+def test_every_option_that_is_a_number_takes_no_nan_and_no_inf() -> None:
+    numbers = [one for one in options_of(cli) if isinstance(one.type, click.FloatRange | type(click.FLOAT))]
+    assert len(numbers) > 20
+    assert {one.name for one in numbers if not isinstance(one.type, Amount)} == SAMPLING
+    for text in ("nan", "inf", "-inf", "NaN", "1e999"):
+        with pytest.raises(click.BadParameter):
+            Amount(min=0).convert(text, None, None)
+    assert Amount(min=0).convert("1e3", None, None) == 1000
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf"])
+def test_no_limit_is_beyond_every_loss(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["compare", "a", "b", "--max-throughput-drop"], ["promote", "x", "--max-p95-ms"]):
+        assert main([*words, limit]) == 2
+        assert f"{limit} is not a finite number" in capsys.readouterr().err

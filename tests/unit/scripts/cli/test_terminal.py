@@ -123,3 +123,26 @@ def test_columns_that_do_not_fit_follow_in_a_block_beside_the_first(width: int) 
     blocks = [[line.split() for line in block.splitlines()] for block in shown.split("\n\n")]
     assert [cell for block in blocks for cell in block[2][1:]] == list(rows[1][1:])
     assert all([line[0] for line in block] == ["release", "1.0.0", "1.1.0", "1.2.0"] for block in blocks)
+
+
+def test_a_file_that_nests_without_end_is_refused_and_our_own_recursion_is_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    for words in (
+        ["up", str(tmp_path / "deep.toml"), "--dry-run"],
+        ["gpus", "--gpu-file", str(tmp_path / "deep.toml")],
+        ["migrate", str(tmp_path / "deep.yaml"), "--from", "1.2.1", "--to", "1.4.0rc1"],
+        ["migrate", str(tmp_path)],
+    ):
+        assert main(words) == 4, words
+        assert "error: " in capsys.readouterr().err
+
+    def endless(*_: object, **__: object) -> None:
+        endless()
+
+    monkeypatch.setattr("scripts.flows.serve.stop_servers", endless)
+    assert main(["stop"]) == 1
+    assert "internal error: RecursionError" in capsys.readouterr().err

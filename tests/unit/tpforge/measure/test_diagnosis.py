@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import re._parser as sre_parser  # type: ignore[import-not-found]
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -276,6 +280,32 @@ def test_every_sign_is_of_a_known_mode_and_its_pattern_compiles() -> None:
     assert len({sign.pattern for sign in signs}) == len(signs)
     for sign in signs:
         re.compile(sign.pattern)
+
+
+def test_no_pattern_begins_with_a_run_without_end() -> None:
+    """Such a one is tried at each character of a long line, and each time to its end."""
+    for sign in log_signs():
+        parsed = sre_parser.parse(sign.pattern)
+        for alternative in parsed[0][1][1] if str(parsed[0][0]) == "BRANCH" else [parsed]:
+            operation, value = alternative[0]
+            assert str(operation) != "MAX_REPEAT" or value[1] < 1000, sign.pattern
+
+
+def test_a_log_may_be_a_pipe_or_stdin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = LINES["slow_communication"][0]
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(line,))
+    writer.start()
+    assert main(["diagnose", "--log", str(tmp_path / "pipe")]) == 0
+    writer.join()
+    assert "SLOW OR BROKEN COMMUNICATION (proof)" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n" + line.encode())))
+    assert main(["diagnose", "--log", "-"]) == 0
+    assert "SLOW OR BROKEN COMMUNICATION (proof)" in capsys.readouterr().out
+    assert main(["diagnose", "--log", str(tmp_path)]) == 4
+    assert "is a folder, not a file" in capsys.readouterr().err
 
 
 def test_the_command_says_what_was_looked_at_and_what_was_found(

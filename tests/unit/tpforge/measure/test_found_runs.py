@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.runs import level_of, run_of
 from tpforge.errors import UsageError
+from tpforge.measure.comparison.compare import compare_all
 from tpforge.measure.decisions.cost import read_prices
 from tpforge.measure.runs.found_runs import FoundRun, find_run, find_runs, pick_run
 from tpforge.measure.runs.run import write_run
@@ -30,6 +31,20 @@ def test_a_run_is_found_by_folder_file_and_id(tmp_path: Path) -> None:
         find_run("b-1", root=tmp_path)
     with pytest.raises(UsageError, match="a-1: given more than once"):
         find_runs(["a-1", str(one.folder)], root=tmp_path)
+    for odd in ("a**1", "[a", "a-*"):
+        with pytest.raises(UsageError, match="no such run; under"):
+            find_run(odd, root=tmp_path)
+
+
+def test_runs_in_folders_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    # `bench --out tp1/run`, `bench --out tp2/run`: the id is the folder's name.
+    first, second = keep(tmp_path, "small", "run"), keep(tmp_path, "large", "run")
+    runs = find_runs([str(first.folder), str(second.folder)], root=tmp_path)
+    assert [one.run.id for one in runs] == [str(first.folder), str(second.folder)]
+    assert [one.run.engine["name"].value for one in runs] == ["small", "large"]
+    assert len(compare_all([one.run for one in runs], prices={}).comparisons) == 1
+    with pytest.raises(UsageError, match="run: given more than once"):
+        find_runs([str(first.folder), f"{tmp_path}/large/../small/runs/run"], root=tmp_path)
 
 
 def test_a_run_is_picked_by_what_sets_it_apart(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def part(repeats: slice, *, telemetry: Telemetry | None = None) -> tuple[Run, li
     return RUN.model_copy(update={"levels": (level,), "workload": workload}), samples
 
 
+def test_requests_of_parts_that_the_run_does_not_have_are_refused() -> None:
+    (first, early), (later, late) = part(slice(0, 2)), part(slice(2, 3))
+    edited = [*early, early[0].model_copy(update={"repeat": 2}), early[0].model_copy(update={"level": 1})]
+    with pytest.raises(InputRefused, match=r"measure it anew:\n  level 0, repeat 2\n  level 1, repeat 0"):
+        join_runs(first, edited, later, late)
+
+
 def test_parts_make_the_whole_again() -> None:
     (first, early), (later, late) = part(slice(0, 2)), part(slice(2, 3))
     joined, samples = join_runs(first, early, later, late)

@@ -30,7 +30,9 @@ from tpforge.measure.runs.samples import MetricSummary, Sample
 
 
 def one_repeat(duration_s: float = 2.0) -> list[Repeat]:
-    return [Repeat(started="", duration_s=duration_s, num_requests=1, num_completed=1)]
+    return [
+        Repeat(started="2026-01-01T00:00:00+00:00", duration_s=duration_s, num_requests=1, num_completed=1)
+    ]
 
 
 def test_latencies_of_a_request_are_those_of_its_stamps() -> None:
@@ -185,7 +187,9 @@ def test_nearest_percentiles_are_numpys(values: list[float]) -> None:
 
 def test_a_request_counts_by_its_share_of_the_window() -> None:
     """Of 8 s each and 4 tokens: one begun in the warmup, one within, one in flight at the end."""
-    window = Repeat(started="", warmup_s=4.0, duration_s=16.0, num_requests=2, num_completed=2)
+    window = Repeat(
+        started="2026-01-01T00:00:00+00:00", warmup_s=4.0, duration_s=16.0, num_requests=2, num_completed=2
+    )
     samples = [
         sample(start=start, ttft=2.0, gaps=(2.0, 2.0, 2.0), index=index).model_copy(update={"phase": phase})
         for index, (start, phase) in enumerate([(0.0, "warmup"), (8.0, "measured"), (16.0, "measured")])

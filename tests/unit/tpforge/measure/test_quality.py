@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.support.servers.fake_server import FakeServer, decode, greedy
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
-from tpforge.measure.json_schema import check_text
+from tpforge.measure.json_schema import check_text, require_known
 from tpforge.measure.quality import (
     Passage,
     expected_text,
@@ -33,6 +34,7 @@ from tpforge.measure.quality import (
 )
 from tpforge.measure.runs.prompts import Prompt
 from tpforge.measure.runs.run import read_run, write_run
+from tpforge.outputs.atomic import claimed
 
 OBJECT = {
     "type": "object",
@@ -62,6 +64,9 @@ def silent(_text: str) -> None:
         ('{"name": "a"} Here you are.', "is not JSON"),
         ('{"name": "a", "age": NaN}', "is not JSON: NaN"),
         ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"name": "a", "age": ' + "1" * 400 + "}", None),
+        ('{"name": "a", "age": 1e400}', "the value.age is not of type integer"),
     ],
 )
 def test_an_answer_fits_its_schema_or_says_where_not(text: str, problem: str | None) -> None:
@@ -94,6 +99,21 @@ def test_a_keyword_that_is_not_checked_is_refused_not_passed() -> None:
         check_text("1", {"properties": {"a": {"oneOf": []}}})
     with pytest.raises(InputRefused, match="type 'text'"):
         check_text("1", {"type": "text"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pattern", "["), ("pattern", 5), ("minimum", "0"), ("maxItems", -1), ("minLength", 1.5), ("type", 5),
+        ("required", "name"), ("required", [5]), ("properties", []), ("enum", "a"), ("anyOf", {}),
+        ("uniqueItems", 1),
+    ],
+)  # fmt: skip
+def test_a_keyword_with_a_value_that_it_cannot_have_is_refused_before_an_answer_breaks_it(
+    key: str, value: object
+) -> None:
+    with pytest.raises(InputRefused, match=re.escape(f"p-1.a: {key} is {json.dumps(value)}")):
+        require_known({"properties": {"a": {key: value}}}, "p-1")
 
 
 def test_perplexity_of_equal_losses_is_exact() -> None:
@@ -233,6 +253,8 @@ def test_a_users_text_is_cut_at_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("one\nmore\n\n\n\ntwo\n")
     assert [text.text for text in load_texts(path)] == ["one\nmore", "two"]
+    path.write_bytes(b"\xef\xbb\xbfone\r\nmore\r\n  \r\ntwo\r\n")
+    assert [text.text for text in load_texts(path)] == ["one\nmore", "two"], "as Windows writes it"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(InputRefused, match="not UTF-8"):
         load_texts(path)
@@ -334,5 +356,15 @@ def test_what_cannot_be_evaluated_is_refused(
     assert "its quality was not measured" in capsys.readouterr().err
     assert evaluate(engine, "--max-drop", "1", "--out", str(tmp_path / "q.json")) == 2
     assert "give --baseline" in capsys.readouterr().err
+    assert not (tmp_path / "q.json").exists(), "it is said before anything is asked"
+    write_run(tmp_path / "run", run_of("run", [level]), samples)
+    with claimed(tmp_path / "run"):
+        assert evaluate(engine, "--run", str(tmp_path / "run")) == 3
+    assert "run: another tpforge is writing it" in capsys.readouterr().err
+    assert evaluate(engine, "--out", str(tmp_path)) == 4
+    assert "is a folder; give the name of a file" in capsys.readouterr().err
+    (tmp_path / "p.jsonl").write_text('{"id": "s-9", "text": "the", "json_schema": {"pattern": "["}}')
+    assert main(["evaluate", str(engine), "--prompts", str(tmp_path / "p.jsonl")]) == 4
+    assert 's-9: pattern is "["' in capsys.readouterr().err
     assert main(["evaluate", "nobody"]) == 2
     assert "neither an engine nor HOST:PORT" in capsys.readouterr().err

@@ -86,3 +86,31 @@ def test_sample_with_an_error_is_not_complete() -> None:
     sample = Sample(level=0, repeat=0, index=0, prompt_id="a", scheduled_s=0.0)
     assert sample.is_complete
     assert not sample.model_copy(update={"error_kind": "timeout"}).is_complete
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("run.json", '"started": "2026-01-01T00:00:00+00:00"', '"started": "yesterday"', "repeats.0.started"),
+        (
+            "run.json",
+            '"duration_s": 2.0',
+            '"duration_s": NaN',
+            "workload.duration_s: Input should be a finite",
+        ),
+        ("run.json", '"num_completed": 4', '"num_completed": 5', "5 of 4 requests cannot be complete"),
+        ("run.json", '"label": "by hand"', '"label": "\udcff"', "is not UTF-8 text"),
+        ("samples.jsonl", '"repeat":1', '"repeat":-1', "samples.jsonl:5: not a sample: repeat"),
+        ("samples.jsonl", '"scheduled_s":0.5', '"scheduled_s":Infinity', "not a sample: scheduled_s"),
+    ],
+)
+def test_a_file_that_was_edited_to_nonsense_is_refused_by_its_field(
+    tmp_path: Path, name: str, old: str, new: str, said: str
+) -> None:
+    write_run(tmp_path / "one", RUN, SAMPLES)
+    path = tmp_path / "one" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1), errors="surrogateescape")
+    with pytest.raises(InputRefused, match=said):
+        read_run(tmp_path / "one"), read_samples(tmp_path / "one")

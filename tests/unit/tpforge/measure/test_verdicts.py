@@ -69,6 +69,17 @@ def test_power_is_that_of_scipys_noncentral_t(effect: float, freedom: int) -> No
     assert t_power(effect, freedom, critical=critical) == pytest.approx(expected, abs=1e-4)
 
 
+def test_rounds_whose_differences_cancel_out_have_the_interval_of_their_spread() -> None:
+    found, _, _ = turns("ABBA")
+    equal = judge_repeats([100, 200], [100, 200], turns=found)
+    assert (equal.low, equal.high, equal.p_value, equal.reason) == (0.0, 0.0, 1.0, "no difference")
+    noisy = judge_repeats([100, 200], [200, 100], turns=found)
+    expected = stats.ttest_rel(np.log([200, 100]), np.log([100, 200])).confidence_interval(0.95)
+    ends = tuple(100 * np.expm1([expected.low, expected.high]))
+    assert (noisy.low, noisy.high) == pytest.approx(ends)
+    assert noisy.change == pytest.approx(0) and noisy.p_value == pytest.approx(1)
+
+
 def judged(generator: random.Random, order: str, *, effect: float, noise: float, drift: Truth) -> Judgement:
     """B is faster by `effect` (log); the machine drifts over the minutes alike for both."""
     found, a, b = turns(order)
@@ -144,8 +155,10 @@ def test_the_primary_metric_is_decided_where_another_is_not() -> None:
     other, *_ = with_verdicts([(row("time_to_first_token"), found), *rest], primary=primary)
     assert other.verdict == "undecided"
     assert other.reason.startswith("may be chance among the 11 that were judged together; a change of ")
-    with pytest.raises(UsageError, match="--primary speed: no such metric"):
-        Primary.parse("speed")
+    for wrong in ("speed", "request_latency:p42", "goodput:p95", "good_request_fraction"):
+        said = f"--primary {wrong}: no such metric; one of: .*, request_latency:p95"
+        with pytest.raises(UsageError, match=said):
+            Primary.parse(wrong)
 
 
 def test_constants_and_zeros_are_judged_without_a_logarithm() -> None:

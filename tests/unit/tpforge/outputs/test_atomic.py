@@ -11,7 +11,14 @@ import pytest
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.outputs import atomic
-from tpforge.outputs.atomic import atomic_folder, hash_file, os_errors, write_atomic
+from tpforge.outputs.atomic import (
+    atomic_folder,
+    claimed,
+    hash_file,
+    os_errors,
+    refuse_unwritable,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -166,3 +173,30 @@ def test_files_are_written_and_hashed_by_content(tmp_path: Path) -> None:
     assert (record.path, record.size) == ("a", 4)
     assert record.sha256 == hashlib.sha256(b"text").hexdigest()
     assert names(tmp_path) == {"a"}
+
+
+def test_a_file_is_written_into_folders_that_are_made_and_over_no_folder(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a" / "b" / "file", "text")
+    assert (tmp_path / "a" / "b" / "file").read_text() == "text"
+    for write_or_check in (lambda path: write_atomic(path, "x"), refuse_unwritable):
+        with pytest.raises(InputRefused, match="a/b: is a folder; give the name of a file"):
+            write_or_check(tmp_path / "a" / "b")
+        with pytest.raises(EnvironmentUnusable, match="a part of the path is a file"):
+            write_or_check(tmp_path / "a" / "b" / "file" / "c")
+
+
+def test_what_is_claimed_is_nobody_elses_and_leaves_nothing_where_nothing_came(tmp_path: Path) -> None:
+    with claimed(tmp_path / "new" / "out"):
+        with pytest.raises(EnvironmentUnusable, match="another tpforge"), claimed(tmp_path / "new" / "out"):
+            pass
+        write(tmp_path / "other", "claims bind who claims")
+    assert names(tmp_path) == {"other"}
+    with claimed(tmp_path / "new" / "out"):
+        write(tmp_path / "new" / "out", "whole")
+    assert names(tmp_path / "new") == {"out"}
+
+
+def test_a_text_that_is_no_utf8_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputRefused, match="text: is not UTF-8 text"), os_errors(tmp_path / "text"):
+        (tmp_path / "text").read_text("utf-8")

@@ -60,6 +60,10 @@ def test_every_wrong_line_of_a_trace_is_named() -> None:
         parse_trace(text, file="t.jsonl")
     said = str(caught.value)
     assert [f"line {number}:" in said for number in (1, 2, 3, 4, 5)] == [False, True, True, True, True]
+    odd = ["NaN", "Infinity", "true", '5, "text_input": "\\ud800"', "[" * 100_000]
+    with pytest.raises(InputRefused) as caught:
+        parse_trace("\n".join(f'{{"timestamp": {one}}}' for one in odd), file="t.jsonl")
+    assert all(f"line {number}:" in str(caught.value) for number in range(1, 6))
 
 
 def test_levels_are_one_kind_of_load() -> None:
