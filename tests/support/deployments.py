@@ -206,6 +206,8 @@ def options_for(target: str) -> DeployOptions:
 def deployment_of(case: str, target: str, **changes: Any) -> Deployment:
     manifest = MANIFESTS[case]
     of_case = {"dynamo": DYNAMO_OPTIONS, "dynamo-compose": ONE_HOST}.get(target, {}).get(case, {})
+    if (case, target) == ("llama70b-trtllm-serve", "kubernetes"):
+        of_case = {"gateway": "gateways/inference"}
     options = options_for(target).model_copy(update={**of_case, **changes})
     folder = Path("/data/out") / manifest.name / "engine"
     found = plan_deployment(folder, manifest, options)

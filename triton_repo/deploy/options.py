@@ -19,6 +19,7 @@ Size = Annotated[int, Field(ge=1)]
 Cidr = Annotated[str, AfterValidator(lambda text: str(ip_network(text)))]
 Taint = Annotated[str, Field(pattern=r"^[\w./-]+(=[\w.-]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
 LabelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$")]
+Gateway = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 RouterMode = Literal["round-robin", "random", "power-of-two", "least-loaded", "kv"]
 
@@ -37,7 +38,8 @@ class DeployOptions(Record):
     ranks of several nodes must share. A server may take `load_timeout` seconds to start, and at its end
     requests in flight may go on for `grace` seconds. `rdma` is the resource by which a cluster hands out
     its fabric's devices, `environment` what ranks are told besides (NCCL_*, UCX_*);
-    `allow_from` are addresses of clients outside the namespace. `surge` is how many pods a rollout may add;
+    `allow_from` are addresses of clients outside the namespace, and `gateway` is the cluster's Gateway that
+    an endpoint picker answers, as NAMESPACE/NAME. `surge` is how many pods a rollout may add;
     with none, an old pod goes before its successor starts. `spread` is the label over whose domains pods
     are spread; `guaranteed` pods have limits that are their requests; a `compute_domain` joins nodes by
     NVLink. `monitor_labels` are those by which the cluster's
@@ -70,6 +72,7 @@ class DeployOptions(Record):
     queue: str | None = None
     queue_topology: str | None = None
     allow_from: tuple[Cidr, ...] = ()
+    gateway: Gateway | None = Field(default=None, exclude_if=_is_none)
     rdma: str | None = None
     rdma_count: Size = 1
     host_network: bool = False

@@ -13,6 +13,7 @@ from triton_repo.deploy.compose import compose_files
 from triton_repo.deploy.deployment import Deployment
 from triton_repo.deploy.dynamo_compose import dynamo_compose_files
 from triton_repo.deploy.kubernetes.dynamo import dynamo_files
+from triton_repo.deploy.kubernetes.gateway import refuse_gateway
 from triton_repo.deploy.kubernetes.helm import helm_files
 from triton_repo.deploy.kubernetes.kserve import kserve_files
 from triton_repo.deploy.kubernetes.leaderworkerset import leaderworkerset_files
@@ -63,6 +64,7 @@ def target_files(target: str, deployment: Deployment) -> dict[str, str]:
     """
     if target not in TARGETS:
         raise UsageError(f"--target {target}: expected one of {', '.join(TARGETS)}")
+    refuse_gateway(deployment, target)
     found = TARGETS[target].files(deployment)
     left = [path for path, text in found.items() if any(word in text for word in _PLACEHOLDERS)]
     if left:

@@ -79,6 +79,11 @@ TARGET_NAMES = (
     "--allow-from", multiple=True, metavar="CIDR", help="Kubernetes: clients outside the namespace."
 )
 @click.option(
+    "--gateway",
+    metavar="[NAMESPACE/]NAME",
+    help="kubernetes: the Gateway that chooses pods of trtllm-serve by an endpoint picker.",
+)
+@click.option(
     "--rdma", metavar="RESOURCE", help="multi-node: the fabric's devices, as rdma/hca_shared_devices_a."
 )
 @click.option("--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: of these a pod.")

@@ -12,6 +12,7 @@ from tpforge.errors import UsageError
 from tpforge.yaml_text import to_documents, to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import Deployment, refuse_several_nodes
+from triton_repo.deploy.kubernetes.gateway import gateway_files
 from triton_repo.deploy.kubernetes.names import labels, metadata, pod_metadata, queued
 from triton_repo.deploy.kubernetes.network import network_policy
 from triton_repo.deploy.kubernetes.pods import pod, server_container
@@ -23,7 +24,7 @@ Object = dict[str, Any]
 
 
 def kubernetes_files(deployment: Deployment) -> dict[str, str]:
-    """base/ and two overlays: trial (one replica, nothing else) and production (scaled and watched).
+    """base/ and overlays: trial (one replica, nothing else), production (scaled, watched), gateway over it.
 
     Raises:
         UsageError: the engine needs more than one node, or nobody said where it is.
@@ -52,6 +53,7 @@ def kubernetes_files(deployment: Deployment) -> dict[str, str]:
         f"overlays/production/{dashboard_name(deployment)}": dashboard_json(
             deployment.name, namespace=deployment.options.namespace
         ),
+        **gateway_files(deployment),
         "prometheus-adapter.yaml": to_yaml(ADAPTER, comment="values for the chart prometheus-adapter"),
         "Dockerfile": files.dockerfile(deployment),
     }

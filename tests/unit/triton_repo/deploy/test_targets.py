@@ -41,8 +41,11 @@ CORE_KINDS = {
 }
 
 
-CUSTOM_KINDS = {"InferenceService", "LeaderWorkerSet", "PrometheusRule", "ServiceMonitor", "ServingRuntime"}
-"""Their schemas are in no package: see tests/support/upstream/custom_kinds.py."""
+CUSTOM_KINDS = {
+    *("HTTPRoute", "InferencePool"),
+    *("InferenceService", "LeaderWorkerSet", "PrometheusRule", "ServiceMonitor", "ServingRuntime"),
+}
+"""Their schemas are in no package: see tests/support/custom_kinds.py; of the first two, test_gateway.py."""
 
 
 @pytest.mark.parametrize(("case", "target"), CASES, ids=ids)
@@ -102,6 +105,7 @@ def write(files: dict[str, str], folder: Path) -> Path:
         for case in ("smollm2-reference", "llama70b-tensorrt", "llama70b-trtllm-serve")
         for overlay in ("trial", "production")
     ]
+    + [("llama70b-trtllm-serve", "kubernetes", "overlays/gateway")]
     + [("llama405b-tensorrt", "multi-node", "."), ("llama70b-tensorrt", "kserve", ".")],
 )
 def test_kustomize_builds_every_overlay_in_its_namespace(
