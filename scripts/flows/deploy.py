@@ -68,7 +68,9 @@ def write_deployment(
     if target in _DYNAMO:
         options = dynamo_options(options, manifest)
     deployment = plan_deployment(places.engine.resolve(), manifest, options)
-    warnings = (*deployment.warnings, *crossing_warnings(deployment, manifest))
+    # Dynamo's workers tell their load by metrics of its own.
+    own = () if target in _DYNAMO else deployment.warnings
+    warnings = (*own, *crossing_warnings(deployment, manifest))
     deployment = deployment.model_copy(update={"warnings": warnings})
     texts = target_files(target, deployment)
     if target == "slurm" and deployment.server == "triton":

@@ -99,7 +99,11 @@ class Kubectl:
         spec = _json(self.get_service(name))["spec"]
         ports = [port["port"] for port in spec.get("ports", ()) if port.get("name") == "grpc"]
         if not ports:
-            raise InputRefused(f"service {name}: has no port named grpc, as those of `tpforge deploy` have")
+            raise InputRefused(
+                f"service {name}: has no port named grpc, as those of `tpforge deploy` have before Triton; "
+                "pods of trtllm-serve have none, and are not promoted: try the new one by `tpforge smoke "
+                "--api openai`, then turn the Service or the route to it"
+            )
         return Service(name, spec.get("selector") or {}, ports[0])
 
     def ready_pods(self, selector: dict[str, str]) -> tuple[Pod, ...]:

@@ -74,6 +74,7 @@ def test_every_finding_in_objects_and_image_is_accepted_for_a_reason(tmp_path: P
     cases = (
         ("smollm2-reference", "kubernetes"),
         ("llama70b-tensorrt", "kubernetes"),
+        ("llama70b-trtllm-serve", "kubernetes"),
         ("llama405b-tensorrt", "multi-node"),
     )
     for case, target in cases:

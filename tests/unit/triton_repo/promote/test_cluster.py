@@ -11,7 +11,7 @@ import yaml
 from scripts.main import main
 from tests.support.deployments import deployment_of
 from tests.support.servers.standin_kubectl import Cluster, write_kubectl
-from tpforge.errors import EnvironmentUnusable
+from tpforge.errors import EnvironmentUnusable, InputRefused
 from triton_repo.deploy.kubernetes import helm
 from triton_repo.deploy.targets import target_files
 from triton_repo.promote.kubectl import INSTANCE, Kubectl
@@ -63,6 +63,17 @@ def test_what_cannot_be_promoted_is_refused(
     assert promote(*words) == status
     assert said in capsys.readouterr().err
     assert cluster.selector == BLUE and cluster.calls("patch") == []
+
+
+def test_a_service_of_trtllm_serve_is_told_from_one_of_triton(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    files = target_files("kubernetes", deployment_of("llama70b-trtllm-serve", "kubernetes"))
+    service = next(yaml.safe_load_all(files["base/services.yaml"]))
+    write_kubectl(tmp_path, namespace="models", service=service, pods={})
+    with pytest.raises(InputRefused, match="pods of trtllm-serve have none, and are not promoted"):
+        Kubectl("models").service(service["metadata"]["name"])
 
 
 def test_a_missing_kubectl_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
