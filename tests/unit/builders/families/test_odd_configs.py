@@ -34,6 +34,7 @@ def surveyed(folder: Path, **changes: Any) -> Survey:
             "dtype: found 'bfloat16', and torch_dtype 'float16'",
         ),
         ({"sliding_window": 0, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "found 0"),
+        ({"per_layer_config": {"1": {"rms_norm_eps": 0.5}}}, "per_layer_config: found {'1'"),
         ({"quantization_config": None, "compression_config": {"quant_method": "hqq"}}, "'hqq' is not read"),
     ],
 )
