@@ -15,6 +15,8 @@ from tpforge.units import format_bytes
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h)\.(\d+)\.")
+_TOWER = re.compile(r"(?:^|\.)(?:vision|visual|audio)")
+"""Encoders beside the language model, whose layers have numbers of their own."""
 _TABLES = ("I32", "I64")
 """Tables of ids, which are no parameters."""
 _NEVER_COUNTED = ("inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
@@ -28,8 +30,7 @@ def declared_problems(
 ) -> list[str]:
     """What the tensors' own shapes contradict; `stored_bytes` are those of a quantized model, or None."""
     counted = dict(_counted(declared, entries))
-    of_text = (_LAYER.search(name) for name in counted if "vision" not in name)
-    layers = {int(found[1]) for found in of_text if found is not None}
+    layers = {layer for name in counted if (layer := _layer(name)) is not None}
     problems = []
     if missing := sorted(set(range(declared.num_layers)) - layers):
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
@@ -56,15 +57,21 @@ def declared_problems(
 def _counted(declared: Declared, entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, TensorEntry]]:
     tied = bool(declared.sizes["tied"])
     for name, entry in entries.items():
-        layer = _LAYER.search(name)
+        layer = _layer(name)
         is_extra = (
             "mtp" in name.split(".")[:2]
-            or (layer is not None and "vision" not in name and int(layer[1]) >= declared.num_layers)
+            or (layer is not None and layer >= declared.num_layers)
             or name.endswith(_NEVER_COUNTED)
             or (tied and name.endswith("lm_head.weight"))
         )
         if not is_extra and entry.dtype not in _TABLES:
             yield name, entry
+
+
+def _layer(name: str) -> int | None:
+    """The number of the language model's layer that a tensor is of."""
+    found = None if _TOWER.search(name) else _LAYER.search(name)
+    return None if found is None else int(found[1])
 
 
 def _elements(entry: TensorEntry) -> int:

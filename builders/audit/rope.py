@@ -26,6 +26,8 @@ def rope_disagreements(config: dict[str, Any]) -> list[str]:
         *(_two_types("rope_scaling", old) if isinstance(old, dict) else ()),
         *(_two_types("rope_parameters", new) if isinstance(new, dict) else ()),
     ]
+    if isinstance(old, dict):
+        problems += _within_scaling(config, old)
     if not isinstance(new, dict):
         return problems
     if all(isinstance(new.get(kind), dict) for kind in _LAYER_TYPES):
@@ -58,6 +60,16 @@ def _differences(
         "transformers 4 reads the first, transformers 5 the second: remove the wrong one"
         for key in keys
         if old.get(key) is not None and new.get(key) is not None and old[key] != new[key]
+    ]
+
+
+def _within_scaling(config: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """What rope_scaling says beside the scaling, as only transformers 5 reads it."""
+    return [
+        f"{key}: found {shown(config[key])}, but rope_scaling has {shown(old[key])}; "
+        "transformers 4 reads the first, transformers 5 the second: remove the wrong one"
+        for key in _TOP_KEYS
+        if config.get(key) is not None and old.get(key) is not None and config[key] != old[key]
     ]
 
 

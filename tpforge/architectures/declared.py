@@ -15,6 +15,7 @@ from typing import Any
 
 from tpforge.architectures.expressions import Absent, NotANumber, evaluate
 from tpforge.architectures.layer_kinds import layer_kinds
+from tpforge.architectures.per_layer import without_per_layer
 from tpforge.architectures.table import (
     Architecture,
     CacheRow,
@@ -257,6 +258,7 @@ def declared_by(
     if config.get("tie_word_embeddings") is not None:
         # The head is the whole model's, whatever the language model alone would do.
         laid["tie_word_embeddings"] = config["tie_word_embeddings"]
+    laid = without_per_layer(laid, row.per_layer, where=where)
     sizes = Sizes({**common_sizes(), **row.sizes}, laid, given)
     try:
         num_layers = sizes["layers"]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from tpforge.architectures.per_layer import PerLayer
 from tpforge.errors import InputRefused
 from tpforge.records import Record
 
@@ -96,6 +97,7 @@ class Architecture(Record):
 
     `text` names the object of config.json that holds the language model, "" the whole of it. `prefix` begins
     the names of a layer's tensors. `once` are blocks outside the layers, `each` those of every layer.
+    `per_layer` says how its config spells layers of other sizes.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Architecture(Record):
     once: tuple[Use, ...] = (Use(block="outer"),)
     tower: str | None = None
     tied: bool = False
+    per_layer: PerLayer | None = None
     source: str
 
 

@@ -139,6 +139,11 @@ class ConfigKeys:
             given = values.get(part)
             if isinstance(given, dict):
                 yield from self._unread(given, within, prefix=f"{part}.")
+        if values.get("per_layer_config"):
+            yield (
+                f"per_layer_config: found {_short(values['per_layer_config'])}; {self.of.name} is built "
+                "with layers that are all alike"
+            )
         for key, expected in _SHARED_REFUSED.items():
             if values.get(key) not in (None, expected) and key not in self.reads:
                 yield f"{key}: found {_short(values[key])}; only causal decoders, as they are, are converted"

@@ -24,8 +24,14 @@ _OF_OTHERS = (
     "use_qk_norm",
 )
 """Keys that decide models of no family here."""
-_LENGTHS = ("max_seq_len", "model_max_length", "n_positions", "seq_length")
-"""Told in many configs beside max_position_embeddings."""
+_LENGTHS = (
+    "max_seq_len",
+    "model_max_length",
+    "n_positions",
+    "original_max_position_embeddings",
+    "seq_length",
+)
+"""Told in many configs beside max_position_embeddings; where a rope is scaled, it is read with it."""
 _NOTHING: tuple[Any, ...] = (None, False, {}, [], "")
 
 

@@ -36,6 +36,10 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
     ),
     "longrope": ("long_factor", "original_max_position_embeddings", "short_factor"),
 }
+_MAY_BE_ZERO = ("mscale", "mscale_all_dim")
+"""Transformers takes 0 for not given."""
+_WITH_ORIGINAL = ("llama3", "yarn")
+"""Kinds whose original_max_position_embeddings transformers 5 takes from beside the scaling."""
 _REMARKS = ("finetuned",)
 """What authors note beside the numbers, and no version of transformers reads."""
 
@@ -69,8 +73,12 @@ def read_rope(
             config.problem(f"rope_scaling: holds {', '.join(unknown)}, but no rope_type to use them")
         return RopeSpec(base=base, scaling=None, partial_factor=share)
     if kind not in types:
-        config.problem(f"rope_scaling: found rope_type {kind!r}, expected one of {', '.join(types)}")
+        expected = (
+            f"expected one of {', '.join(types)}" if types else "expected none: the format has no scaling"
+        )
+        config.problem(f"rope_scaling: found rope_type {kind!r}, {expected}")
     else:
+        _check_original(config, scaling, kind=kind)
         _check(config, scaling, kind="longrope" if kind == "su" else kind, also=also)
     return RopeSpec(base=base, scaling=scaling, partial_factor=share)
 
@@ -111,6 +119,20 @@ def _share(config: ConfigReader, scaling: dict[str, Any], *, key: str) -> float:
     return share
 
 
+def _check_original(config: ConfigReader, scaling: dict[str, Any], *, kind: str) -> None:
+    """Note an original length beside the scaling that is not the one in it.
+
+    Transformers 5 takes what stands beside it, whatever the class of the model, and 4 what stands in it.
+    """
+    key = "original_max_position_embeddings"
+    beside, within = config.value(key), scaling.get(key)
+    if kind in _WITH_ORIGINAL and beside is not None and beside != within:
+        config.problem(
+            f"{key}: found {beside!r}, and {within!r} in the scaling of the rope; transformers 5 reads the "
+            "first, transformers 4 the second: state the right one in both places"
+        )
+
+
 def _check(config: ConfigReader, scaling: dict[str, Any], *, kind: str, also: tuple[str, ...]) -> None:
     """Note numbers that are missing or wrong, and keys that this kind of scaling does not have."""
     numbers = _NUMBERS.get(kind, ())
@@ -118,7 +140,7 @@ def _check(config: ConfigReader, scaling: dict[str, Any], *, kind: str, also: tu
     for key in numbers:
         config.checked_number(f"rope_scaling: {key}", scaling.get(key))
     for key in sorted(known - {*numbers, "long_factor", "short_factor", "truncate"}):
-        if scaling.get(key) is not None:
+        if scaling.get(key) is not None and not (key in _MAY_BE_ZERO and scaling[key] == 0):
             config.checked_number(f"rope_scaling: {key}", scaling[key])
     if not isinstance(scaling.get("truncate", True), bool):
         config.problem(f"rope_scaling: truncate: found {scaling['truncate']!r}, expected true or false")

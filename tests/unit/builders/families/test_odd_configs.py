@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from builders.audit.survey import Survey, survey
 from builders.sources import locate
+from tests.support.families.changed_configs import reading
 from tests.support.published.configs import PUBLISHED
 from tests.support.published.older import OLDER
 from tests.support.tiny import write_tiny_llama
@@ -34,6 +38,7 @@ def surveyed(folder: Path, **changes: Any) -> Survey:
             "dtype: found 'bfloat16', and torch_dtype 'float16'",
         ),
         ({"sliding_window": 0, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "found 0"),
+        ({"per_layer_config": {"1": {"rms_norm_eps": 0.5}}}, "per_layer_config: found {'1'"),
         ({"quantization_config": None, "compression_config": {"quant_method": "hqq"}}, "'hqq' is not read"),
     ],
 )
@@ -41,6 +46,49 @@ def test_a_config_that_says_two_things_is_refused(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     assert any(words in one for one in surveyed(tmp_path / "model", **changes).problems)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LENGTH = "original_max_position_embeddings"
+
+
+@pytest.mark.parametrize("beside", [32, 512])
+def test_an_original_length_beside_the_scaling_is_what_transformers_5_takes(
+    tmp_path: Path, beside: int
+) -> None:
+    rotary = [
+        LlamaRotaryEmbedding(LlamaConfig(**{**stated, "rope_scaling": {**YARN, LENGTH: within}}))
+        for stated, within in (({LENGTH: beside}, 64), ({}, beside))
+    ]
+    assert torch.equal(rotary[0].inv_freq, rotary[1].inv_freq)
+    found = surveyed(tmp_path / "model", **{LENGTH: beside, "rope_scaling": YARN})
+    assert any(f"{LENGTH}: found {beside}, and 64 in the scaling" in one for one in found.problems)
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+def test_an_original_length_that_is_stated_twice_or_without_effect_is_no_matter(
+    tmp_path: Path, kind: str
+) -> None:
+    scaling = YARN if kind == "yarn" else {"rope_type": kind, "factor": 4.0}
+    found = surveyed(tmp_path / "model", **{LENGTH: 64, "rope_scaling": scaling})
+    assert found.problems == [] and not found.notes
+
+
+def test_a_base_within_the_scaling_is_not_passed_over(tmp_path: Path) -> None:
+    scaling = {"rope_type": "linear", "factor": 4.0, "rope_theta": 777.0}
+    found = surveyed(tmp_path / "model", rope_theta=10000.0, rope_scaling=scaling)
+    assert any("rope_theta: found 10000.0, but rope_scaling has 777.0" in one for one in found.problems)
+
+
+def test_a_factor_of_zero_is_as_good_as_none(tmp_path: Path) -> None:
+    found = surveyed(tmp_path / "model", rope_scaling={**YARN, "mscale": 1.0, "mscale_all_dim": 0})
+    assert found.problems == []
+
+
+def test_a_rope_is_refused_in_whole_sentences_where_none_is_scaled() -> None:
+    config = {**next(one.config for one in PUBLISHED if one.config["architectures"] == ["PhiForCausalLM"])}
+    words = reading({**config, "rope_scaling": {"rope_type": "linear", "factor": 2.0}})
+    assert "rope_scaling: found rope_type 'linear', expected none: the format has no scaling" in words
 
 
 @pytest.mark.parametrize(
@@ -65,7 +113,5 @@ def test_a_model_type_of_no_other_class_is_of_no_matter(tmp_path: Path, kind: st
 
 
 def test_published_configs_have_the_model_type_of_their_architecture() -> None:
-    from tests.support.families.changed_configs import reading
-
     for one in (*PUBLISHED, *OLDER):
         assert isinstance(reading(one.config), dict), one.name
