@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import yaml
 
 from tests.e2e.conftest import Engine
 from tests.support.deployments import DYNAMO_OPTIONS, ONE_HOST, deployment_of
+from tests.support.ports import free_ports
 from tpforge.system.opener import read_url
 from tpforge.system.programs import end_program
 from triton_repo.client.openai import OpenAiClient
@@ -29,7 +29,6 @@ from triton_repo.deploy.files import TEMPLATES
 from triton_repo.deploy.targets import target_files
 from triton_repo.openai.card import write_card
 from triton_repo.openai.environment import dynamo_python, environment_folder, is_complete
-from triton_repo.serve.ports import find_free_base
 
 PARSERS = Path(__file__).parents[1] / "support" / "dynamo_parsers.py"
 READY = TEMPLATES / "dynamo" / "ready.py"
@@ -134,7 +133,7 @@ def test_the_services_find_each_other_and_are_ready_when_they_say_so(
     card = write_card(tiny_engine.folder, tiny_engine.manifest, out=tmp_path / "card")
     (tmp_path / "discovery").mkdir()
     # Of Dynamo 1.6.1 the port of a worker's health is a signed number of 16 bits.
-    base = find_free_base(start=random.randrange(20000, 32000, 10), num_more=6)
+    base = free_ports(num_more=6).http
     found = services(case)
     fixed = {"DYN_FILE_KV": str(tmp_path / "discovery"), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     front = found.pop("frontend")

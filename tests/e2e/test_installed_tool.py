@@ -1,4 +1,4 @@
-"""The built wheel, installed by the ordinary clients into environments of its own, on each Python here.
+"""The built wheel, installed by the ordinary clients, pip on the oldest Python here and uv on the newest.
 
 Packages come from the index that pip is configured for; without one the tests are skipped.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,21 @@ from tests.support.wheel import build_wheel
 PYTHONS = ("3.11", "3.12")
 
 
-def find_python(version: str) -> str:
-    """A working interpreter of this version, with venv; skips without one."""
+def pythons() -> list[str]:
+    """A working interpreter with venv for each version that is here, by version; skips without any."""
+    found = [name for version in PYTHONS if (name := find_python(version))]
+    return found or pytest.skip(f"no Python of {', '.join(PYTHONS)} here")
+
+
+def find_python(version: str) -> str | None:
+    """A working interpreter of this version, with venv."""
     names = [f"/usr/bin/python{version}", shutil.which(f"python{version}")]
     names += [str(path) for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")]
     for name in filter(None, names):
         asked = [name, "-c", "import ensurepip"]
         if shutil.which(name) and subprocess.run(asked, check=False).returncode == 0:
             return name
-    pytest.skip(f"no Python {version} here")
+    return None
 
 
 def install(command: list[str], **environment: str) -> None:
@@ -62,22 +69,45 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture(scope="module", params=PYTHONS)
-def tool(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel and what it needs."""
-    python = find_python(request.param)
-    folder = tmp_path_factory.mktemp(f"tool{request.param}") / "venv"
-    install([*pip_into(folder, python=python), str(wheel)])
-    return folder
+@dataclass(frozen=True)
+class Tool:
+    """An installation; `hint` begins what it says to bring an extra by."""
+
+    folder: Path
+    hint: str
+
+    def run(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        command = [str(self.folder / "bin" / "tpforge"), *arguments]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
 
 
-def run(tool: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(tool / "bin" / "tpforge"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+def by_pip(wheel: Path, folder: Path) -> Tool:
+    """Into a virtual environment of the oldest Python here."""
+    install([*pip_into(folder / "venv", python=pythons()[0]), str(wheel)])
+    return Tool(folder / "venv", f"{folder}/venv/bin/python -m pip install ")
 
 
-def test_nothing_of_a_common_name_nor_of_gigabytes_is_installed(tool: Path) -> None:
-    (packages,) = tool.glob("lib/python*/site-packages")
+def by_uv(wheel: Path, folder: Path) -> Tool:
+    """As a tool, of the newest Python here."""
+    uv = shutil.which("uv")
+    if uv is None:
+        install([*pip_into(folder / "uv", python=pythons()[0]), "uv"])
+        uv = str(folder / "uv/bin/uv")
+    folders = {"UV_TOOL_DIR": str(folder / "tools"), "UV_TOOL_BIN_DIR": str(folder / "bin")}
+    install([uv, "tool", "install", "--python", pythons()[-1], str(wheel)], **folders)
+    assert (folder / "bin" / "tpforge").exists()
+    return Tool(folder / "tools" / "tpforge", f"uv pip install --python {folder}/tools/tpforge ")
+
+
+@pytest.fixture(scope="module", params=[by_pip, by_uv], ids=["pip", "uv"])
+def tool(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Tool:
+    """The wheel and what it needs, installed."""
+    found: Tool = request.param(wheel, tmp_path_factory.mktemp(request.param.__name__))
+    return found
+
+
+def test_nothing_of_a_common_name_nor_of_gigabytes_is_installed(tool: Tool) -> None:
+    (packages,) = tool.folder.glob("lib/python*/site-packages")
     names = {path.name for path in packages.iterdir()}
     assert "tpforge" in names
     assert not names & {"builders", "engines", "scripts", "triton_repo", "torch", "transformers", "pytriton"}
@@ -85,27 +115,15 @@ def test_nothing_of_a_common_name_nor_of_gigabytes_is_installed(tool: Path) -> N
     assert size < 300e6
 
 
-def test_it_plans_inspects_and_says_what_converting_needs(tool: Path, tmp_path: Path) -> None:
+def test_it_plans_inspects_and_says_what_converting_needs(tool: Tool, tmp_path: Path) -> None:
     model = write_tiny_llama(tmp_path / "model")
     load = ("--isl", "100", "--osl", "100", "--json")
-    planned = run(tool, "plan", str(model), "--gpu", "h100-sxm", "--gpus", "2", *load, cwd=tmp_path)
+    planned = tool.run("plan", str(model), "--gpu", "h100-sxm", "--gpus", "2", *load, cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["kind"] == "deployment_plan"
-    assert run(tool, "inspect", str(model), "--tp", "2", cwd=tmp_path).returncode == 0
-    refused = run(tool, "convert", str(model), "--tp", "2", cwd=tmp_path)
-    assert refused.returncode == 3
-    assert f"{tool}/bin/python" in refused.stderr and "torch==" in refused.stderr
-    assert [line[:6] for line in refused.stderr.splitlines()].count("error:") == 1
-
-
-def test_uv_installs_it_as_a_tool(wheel: Path, tmp_path: Path) -> None:
-    python = find_python("3.11")
-    uv = shutil.which("uv")
-    if uv is None:
-        install([*pip_into(tmp_path / "uv", python=python), "uv"])
-        uv = str(tmp_path / "uv/bin/uv")
-    folders = {"UV_TOOL_DIR": str(tmp_path / "tools"), "UV_TOOL_BIN_DIR": str(tmp_path / "bin")}
-    install([uv, "tool", "install", "--python", python, str(wheel)], **folders)
-    done = subprocess.run([tmp_path / "bin" / "tpforge", "verify", "x"], capture_output=True, text=True)
-    assert done.returncode == 3
-    assert f"uv pip install --python {tmp_path}/tools/tpforge " in done.stderr
+    assert tool.run("inspect", str(model), "--tp", "2", cwd=tmp_path).returncode == 0
+    for command in (("convert", str(model), "--tp", "2"), ("verify", "x")):
+        refused = tool.run(*command, cwd=tmp_path)
+        assert refused.returncode == 3
+        assert tool.hint in refused.stderr and "torch==" in refused.stderr
+        assert [line[:6] for line in refused.stderr.splitlines()].count("error:") == 1

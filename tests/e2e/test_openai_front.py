@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -24,15 +23,16 @@ from scripts.flows.serve import servers, stop_servers
 from scripts.flows.serving.replicas import num_workers, serve_replicas
 from scripts.main import main
 from tests.e2e.conftest import Engine, quiet
+from tests.support.ports import free_ports
 from tpforge.errors import VerificationFailed
 from tpforge.outputs.places import Places
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import ReferenceOptions
+from triton_repo.client.client import Client
 from triton_repo.openai.environment import dynamo_python, environment_folder, is_complete
 from triton_repo.serve import processes
 from triton_repo.serve.companions import companions_mark
 from triton_repo.serve.local import Server, status, stop
-from triton_repo.serve.ports import find_free_base
 from triton_repo.serve.state import read_state
 
 DYNAMO = environment_folder()
@@ -98,7 +98,7 @@ class Front:
 def running(engine: Engine, folder: Path, **fields: Any) -> Iterator[Front]:
     shutil.copytree(engine.folder, folder / "tiny" / "engine")
     places = Places(folder / "tiny" / "engine")
-    base = find_free_base(start=random.randrange(20000, 50000, 10), num_more=11)
+    base = free_ports(num_more=11).http
     recipe = ServeRecipe(port_base=base, openai=True, replicas=2, load_timeout=120.0, **fields)
     options = ReferenceOptions(executor="lockstep", num_threads=1)
     server = serve_replicas(places, recipe, options=options, detach=True, progress=quiet)
@@ -280,7 +280,11 @@ def test_curl_gets_a_stream_that_ends_with_done(front: Front) -> None:
 def test_a_kv_aware_front_keeps_prompts_with_one_start_on_one_server(
     tiny_engine: Engine, tmp_path: Path
 ) -> None:
-    with running(tiny_engine, tmp_path, router="kv", tool_call_parser="hermes") as found:
+    kserve = free_ports()
+    fields = {"router": "kv", "tool_call_parser": "hermes", "host": "0.0.0.0", "kserve_port": kserve.http}
+    with running(tiny_engine, tmp_path, **fields) as found:
+        with Client(f"127.0.0.1:{kserve.http}") as client:
+            assert client.is_ready(), "KServe's clients are answered as soon as the server is called ready"
         pair = [found.replica(1), found.replica(2)]
         before = [num_requests(server) for server in pair]
         start = "The same start of a prompt, many blocks long. " * 8

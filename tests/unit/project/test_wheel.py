@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.runs import level_of, run_of
 from tests.support.tiny_engine import write_tiny_engine
 from tests.support.wheel import ROOT, LightPython, build_wheel, light_python
 from tpforge.measure.runs.run import write_run
 from tpforge.outputs.deciding_code import PACKAGES, code_key
-from triton_repo.serve.ports import find_free_base
 
 NOBODY = "localhost:1"
 
@@ -135,7 +135,7 @@ def test_what_lacks_its_extra_says_so_in_one_line_with_the_command_that_brings_i
 ) -> None:
     brings = {"convert": "'torch==2.13.0'", "chat": "'transformers>=5'", "server": "nvidia-pytriton==0.7.0"}
     before = sorted(place.rglob("*"))
-    ports = ["--port-base", str(find_free_base(start=33000))] if command[0] == "serve" else []
+    ports = ["--port-base", str(free_ports().http)] if command[0] == "serve" else []
     done = light.run(*command, *ports, cwd=place)
     assert done.returncode == 3
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -19,6 +19,7 @@ from scripts.flows.folders import llm_engine
 from scripts.flows.folders.compilation import plan_compilation
 from scripts.main import main
 from tests.support.changed_code import Changed, copied_code
+from tests.support.ports import free_ports
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.manifest import Manifest
@@ -28,7 +29,6 @@ from tpforge.outputs.provenance import differences, engine_provenance
 from tpforge.recipe import EngineRecipe, Recipe
 from tpforge.repository_options import ReferenceOptions
 from tpforge.shards.mapping import Mapping
-from triton_repo.serve.ports import find_free_base
 
 ENGINE = Path("out/tiny-llama-tp2/engine")
 OTHER_CODE = ["it was made by other code of this version of tpforge"]
@@ -232,7 +232,7 @@ def test_a_repository(tmp_path: Path, changed: Changed, monkeypatch: pytest.Monk
 def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, _, _ = write_tiny_engine(tmp_path)
     places = Places(engine)
-    recipe = Recipe.model_validate({"model": "m", "serve": {"port_base": find_free_base(start=31000)}})
+    recipe = Recipe.model_validate({"model": "m", "serve": {"port_base": free_ports().http}})
     base = recipe.serve.port_base
     server = SimpleNamespace(url=f"localhost:{base + 1}", ports=SimpleNamespace(http=base))
     ready = SimpleNamespace(phase="ready", server=server)
