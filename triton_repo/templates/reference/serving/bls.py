@@ -18,6 +18,7 @@ from .relay import failure_of
 from .stop_text import StopText, answer_end
 from .tensors import on_wire, response, text_tensor
 from .tokenizer import Tokenizer
+from .turns import Turns
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -82,17 +83,19 @@ _PASSED_ON = (
 
 
 class Members:
-    """The models that are called.
+    """The models that are called; `is_gone` says whether the client has left while a call waits for its turn.
 
     Raises (every method):
         TritonModelException: the model's own error message.
+        Gone: the client left before the call was begun.
     """
 
     def __init__(self, *, tensorrt_llm: str, decoupled: bool) -> None:
         self._tensorrt_llm = tensorrt_llm
         self._decoupled = decoupled
+        self._turns = Turns()
 
-    def preprocess(self, inputs: Inputs, *, request_id: str) -> Tensors:
+    def preprocess(self, inputs: Inputs, *, request_id: str, is_gone: Callable[[], bool]) -> Tensors:
         """The tensorrt_llm inputs that preprocessing makes of a prompt."""
         request = pb_utils.InferenceRequest(
             model_name="preprocessing",
@@ -100,10 +103,13 @@ class Members:
             requested_output_names=list(_FROM_PREPROCESSING),
             request_id=request_id,
         )
-        outputs = _outputs(request.exec())
+        with self._turns.take(is_gone):
+            outputs = _outputs(request.exec())
         return {_FROM_PREPROCESSING[name]: values for name, values in outputs.items()}
 
-    def generate(self, inputs: Inputs, prepared: Tensors, *, request_id: str) -> Iterator[Any]:
+    def generate(
+        self, inputs: Inputs, prepared: Tensors, *, request_id: str, is_gone: Callable[[], bool]
+    ) -> Iterator[Any]:
         """The responses of tensorrt_llm, as they come; some may be errors."""
         request = pb_utils.InferenceRequest(
             model_name=self._tensorrt_llm,
@@ -114,10 +120,12 @@ class Members:
             requested_output_names=["output_ids", "sequence_length", "batch_index", *_PASSED_ON],
             request_id=request_id,
         )
-        return self._responses(request)
+        # It comes back with the first response; what follows needs no turn.
+        with self._turns.take(is_gone):
+            return self._responses(request)
 
     def stop(self, request_id: str) -> None:
-        """End a request of tensorrt_llm; harmless when there is none."""
+        """End a request of tensorrt_llm; harmless when there is none. It waits for no turn."""
         one = np.ones((1, 1), dtype=np.int32)
         request = pb_utils.InferenceRequest(
             model_name=self._tensorrt_llm,

@@ -45,6 +45,10 @@ class InFlight:
             if exchange in self._handles:
                 self._handles[exchange].append(handle)
 
+    def is_gone(self, exchange: Exchange) -> bool:
+        """Whether a request has been found to be waited for by nobody; Triton is not asked."""
+        return exchange in self._cancelled
+
     def stop(self, request_id: str) -> None:
         """Cancel the requests with that id, and those that tensorrt_llm_bls made for it."""
         own = request_id + SEPARATOR

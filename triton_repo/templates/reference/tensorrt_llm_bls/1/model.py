@@ -27,6 +27,7 @@ from serving.relay import SEPARATOR
 from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic
 from serving.tensors import FINAL, Unavailable, error_response, read_inputs, read_item
 from serving.tokenizer import Tokenizer
+from serving.turns import Gone
 
 MAX_THREADS = 256
 """Prompts generated at once; more wait for a thread."""
@@ -119,7 +120,7 @@ class TritonPythonModel:
                 else:
                     kept.append(answer)
         except Exception as error:
-            if not isinstance(error, FieldError | ModelBusy | pb_utils.TritonModelException):
+            if not isinstance(error, FieldError | ModelBusy | Gone | pb_utils.TritonModelException):
                 self._log_error(f"prompt {prompt.index}: {error!r}")
                 self._outcomes.failed()
             if isinstance(error, FieldError):
@@ -139,7 +140,8 @@ class TritonPythonModel:
         refuse_unsupported(prompt.inputs)
         # Clients reuse ids: only an id of our own makes sure that cancelling stops no other request.
         request_id = f"{exchange.request_id}{SEPARATOR}{uuid.uuid4().hex}"
-        prepared = self._members.preprocess(prompt.inputs, request_id=request_id)
+        is_gone = partial(self._in_flight.is_gone, exchange)
+        prepared = self._members.preprocess(prompt.inputs, request_id=request_id, is_gone=is_gone)
         self._in_flight.attach(exchange, request_id)
         texts = Texts(
             self._tokenizer,
@@ -151,7 +153,7 @@ class TritonPythonModel:
             num_sequences=prompt.num_sequences,
             stop=partial(self._members.stop, request_id),
         )
-        responses = self._members.generate(prompt.inputs, prepared, request_id=request_id)
+        responses = self._members.generate(prompt.inputs, prepared, request_id=request_id, is_gone=is_gone)
         answers: Iterable[Any] = texts.answers(responses)
         return answers
 
