@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engines.reference import Decode, load_config, open_executor
 from engines.reference.batches import Logits, Prefill
+from tpforge.closing import Closing
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Likelihood:
     is_greedy: bool
 
 
-class LikelihoodModel:
+class LikelihoodModel(Closing):
     """An engine that is open for questions; close it, or use it as a context.
 
     Raises:
@@ -43,14 +43,6 @@ class LikelihoodModel:
         self._executor = open_executor(
             self.config, kind="auto", device="auto", compute_dtype="auto", num_slots=1
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the ranks."""

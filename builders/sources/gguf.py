@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from builders.audit.tokenizer import FoundTokenizer
 from builders.families.common.base import Family
@@ -24,6 +23,7 @@ from builders.sources.gguf_parts import find_parts, refuse_mixed
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.mapped_file import MappedFile
 from builders.sources.tokenizer_files import as_llama_cpp_spaces, convert_tokenizer, remove_volatile_keys
+from tpforge.closing import Closing
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
@@ -66,7 +66,7 @@ class GgufTensor:
 
 
 @dataclass(frozen=True)
-class GgufSource:
+class GgufSource(Closing):
     """An open .gguf file; see `builders.sources.base.Source`."""
 
     location: str
@@ -129,17 +129,6 @@ class GgufSource:
         """Release the mapped files."""
         for file in self.files:
             file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_gguf(path: Path, *, location: str) -> GgufSource:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from builders.families.common.base import Family
 from builders.sources.directory import Directory, examine
 from builders.sources.tokenizer_files import copy_tokenizer, find_tokenizer_files
 from builders.sources.weight_files import Weights
+from tpforge.closing import Closing
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.model import ModelSpec
@@ -29,7 +29,7 @@ _LICENSE = re.compile(r"^license:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class HuggingFaceSource:
+class HuggingFaceSource(Closing):
     """An open directory; see `builders.sources.base.Source`."""
 
     kind: Literal["huggingface", "hub"]
@@ -64,17 +64,6 @@ class HuggingFaceSource:
     def close(self) -> None:
         """Release the mapped files."""
         self.weights.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_directory(

@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engines.store import MANIFEST_NAME, read_manifest
@@ -128,29 +129,18 @@ def pull(
         )
     with staging_of(out) as staging:
         refuse_full_disk(staging, index)
-        moved: list[FileRecord] = []
-
-        def fetch(record: FileRecord, check: Callable[[], None]) -> None:
-            if fetch_file(remote, record, staging, check):
-                moved.append(record)
-                progress(f"pulled {record.path} ({format_bytes(record.size)})")
-
-        def fetch_all(records: Iterable[FileRecord]) -> None:
-            ordered = sorted(records, key=lambda record: record.size, reverse=True)
-            if problems := in_threads(
-                fetch, ordered, num_parallel=num_parallel, limit=limit, where=remote.url
-            ):
-                raise _failed(remote.url, _NOT_PUSHED, problems)
-
+        fetch_all = partial(
+            _fetch_all, remote, staging, num_parallel=num_parallel, limit=limit, progress=progress
+        )
         # What is to be written is known from engine.json, so that comes first and is proven alone.
-        fetch_all(record for record in index.files if record.path == MANIFEST_NAME)
+        moved = fetch_all([record for record in index.files if record.path == MANIFEST_NAME])
         manifest = read_manifest(staging)
         if problems := _not_as_built(manifest, index):
             raise _failed(remote.url, _NOT_BUILT, problems)
         wanted = belonging(index.files, manifest)
         for record in sorted({*index.files} - {*wanted}, key=lambda record: record.path):
             progress(f"left out {record.path}: engine.json does not list it")
-        fetch_all(record for record in wanted if record.path != MANIFEST_NAME)
+        moved += fetch_all([record for record in wanted if record.path != MANIFEST_NAME])
         with atomic_folder(out, force=force) as folder:
             for record in wanted:
                 target = folder / record.path
@@ -158,6 +148,29 @@ def pull(
                 (staging / record.path).rename(target)
     shutil.rmtree(staging_folder(out), ignore_errors=True)
     return _transfer(index, moved=moved, files=wanted)
+
+
+def _fetch_all(
+    remote: Remote,
+    staging: Path,
+    records: Iterable[FileRecord],
+    *,
+    num_parallel: int,
+    limit: TimeLimit,
+    progress: Progress,
+) -> list[FileRecord]:
+    """Get the files, the largest first; those of which anything was moved."""
+    moved: list[FileRecord] = []
+
+    def fetch(record: FileRecord, check: Callable[[], None]) -> None:
+        if fetch_file(remote, record, staging, check):
+            moved.append(record)
+            progress(f"pulled {record.path} ({format_bytes(record.size)})")
+
+    ordered = sorted(records, key=lambda record: record.size, reverse=True)
+    if problems := in_threads(fetch, ordered, num_parallel=num_parallel, limit=limit, where=remote.url):
+        raise _failed(remote.url, _NOT_PUSHED, problems)
+    return moved
 
 
 def _read_index(remote: Remote, limit: TimeLimit) -> Index:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scripts.cli.output import Output
 from scripts.reports.columns import table
@@ -49,26 +49,30 @@ def print_compilation(output: Output, compilation: Compilation) -> None:
     output.result(f"\n$ cd {shlex.quote(str(compilation.command.folder))}\n$ {compilation.command.line}")
     output.result(f"\nbuild.sh:\n{compilation.script}")
     output.note(UNRUN)
-    output.record(
-        "compilation",
-        {
-            "out": str(compilation.out),
-            "release": release.trtllm,
-            "image": release.image,
-            "sm": target.sm,
-            "num_gpus": target.num_gpus,
-            "mapping": planned.plan.mapping.model_dump() if planned else None,
-            "file_sizes": planned.file_sizes if planned else {},
-            "limits": compilation.limits.model_dump(),
-            "arguments": plan.arguments,
-            "settings": [vars(setting) for setting in plan.settings],
-            "folder": str(compilation.command.folder),
-            "command": list(compilation.command.words),
-            "script": compilation.script,
-            "warnings": list(plan.warnings),
-            "run": False,
-        },
-    )
+    output.record("compilation", _facts(compilation))
+
+
+def _facts(compilation: Compilation) -> dict[str, Any]:
+    """The object that --json prints."""
+    plan, target = compilation.plan, compilation.plan.target
+    planned = compilation.planned.conversion if compilation.planned else None
+    return {
+        "out": str(compilation.out),
+        "release": target.release.trtllm,
+        "image": target.release.image,
+        "sm": target.sm,
+        "num_gpus": target.num_gpus,
+        "mapping": planned.plan.mapping.model_dump() if planned else None,
+        "file_sizes": planned.file_sizes if planned else {},
+        "limits": compilation.limits.model_dump(),
+        "arguments": plan.arguments,
+        "settings": [vars(setting) for setting in plan.settings],
+        "folder": str(compilation.command.folder),
+        "command": list(compilation.command.words),
+        "script": compilation.script,
+        "warnings": list(plan.warnings),
+        "run": False,
+    }
 
 
 def print_llm_engine(output: Output, engine: LlmEngine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,28 @@ def quantize_model(
         )
         measured = modelopt.quantize(python, task, scratch=Path(scratch), progress=progress)
         record = {
-            "schema_version": 1,
-            "tpforge_version": __version__,
-            "source": model,
-            "format": row.name,
-            "group_size": group_size,
-            "tool": f"nvidia-modelopt {modelopt.VERSION}",
-            "calibration_sha256": digest,
-            "num_samples": len(samples),
-            "num_tokens": sum(len(ids) for ids in samples),
+            **_how(model, row.name, group_size=group_size, samples=samples, digest=digest),
             **measured,
         }
         (folder / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
+
+
+def _how(
+    model: str, format_name: str, *, group_size: int, samples: Sequence[Sequence[int]], digest: str
+) -> dict[str, Any]:
+    """What a record says of the making, besides what was measured."""
+    return {
+        "schema_version": 1,
+        "tpforge_version": __version__,
+        "source": model,
+        "format": format_name,
+        "group_size": group_size,
+        "tool": f"nvidia-modelopt {modelopt.VERSION}",
+        "calibration_sha256": digest,
+        "num_samples": len(samples),
+        "num_tokens": sum(len(ids) for ids in samples),
+    }
 
 
 def _as_directory(source: Source, *, scratch: Path) -> Path:

@@ -21,7 +21,9 @@ from tpforge.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tpforge.measure.comparison.compare import Comparison
     from tpforge.measure.decisions.decided import Decided
+    from tpforge.measure.decisions.decision import Scaling
 
 _LIMITS = {
     "ttft_p95_ms": "p95 of time to first token at most {:g} ms",
@@ -95,27 +97,8 @@ def _values(decided: Decided) -> dict[str, Any]:
         "options": [option_row(run, limits) for run in runs],
         "figures": figures(decision, runs, decided.samples),
         "header": HEADER,
-        "comparisons": [
-            {
-                "title": f"{names[comparison.candidate]} against {names[comparison.baseline]}",
-                "verdict": comparison.variables.verdict,
-                "groups": [
-                    (name, [(cells(row), row.verdict) for row in rows]) for name, rows in groups(comparison)
-                ],
-                "notes": comparison.notes,
-            }
-            for comparison in decision.comparisons
-        ],
-        "scaling": [
-            (
-                names[item.run],
-                item.level,
-                str(item.num_ranks),
-                f"{item.speedup:.2f}",
-                f"{item.efficiency:.2f}",
-            )
-            for item in decision.scaling
-        ],
+        "comparisons": [_compared(one, names) for one in decision.comparisons],
+        "scaling": [_scaled(one, names) for one in decision.scaling],
         "risks": decision.risks,
         "checklist": decision.checklist,
         "num_done": sum(item.status == "done" for item in decision.checklist),
@@ -126,6 +109,22 @@ def _values(decided: Decided) -> dict[str, Any]:
         "commands": commands_to_repeat(runs),
         "notes": [f"{run.label}: {note}" for run in runs for note in _run_notes(run)],
     }
+
+
+def _compared(comparison: Comparison, names: dict[str, str]) -> dict[str, Any]:
+    """A run beside the baseline: the title, the verdict on what differs, the rows in groups."""
+    return {
+        "title": f"{names[comparison.candidate]} against {names[comparison.baseline]}",
+        "verdict": comparison.variables.verdict,
+        "groups": [(name, [(cells(row), row.verdict) for row in rows]) for name, rows in groups(comparison)],
+        "notes": comparison.notes,
+    }
+
+
+def _scaled(item: Scaling, names: dict[str, str]) -> tuple[str, ...]:
+    """How a run with more ranks compares with the one of the fewest."""
+    speedup, efficiency = f"{item.speedup:.2f}", f"{item.efficiency:.2f}"
+    return names[item.run], item.level, str(item.num_ranks), speedup, efficiency
 
 
 def option_row(run: Run, limits: Limits) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from builders.conversion.convert import Conversion, convert
 from builders.conversion.planned import plan_conversion
 from builders.sources import open_source
 from tpforge.dtypes import DType
+from tpforge.quantization import Quantization
 from tpforge.shards.mapping import Mapping
 
 Tensors = dict[str, torch.Tensor]
@@ -25,9 +26,11 @@ def convert_to(
     *,
     tp_size: int = 1,
     pp_size: int = 1,
+    moe_ep_size: int = 1,
     dtype: DType | None = None,
     pad: bool = True,
     parallel_embedding_dim: int | None = None,
+    quantization: Quantization | None = None,
 ) -> Conversion:
     """Convert into the new folder `out`."""
     out.mkdir(parents=True)
@@ -36,10 +39,11 @@ def convert_to(
             source,
             plan_conversion(
                 source,
-                mapping=Mapping(tp_size=tp_size, pp_size=pp_size),
+                mapping=Mapping(tp_size=tp_size, pp_size=pp_size, moe_ep_size=moe_ep_size),
                 dtype=dtype,
                 pad=pad,
                 parallel_embedding_dim=parallel_embedding_dim,
+                quantization=quantization,
             ),
             out=out,
         )

@@ -23,7 +23,7 @@ _CONTEXT_BYTES = round(0.75 * GIB)
 _DECODER_BYTES = 223 * MIB
 _AICONFIGURATOR = "aiconfigurator-core 0.12.0"
 _MEMORY_MD = "NVIDIA/TensorRT-LLM, docs memory.md (worked example)"
-# Activations of a rank, in 16-bit values a token and a hidden unit, by tp_size.
+# Activations of a rank, in 16-bit values per token and hidden unit, by tp_size.
 _ACTIVATIONS = {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0}
 _ACTIVATIONS_MOE = {1: 22.0, 2: 13.0, 4: 10.0, 8: 10.0}
 _LEAST_ACTIVATIONS = 70 * MIB

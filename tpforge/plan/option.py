@@ -113,7 +113,7 @@ class Option:
 
     @property
     def tokens_per_gpu(self) -> float:
-        """Output tokens a second and GPU."""
+        """Output tokens/s per GPU."""
         return self.tokens_per_second / self.num_gpus
 
     @property

@@ -55,7 +55,7 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
             "tensor-parallelism",
             "note",
             f"{most.label} would give {100 * change:+.0f} % tokens/s per GPU and {_tpot(most):.1f} ms "
-            f"a token against {_tpot(case.chosen):.1f}",
+            f"per token against {_tpot(case.chosen):.1f}",
         )
     change = case.chosen.tokens_per_gpu / least.tokens_per_gpu - 1
     starved = least.speed is not None and least.speed.limit == "KV cache"
@@ -96,7 +96,7 @@ def slow_link(case: Case) -> Advice | None:
 
 
 def diminishing_returns(case: Case) -> Advice | None:
-    """Adding GPUs lowers tokens a second and GPU."""
+    """Adding GPUs lowers tokens/s per GPU."""
     mapping = case.chosen.mapping
     half = [
         one

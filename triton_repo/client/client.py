@@ -11,12 +11,12 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tpforge.closing import Closing
 from tpforge.errors import TpforgeError, UsageError
 from triton_repo.client.answers import Answer, Chunk, ModelMetadata, ModelState, TensorMetadata
 from triton_repo.client.channel import (
@@ -84,7 +84,7 @@ class Stream:
         self._call.cancel()
 
 
-class Client:
+class Client(Closing):
     """A connection to one server, used as a context manager or closed by hand.
 
     `deadline_s` bounds every request that names none of its own. `headers` go with every request
@@ -104,14 +104,6 @@ class Client:
         self._headers = tuple((key.lower(), value) for key, value in (headers or {}).items())
         self._channel = open_channel(self.url, tls=tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Drop the connection; requests in flight are cancelled."""

@@ -12,10 +12,10 @@ import urllib.error
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
+from tpforge.closing import Closing
 from tpforge.errors import UsageError
 from tpforge.system.opener import open_url
 from triton_repo.client.channel import DeadlineExceeded, RequestRefused, ServerUnreachable
@@ -109,7 +109,7 @@ class OpenAiClient:
         )
 
 
-class OpenAiStream:
+class OpenAiStream(Closing):
     """The events of one streamed answer, as they come; `close` in mid-stream is a client that goes away."""
 
     def __init__(self, client: OpenAiClient, answer: http.client.HTTPResponse) -> None:
@@ -135,14 +135,6 @@ class OpenAiStream:
     def close(self) -> None:
         """Drop the connection."""
         self._answer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
+from tpforge.closing import Closing
 from triton_repo.client.channel import Tls, check_url, open_channel, translate
 from triton_repo.trtllm_serve.smg import (
     GENERATE,
@@ -44,7 +44,7 @@ class SmgLimits:
     vocab_size: int
 
 
-class SmgClient:
+class SmgClient(Closing):
     """A connection to one server, used as a context manager; `deadline_s` bounds every request.
 
     Raises:
@@ -136,14 +136,6 @@ class SmgClient:
     def close(self) -> None:
         """Close the connection; requests in flight end."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class SmgStream:

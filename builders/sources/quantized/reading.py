@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -90,50 +90,61 @@ def find_quantized(
     layout: Layout, entries: Mapping[str, TensorEntry], *, tensor: Callable[[str], torch.Tensor]
 ) -> tuple[QuantizedWeights, list[str]]:
     """The matrices of a layout among the tensors of a checkpoint, and what is missing of them."""
+    marks = next(iter(layout.beside)) if layout.weight == "weight" else layout.weight
     shapes: dict[str, tuple[int, ...]] = {}
     belonging: set[str] = set()
     problems: list[str] = []
-    for name, entry in entries.items():
+    for name in entries:
         module, dot, suffix = name.rpartition(".")
-        marks = next(iter(layout.beside)) if layout.weight == "weight" else layout.weight
         if suffix != marks or not dot:
             continue
         needed = [f"{module}.{one}" for one in (layout.weight, *layout.beside)]
-        missing = [one for one in needed if one not in entries]
-        problems += [f"{one}: missing; {name} needs it" for one in missing]
-        if missing:
+        shape, found = _matrix(layout, module, entries, needed=needed, marked_by=name)
+        problems += found
+        if shape is None:
             continue
-        entry = entries[f"{module}.{layout.weight}"]
-        if len(entry.shape) != 2:
-            problems.append(f"{module}.{layout.weight}: found shape {list(entry.shape)}, expected a matrix")
-            continue
-        shape = tuple(layout.shape(entry.shape))
-        if entry.dtype not in layout.packed:
-            problems.append(
-                f"{module}.{layout.weight}: found type {entry.dtype}, expected {' or '.join(layout.packed)}"
-            )
-        problems += companion_problems(
-            module,
-            entries,
-            {**layout.beside, **layout.optional},
-            shape=(shape[0], shape[1]),
-            group=layout.group,
-        )
         problems += _uneven(layout, module, entries, tensor=tensor)
         shapes[f"{module}.weight"] = shape
-        belonging.update(needed)
         optional = [f"{module}.{one}" for one in layout.optional]
-        belonging.update(one for one in optional if one in entries)
+        belonging.update(needed, (one for one in optional if one in entries))
     kv_names = _kv_names(entries) if layout.kv_cache is not None else {}
-    problems += [
-        f"{names[0]}: is without its fellow; keys and values need a scale each"
-        for names in kv_names.values()
-        if len(names) != len(_KV_SCALES)
-    ]
+    problems += _unpaired(kv_names)
     belonging.update(name for names in kv_names.values() for name in names)
     if not shapes and not problems:
         problems.append(f"found no tensor *.{layout.weight} that is quantized, as its configuration declares")
     return QuantizedWeights(layout, shapes, frozenset(belonging), tensor, kv_names=kv_names), problems
+
+
+def _matrix(
+    layout: Layout,
+    module: str,
+    entries: Mapping[str, TensorEntry],
+    *,
+    needed: Sequence[str],
+    marked_by: str,
+) -> tuple[tuple[int, int] | None, list[str]]:
+    """[out, in] of a module's matrix, None where it cannot be known, and what is wrong with its tensors."""
+    if missing := [one for one in needed if one not in entries]:
+        return None, [f"{one}: missing; {marked_by} needs it" for one in missing]
+    name = f"{module}.{layout.weight}"
+    entry = entries[name]
+    if len(entry.shape) != 2:
+        return None, [f"{name}: found shape {list(entry.shape)}, expected a matrix"]
+    rows, columns = layout.shape(entry.shape)
+    problems = []
+    if entry.dtype not in layout.packed:
+        problems.append(f"{name}: found type {entry.dtype}, expected {' or '.join(layout.packed)}")
+    beside = {**layout.beside, **layout.optional}
+    problems += companion_problems(module, entries, beside, shape=(rows, columns), group=layout.group)
+    return (rows, columns), problems
+
+
+def _unpaired(kv_names: Mapping[int, tuple[str, ...]]) -> list[str]:
+    return [
+        f"{names[0]}: is without its fellow; keys and values need a scale each"
+        for names in kv_names.values()
+        if len(names) != len(_KV_SCALES)
+    ]
 
 
 def _uneven(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, SIZE, Amount
+from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, SIZE
+from scripts.cli.options.load import ABOVE_ZERO, ISL, MAX_LEN, OSL, RATE, SATURATED, TPOT_MS, TTFT_MS
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -16,19 +17,17 @@ if TYPE_CHECKING:
     from tpforge.plan.hardware import Gpu
     from tpforge.plan.picker import Pick
 
-_AMOUNT = Amount(min=0, min_open=True)
-
 
 @click.command("gpus")
 @click.option("--model", metavar="MODEL", help="Pick a GPU for this model; without it the table is printed.")
-@click.option("--isl", type=SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
-@click.option("--osl", type=SIZE, default=1000, show_default=True, help="Tokens of an answer.")
+@ISL
+@OSL
 @click.option("--concurrency", type=SIZE, help="Requests that must run at once.")
-@click.option("--rate", type=_AMOUNT, help="Requests a second that must be served, instead of --concurrency.")
-@click.option("--saturated", is_flag=True, help="Run as many requests at once as fit, however slow each is.")
-@click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
-@click.option("--ttft-ms", type=_AMOUNT, help="Most milliseconds to the first token.")
-@click.option("--tpot-ms", type=_AMOUNT, help="Most milliseconds per token after it.")
+@RATE
+@SATURATED
+@MAX_LEN
+@TTFT_MS
+@TPOT_MS
 @click.option(
     "--goal",
     type=click.Choice(["throughput", "latency", "cost"]),
@@ -36,7 +35,7 @@ _AMOUNT = Amount(min=0, min_open=True)
     show_default=True,
     help="What the best option of a kind is chosen by.",
 )
-@click.option("--budget", type=_AMOUNT, help="Most that all GPUs may cost an hour; needs prices.")
+@click.option("--budget", type=ABOVE_ZERO, help="Most that all GPUs may cost an hour; needs prices.")
 @click.option(
     "--gpu-file",
     type=click.Path(path_type=Path),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scripts.cli.options.common import COUNT, DEBUG, DESCRIBE, FORCE, JSON, MODEL, SIZE, Amount
+from scripts.cli.options.load import ABOVE_ZERO, ISL, MAX_LEN, OSL, RATE, SATURATED, TPOT_MS, TTFT_MS
 from scripts.cli.output import Output
 from tpforge.errors import InputRefused, UsageError
 from tpforge.outputs.atomic import write_atomic
@@ -16,7 +17,6 @@ from tpforge.outputs.atomic import write_atomic
 if TYPE_CHECKING:
     from tpforge.plan.choose import Plan
 
-_TIME = Amount(min=0, min_open=True)
 _FILE = click.Path(path_type=Path)
 
 
@@ -29,8 +29,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--link", type=click.Choice(["nvlink", "pcie"]), help="What joins them.  [default: the GPU's]")
 @click.option("--gpus-per-host", type=SIZE, help="GPUs of one host.  [default: 8, or an NVLink domain]")
 @click.option("--gpu-file", type=_FILE, metavar="FILE", help="TOML with GPUs and prices of your own.")
-@click.option("--isl", type=SIZE, default=1000, show_default=True, help="Tokens of a prompt.")
-@click.option("--osl", type=SIZE, default=1000, show_default=True, help="Tokens of an answer.")
+@ISL
+@OSL
 @click.option(
     "--trace",
     type=_FILE,
@@ -38,8 +38,8 @@ _FILE = click.Path(path_type=Path)
     help="JSONL of requests: its lengths and rate, instead of --isl, --osl.",
 )
 @click.option("--concurrency", type=SIZE, help="Requests at once.  [default: the most within the limits]")
-@click.option("--rate", type=_TIME, help="Requests a second that must be served, instead of --concurrency.")
-@click.option("--saturated", is_flag=True, help="Run as many requests at once as fit, however slow each is.")
+@RATE
+@SATURATED
 @click.option("--min-gpus", is_flag=True, help="Choose the fewest of the GPUs that do what is asked.")
 @click.option(
     "--prefix-hit",
@@ -56,9 +56,9 @@ _FILE = click.Path(path_type=Path)
     type=Amount(0, 1, max_open=True),
     help="Share of drafted tokens that are accepted, of your own prompts.",
 )
-@click.option("--max-len", type=SIZE, help="Longest request that must fit.  [default: isl + osl]")
-@click.option("--ttft-ms", type=_TIME, help="Most milliseconds to the first token.")
-@click.option("--tpot-ms", type=_TIME, help="Most milliseconds per token after it.")
+@MAX_LEN
+@TTFT_MS
+@TPOT_MS
 @click.option(
     "--goal",
     type=click.Choice(["throughput", "latency", "cost"]),
@@ -94,10 +94,10 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--alternative", "alternatives", multiple=True, metavar="MODEL", help="A smaller model to compare."
 )
-@click.option("--price", type=_TIME, help="Price of an hour of one GPU.")
+@click.option("--price", type=ABOVE_ZERO, help="Price of an hour of one GPU.")
 @click.option(
     "--scale",
-    type=_TIME,
+    type=ABOVE_ZERO,
     default=1.0,
     show_default=True,
     help="Multiply all estimates: your measured tokens/s / the estimate of that run.",

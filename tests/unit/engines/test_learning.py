@@ -236,7 +236,7 @@ def test_a_file_that_was_changed_is_not_believed(tmp_path: Path, capsys: pytest.
         ("exit 0", InputRefused, "ended with status 0 before it told anything:\n  it printed nothing"),
         ("echo no such module >&2; exit 3", InputRefused, "ended with status 3.*no such module"),
         ("echo 'tpforge-probe: {broken'", InputRefused, "is not valid JSON"),
-        ("echo 'tpforge-probe: []'", InputRefused, "is no table"),
+        ("echo 'tpforge-probe: []'", InputRefused, "is not a table"),
         (
             'echo \'tpforge-probe: {"problems": ["x: not installed"]}\'',
             EnvironmentUnusable,

@@ -1,3 +1,5 @@
+"""What is wrong with a model repository is found by its file and field, before a server reads it."""
+
 from __future__ import annotations
 
 import shutil

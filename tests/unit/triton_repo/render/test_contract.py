@@ -1,3 +1,5 @@
+"""The contract: the tensors of upstream's inflight_batcher_llm, and what our ensemble makes of them."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The repository of the reference runtime: its five models, their parameters and limits."""
+
 from __future__ import annotations
 
 import json

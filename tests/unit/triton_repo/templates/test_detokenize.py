@@ -1,3 +1,5 @@
+"""Text that is streamed in chunks is the text of the whole, and no chunk breaks a character."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Every input of a request is honoured or refused by the user's own name for it."""
+
 from __future__ import annotations
 
 import json
