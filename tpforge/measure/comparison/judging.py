@@ -133,7 +133,8 @@ def _scale(
     if all(value == 0 for value in (*first, *second)):
         return (lambda value: value), (lambda value: value)
     mean = fmean(first)
-    return ((lambda value: value / mean) if mean else None), lambda share: 100 * share
+    # What is never below zero falls by no more than all of it, wherever the interval of a difference ends.
+    return ((lambda value: value / mean) if mean else None), lambda share: max(-100.0, 100 * share)
 
 
 def _clustering(level: Level) -> float:

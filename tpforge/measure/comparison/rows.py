@@ -89,7 +89,7 @@ class Row(Record):
         return low, high
 
     def _as_loss(self, change: float) -> float:
-        return change if self.lower_is_better else -change
+        return change if self.lower_is_better else 0.0 - change
 
 
 def change_between(baseline: Measured | None, candidate: Measured | None, *, unit: str) -> float | None:

@@ -25,7 +25,7 @@ from tpforge.measure.decisions.decision import (
     speaks_against,
 )
 from tpforge.measure.evaluation import with_paired_quality
-from tpforge.measure.runs.found_runs import FoundRun, pick_run
+from tpforge.measure.runs.found_runs import FoundRun, pick_run, with_distinct_labels
 from tpforge.measure.runs.run import SAMPLES_NAME, read_samples
 from tpforge.measure.runs.samples import Sample
 
@@ -50,11 +50,14 @@ def decide(runs: Sequence[FoundRun], request: Request, *, prices: Sequence[str] 
     """
     if len(runs) < 2:
         raise UsageError("a decision needs at least two runs: the baseline, then the options")
-    recommended = pick_run(runs, request.recommend, option="--recommend")
-    fallback = pick_run(runs, request.fallback, option="--fallback")
-    check_choice(request, recommended.run, fallback.run)
+    chosen = [
+        runs.index(pick_run(runs, name, option=option))
+        for name, option in ((request.recommend, "--recommend"), (request.fallback, "--fallback"))
+    ]
     costs = read_prices(prices, runs)
-    runs = with_paired_quality(runs)
+    runs = with_paired_quality(with_distinct_labels(runs))
+    recommended, fallback = (runs[place] for place in chosen)
+    check_choice(request, recommended.run, fallback.run)
     everyone = [one.run for one in runs]
     primary = Primary.parse(request.primary)
     comparisons = compare_all(everyone, prices=costs, primary=primary).comparisons

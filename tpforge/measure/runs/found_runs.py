@@ -58,6 +58,17 @@ def _called_by_folder(found: FoundRun) -> FoundRun:
     return replace(found, run=found.run.model_copy(update={"id": str(found.folder)}))
 
 
+def with_distinct_labels(runs: Sequence[FoundRun]) -> tuple[FoundRun, ...]:
+    """The runs, those of one label with their ids in it: two of one engine have its name as label."""
+    labels = [one.run.label for one in runs]
+    return tuple(
+        replace(one, run=one.run.model_copy(update={"label": f"{one.run.label} ({one.run.id})"}))
+        if labels.count(one.run.label) > 1
+        else one
+        for one in runs
+    )
+
+
 def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:
     """The one of `runs` with this id, label, engine name or folder.
 
@@ -67,7 +78,7 @@ def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:
     fitting = [
         one
         for one in runs
-        if given in (one.run.id, one.run.label, one.run.engine["name"].value, str(one.folder))
+        if given in (one.run.id, one.run.label, one.run.engine["name"].value) or _is_at(one, given)
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -75,3 +86,8 @@ def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:
     if fitting:
         raise UsageError(f"{option} {given}: fits {len(fitting)} runs; give the id of one: {known}")
     raise UsageError(f"{option} {given}: no measured run has this name; known are: {known}")
+
+
+def _is_at(found: FoundRun, given: str) -> bool:
+    """Whether a path, written in any way, is that of the run's folder or of the run.json in it."""
+    return Path(given).resolve() in (found.folder.resolve(), (found.folder / RUN_NAME).resolve())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.reports.decision import decision_markdown
 from tests.support.runs import level_of, run_of, score
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.comparison.compare import compare_runs
 from tpforge.measure.decisions.checklist import Evidence, fill_checklist
+from tpforge.measure.decisions.decided import decide
 from tpforge.measure.decisions.decision import (
     Production,
     Request,
@@ -20,7 +23,8 @@ from tpforge.measure.decisions.decision import (
     scaling_of,
     speaks_against,
 )
-from tpforge.measure.runs.run import Run
+from tpforge.measure.runs.found_runs import FoundRun
+from tpforge.measure.runs.run import Run, write_run
 
 FAST = ((0.10, 0.11), (0.12, 0.10), (0.11, 0.13))
 SLOW = ((0.30, 0.31), (0.32, 0.30), (0.31, 0.33))
@@ -67,6 +71,23 @@ def test_ranks_are_tp_times_pp_and_unknown_without_tp() -> None:
     unknown = unknown.model_copy(update={"engine": {**unknown.engine, "tp": unknown.engine["pp"]}})
     assert num_ranks(unknown) is None
     assert scaling_of(unknown, [unknown]) == ()
+
+
+def test_runs_of_one_label_are_told_apart_in_every_sentence_and_answer(tmp_path: Path) -> None:
+    found = []
+    for name, ttfts in (("a", FAST), ("b", SLOW)):
+        level, samples = level_of(ttfts, copies=2)
+        texts = [one.model_copy(update={"output_text": f"answer of {name}"}) for one in samples]
+        one = run_of(name, [level], engine={"tp": 1}).model_copy(update={"label": "engine"})
+        write_run(tmp_path / name, one, texts)
+        found.append(FoundRun(tmp_path / name, one))
+    request = REQUEST.model_copy(update={"recommend": str(tmp_path / "a"), "fallback": "b"})
+    decided = decide(found, request)
+    assert (decided.recommended.run.label, decided.fallback.run.label) == ("engine (a)", "engine (b)")
+    assert decided.decision.findings[0].startswith("engine (b) against engine (a): ")
+    page = decision_markdown(decided)
+    assert "answer of a" in page and "answer of b" in page
+    assert "--out 'out/repeated/engine (a)'" in page and "--out 'out/repeated/engine (b)'" in page
 
 
 def test_a_dominating_option_speaks_against_the_recommendation() -> None:

@@ -168,5 +168,9 @@ def test_constants_and_zeros_are_judged_without_a_logarithm() -> None:
     constant = judge_repeats([20.0, 20.0], [21.0, 21.0], turns=found)
     assert (constant.change, constant.p_value) == (pytest.approx(5.0), 0.0)
     assert judge_repeats([4.0, 4.0], [0.0, 0.0], turns=found).change == -100
+    some = judge_repeats([4.0, 5.0], [0.0, 0.1], turns=found)
+    assert (some.low, some.change) == (-100, pytest.approx(-98.888889)), "nothing falls below zero"
+    apart = judge_repeats([4.0, 9.0], [0.0, 1.0], turns=turns("AABB")[0])
+    assert apart.low == -100 and apart.high is not None and apart.high > 0
     assert judge_repeats([4.0, math.inf], [4.0, 4.0], turns=found).p_value is None
     assert judge_repeats([4.0], [4.0, 5.0], turns=found).reason == "needs at least two repeats of each run"
