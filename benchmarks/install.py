@@ -34,7 +34,7 @@ CONVERTING = (
     "build model --tp 2 --name tiny",
     "verify tiny",
     "render tiny",
-    "deploy tiny --target compose --engine-url s3://engines/tiny",
+    "deploy tiny --target compose",
 )
 SERVING = (
     "serve tiny --detach --port-base 25000",

@@ -100,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return shell_complete(cli, {}, "tpforge", VARIABLE, asked)
         return _run(given, told)
     except (Exception, KeyboardInterrupt, Terminated) as error:
-        return _report(error, debug=debug, as_json=as_json and not told.is_recorded)
+        try:
+            return _report(error, debug=debug, as_json=as_json and not told.is_recorded)
+        except BrokenPipeError as gone:
+            return _report(gone, debug=False, as_json=False)
     finally:
         logging.getLogger("tpforge").removeHandler(notices)
         for number, handler in previous.items():
@@ -157,8 +160,13 @@ def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
 def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
     """Say the failure on stderr, and as JSON for a command that has printed none; its exit status."""
     if isinstance(error, BrokenPipeError):
-        # The reader went away (`| head`): nothing to say, and nothing may be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader went away (`| head`, `2>&1 | head`): nothing to say, and nothing may be flushed at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        try:
+            sys.stderr.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, sys.stderr.fileno())
         return BROKEN_PIPE
     if debug:
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from tpforge.measure.comparison.limits import Limits, check_level, in_order, lev
 from tpforge.measure.decisions.decision import Production, tokens_per_second
 from tpforge.measure.runs.run import ENGINE_FIELDS, ENVIRONMENT_FIELDS, Fact, Run, Workload
 from tpforge.outputs.places import OUT
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,7 +231,8 @@ def _workload(run: Run) -> list[str]:
             least, most = min(one.min or 0 for one in found), max(one.max or 0 for one in found)
             lengths.append(f"{word}s of {least:.0f} to {most:.0f} tokens")
     return [
-        f"{work.num_prompts} prompts ({work.prompts}), {', '.join(lengths) or 'lengths not counted'}",
+        f"{counted(work.num_prompts, 'prompt')} ({work.prompts}), "
+        + (", ".join(lengths) or "lengths not counted"),
         f"{work.loop} loop: {', '.join(level.name for level in run.levels)}",
         f"{work.num_repeats} repeats of {_extent(work)} after {work.warmup_s:g} s of warmup",
         f"asked over {work.target}, model {work.model}, {'streamed' if work.streaming else 'not streamed'}",
@@ -243,7 +244,7 @@ def _extent(work: Workload) -> str:
     seconds = f"{work.duration_s:g} s" if work.duration_s else ""
     if work.num_requests is None:
         return seconds
-    return f"{work.num_requests} requests" + (f", at most {seconds}," if seconds else "")
+    return counted(work.num_requests, "request") + (f", at most {seconds}," if seconds else "")
 
 
 def _answers(decided: Decided) -> list[dict[str, Any]]:

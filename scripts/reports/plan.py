@@ -14,7 +14,7 @@ from tpforge.plan.frontier import at_user_speeds
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.option import Option
 from tpforge.plan.throughput import Load
-from tpforge.units import GIB, format_bytes
+from tpforge.units import GIB, counted, format_bytes
 
 BAR_WIDTH = 48
 _MARKS = {"weights": "W", "activations": "a", "logits": "l", "KV cache": "K", "free": ".", "other": "o"}
@@ -74,7 +74,7 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         (
             "time per token",
             f"{time_text(speed.tpot_ms / option.scale, option.tpot_band)}, "
-            f"{speed.batch} requests per replica",
+            f"{counted(speed.batch, 'request')} per replica",
         ),
         ("simulated", simulated_text(plan)),
         ("batch is limited by", speed.limit),
@@ -119,7 +119,7 @@ def load_text(plan: Plan) -> str:
     if load.requests_per_second is not None:
         return f"{load.requests_per_second:g} requests/s"
     if load.concurrency is not None:
-        return f"{load.concurrency} requests at once"
+        return f"{counted(load.concurrency, 'request')} at once"
     running = f"{plan.chosen.speed.batch * plan.chosen.replicas} requests at once"
     if ask.states_load:
         return f"{running}: the most within the limits, or that fit"
@@ -200,7 +200,7 @@ def simulated_text(plan: Plan) -> str:
     return (
         f"p50 {found.ttft.p50_ms:.0f} ms, p95 {found.ttft.p95_ms:.0f} ms to the first token; "
         f"p50 {found.tpot.p50_ms:.1f} ms, p95 {found.tpot.p95_ms:.1f} ms per token "
-        f"({found.num_requests} requests that came {came})"
+        f"({counted(found.num_requests, 'request')} that came {came})"
     )
 
 

@@ -35,8 +35,8 @@ def apart_text(plan: Plan, found: Disaggregation | None) -> str:
         "disaggregated prefill and decode, each user at least as fast as in the plan\n"
         f"{table(rows, header=HEADER)}\n"
         f"modelled, compared with no measurement: prefill workers are at most {100 * MOST_BUSY:.0f} % busy, "
-        f"decode workers run {found.decode.batch} requests at once, and the cache of a prompt moves in "
-        f"{found.transfer_ms:.1f} ms"
+        f"decode workers run {counted(found.decode.batch, 'request')} at once, and the cache of a prompt "
+        f"moves in {found.transfer_ms:.1f} ms"
     )
 
 

@@ -21,7 +21,7 @@ from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
 from tpforge import __version__
 from tpforge.plan.choose import Plan
 from tpforge.plan.option import Option
-from tpforge.units import GIB
+from tpforge.units import GIB, counted
 
 _STACKS = 8
 _POINTS = 8
@@ -112,11 +112,14 @@ def _point(option: Option) -> Point:
     )
 
 
+def _label(option: str, batch: int) -> str:
+    return f"{option}, {counted(batch, 'request')} per replica"
+
+
 def _front(plan: Plan) -> str:
     """What a user's speed costs: a point for each load at which no option beats another in both."""
     front = tuple(
-        Point(1e3 / one.user, one.gpu, label=f"{one.option.label}, {one.batch} requests per replica")
-        for one in plan.frontier
+        Point(1e3 / one.user, one.gpu, label=_label(one.option.label, one.batch)) for one in plan.frontier
     )
     return line_plot(
         [Series("Pareto front", front), Series("taken", (_point(plan.chosen),), joined=False)],

@@ -23,6 +23,7 @@ from scripts.flows.serve import servers, stop_servers
 from scripts.flows.serving.replicas import num_workers, serve_replicas
 from scripts.main import main
 from tests.e2e.conftest import Engine, quiet
+from tests.support.examples import code_blocks
 from tests.support.ports import free_ports
 from tpforge.errors import VerificationFailed
 from tpforge.outputs.places import Places
@@ -189,6 +190,19 @@ def test_the_smoke_test_passes_but_for_the_fields_that_the_front_does_not_name(
     failed = {check["name"]: check["reason"] for check in checks if check["status"] == "fail"}
     assert set(failed) == UNNAMED, failed
     assert all("does not name" in reason for reason in failed.values())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/clients.md"])
+def test_the_python_of_the_pages_gets_an_answer(front: Front, page: str) -> None:
+    """As it stands there, but for the address and the model's name."""
+    block = next(one for one in code_blocks(page, "python") if "OpenAI" in one)
+    model = next(line.split('model="')[1].split('"')[0] for line in block.splitlines() if 'model="' in line)
+    code = block.replace("http://localhost:8003/v1", front.url).replace(f'model="{model}"', 'model="tiny"')
+    done = subprocess.run(
+        [str(dynamo_python()), "-I", "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_usage_and_reason_are_those_of_the_tokens(front: Front) -> None:

@@ -28,7 +28,7 @@ from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.trtllm.architectures import architecture_problems
-from tpforge.units import format_bytes
+from tpforge.units import counted, format_bytes
 
 FORMATS: tuple[str | None, ...] = (None, "fp8", "int8_wo", "nvfp4", "int4_awq")
 """What is tried unless the user names formats: floats, and the format of each width that needs least of
@@ -130,7 +130,9 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     """The option with its memory and speed, or with the first reason against it."""
     if option.num_gpus > option.cluster.num_gpus:
         found, held = option.mapping.world_size, option.cluster.num_gpus
-        return replace(option, rejection=Rejection("sharding", f"{found} ranks, but {held} GPUs"))
+        return replace(
+            option, rejection=Rejection("sharding", f"{counted(found, 'rank')}, but {counted(held, 'GPU')}")
+        )
     problems, notes = _gate(option, shapes, ask)
     problems = (*_of_architecture(option, shapes, ask), *problems)
     if problems:

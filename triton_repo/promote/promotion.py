@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from tpforge.errors import RegressionFound, TpforgeError, VerificationFailed
 from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
@@ -207,7 +208,7 @@ def _canary(
     progress(f"canary: p95 {measured[0]:.0f} ms, limit {limit:.0f} ms, n={options.num_requests}")
     if measured[0] > limit:
         raise RegressionFound(
-            f"{candidate.engine}: p95 {measured[0]:.0f} ms over {options.num_requests} requests, "
+            f"{candidate.engine}: p95 {measured[0]:.0f} ms over {counted(options.num_requests, 'request')}, "
             f"the limit is {limit:.0f} ms; nothing was shifted"
         )
     return limit, measured[0]

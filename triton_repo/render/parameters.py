@@ -17,6 +17,7 @@ from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 from tpforge.trtllm.arguments import Argument, check_values
 from tpforge.trtllm.typed_values import Value, write_value
+from tpforge.units import counted
 
 
 class Parameter(Argument):
@@ -154,7 +155,7 @@ def _of_devices(text: str, *, world_size: int) -> Iterator[str]:
     elif len(set(ids)) != len(ids):
         yield f"gpu_device_ids {text!r}: a GPU is given twice"
     if any(len(group) != world_size for group in groups):
-        yield f"gpu_device_ids {text!r}: every instance needs {world_size} GPUs, one per rank"
+        yield f"gpu_device_ids {text!r}: every instance needs {counted(world_size, 'GPU')}, one per rank"
 
 
 def read_parameters(repository: Path) -> dict[str, str]:

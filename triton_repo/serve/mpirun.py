@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpforge.errors import UsageError
+from tpforge.units import counted
 from triton_repo.serve.ports import Ports
 
 TRITONSERVER = "/opt/tritonserver/bin/tritonserver"
@@ -105,7 +106,8 @@ def parse_devices(text: str | None, *, world_size: int) -> tuple[int, ...]:
         raise UsageError(f"--devices {text}: a GPU is given twice")
     if len(devices) % world_size:
         raise UsageError(
-            f"--devices {text}: {len(devices)} GPUs, but an engine has {world_size} ranks, one per GPU"
+            f"--devices {text}: {counted(len(devices), 'GPU')}, but an engine has "
+            f"{counted(world_size, 'rank')}, one per GPU"
         )
     return devices
 

@@ -23,7 +23,7 @@ CheckStatus = Literal["pass", "fail", "skip"]
 NUM_TOKENS = 16
 """Tokens of an ordinary answer: enough to stream, few enough for a slow machine."""
 
-_LEAST_TOKENS = 4
+LEAST_TOKENS = 4
 """Below this an answer shows too little: then as many are asked for as always, and nothing else beside."""
 
 CANARY_TOKENS = 2
@@ -34,6 +34,8 @@ TOGETHER_TOKENS = 8
 
 AUTO_COMPUTE_DTYPE = DType.FLOAT32
 """What the reference runtime computes in when its config says `auto`."""
+OPEN_PROMPT = "Once upon a time"
+"""A prompt that can go on in many ways: what is random shows soon. It is short, and so is its reading."""
 DEFAULT_PROMPTS = ("The capital of France is", "One, two, three,", "Once upon a time", "Hello, my name is")
 
 
@@ -145,13 +147,13 @@ class Target:
     @property
     def num_tokens(self) -> int:
         """Tokens of an ordinary answer to `prompt`: where it can be, as many as rounding cannot change."""
-        return self._num_certain if self._num_certain >= _LEAST_TOKENS else NUM_TOKENS
+        return self._num_certain if self._num_certain >= LEAST_TOKENS else NUM_TOKENS
 
     @property
     def is_certain(self) -> bool:
         """Whether an ordinary answer is the same whatever is computed together with it."""
         try:
-            return self._num_certain >= _LEAST_TOKENS
+            return self._num_certain >= LEAST_TOKENS
         except TpforgeError:
             return False  # What is wrong with the server is for the checks to say.
 
@@ -173,6 +175,18 @@ class Target:
     def canary(self) -> str:
         """The answer to the canary prompt, as it was when first asked for."""
         return self.client.generate(self.prompt, max_tokens=CANARY_TOKENS).text
+
+    @cached_property
+    def open_prompt_ids(self) -> tuple[int, ...]:
+        """OPEN_PROMPT as preprocessing makes tokens of it."""
+        asked = [tensor("QUERY", "BYTES", [[OPEN_PROMPT]]), tensor("REQUEST_OUTPUT_LEN", "INT32", [[1]])]
+        ids = single(self.client.infer("preprocessing", asked)).outputs["INPUT_ID"]
+        return tuple(int(token) for token in ids.reshape(-1))
+
+    @property
+    def knows_canary(self) -> bool:
+        """Whether the canary was asked for already."""
+        return "canary" in self.__dict__
 
     def alone(self, prompt: str, *, num_tokens: int) -> str:
         """The ensemble's answer to a prompt that nothing else runs beside; asked once."""

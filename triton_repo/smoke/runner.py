@@ -15,8 +15,8 @@ from tpforge.errors import TpforgeError
 from triton_repo.client.channel import ServerUnreachable, Tls
 from triton_repo.smoke.check import Asked, Check, CheckResult, Failed, Skipped
 
-_NUM_BESIDE = 4
-"""Checks at once: no request waits so long for the others that its deadline comes near."""
+NUM_BESIDE = 4
+"""Checks at once, of few slots or unknown ones: no request waits so long that its deadline comes near."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,11 @@ class SmokeOptions:
 
 
 def run_checks(
-    checks: tuple[Check[Asked], ...], target: Asked, *, on_result: Callable[[CheckResult], None]
+    checks: tuple[Check[Asked], ...],
+    target: Asked,
+    *,
+    num_beside: int = NUM_BESIDE,
+    on_result: Callable[[CheckResult], None],
 ) -> tuple[CheckResult, ...]:
     """Run `checks` in order, those that may run beside others where the first of them stands.
 
@@ -44,7 +48,7 @@ def run_checks(
         elif len(numbers) == 1:
             found = [run_check(checks[numbers[0]], target)]
         else:
-            with ThreadPoolExecutor(_NUM_BESIDE) as pool:
+            with ThreadPoolExecutor(num_beside) as pool:
                 found = list(pool.map(lambda number: run_check(checks[number], target), numbers))
         for number, (result, _) in zip(numbers, found, strict=True):
             results[number] = result

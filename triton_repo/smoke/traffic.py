@@ -19,9 +19,17 @@ from triton_repo.smoke.cancelling import (
     read_beginning,
     wait_for,
 )
-from triton_repo.smoke.check import TOGETHER_TOKENS, Skipped, Target, expect, expect_equal
+from triton_repo.smoke.check import (
+    LEAST_TOKENS,
+    OPEN_PROMPT,
+    TOGETHER_TOKENS,
+    Skipped,
+    Target,
+    expect,
+    expect_equal,
+)
 from triton_repo.smoke.metrics import ActiveRequests
-from triton_repo.smoke.together import clients_of, expect_same_together
+from triton_repo.smoke.together import NUM_PROMPTS, clients_of, expect_same_together
 
 FREED_WITHIN_S = 2.0
 _SHORT_S = 3 * FREED_WITHIN_S
@@ -33,7 +41,7 @@ def check_batch(target: Target, model: str) -> None:
     prompts = target.prompts[: min(3, room)]
     if len(prompts) < 2:
         raise Skipped(f"max_batch_size of {model} is {room}")
-    count = min(TOGETHER_TOKENS, *(target.num_decisive(prompt) for prompt in prompts))
+    count = min(_num_together(target, prompt) for prompt in prompts)
     alone = tuple(target.alone(prompt, num_tokens=count) for prompt in prompts)
     together = target.client.generate_batch(prompts, max_tokens=count, model=model)
     expect_equal(together, alone, what=f"answers of a request with {len(prompts)} prompts")
@@ -42,15 +50,24 @@ def check_batch(target: Target, model: str) -> None:
 def check_concurrency(target: Target, model: str) -> None:
     """Clients that ask at the same time get the answers that they get alone."""
 
-    def num_tokens(prompt: str) -> int:
-        return min(TOGETHER_TOKENS, target.num_decisive(prompt))
+    def ask(prompt: str) -> str:
+        return target.client.generate(prompt, max_tokens=_num_together(target, prompt), model=model).text
 
     expect_same_together(
         clients_of(target.prompts, num_clients=target.num_clients),
-        alone=lambda prompt: target.alone(prompt, num_tokens=num_tokens(prompt)),
-        ask=lambda prompt: target.client.generate(prompt, max_tokens=num_tokens(prompt), model=model).text,
+        alone=lambda prompt: target.alone(prompt, num_tokens=_num_together(target, prompt)),
+        ask=ask,
         named=lambda prompt: f" to {prompt!r}",
     )
+
+
+def _num_together(target: Target, prompt: str) -> int:
+    """Tokens of an answer that is compared with the same alone.
+
+    As many for all prompts, where those are several, so that each is asked alone once; else its own.
+    """
+    of_all = min(target.num_decisive(one) for one in target.prompts[:NUM_PROMPTS])
+    return min(TOGETHER_TOKENS, of_all if of_all >= LEAST_TOKENS else target.num_decisive(prompt))
 
 
 def check_cancellation(target: Target, model: str) -> None:
@@ -77,9 +94,7 @@ def check_cancellation(target: Target, model: str) -> None:
     if not freed and is_short:
         raise Skipped(f"the whole answer of {count} tokens takes only {rest_s:.1f} s: too short to tell")
     expect(freed, f"still generating {FREED_WITHIN_S:g} s after it was cancelled, with {rest_s:.0f} s to go")
-    expect_equal(
-        target.client.generate(target.prompt, max_tokens=1).chunks[-1].final, True, what="next answer"
-    )
+    expect_equal(target.client.generate(OPEN_PROMPT, max_tokens=1).chunks[-1].final, True, what="next answer")
 
 
 def _end_of(response: Response) -> str:
@@ -140,36 +155,22 @@ def _idle_metrics(target: Target) -> ActiveRequests:
 
 def _long_answer(target: Target) -> int:
     """As many tokens as the engine takes after the prompt."""
-    known = None if target.manifest is None else _num_prompt_tokens(target)
+    known = None if target.manifest is None else len(target.open_prompt_ids)
     return long_answer(target.manifest, num_prompt_tokens=known)
-
-
-def _num_prompt_tokens(target: Target) -> int:
-    if target.golden:
-        return len(target.golden[0].prompt_ids)
-    answered = target.client.infer(
-        "preprocessing",
-        [tensor("QUERY", "BYTES", [[target.prompt]]), tensor("REQUEST_OUTPUT_LEN", "INT32", [[1]])],
-    )
-    return int(answered[0].outputs["REQUEST_INPUT_LEN"].reshape(-1)[0])
 
 
 def _open_long(target: Target, model: str, *, request_id: str, num_tokens: int) -> Stream:
     """A stream that does not end by itself: min_tokens keeps the model from ending it."""
     if model == "tensorrt_llm":
         tensors = [
-            tensor("input_ids", "INT32", [_prompt_ids(target)]),
-            tensor("input_lengths", "INT32", [[len(_prompt_ids(target))]]),
+            tensor("input_ids", "INT32", [list(target.open_prompt_ids)]),
+            tensor("input_lengths", "INT32", [[len(target.open_prompt_ids)]]),
             tensor("request_output_len", "INT32", [[num_tokens]]),
             tensor("min_tokens", "INT32", [[num_tokens]]),
             tensor("streaming", "BOOL", [[True]]),
         ]
     else:
         tensors = prompt_tensors(
-            [target.prompt], max_tokens=num_tokens, model=model, stream=True, min_tokens=num_tokens
+            [OPEN_PROMPT], max_tokens=num_tokens, model=model, stream=True, min_tokens=num_tokens
         )
     return target.client.open(model, tensors, request_id=request_id)
-
-
-def _prompt_ids(target: Target) -> list[int]:
-    return list(target.golden[0].prompt_ids) if target.golden else [1, 2, 3]

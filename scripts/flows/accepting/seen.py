@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from scripts.flows.accepting.records import BESIDE
+from tpforge.units import counted
 
 
 def chosen(value: dict[str, Any]) -> str:
@@ -66,12 +67,11 @@ def measured(value: dict[str, Any]) -> str:
     """A load of which every request was answered, with the tokens/s of its last level."""
     levels = value["run"]["levels"]
     failed = sum(sum(level["errors"].values()) for level in levels)
-    assert levels and not failed, f"{failed} requests got no whole answer"
+    assert levels and not failed, f"{counted(failed, 'request')} got no whole answer"
     count = sum(repeat["num_requests"] for level in levels for repeat in level["repeats"])
     rate = levels[-1]["metrics"]["output_token_throughput"]["avg"]
-    return (
-        f"{count} requests at {len(levels)} levels, none failed; {rate:.4g} tokens/s at {levels[-1]['name']}"
-    )
+    asked = f"{counted(count, 'request')} at {counted(len(levels), 'level')}"
+    return f"{asked}, none failed; {rate:.4g} tokens/s at {levels[-1]['name']}"
 
 
 def as_planned(value: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from tpforge.measure.comparison.power import smallest_change
 from tpforge.measure.comparison.verdicts import ALPHA, PRIMARY_SHARE
 from tpforge.measure.runs.metrics import NUM_FOR_TAIL
 from tpforge.measure.runs.run import Run, read_run
+from tpforge.units import counted
 
 ASSUMED_NOISE = (0.01, 0.02, 0.05, 0.1)
 """Of a repeat's tokens/s, where no run tells: a quiet machine to a busy one."""
@@ -81,7 +82,7 @@ def _repeat(asked: Asked) -> str:
     extent = asked.plan.extent
     ends = []
     if extent.num_requests is not None:
-        ends.append(f"{extent.num_requests} requests")
+        ends.append(counted(extent.num_requests, "request"))
     if extent.duration_s is not None:
         ends.append(f"{extent.duration_s:g} s")
     end = " or ".join(ends) or "the whole trace"

@@ -14,6 +14,7 @@ from tpforge.measure.statistics import percentiles
 from tpforge.outputs.atomic import os_errors
 from tpforge.plan.simulation import Request
 from tpforge.progress import Progress
+from tpforge.units import counted
 from triton_repo.load.schedule import Trace, parse_trace
 
 
@@ -35,7 +36,7 @@ def with_trace(wishes: LoadWishes, file: Path, *, note: Progress) -> LoadWishes:
     states_load = wishes.concurrency is not None or wishes.rate is not None or wishes.saturated
     rate = None if states_load else _rate(trace)
     note(
-        f"trace: {len(prompts)} requests{'' if rate is None else f', {rate:.2f} a second'}; "
+        f"trace: {counted(len(prompts), 'request')}{'' if rate is None else f', {rate:.2f} a second'}; "
         f"{_spread('prompts', prompts)}; {_spread('answers', answers)}; the longest request has {longest}. "
         "Options are ranked by their mean; p50 and p95 are simulated for the chosen one"
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tpforge.measure.runs.found_runs import FoundRun
 from tpforge.measure.runs.run import Level, Prediction, Run
 from tpforge.plan.record import OptionRecord, PlanRecord
+from tpforge.units import counted
 
 
 def with_plan(runs: Sequence[FoundRun], plan: PlanRecord) -> tuple[tuple[FoundRun, ...], tuple[str, ...]]:
@@ -37,7 +38,10 @@ def with_predictions(run: Run, plan: PlanRecord) -> tuple[Run, str | None]:
         for level in run.levels
     )
     if levels == run.levels:
-        return run, f"{run.id}: has no level of {option.speed.batch} requests at once, as the plan has"
+        return (
+            run,
+            f"{run.id}: has no level of {counted(option.speed.batch, 'request')} at once, as the plan has",
+        )
     return run.model_copy(update={"levels": levels}), _other_lengths(run, plan)
 
 

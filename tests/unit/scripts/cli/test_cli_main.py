@@ -271,6 +271,25 @@ def test_a_reader_that_goes_away_ends_it_silently() -> None:
     assert (process.returncode, errors) == (141, "")
 
 
+@pytest.mark.parametrize("words", [["serve", "nix", "--json"], ["serve", "nix"], ["stop", "nix", "--json"]])
+def test_a_reader_of_both_that_goes_away_ends_a_failure_silently(words: list[str], tmp_path: Path) -> None:
+    """As `2>&1 | head -1` does: neither the message nor its JSON can be written."""
+    code = f"import sys; from scripts.main import main; sys.stdin.readline(); sys.exit(main({words!r}))"
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=write,
+        stderr=write,
+        text=True,
+        cwd=tmp_path,
+    )
+    os.close(read)
+    os.close(write)
+    process.communicate("go\n", timeout=PATIENCE_S)
+    assert process.returncode == 141
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     from tpforge import __version__
 

@@ -54,7 +54,7 @@ def test_a_run_is_picked_by_what_sets_it_apart(tmp_path: Path) -> None:
     assert pick_run(runs, str(first.folder), option="--recommend") == first
     for spelt in (f"{first.folder}/", f"{first.folder}/run.json", f"{second.folder}/../../../small/runs/a-1"):
         assert pick_run(runs, spelt, option="--recommend") == first
-    with pytest.raises(UsageError, match="--recommend other: was not measured: none of the runs"):
+    with pytest.raises(UsageError, match="--recommend other: no measured run has this name"):
         pick_run(runs, "other", option="--recommend")
     with pytest.raises(UsageError, match="--recommend small: fits 2 runs"):
         pick_run((first, keep(tmp_path, "small", "a-2")), "small", option="--recommend")
