@@ -33,8 +33,7 @@ def without_per_layer(config: Mapping[str, Any], rule: PerLayer | None, *, where
     if stated is None or (not stated and rule is None):
         return dict(config)
     kinds = config.get("layer_types")
-    is_read = rule is not None and isinstance(stated, Mapping) and isinstance(kinds, list)
-    if not is_read or rule is None:
+    if rule is None or not isinstance(stated, Mapping) or not isinstance(kinds, list):
         raise _refused(stated, where=where, expected="layers that are all alike")
     of_kind = {str(layer) for layer, kind in enumerate(kinds) if kind == rule.kind}
     found = list(stated.values())

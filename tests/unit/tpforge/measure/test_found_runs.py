@@ -67,7 +67,7 @@ def test_a_price_is_of_one_run_or_of_all(tmp_path: Path) -> None:
         ("x", "expected AMOUNT"),
         ("0", "above zero"),
         ("inf", "above zero"),
-        ("c=1", "was not measured"),
+        ("c=1", "no measured run has this name"),
     ):
         with pytest.raises(UsageError, match=f"--hourly-cost {wrong.split('=')[0]}.*{said}"):
             read_prices([wrong], runs)
