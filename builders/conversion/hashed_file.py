@@ -95,7 +95,7 @@ class _Block:
 
 
 class HashedFile:
-    """A new file, or one of an earlier run that is gone on with; `size` is how much was given to `write`.
+    """A new file, or one of an earlier run that is resumed; `size` is how much was given to `write`.
 
     `whole` is the size that it is to have, `num_files` how many are written beside one another.
     """

@@ -1,4 +1,4 @@
-"""Directories that are no Hugging Face checkpoint but something that is often taken for one, said as that.
+"""Directories that are no Hugging Face checkpoint but are often taken for one, named as what they are.
 
 It opens small JSON files only, and reads no weights.
 """

@@ -29,7 +29,7 @@ class RequestError(ValueError):
 
 
 class NoToken(ValueError):
-    """A request cannot be gone on with: its logits, or its own options, leave no token to choose."""
+    """A request cannot continue: its logits, or its own options, leave no token to choose."""
 
 
 @dataclass(frozen=True)

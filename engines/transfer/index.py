@@ -104,7 +104,7 @@ def read_small(remote: Remote, name: str, *, at_most: int) -> bytes:
     for chunk in remote.read(name):
         data += chunk
         if len(data) > at_most:
-            raise InputRefused(f"{remote.url}/{name}: is larger than {format_bytes(at_most)}, so it is none")
+            raise InputRefused(f"{remote.url}/{name}: found more than {format_bytes(at_most)}, expected less")
     return bytes(data)
 
 
@@ -115,7 +115,7 @@ def belonging(files: Iterable[FileRecord], manifest: Manifest) -> tuple[FileReco
 
 
 def path_problem(name: str) -> str | None:
-    """Why a name can be none of an engine's file; None when it can.
+    """Why a name cannot be that of an engine's file; None when it can.
 
     A hidden file, or one of the names that a run of ours gives to unfinished ones, is none.
     """

@@ -1,4 +1,4 @@
-"""One file sent or fetched: hashed as it moves, gone on with where it broke off, tried again.
+"""One file sent or fetched: hashed as it moves, resumed where it broke off, tried again.
 
 Which files there are is `transport`'s and the index's.
 """
@@ -58,7 +58,7 @@ def fetch_file(remote: Remote, record: FileRecord, staging: Path, check: Callabl
     if found == record:
         part.replace(final)
         return True
-    part.unlink()  # What is wrong is not gone on with.
+    part.unlink()  # What is wrong is not resumed.
     if found.size != record.size:
         raise VerificationFailed(f"{record.path}: {found.size} bytes, expected {record.size}")
     raise VerificationFailed(f"{record.path}: SHA-256 {found.sha256}, expected {record.sha256}")

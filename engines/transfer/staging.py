@@ -1,4 +1,4 @@
-"""The folder in which a pull keeps what it has until all of it is there, so that it can be gone on with.
+"""Where a pull keeps what it has until all of it is there, so that a broken pull can be resumed.
 
 It moves no byte; `one_file` does.
 """

@@ -109,7 +109,7 @@ def pull(
     num_parallel: int = NUM_PARALLEL,
     limit: TimeLimit | None = None,
 ) -> Transfer:
-    """Get an engine to `out`, which appears only when every byte is proven; a broken pull is gone on with.
+    """Get an engine to `out`, which appears only when every byte is proven; a broken pull is resumed.
 
     `digest` is what `push` said; without it, the files are proven against the index at the URL alone. Only
     files that engine.json lists are asked for and written, and what was measured of the engine.

@@ -1,4 +1,4 @@
-"""From a model to a TensorRT-LLM checkpoint alone, and how an interrupted conversion is gone on with.
+"""From a model to a TensorRT-LLM checkpoint alone, and how an interrupted conversion is resumed.
 
 It prints nothing; `build` makes a whole engine folder.
 """
@@ -65,11 +65,11 @@ def resumable_folder(final: Path, *, force: bool, resume: bool, progress: Progre
     """As `atomic_folder`; after an interrupt, what a conversion wrote stays for `--resume`."""
     partial = partial_folder(final)
     if is_resumable(partial) and not resume:
-        progress(f"starting over: {partial} of an interrupted run is removed (--resume would go on with it)")
+        progress(f"starting over: {partial} of an interrupted run is removed (--resume would continue it)")
     try:
         with atomic_folder(final, force=force, resume=resume, keep=is_resumable) as folder:
             yield folder
     except BaseException:
         if is_resumable(partial):
-            progress(f"{partial} is kept: --resume goes on with it, a plain run starts over")
+            progress(f"{partial} is kept: --resume continues it, a plain run starts over")
         raise

@@ -141,7 +141,7 @@ def _matrix(
 
 def _unpaired(kv_names: Mapping[int, tuple[str, ...]]) -> list[str]:
     return [
-        f"{names[0]}: is without its fellow; keys and values need a scale each"
+        f"{names[0]}: has no counterpart; keys and values need one scale each"
         for names in kv_names.values()
         if len(names) != len(_KV_SCALES)
     ]

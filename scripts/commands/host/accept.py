@@ -43,7 +43,7 @@ def command(
 
     Learns the installed TensorRT-LLM, builds MODEL (the demo model) at each size for the runtime that auto
     names, proves it, quantizes on the GPU, serves the largest, runs the smoke test and a short load test
-    beside the plan, stops. Interrupted or out of time, the same command goes on with what has not held yet.
+    beside the plan, stops. Interrupted or out of time, the same command continues with what has not held yet.
     The page and the record hold no folder, home, user or host name. Exit status 6 when a claim failed, 3 when
     the time was over before all was tried.
     """

@@ -70,7 +70,7 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path, number: signal.Signa
     assert status != 0
     assert not (tmp_path / "out").exists()
     if number is not signal.SIGKILL:
-        assert ".out.partial is kept: --resume goes on with it" in errors
+        assert ".out.partial is kept: --resume continues it" in errors
     kept = num_noted(tmp_path / ".out.partial")
     # Who is interrupted writes what it has; who is killed has written whole blocks.
     assert kept == stop if number is not signal.SIGKILL else stop - 4 <= kept < stop

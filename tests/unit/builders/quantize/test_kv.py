@@ -159,7 +159,7 @@ def test_steps_that_are_not_those_of_the_checkpoint_are_named(tmp_path: Path) ->
     [
         ({}, ["--kv-cache", "fp8"], 2, "holds the scales of a fp8 KV cache; leave it out"),
         ({}, ["--runtime", "tensorrt", "--sm", "80", "--dry-run"], 4, "SM80 is not supported"),
-        ({"scales": {"k_proj.k_scale": 0.5}}, [], 4, "k_proj.k_scale: is without its fellow"),
+        ({"scales": {"k_proj.k_scale": 0.5}}, [], 4, "k_proj.k_scale: has no counterpart"),
         (
             {"scales": {"k_proj.k_scale": 0.5, "v_proj.v_scale": -1.0}},
             [],
