@@ -7,7 +7,6 @@ replaced folder is not ours goes into the new one; `written` knows what is.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import glob
@@ -22,10 +21,9 @@ from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
 from tpforge.manifest import FileRecord
+from tpforge.outputs.exchange import finish_killed_exchange, swap, sync, sync_files
 from tpforge.outputs.written import (
     RECORD_NAME,
-    Carried,
-    carry_over,
     read_written,
     renew_record,
     write_record,
@@ -33,9 +31,6 @@ from tpforge.outputs.written import (
 )
 
 _log = logging.getLogger(__name__)
-# linux/fs.h and fcntl.h
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
 
 
 @contextmanager
@@ -59,7 +54,7 @@ def atomic_folder(
     with _locked(final):
         temporary = partial_folder(final)
         with os_errors(final):
-            _finish_killed_exchange(final)
+            finish_killed_exchange(final)
             refuse_existing(final, force=force)
             if not (resume and keep is not None and keep(temporary)):
                 _remove(temporary)
@@ -68,8 +63,8 @@ def atomic_folder(
             with os_errors(final):
                 yield temporary
                 write_record(temporary)
-                _sync_files(temporary)
-                _swap(temporary, final)
+                sync_files(temporary)
+                swap(temporary, final)
         except BaseException as error:
             interrupted = not isinstance(error, Exception)
             if not (interrupted and keep is not None and keep(temporary)):
@@ -163,7 +158,7 @@ def write_atomic(path: Path, text: str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def write_into(folder: Path, name: str, text: str) -> None:
@@ -314,84 +309,7 @@ def _open_lock(path: Path, final: Path) -> int:
         os.close(descriptor)
 
 
-def _sync_files(folder: Path) -> None:
-    for root, _, names in os.walk(folder):
-        for path in (Path(root) / name for name in names):
-            if path.is_file() and not path.is_symlink():
-                _sync(path)
-
-
-def _sync_folders(folder: Path) -> None:
-    for root, _, _ in os.walk(folder):
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove(folder: Path) -> None:
     """Remove what a run left; what cannot be removed must not become a part of the next output."""
     if os.path.lexists(folder):
         shutil.rmtree(folder)
-
-
-def _swap(temporary: Path, final: Path) -> None:
-    """Put `temporary` in the place of `final` in one step; the old folder is removed last."""
-    if not final.exists():
-        _sync_folders(temporary)
-        temporary.rename(final)
-        _sync(final.parent)
-        return
-    written, carried = read_written(final), Carried()
-    carry_over(final, temporary, written=written, carried=carried)
-    shutil.copymode(final, temporary)
-    _sync_folders(temporary)
-    _exchange(temporary, final)
-    _sync(final.parent)
-    try:  # What came into the old folder in between.
-        carry_over(temporary, final, written=written, carried=carried)
-    except BaseException:
-        _exchange(temporary, final)
-        raise
-    shutil.rmtree(temporary, ignore_errors=True)
-    if carried.kept:
-        names = ", ".join(carried.kept)
-        _log.warning(
-            "note: %s: was edited, or is not ours and had the name of a new file; kept as %s", final, names
-        )
-
-
-def _exchange(first: Path, second: Path) -> None:
-    """Exchange two paths, so that at no moment either is missing.
-
-    A file system without renameat2's exchange (some network ones) gets two renames instead: killed
-    between them, it keeps the old folder under a hidden name, and the next run brings it back.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    old, new = os.fsencode(first), os.fsencode(second)
-    if libc.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _RENAME_EXCHANGE) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        raise OSError(code, os.strerror(code), str(second))
-    aside = _aside(second)
-    second.rename(aside)
-    first.rename(second)
-    aside.rename(first)
-
-
-def _aside(final: Path) -> Path:
-    return final.parent / f".{final.name}.old"
-
-
-def _finish_killed_exchange(final: Path) -> None:
-    """Bring back the old folder when a run was killed between two renames of an exchange."""
-    aside = _aside(final)
-    if aside.exists() and not final.exists():
-        aside.rename(final)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.outputs import atomic
+from tpforge.outputs import exchange
 from tpforge.outputs.atomic import (
     atomic_folder,
     claimed,
@@ -78,8 +78,8 @@ def test_without_renameat2_the_old_output_is_replaced_by_renames(
         def renameat2(self, *arguments: object) -> int:
             return -1
 
-    monkeypatch.setattr(atomic.ctypes, "CDLL", lambda name, use_errno: Library())
-    monkeypatch.setattr(atomic.ctypes, "get_errno", lambda: errno.EINVAL)
+    monkeypatch.setattr(exchange.ctypes, "CDLL", lambda name, use_errno: Library())
+    monkeypatch.setattr(exchange.ctypes, "get_errno", lambda: errno.EINVAL)
     write(tmp_path / "out", "first")
     write(tmp_path / "out", "second", force=True)
     assert (tmp_path / "out" / "file").read_text() == "second"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.outputs import atomic, written
+from tpforge.outputs import atomic, exchange, written
 from tpforge.outputs.atomic import atomic_folder, write_atomic, write_into
 from tpforge.outputs.written import RECORD_NAME
 
@@ -255,13 +255,13 @@ def test_a_file_that_comes_while_the_folders_are_exchanged_stays(
 ) -> None:
     out = tmp_path / "out"
     write(out, {"a": "1"})
-    exchange: Callable[[Path, Path], None] = atomic._exchange
+    swap_paths: Callable[[Path, Path], None] = exchange.exchange_paths
 
     def late(first: Path, second: Path) -> None:
         (second / "late").write_text("of the user")
-        exchange(first, second)
+        swap_paths(first, second)
 
-    monkeypatch.setattr(atomic, "_exchange", late)
+    monkeypatch.setattr(exchange, "exchange_paths", late)
     write(out, {"a": "2"})
     assert texts(out) == {"a": "2", "late": "of the user"}
 
