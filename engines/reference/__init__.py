@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .batches import Decode, Prefill
     from .config import EngineConfig, EngineError, Limits, load_config
     from .executor import Executor, RankFailure
+    from .in_flight import Counts, Event, Request
     from .lockstep import Lockstep
     from .opening import open_executor
     from .sampling import RequestError, Sampling
-    from .scheduler import Counts, Event, Request, Scheduler
+    from .scheduler import Scheduler
 
 __all__ = [
     "Counts",
@@ -39,17 +40,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Counts": "scheduler",
+    "Counts": "in_flight",
     "Decode": "batches",
     "EngineConfig": "config",
     "EngineError": "config",
-    "Event": "scheduler",
+    "Event": "in_flight",
     "Executor": "executor",
     "Limits": "config",
     "Lockstep": "lockstep",
     "Prefill": "batches",
     "RankFailure": "executor",
-    "Request": "scheduler",
+    "Request": "in_flight",
     "RequestError": "sampling",
     "Sampling": "sampling",
     "Scheduler": "scheduler",

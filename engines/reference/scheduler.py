@@ -14,7 +14,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,8 +22,9 @@ from torch import Tensor
 from .batches import Decode, Logits, Move, Prefill
 from .config import EngineConfig, EngineError, load_config
 from .executor import Executor, RankFailure
+from .in_flight import Counts, Event, Request, refuse_input
 from .opening import open_executor
-from .sampling import NoToken, RequestError, Sampler, Sampling, refuse_not_finite
+from .sampling import NoToken, Sampler, Sampling, refuse_not_finite
 
 PREFILL_CHUNK = 256
 """Prompt tokens computed between two decode steps, so that a long prompt does not stall the others."""
@@ -37,60 +37,6 @@ NO_END_ID = -1
 
 RESTART_PAUSE_S = 1.0
 """Pause before the ranks are started once more after a start that failed."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """New tokens of a request; the last event of a request is `finished`.
-
-    `scheduled_ns` is when the first of its prompt was computed, by the monotonic clock; 0 before that.
-    """
-
-    token_ids: tuple[int, ...] = ()
-    log_probs: tuple[float, ...] = ()
-    finished: bool = False
-    finish_reason: str | None = None
-    error: str | None = None
-    scheduled_ns: int = 0
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Requests being decoded, requests waiting for a slot, and slots."""
-
-    active: int
-    waiting: int
-    max: int
-
-    @property
-    def free(self) -> int:
-        """Slots that the next waiting requests get at once."""
-        return self.max - self.active
-
-
-@dataclass(eq=False)
-class Request:
-    """A submitted request; its slot and progress belong to the scheduler's thread."""
-
-    input_ids: list[int]
-    sampler: Sampler
-    on_event: Callable[[Event], None]
-    cancelled: bool = False
-    ended: bool = False
-    num_prefilled: int = 0
-    scheduled_ns: int = 0
-    next_token: int = field(default=-1)
-
-    def tell(self, event: Event) -> None:
-        """Pass an event on; none after the last one."""
-        if not self.ended:
-            self.ended = event.finished
-            self.on_event(event)
-
-    @property
-    def position(self) -> int:
-        """Where the next token to be fed stands in the sequence."""
-        return len(self.input_ids) + len(self.sampler.output) - 1
 
 
 class Scheduler:
@@ -155,7 +101,7 @@ class Scheduler:
             EngineError: it is closed, or its thread has ended.
         """
         sampling.check(vocab_size=self.vocab_size)
-        self._check_input(input_ids, sampling)
+        refuse_input(input_ids, sampling, limits=self.limits, vocab_size=self.vocab_size)
         sampler = Sampler(sampling, input_ids, end_ids=self._end_ids(sampling))
         request = Request(input_ids, sampler, on_event)
         with self._wake:
@@ -187,26 +133,6 @@ class Scheduler:
         if sampling.end_id is None:
             return self.end_ids
         return () if sampling.end_id == NO_END_ID else (sampling.end_id,)
-
-    def _check_input(self, input_ids: list[int], sampling: Sampling) -> None:
-        limits, count = self.limits, len(input_ids)
-        if not count:
-            raise RequestError("input_ids", "is empty, expected at least one token")
-        if count > limits.max_input_len:
-            raise RequestError(
-                "input_ids", f"has {count} tokens, more than max_input_len {limits.max_input_len}"
-            )
-        if count + sampling.max_tokens > limits.max_seq_len:
-            raise RequestError(
-                "request_output_len",
-                f"{count} prompt tokens + {sampling.max_tokens} output tokens are more than "
-                f"max_seq_len {limits.max_seq_len}",
-            )
-        strays = sorted({token for token in input_ids if not 0 <= token < self.vocab_size})
-        if strays:
-            raise RequestError(
-                "input_ids", f"token ids {strays[:5]} are outside the vocabulary of {self.vocab_size}"
-            )
 
     def _run(self) -> None:
         try:
