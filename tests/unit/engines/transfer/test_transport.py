@@ -7,14 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
-from typing import ClassVar
 
 import pytest
 
@@ -27,96 +21,13 @@ from scripts.cli.headers import parse_headers
 from scripts.main import main
 from tests.support.deployments import deployment_of
 from tests.support.records import manifest_of
+from tests.support.servers.web_store import web_server
 from tests.support.stores import BIG, add_file, contents, quiet, write_engine
 from tpforge.errors import EnvironmentUnusable, InputRefused, TpforgeError, UsageError, VerificationFailed
 from tpforge.outputs.atomic import hash_file
 from triton_repo.deploy.files import prepare
 
 TOKENIZER = "tokenizer/tokenizer.json"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """A small WebDAV: HEAD, GET with Range, PUT; counts, and breaks connections off when told to."""
-
-    protocol_version = "HTTP/1.1"
-    root: Path
-    break_after: int | None = None
-    ranges: ClassVar[list[str]] = []
-    token = ""
-    moved_to = ""
-    tokens_seen: ClassVar[list[str | None]] = []
-    knows_range = True
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        path = self.root / self.path.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        self._head(HTTPStatus.CREATED, 0)
-
-    def _answer(self, *, with_body: bool) -> None:
-        path = self.root / self.path.lstrip("/")
-        self.tokens_seen.append(self.headers.get("Authorization"))
-        if self.token and self.headers.get("Authorization") != self.token:
-            self._head(HTTPStatus.UNAUTHORIZED, 0)
-            return
-        if self.moved_to:
-            self.send_response(HTTPStatus.TEMPORARY_REDIRECT)
-            self.send_header("Location", self.moved_to + self.path)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if not path.is_file():
-            self._head(HTTPStatus.NOT_FOUND, 0)
-            return
-        data = path.read_bytes()
-        wanted = self.headers.get("Range") if self.knows_range else None
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-        if wanted:
-            self.ranges.append(f"{path.name}@{start}")
-        self._head(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK, len(data) - start)
-        if not with_body:
-            return
-        body = data[start:]
-        if type(self).break_after is not None and len(body) > type(self).break_after:
-            self.wfile.write(body[: type(self).break_after])
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.close()
-            return
-        self.wfile.write(body)
-
-    def _head(self, status: HTTPStatus, length: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(length))
-        self.end_headers()
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Connections that a test broke off are no news."""
-
-
-@contextmanager
-def web_server(root: Path) -> Iterator[tuple[str, type[Handler]]]:
-    handler = type("OneHandler", (Handler,), {"root": root, "ranges": [], "tokens_seen": []})
-    with Server(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", handler
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
