@@ -25,7 +25,8 @@ from triton_repo.serve.leftovers import clean_leftovers, clean_state
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.private import make_private, open_log
 from triton_repo.serve.security import Security
-from triton_repo.serve.supervisor import ServerPlan, Supervisor
+from triton_repo.serve.server_plan import ServerPlan
+from triton_repo.serve.supervisor import Supervisor
 from triton_repo.serve.tritonserver import DRAIN_S
 
 SUPERVISOR_LOG = "supervisor.log"

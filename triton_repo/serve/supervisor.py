@@ -24,16 +24,14 @@ from typing import Any, NoReturn
 from tpforge.errors import EnvironmentUnusable, TpforgeError
 from tpforge.outputs.atomic import os_errors
 from tpforge.progress import Progress
-from tpforge.records import Record
 from tpforge.units import format_seconds
 from triton_repo.serve import processes, state, triton_log
-from triton_repo.serve.companions import Companion, Companions, companions_mark
+from triton_repo.serve.companions import Companions, companions_mark
 from triton_repo.serve.guard import guarded
 from triton_repo.serve.heartbeat import Heartbeat, heartbeat_of
 from triton_repo.serve.interpreter import check_interpreter
-from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.leftovers import TEMPORARY, clean, clean_leftovers
-from triton_repo.serve.ports import Ports, refuse_used
+from triton_repo.serve.ports import refuse_used
 from triton_repo.serve.private import open_log, private_folder
 from triton_repo.serve.readiness import (
     Start,
@@ -42,9 +40,8 @@ from triton_repo.serve.readiness import (
     models_of,
     wait_ready,
 )
-from triton_repo.serve.security import Security
+from triton_repo.serve.server_plan import ServerPlan
 from triton_repo.serve.tritonserver import (
-    DRAIN_S,
     find_tritonserver,
     plain_path,
     prepare_backends,
@@ -58,21 +55,6 @@ FAILURE_WINDOW_S = 300.0
 _CHANCES = 2
 _GRACE_S = 5.0
 """How long a server may take to end by itself, beyond the time that requests in flight have."""
-
-
-class ServerPlan(Record):
-    """What to serve, where, and how long its models may take to load; `launch` is a command of its own."""
-
-    repository: Path
-    state_dir: Path
-    ports: Ports
-    host: str
-    tritonserver: Path | None = None
-    load_timeout_s: float
-    security: Security = Security()
-    launch: LaunchedProgram | None = None
-    drain_s: float = DRAIN_S
-    companions: tuple[Companion, ...] = ()
 
 
 class Supervisor:

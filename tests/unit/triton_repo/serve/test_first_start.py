@@ -11,7 +11,8 @@ from tpforge.errors import InputRefused
 from triton_repo.serve import supervisor
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.readiness import Stopped
-from triton_repo.serve.supervisor import ServerPlan, Supervisor
+from triton_repo.serve.server_plan import ServerPlan
+from triton_repo.serve.supervisor import Supervisor
 from triton_repo.serve.triton_log import DIES_BY_CHANCE
 
 BY_CHANCE = f"tritonserver was ended by SIGABRT; the end of the log:\n  what():  {DIES_BY_CHANCE}"
