@@ -148,7 +148,7 @@ def test_prometheus_reads_it_beside_its_api(target: str) -> None:
 
 def test_the_port_of_the_api_is_open_to_the_namespace_of_prometheus_alone() -> None:
     def sources(**changes: Any) -> list[Any]:
-        files = target_files("kubernetes", deployment_of(CASE, "kubernetes", **changes))
+        files = target_files("kubernetes", deployment_of(CASE, "kubernetes", gateway=None, **changes))
         (policy,) = [one for one in documents(files) if one["kind"] == "NetworkPolicy"]
         assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == {8000}
         return [source for rule in policy["spec"]["ingress"] for source in rule["from"]]
