@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,13 +20,28 @@ HOME = Path(__file__).resolve().parents[2]
 """The folder that tpforge lies in, and the others too but where a wheel carries them."""
 
 
+_RUNNING = HOME
+
+
 def code_key(*modules: str, home: Path | None = None) -> str:
     """SHA-256 over the files that decide what the functions of these modules make.
+
+    Without `home` it is the code that runs, which a process asks once: it goes on with what it has loaded.
 
     Raises:
         ModuleNotFoundError: there is no such module of ours.
     """
-    home = home or HOME
+    if home is None and HOME == _RUNNING:
+        return _running_key(modules)
+    return _key(modules, home or HOME)
+
+
+@cache
+def _running_key(modules: tuple[str, ...]) -> str:
+    return _key(modules, _RUNNING)
+
+
+def _key(modules: tuple[str, ...], home: Path) -> str:
     digest = hashlib.sha256()
     places = {_place(path, home): path for path in deciding_files(*modules, home=home)}
     for place, path in sorted(places.items()):
@@ -44,18 +59,18 @@ def deciding_files(*modules: str, home: Path | None = None) -> tuple[Path, ...]:
     Raises:
         ModuleNotFoundError: there is no such module of ours.
     """
-    home = home or HOME
+    find = _finder(home or HOME)
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         for module in _with_packages(waiting.pop()):
             if module in found:
                 continue
-            path = _module_file(module, home)
+            path = find(module)
             if path is None:
-                raise ModuleNotFoundError(f"{module}: no such module under {home}")
+                raise ModuleNotFoundError(f"{module}: no such module under {home or HOME}")
             found[module] = path
-            waiting += _imported(module, path, home)
+            waiting += _imported(module, path, find)
     packages = {path.parent for path in found.values() if path.name == "__init__.py"}
     return tuple(sorted({*found.values(), *(file for package in packages for file in _tables(package))}))
 
@@ -129,14 +144,14 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
             waiting += ast.iter_child_nodes(node)
 
 
-def _imported(module: str, path: Path, home: Path) -> Iterator[str]:
+def _imported(module: str, path: Path, find: Callable[[str], Path | None]) -> Iterator[str]:
     """The modules of ours that a module imports."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for named in _read(path).names:
         name = _absolute(named.name, package)
         if name.partition(".")[0] not in PACKAGES:
             continue
-        file = _module_file(name, home)
+        file = find(name)
         if file is None:
             continue
         yield name
@@ -171,15 +186,19 @@ def _place(path: Path, home: Path) -> str:
     return path.relative_to(carried if path.is_relative_to(carried) else home).as_posix()
 
 
-def _module_file(module: str, home: Path) -> Path | None:
-    package, carried = module.partition(".")[0], _carried(home)
-    if package != "tpforge" and carried.is_dir():
-        home = carried
-    path = home.joinpath(*module.split("."))
-    for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
-        if file.is_file():
-            return file
-    return None
+def _finder(home: Path) -> Callable[[str], Path | None]:
+    """Finds the file of a module by its name, each once."""
+    carried = _carried(home)
+    parts = carried if carried.is_dir() else home
+
+    @cache
+    def find(module: str) -> Path | None:
+        package = module.partition(".")[0]
+        path = f"{home if package == 'tpforge' else parts}/{module.replace('.', '/')}"
+        files = (Path(f"{path}/__init__.py"), Path(f"{path}.py"))
+        return next((file for file in files if file.is_file()), None)
+
+    return find
 
 
 def _all_modules(package: str, folder: Path) -> Iterator[str]:

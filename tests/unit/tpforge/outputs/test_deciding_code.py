@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tpforge.outputs import deciding_code
 from tpforge.outputs.deciding_code import HOME, code_key, deciding_files
 
 FILES = {
@@ -129,3 +130,19 @@ def test_the_key_follows_content_and_names_and_nothing_else(home: Path) -> None:
 def test_a_module_that_is_not_ours_or_not_there_is_an_error(home: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"builders\.gone: no such module under"):
         deciding_files("builders.gone", home=home)
+
+
+def test_the_code_that_runs_is_read_once_and_a_copy_of_it_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, ...]] = []
+    real = deciding_code.deciding_files
+
+    def noted(*modules: str, home: Path | None = None) -> tuple[Path, ...]:
+        read.append(modules)
+        return real(*modules, home=home)
+
+    monkeypatch.setattr(deciding_code, "deciding_files", noted)
+    deciding_code._running_key.cache_clear()
+    running = {code_key("tpforge.units") for _ in range(3)}
+    copied = {code_key("tpforge.units", home=HOME) for _ in range(2)}
+    assert running == copied and len(running) == 1
+    assert read == 3 * [("tpforge.units",)]
