@@ -18,6 +18,9 @@ from tpforge.errors import UsageError
 
 Proxies = Literal["none", "environment"]
 
+MAX_ANSWER_BYTES = 64 << 20
+"""More is no answer that is read whole: metrics, settings and tokens of one request are far smaller."""
+
 _PORTS = {"http": 80, "https": 443}
 _FOLLOWED = (301, 302, 303, 307, 308)
 
@@ -102,9 +105,22 @@ def read_url(
     """
     with open_url(url, timeout_s=timeout_s, method=method, body=body, headers=headers, roots=roots) as answer:
         try:
-            return answer.read()
+            return whole_answer(answer, url=url)
         except http.client.HTTPException as error:
             raise _no_http(url, error) from error
+
+
+def whole_answer(answer: Readable, *, url: str) -> bytes:
+    """All of a body, which may claim or bring whatever it likes.
+
+    Raises:
+        OSError: it does not end within `MAX_ANSWER_BYTES`.
+    """
+    data = answer.read(MAX_ANSWER_BYTES + 1)
+    if len(data) > MAX_ANSWER_BYTES:
+        raise OSError(f"{_shown(url)}: answers with more than {MAX_ANSWER_BYTES >> 20} MiB")
+    # A part of what was announced is no error of `read` with a size; what is left of it is one of the next.
+    return data + answer.read()
 
 
 class _Proxies(urllib.request.ProxyHandler):

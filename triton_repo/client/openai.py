@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tpforge.closing import Closing
 from tpforge.errors import UsageError
-from tpforge.system.opener import open_url
+from tpforge.system.opener import open_url, whole_answer
 from triton_repo.client.channel import DeadlineExceeded, RequestRefused, ServerUnreachable
 from triton_repo.load.openai_target import CHAT, PLAIN, events_of, text_of
 
@@ -72,7 +72,7 @@ class OpenAiClient:
             ValueError: it is no JSON.
         """
         with _errors(self), self._open(path, None) as answer:
-            return json.loads(answer.read())
+            return json.loads(whole_answer(answer, url=self.url))
 
     def ask(self, path: str, body: Mapping[str, Any] | bytes) -> dict[str, Any]:
         """The whole JSON object that answers a POST; bytes are sent as they are.
@@ -84,7 +84,7 @@ class OpenAiClient:
             ValueError: the answer is no JSON object.
         """
         with _errors(self), self._open(path, _encoded(body)) as answer:
-            value = json.loads(answer.read())
+            value = json.loads(whole_answer(answer, url=self.url))
         if not isinstance(value, dict):
             raise ValueError(f"the answer is a {type(value).__name__}, expected an object")
         return value
@@ -144,7 +144,7 @@ def _errors(client: OpenAiClient) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         with error:
-            said = error.read().decode("utf-8", errors="replace")
+            said = whole_answer(error, url=client.url).decode("utf-8", errors="replace")
         raise HttpRefused(error.code, said) from None
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from engines.store import write_manifest
 from scripts.cli.output import Output
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
+from tests.support.tiny_engine import write_tiny_engine
+from tests.unit.engines.transfer.test_hostile_store import always, raw_server
 from triton_repo.serve.state import LOG_FILE
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\x9b"
@@ -70,3 +73,42 @@ def test_lines_of_a_log_reach_the_terminal_as_text(
     (folder / LOG_FILE).write_text(f"{HOSTILE}\n", encoding="utf-8")
     assert main(["logs"]) == 0
     assert capsys.readouterr().out == f"{SHOWN}\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"HTTP/1.1 500 {HOSTILE}\r\n\r\n",
+        f"HTTP/1.1 {HOSTILE}\r\n\r\n",
+        f"HTTP/1.1 302 Found\r\nLocation: {HOSTILE}://x\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nContent-Length: {HOSTILE}\r\n\r\n",
+        f"{HOSTILE}\r\n\r\n",
+    ],
+    ids=["reason", "status", "redirect", "length", "no HTTP"],
+)
+def test_what_a_server_says_reaches_the_terminal_as_text(
+    answer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said_by_server = answer.encode("utf-8", "surrogateescape").decode("latin-1")
+    with raw_server(always(said_by_server)) as url:
+        assert main(["engines", "pull", url, "--out", str(tmp_path / "pulled")]) == 3
+        address = url.removeprefix("http://").removesuffix("/tiny")
+        assert main(["diagnose", "--url", address]) != 1
+    said = capsys.readouterr()
+    assert not set("\x1b\x07\u202e\x9b") & set(said.out + said.err)
+    assert said.err.startswith("error: ")
+
+
+def test_a_chat_template_that_raises_reaches_the_terminal_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, manifest, _ = write_tiny_engine(tmp_path)
+    write_manifest(engine, manifest)
+    (engine / "tokenizer" / "chat_template.jinja").write_text(
+        f"{{{{ raise_exception('{HOSTILE}') }}}}", encoding="utf-8"
+    )
+    asked = ["generate", "--chat", "hi", "--engine", str(engine), "--url", "localhost:1"]
+    assert main(asked) == 4
+    said = capsys.readouterr()
+    assert SHOWN in said.err
+    assert not set("\x1b\x07\u202e\x9b") & set(said.out + said.err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import urllib.error
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tpforge.errors import UsageError
 from tpforge.system import opener
 from tpforge.system.opener import RedirectRefused, open_url
@@ -198,3 +200,31 @@ def test_a_port_that_speaks_no_http_or_breaks_off_is_an_error_of_the_network(sai
         with pytest.raises(OSError, match="no whole answer of HTTP"):
             opener.read_url(f"http://127.0.0.1:{listening.getsockname()[1]}/x", timeout_s=5)
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "head", ["", "Content-Length: 999999999999999999\r\n", "Transfer-Encoding: chunked\r\n"]
+)
+def test_an_answer_without_end_is_read_to_its_cap_alone(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opener, "MAX_ANSWER_BYTES", 1 << 20)
+    sent = 0
+
+    def answer(listening: socket.socket) -> None:
+        nonlocal sent
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode())
+            piece = b"10000\r\n" + b"x" * 65536 + b"\r\n" if "chunked" in head else b"x" * 65536
+            while True:
+                connection.sendall(piece)
+                sent += len(piece)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        with pytest.raises(OSError, match=r"answers with more than 1 MiB"):
+            opener.read_url(url, timeout_s=PATIENCE_S)
+        thread.join()
+    assert sent < 64 << 20
