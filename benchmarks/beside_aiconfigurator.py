@@ -11,10 +11,10 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from benchmarks.latency import Found, LatencyRow, estimates, latency_rows
+from benchmarks.latency import Found, LatencyRow
 from benchmarks.published import DATA
-from tpforge.plan.calibration import Fit
 
 FILE = DATA / "planner_latency_aiconfigurator.csv"
 HEADER = (
@@ -28,42 +28,64 @@ HEADER = (
 )
 
 
-def beside_table(fit: Fit) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+@dataclass(frozen=True)
+class Beside:
+    """Errors of both on the same rows: of a kind of time, and of a kind of data; medians, and nine of ten."""
+
+    time: str
+    data: str
+    rows: int
+    median: float
+    ninth: float
+    their_median: float
+    their_ninth: float
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """For a table under HEADER."""
+        return (
+            self.time,
+            self.data,
+            str(self.rows),
+            f"{100 * self.median:.1f} %",
+            f"{100 * self.ninth:.0f} %",
+            f"{100 * self.their_median:.1f} %",
+            f"{100 * self.their_ninth:.0f} %",
+        )
+
+
+def beside(found: Sequence[Found]) -> tuple[Beside, ...]:
     """Errors of both, of rows that nothing of the planner's times was fitted to, and of the rest."""
-    pairs = _pairs(fit)
-    cells: list[tuple[str, ...]] = []
-    for time in ("ttft_ms", "tpot_ms"):
+    pairs = _pairs(found)
+    each: list[Beside] = []
+    for time, word in (("ttft_ms", "to the first token"), ("tpot_ms", "per token")):
         for name, wanted in (
             ("dense, not fitted to", (False, False)),
             ("experts, not fitted to", (False, True)),
-            ("Llama 3.1 70B (first token fitted)", (True, False)),
+            ("Llama 3.1 70B (fitted to)", (True, False)),
         ):
-            rows = [(found, theirs) for found, theirs in pairs if _kind(found[0]) == wanted]
-            ours = [getattr(found[1], time) / getattr(found[0], time) - 1 for found, _ in rows]
-            others = [theirs[time] / getattr(found[0], time) - 1 for found, theirs in rows]
-            words = {"ttft_ms": "to the first token", "tpot_ms": "a token"}
-            cells.append((words[time], name, str(len(rows)), *_spread(ours), *_spread(others)))
-    return "Times beside aiconfigurator 0.12.0, on the same rows", HEADER, cells
+            rows = [(one, theirs) for one, theirs in pairs if _kind(one[0]) == wanted]
+            ours = [getattr(one[1], time) / getattr(one[0], time) - 1 for one, _ in rows]
+            others = [theirs[time] / getattr(one[0], time) - 1 for one, theirs in rows]
+            each.append(Beside(word, name, len(rows), *_spread(ours), *_spread(others)))
+    return tuple(each)
 
 
 def _kind(row: LatencyRow) -> tuple[bool, bool]:
     return row.is_fitted, row.engine.shapes.model.moe is not None
 
 
-def _pairs(fit: Fit) -> list[tuple[Found, dict[str, float]]]:
+def _pairs(found: Sequence[Found]) -> list[tuple[Found, dict[str, float]]]:
     """The planner's estimate of a row and theirs, where both have one."""
     with FILE.open(encoding="utf-8", newline="") as file:
         answered = {int(one["row"]): one for one in csv.DictReader(file)}
-    rows = latency_rows()
-    theirs = {id(rows[index - 1]): one for index, one in answered.items()}
     return [
-        (found, {key: float(theirs[id(found[0])][key]) for key in ("ttft_ms", "tpot_ms")})
-        for found in estimates(fit, rows)
-        if id(found[0]) in theirs
+        (one, {key: float(answered[one[0].number][key]) for key in ("ttft_ms", "tpot_ms")})
+        for one in found
+        if one[0].number in answered
     ]
 
 
-def _spread(errors: Sequence[float]) -> tuple[str, str]:
+def _spread(errors: Sequence[float]) -> tuple[float, float]:
     sizes = sorted(abs(error) for error in errors)
-    ninth = sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]
-    return f"{100 * statistics.median(sizes):.1f} %", f"{100 * ninth:.0f} %"
+    return statistics.median(sizes), sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]

@@ -1,7 +1,6 @@
 """Measured times to the first and to each later token under load, and what the planner estimates for them.
 
-It measures nothing. The time to the first token is fitted to the rows of Llama 3.1 70B alone (B200, H200) and
-judged by the rest; nothing of the time per token was ever fitted to a row of these.
+It measures nothing. Both are fitted to rows of Llama 3.1 70B alone (B200, H200) and judged by the rest.
 Source: aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), systems/silicon_sample.csv: the rows of backend
 trtllm, served as one pool, without attention data parallelism, of the models that the planner knows.
 """
@@ -27,8 +26,12 @@ Share = Callable[["LatencyRow"], float]
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One measurement: `load.concurrency` requests at once of one length, over an HTTP server."""
+    """One measurement: `load.concurrency` requests at once of one length, over an HTTP server.
 
+    `number` is its place in the file, from 1.
+    """
+
+    number: int
     model: str
     gpu: str
     release: str
@@ -41,7 +44,7 @@ class LatencyRow:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the time to the first token was fitted to it."""
+        """Whether something was fitted to its times."""
         return self.model == FITTED_MODEL
 
     @property
@@ -56,7 +59,7 @@ Found = tuple[LatencyRow, Speed]
 def latency_rows() -> list[LatencyRow]:
     """All rows of planner_latency.csv."""
     with (DATA / "planner_latency.csv").open(encoding="utf-8", newline="") as file:
-        return [_row(values) for values in csv.DictReader(file)]
+        return [_row(number, values) for number, values in enumerate(csv.DictReader(file), 1)]
 
 
 def estimates(fit: Fit, rows: Sequence[LatencyRow]) -> list[Found]:
@@ -80,12 +83,13 @@ def fit_first_token(fit: Fit) -> FirstToken:
     result = least_squares(
         residuals, [20.0, 0.1, 2.0], bounds=([0, 0, 0], [500, 1, 30]), loss="soft_l1", x_scale=[20, 0.1, 2]
     )
-    return _first_token([float(f"{value:.3g}") for value in result.x])
+    return _first_token([round(float(f"{value:.3g}"), 4) for value in result.x])
 
 
-def latency_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+def latency_tables(
+    fit: Fit, found: Sequence[Found]
+) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Errors by model and GPU."""
-    found = estimates(fit, latency_rows())
     groups: dict[str, list[Found]] = {}
     for one in found:
         groups.setdefault(one[0].name, []).append(one)
@@ -98,7 +102,7 @@ def latency_tables(fit: Fit) -> list[tuple[str, tuple[str, ...], list[tuple[str,
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
     for title, share in (
         ("Time to the first token under load", _ttft_share),
-        ("Time per token under load, to which nothing was fitted", _tpot_share),
+        ("Time per token under load", _tpot_share),
     ):
         cells = [(name, *_numbers(rows, share)) for name, rows in groups.items()]
         tables.append(
@@ -151,10 +155,11 @@ def _first_token(values: Sequence[float]) -> FirstToken:
     return FirstToken(start_ms=start_ms, ahead=ahead, steps=steps)
 
 
-def _row(values: dict[str, str]) -> LatencyRow:
+def _row(number: int, values: dict[str, str]) -> LatencyRow:
     tp, pp = int(values["tp"]), int(values["pp"])
     floats = values["precision"] == "bf16"
     return LatencyRow(
+        number=number,
         model=values["model"],
         gpu=values["gpu"],
         release=values["trtllm"] or "unknown",
@@ -171,5 +176,6 @@ def _row(values: dict[str, str]) -> LatencyRow:
             weight_format=None if floats else values["precision"],
             kv_fraction=0.9,
             moe_ep=max(1, int(values["moe_ep"])),
+            runtime="pytorch",
         ),
     )

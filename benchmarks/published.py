@@ -23,6 +23,7 @@ from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.throughput import Engine, Load, StepModel, speed
+from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import RankShapes, rank_shapes
 
@@ -48,6 +49,8 @@ NUM_REQUESTS = {
 }
 # From 0.20 on the documents say that most rows were taken with 0.95 of the free memory for the cache.
 KV_FRACTIONS = {"0.14": 0.9, "0.17": 0.9}
+# Those measured with compiled engines; the others with the PyTorch backend.
+_OF_ENGINES = {"0.9", "0.14", "0.17"}
 _NAMES = {"mistral-7b": "mistral-7b-v0.1"}
 
 
@@ -124,6 +127,7 @@ def _row(values: dict[str, str], *, attention_dp: bool = False) -> Row:
             kv_fraction=KV_FRACTIONS.get(values["release"], 0.95),
             attention_dp=attention_dp and tp > 1,
             moe_ep=tp if attention_dp else 1,
+            runtime="tensorrt" if values["release"] in _OF_ENGINES else "pytorch",
         ),
     )
 
@@ -139,13 +143,18 @@ def engine_of(
     kv_dtype: str | None = None,
     moe_ep: int = 1,
     attention_dp: bool = False,
+    runtime: Runtime,
 ) -> Engine:
-    """The engine of a row: an FP8 cache with quantized weights, 16 bits with others."""
+    """The engine of a row: an FP8 cache with quantized weights, 16 bits with others.
+
+    Windows bound no cache: the pages set no max_attention_window.
+    """
     settings = Settings(
         DType.FLOAT16,
         weight_format=weight_format,
         kv_dtype=kv_dtype or ("float16" if weight_format is None else "fp8"),
         kv_fraction=kv_fraction,
+        runtime=runtime,
     )
     shapes, kind = _shapes(model, tp, pp, moe_ep, attention_dp), find_gpu(gpu)
     memory = rank_memory(shapes, gpu=kind, settings=settings)
@@ -156,9 +165,9 @@ def engine_of(
 def _shapes(model: str, tp: int, pp: int, moe_ep: int, attention_dp: bool) -> RankShapes:
     known = find_known(_NAMES.get(model, model))
     assert known is not None, f"{model} is not among the known models"
-    # The sliding window of Mistral 7B is left out: the lengths of most rows stay below it.
-    left_out = {"sliding_window"} if model in _NAMES else set[str]()
-    config = {key: value for key, value in known.config.items() if key not in left_out}
+    # The sliding window of Mistral 7B holds only where max_attention_window says so, and the pages do not.
+    left_out = {"sliding_window": None} if model in _NAMES else {}
+    config = known.config | left_out
     blueprint = blueprint_from_config(config, name=model, where=model)
     mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
     return rank_shapes(blueprint, mapping=mapping, attention_dp=attention_dp)

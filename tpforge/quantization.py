@@ -76,6 +76,17 @@ class Loadable(Record):
         return self.tensorrt if runtime == "tensorrt" else self.pytorch
 
 
+Activations = Literal["float", "int8", "fp8", "fp4"]
+"""What matrix products run on."""
+
+
+class NewerActivations(Record):
+    """What products run on from a compute capability on."""
+
+    sm: int
+    kind: Activations
+
+
 class Format(Loadable):
     """A format of weights; `group_size` 0 is one scale for a whole row or matrix.
 
@@ -84,11 +95,17 @@ class Format(Loadable):
     """
 
     weight_bits: int
-    activations: Literal["float", "int8", "fp8", "fp4"]
+    activations: Activations
+    newer_activations: NewerActivations | None = None
     group_size: int
     in_multiple: int = 1
     out_multiple: int = 1
     made_by: Literal["convert", "modelopt", "checkpoint"]
+
+    def activations_on(self, sm: int) -> Activations:
+        """What products run on, on a GPU of that compute capability."""
+        newer = self.newer_activations
+        return newer.kind if newer is not None and sm >= newer.sm else self.activations
 
 
 class KvFormat(Loadable):

@@ -121,6 +121,8 @@ class _Ranks:
             every=cache.every,
             window=cache.window,
             read_limit=cache.read_limit,
+            # Of keys and values by heads; other caches with a window (DeepSeek-V4) have one of their own.
+            window_is_optional=cache.cut == "kv" and cache.window is not None,
         )
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 from tpforge.plan.communication import LinkShares
 from tpforge.plan.hardware import Cluster, Gpu
 from tpforge.records import Record
+from tpforge.runtime import Runtime
 
 BandKind = Literal[
     "one GPU",
@@ -70,10 +71,10 @@ class Fit(Record):
     flops: share of the peak of matrix products, by architecture, `other_flops` elsewhere. bandwidth: share
     of the memory rate, by architecture or ``gddr``. blend: the p-norm that joins arithmetic and reading.
     kv_read: how much dearer the cache is to read than weights. attention_share: of the 16-bit peak, for
-    prompts. vector_passes: times that the vectors of a layer pass through memory. step_us, layer_us,
-    request_us: overheads of a step, of a layer of it, of a request of it. exchange_us: of a layer that sends
-    tokens to their experts, in which the ranks wait for each other. expert_skew: how much more than by
-    chance the busiest rank of expert parallelism has to do.
+    prompts. vector_passes: times that the vectors of a layer pass through memory. layer_us, request_us:
+    overheads of a layer of a step, and by runtime of a request of it. wait_us: of an all-reduce of a step
+    that reads prompts and so is no captured graph, for the slowest rank. exchange_us: of a layer that sends
+    tokens to their experts, in which the ranks wait for each other.
     """
 
     flops: dict[str, float]
@@ -84,11 +85,10 @@ class Fit(Record):
     kv_read: float
     attention_share: float
     vector_passes: float
-    step_us: float
     layer_us: float
-    request_us: float
+    request_us: dict[Runtime, float]
+    wait_us: float
     exchange_us: float
-    expert_skew: float
     links: LinkShares
     first_token: FirstToken
 

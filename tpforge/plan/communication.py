@@ -49,10 +49,21 @@ class Measured(Record):
         return tuple(min(us[index:]) for index in range(len(us)))
 
 
-class LinkShares(Record):
-    """The share of a link's nominal rate that a ring reaches: `pcie` is fitted, `nvlink` and `hosts` assumed.
+class Gathered(Record):
+    """One row of gather.toml."""
 
-    `exchange`: of NVLink, for tokens that go to their experts; fitted.
+    gpus: tuple[str, ...]
+    link: Link
+    ranks: int
+    version: str
+    us: float
+    bus_gb_s: float
+
+
+class LinkShares(Record):
+    """The share of a link's nominal rate that a ring reaches; `pcie` is fitted, `nvlink` and `hosts` assumed.
+
+    `exchange`: of a gather's rate over NVLink, where ranks have different numbers of tokens; fitted.
     """
 
     pcie: float
@@ -63,17 +74,29 @@ class LinkShares(Record):
 
 @cache
 def measurements() -> tuple[Measured, ...]:
-    """The table."""
-    text = files("tpforge.plan").joinpath("allreduce.toml").read_text(encoding="utf-8")
-    return tuple(Measured.model_validate(row) for row in tomllib.loads(text)["measured"])
+    """The table of all-reduce."""
+    return tuple(map(Measured.model_validate, _rows("allreduce.toml")))
+
+
+@cache
+def gathers() -> tuple[Gathered, ...]:
+    """The table of all-gather and reduce-scatter."""
+    return tuple(map(Gathered.model_validate, _rows("gather.toml")))
+
+
+def _rows(name: str) -> list[dict[str, object]]:
+    text = files("tpforge.plan").joinpath(name).read_text(encoding="utf-8")
+    found: list[dict[str, object]] = tomllib.loads(text)["measured"]
+    return found
 
 
 def find_measured(cluster: Cluster, ranks: int) -> Measured | None:
-    """The measurement for these GPUs, this link and this many ranks."""
-    for row in measurements():
-        if cluster.gpu.name in row.gpus and row.link == cluster.link and row.ranks == ranks:
-            return row
-    return None
+    """The measured all-reduce for these GPUs, this link and this many ranks."""
+    return next((row for row in measurements() if _is_of(row, cluster, ranks)), None)
+
+
+def _is_of(row: Measured | Gathered, cluster: Cluster, ranks: int) -> bool:
+    return cluster.gpu.name in row.gpus and row.link == cluster.link and row.ranks == ranks
 
 
 def allreduce_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: LinkShares) -> float:
@@ -93,13 +116,25 @@ def send_seconds(num_bytes: float, *, cluster: Cluster, ranks: int, shares: Link
     return num_bytes / (rate * 1e9) + (_HOST_STEP_US if crosses else 10.0) * 1e-6
 
 
-def exchange_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: LinkShares) -> float:
+def gather_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: LinkShares) -> float:
     """Gathering or adding up `num_bytes`, of which a rank has or gets a part: bytes x (n - 1) / n / rate."""
-    if ranks > cluster.fast_group:
-        rate = cluster.host_link_gb_s * shares.hosts
-    else:
-        rate = cluster.link_gb_s * (shares.exchange if cluster.link == "nvlink" else shares.pcie)
-    return num_bytes * (ranks - 1) / ranks / (rate * 1e9)
+    if ranks == 1 or num_bytes <= 0:
+        return 0.0
+    row = next((row for row in gathers() if _is_of(row, cluster, ranks)), None)
+    if row is not None:
+        return row.us * 1e-6 + num_bytes * (ranks - 1) / ranks / (row.bus_gb_s * 1e9)
+    # A ring passes over each link once, where that of an all-reduce passes twice.
+    return _ring_seconds(num_bytes, ranks=ranks, cluster=cluster, shares=shares) / 2
+
+
+def exchange_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: LinkShares) -> float:
+    """Such a gather of parts that are not alike: over NVLink at a share of the rate, over PCIe at all of it.
+
+    Source: TensorRT-LLM 1.2, thop/allgatherOp.cpp and reducescatterOp.cpp: with sizes a broadcast, or a
+    reduction, of every rank's part.
+    """
+    share = shares.exchange if cluster.link == "nvlink" and ranks <= cluster.fast_group else 1.0
+    return gather_seconds(num_bytes / share, ranks=ranks, cluster=cluster, shares=shares)
 
 
 def _interpolated(num_bytes: float, row: Measured) -> float:

@@ -24,18 +24,18 @@ def touched(moe: MoeSpec, *, tokens: float) -> float:
     return float(1 - (1 - moe.top_k / moe.num_experts) ** max(1.0, tokens))
 
 
-def busiest(moe: MoeSpec, *, mapping: Mapping, tokens: float, skew: float) -> float:
+def busiest(moe: MoeSpec, *, mapping: Mapping, tokens: float) -> float:
     """The work of the rank with most of `tokens`, as a multiple of the mean.
 
     Of tokens that are routed at random the most of ep sums, which are about normal, is sqrt(2 ln ep)
-    deviations above the mean. Real routers favour experts: `skew` times that.
+    deviations above the mean. That real routers favour some experts is in the measured kernels (`grouped`).
     """
     groups = mapping.moe_ep_size
     if groups == 1:
         return 1.0
     mean = tokens * moe.top_k / groups
     above = math.sqrt(2 * math.log(groups) * (1 - 1 / groups) / max(mean, 1e-9))
-    return min(skew * (1 + above), float(groups))
+    return min(1 + above, float(groups))
 
 
 def tile_padding(moe: MoeSpec, *, mapping: Mapping) -> float:
@@ -44,9 +44,9 @@ def tile_padding(moe: MoeSpec, *, mapping: Mapping) -> float:
     return math.ceil(width / _TILE) * _TILE / width
 
 
-def exchanged_bytes(values: float, *, activations: Literal["float", "int8", "fp8", "fp4"]) -> float:
-    """Of `values` that every rank of attention data parallelism gets, and of their 16-bit sums on the way.
+def sent_bytes(activations: Literal["float", "int8", "fp8", "fp4"]) -> float:
+    """Of a value that is sent to the experts; it comes back in 16 bits.
 
     Source: TensorRT-LLM 1.2, _torch/modules/fused_moe: all-gather of quantized values, reduce-scatter.
     """
-    return (_SENT_BYTES.get(activations, 2.0) + 2) * values
+    return _SENT_BYTES.get(activations, 2.0)

@@ -61,6 +61,7 @@ class Gpu(Record):
     nvlink_optional: bool = False
     pcie_gb_s: float = Field(gt=0)
     watts: float | None = None
+    sustained: float = Field(default=1.0, gt=0, le=1)
     refusal: str | None = None
     source: str
 
@@ -78,9 +79,12 @@ class Gpu(Record):
         return self.usable_gib is not None
 
     def peak_flops(self, activations: Literal["float", "int8", "fp8", "fp4"]) -> float:
-        """Dense operations a second of matrix products on such activations, or on 16-bit floats."""
+        """Dense operations a second of matrix products on such activations, or on 16-bit floats.
+
+        Of cards whose power holds their chip below what its module does, what they sustain.
+        """
         rates = {"fp8": self.fp8_tflops, "fp4": self.fp4_tflops, "int8": self.int8_tops}
-        return (rates.get(activations) or self.fp16_tflops) * 1e12
+        return (rates.get(activations) or self.fp16_tflops) * self.sustained * 1e12
 
 
 class Prices(Record):

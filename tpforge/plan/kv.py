@@ -71,14 +71,21 @@ class KvLayout:
 
 
 def kv_layout(
-    shapes: RankShapes, *, stage: int, kv_dtype: str, tokens_per_block: int = TOKENS_PER_BLOCK
+    shapes: RankShapes,
+    *,
+    stage: int,
+    kv_dtype: str,
+    tokens_per_block: int = TOKENS_PER_BLOCK,
+    is_windowed: bool = False,
 ) -> KvLayout:
     """The cache of a rank of `stage`.
 
     A layer and token: 2 (K and V) x KV heads on the rank x head_size x bytes. Heads are duplicated, not
     divided, where tp_size exceeds them. With latent attention (kv_lora_rank + qk_rope_head_size) x bytes, on
-    every tp rank in full. A model with other caches says itself what each layer keeps.
-    Source: TensorRT-LLM 1.2, runtime/kv_cache_manager; DeepSeek-V2, section 2.1.
+    every tp rank in full. A model with other caches says itself what each layer keeps. Layers with a sliding
+    window read no more than it, and keep every token unless the cache `is_windowed`.
+    Source: TensorRT-LLM 1.2, runtime/kv_cache_manager, and _torch/pyexecutor/resource_manager.py: without
+    max_attention_window every layer keeps max_seq_len; DeepSeek-V2, section 2.1.
 
     Raises:
         UsageError: `kv_dtype` is none of KV_BITS.
@@ -86,7 +93,8 @@ def kv_layout(
     if kv_dtype not in KV_BITS:
         raise UsageError(f"KV cache type {kv_dtype!r} is unknown; known are {', '.join(KV_BITS)}")
     if shapes.caches is not None:
-        return KvLayout(tuple(_own_layers(shapes, stage=stage, kv_dtype=kv_dtype)), tokens_per_block)
+        own = _own_layers(shapes, stage=stage, kv_dtype=kv_dtype, is_windowed=is_windowed)
+        return KvLayout(tuple(own), tokens_per_block)
     attention = shapes.model.attention
     if attention.latent is not None:
         values = attention.latent.kv_lora_rank + attention.latent.qk_rope_head_size
@@ -98,9 +106,11 @@ def kv_layout(
     for layer in shapes.mapping.layers(stage * shapes.mapping.tp_size, num_layers=shapes.model.num_layers):
         window = shapes.model.window(layer)
         counts[window] = counts.get(window, 0) + 1
-    return KvLayout(
-        tuple(LayerKv(count, num_bytes, window) for window, count in counts.items()), tokens_per_block
+    layers = (
+        LayerKv(count, num_bytes, window if is_windowed else None, read_limit=window)
+        for window, count in counts.items()
     )
+    return KvLayout(tuple(layers), tokens_per_block)
 
 
 def _entries_read(layer: LayerKv, num_tokens: float) -> float:
@@ -109,17 +119,18 @@ def _entries_read(layer: LayerKv, num_tokens: float) -> float:
     return entries if layer.read_limit is None else min(entries, layer.read_limit)
 
 
-def _own_layers(shapes: RankShapes, *, stage: int, kv_dtype: str) -> Iterator[LayerKv]:
+def _own_layers(shapes: RankShapes, *, stage: int, kv_dtype: str, is_windowed: bool) -> Iterator[LayerKv]:
     assert shapes.caches is not None
     for kind, count in shapes.layers(stage).items():
         for cache in shapes.caches[kind]:
             num_bytes = round(cache.values * KV_BITS[kv_dtype] / 8) + cache.num_bytes
+            keeps_all = cache.window_is_optional and not is_windowed
             yield LayerKv(
                 num_layers=count,
                 bytes_per_token=0 if cache.is_per_request else num_bytes,
-                window=cache.window,
+                window=None if keeps_all else cache.window,
                 every=cache.every,
-                read_limit=cache.read_limit,
+                read_limit=cache.window if keeps_all else cache.read_limit,
                 request_bytes=num_bytes if cache.is_per_request else 0,
             )
 

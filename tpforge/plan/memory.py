@@ -12,6 +12,7 @@ from functools import cached_property
 from tpforge.dtypes import DType
 from tpforge.plan.hardware import Gpu
 from tpforge.plan.kv import TOKENS_PER_BLOCK, KvLayout, kv_layout, kv_tokens, longest_request, max_requests
+from tpforge.runtime import Runtime
 from tpforge.shards.weights import Basis, RankShapes, weight_basis, weight_bytes
 from tpforge.units import GIB, MIB
 
@@ -44,7 +45,7 @@ class MemoryLine:
 @dataclass(frozen=True)
 class Settings:
     """What an engine is run with, as far as memory depends on it; types by their names in KV_BITS and
-    formats.
+    formats. `is_windowed`: the cache keeps no more of a layer than its window (max_attention_window is set).
     """
 
     dtype: DType
@@ -54,6 +55,8 @@ class Settings:
     max_num_tokens: int = MAX_NUM_TOKENS
     max_batch_size: int = 2048
     tokens_per_block: int = TOKENS_PER_BLOCK
+    is_windowed: bool = False
+    runtime: Runtime = "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,11 @@ def _stage_memory(shapes: RankShapes, *, stage: int, gpu: Gpu, settings: Setting
         ),
     )
     layout = kv_layout(
-        shapes, stage=stage, kv_dtype=settings.kv_dtype, tokens_per_block=settings.tokens_per_block
+        shapes,
+        stage=stage,
+        kv_dtype=settings.kv_dtype,
+        tokens_per_block=settings.tokens_per_block,
+        is_windowed=settings.is_windowed,
     )
     return RankMemory(gpu, stage, lines, layout, settings.kv_fraction, shapes.cache_groups)
 

@@ -184,6 +184,8 @@ def _settings(option: Option, ask: Ask) -> Settings:
         kv_dtype=option.kv_dtype,
         kv_fraction=ask.kv_fraction,
         max_batch_size=min(MAX_BATCH_SIZE, concurrency or MAX_BATCH_SIZE),
+        is_windowed=ask.runtime == "tensorrt",
+        runtime=ask.runtime,
     )
 
 

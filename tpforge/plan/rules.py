@@ -6,9 +6,11 @@ A rule has a name, so that a test and a reader can hold it to its word. It chang
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from tpforge.plan.case import Advice, Case
+from tpforge.plan.memory import rank_memory
 from tpforge.plan.option import Ask, Option
 from tpforge.plan.percentiles import Simulated
 from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
@@ -135,6 +137,25 @@ def starved_of_cache(case: Case) -> Advice | None:
     return None
 
 
+def unbounded_windows(case: Case) -> Advice | None:
+    """Layers with a window keep tokens that they never read again, unless the runtime is told."""
+    engine, tokens = case.chosen.engine, case.ask.load.request_tokens
+    if engine is None or engine.settings.is_windowed:
+        return None
+    settings = replace(engine.settings, is_windowed=True)
+    bounded = rank_memory(engine.shapes, gpu=engine.cluster.gpu, settings=settings).max_requests(tokens)
+    held = engine.memory.max_requests(tokens)
+    if bounded <= held:
+        return None
+    return Advice(
+        "windows",
+        "note",
+        "layers with a sliding window keep all tokens unless kv_cache_config.max_attention_window is "
+        "set: then "
+        f"{bounded} requests per replica would fit, not {held} (compared with no measurement)",
+    )
+
+
 def tail_risk(case: Case) -> Advice | None:
     """Limits are kept by a mean request: p95 may break them, and bursts and mixed lengths raise it."""
     speed, ask, found = case.chosen.speed, case.ask, case.simulated
@@ -255,6 +276,7 @@ RULES: tuple[Callable[[Case], Advice | None], ...] = (
     slow_link,
     diminishing_returns,
     starved_of_cache,
+    unbounded_windows,
     duplicated_heads,
     coarse_precision,
     tail_risk,

@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
+from tpforge.plan.attention import AttentionWork
 from tpforge.plan.calibration import Fit
-from tpforge.plan.communication import allreduce_seconds, exchange_seconds, send_seconds
-from tpforge.plan.experts import busiest, exchanged_bytes, tile_padding, touched
+from tpforge.plan.communication import (
+    allreduce_seconds,
+    exchange_seconds,
+    gather_seconds,
+    send_seconds,
+)
+from tpforge.plan.experts import busiest, sent_bytes, tile_padding, touched
+from tpforge.plan.grouped import find_grouped
 from tpforge.plan.hardware import Cluster
 from tpforge.plan.memory import RankMemory, Settings
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
-from tpforge.quantization import find_format
-from tpforge.shards.weights import RankShapes, StageWork, stage_work
+from tpforge.quantization import Activations, find_format
+from tpforge.shards.weights import Elements, RankShapes, StageWork, stage_work
+
+_ALWAYS = 0.99
+"""A share of steps that read prompts which is taken as all of them."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +41,13 @@ class Engine:
     cluster: Cluster
     settings: Settings
 
-    @property
-    def activations(self) -> Literal["float", "int8", "fp8", "fp4"]:
-        """What the matrix products run on."""
-        name = self.settings.weight_format
-        return "float" if name is None else find_format(name).activations
+    def activations(self, weight_format: str | None) -> Activations:
+        """What products with weights of that format run on; None: floats."""
+        return (
+            "float"
+            if weight_format is None
+            else find_format(weight_format).activations_on(self.cluster.gpu.sm)
+        )
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,15 @@ class StepTime:
     def total(self) -> float:
         """Seconds of all parts, one after another: no overlap is assumed."""
         return self.linear + self.attention + self.communication + self.overhead
+
+    def times(self, factor: float) -> StepTime:
+        """A multiple."""
+        return StepTime(
+            linear=factor * self.linear,
+            attention=factor * self.attention,
+            communication=factor * self.communication,
+            overhead=factor * self.overhead,
+        )
 
     def plus(self, other: StepTime, *, times: float) -> StepTime:
         """With `times` another."""
@@ -146,6 +168,11 @@ def speed_at(model: StepModel, load: Load, *, batch: Batch) -> Speed:
     that wait the answers of as many batches. TPOT: a step over the tokens that it gives a request.
     """
     step = model.step(batch.size, load)
+    # Of all prompts that are read while a request is answered, none is its own.
+    others = (
+        step.total
+        - (step.total - model.time(model.answers(batch.size, load), drafts=load.drafts).total) / batch.size
+    )
     waiting = max(0, (load.concurrency or batch.size) - batch.size)
     prefill = model.prefill(load)
     steps = load.output_tokens / load.drafts.tokens_per_step
@@ -159,7 +186,7 @@ def speed_at(model: StepModel, load: Load, *, batch: Batch) -> Speed:
         limit=batch.limit,
         tokens_per_second=_tokens_per_second(model, load, batch=batch.size),
         ttft_ms=1e3 * ttft,
-        tpot_ms=1e3 * step.total / load.drafts.tokens_per_step,
+        tpot_ms=1e3 * others / load.drafts.tokens_per_step,
         communication_share=step.communication / step.total,
     )
 
@@ -215,21 +242,31 @@ class StepModel:
         # What is asked of every step, and stages with the same work, once.
         self._works = tuple(dict.fromkeys(self._stages))
         self._expert_layers = sum(shapes.model.has_experts(index) for index in range(shapes.model.num_layers))
-        self._activations = engine.activations
+        self._scores = AttentionWork(shapes)
+        self._sent_as = engine.activations(settings.weight_format)
         gpu = engine.cluster.gpu
-        self._flops = gpu.peak_flops(self._activations) * fit.flops_share(gpu)
-        self._head_flops = gpu.peak_flops("float") * fit.flops_share(gpu)
+        held = next((name for work in self._works for name, _ in work.experts), settings.weight_format)
+        self._kernel = find_grouped(gpu, held)
         self._bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
 
     def step(self, batch: int, load: Load) -> StepTime:
-        """A step in which `batch` requests get their tokens, and prompts of those that follow are read."""
-        drafts = load.drafts
-        context = load.input_tokens + load.output_tokens / 2
+        """The mean step: `batch` requests get their tokens, and prompts of those that follow are read.
+
+        Prompts begin in some steps, at random, and the others read none.
+        """
+        drafts, answers = load.drafts, self.answers(batch, load)
         prompts = batch * drafts.tokens_per_step / load.output_tokens
-        tokens = Tokens(
-            batch, context, prompts * load.read_tokens, self._seen(load), queries=1 + drafts.num_tokens
-        )
-        return self.time(tokens, drafts=drafts)
+        chunks = math.ceil(load.read_tokens / self.engine.settings.max_num_tokens)
+        share = 1 - math.exp(-prompts * chunks / len(self._stages))
+        reading = replace(answers, prompt=prompts * load.read_tokens / share, seen=self._seen(load))
+        mixed = self.time(reading, drafts=drafts).times(share)
+        return mixed if share > _ALWAYS else mixed.plus(self.time(answers, drafts=drafts), times=1 - share)
+
+    @staticmethod
+    def answers(batch: int, load: Load) -> Tokens:
+        """What passes through a step of `batch` requests that reads no prompt."""
+        context = load.input_tokens + load.output_tokens / 2
+        return Tokens(batch, context, queries=1 + load.drafts.num_tokens)
 
     def time(self, tokens: Tokens, *, drafts: Drafts = NO_DRAFTS) -> StepTime:
         """A step of exactly these tokens.
@@ -243,8 +280,10 @@ class StepModel:
         return step.plus(drafting, times=drafts.num_tokens / self.engine.shapes.model.num_layers)
 
     def prefill(self, load: Load) -> StepTime:
-        """Reading one prompt of `load` alone."""
-        return self._time(Tokens(0, 0, load.read_tokens, self._seen(load), prompts=1))
+        """Reading one prompt of `load` alone, in one stage after the other."""
+        tokens = Tokens(0, 0, load.read_tokens, self._seen(load), prompts=1)
+        first, *others = (self._stage_time(work, tokens) for work in self._stages)
+        return reduce(lambda total, one: total.plus(one, times=1), others, first)
 
     @staticmethod
     def _seen(load: Load) -> float:
@@ -259,12 +298,7 @@ class StepModel:
         share = replace(tokens, batch=tokens.batch / pp_size, prompt=tokens.prompt / pp_size)
         times = [self._stage_time(work, share) for work in self._works]
         slowest = max(times, key=lambda one: one.total)
-        return StepTime(
-            linear=pp_size * slowest.linear,
-            attention=pp_size * slowest.attention,
-            communication=pp_size * slowest.communication,
-            overhead=pp_size * slowest.overhead,
-        )
+        return slowest.times(pp_size)
 
     def _stage_time(self, work: StageWork, tokens: Tokens) -> StepTime:
         """Of one rank: its own tokens, and of all tokens what is its experts' and is sent."""
@@ -277,10 +311,10 @@ class StepModel:
             linear=self._linear(work, own, everyones=tokens.total, passes=passes, bandwidth=bandwidth),
             attention=self._attention(own, bandwidth=bandwidth),
             communication=self._communication(
-                own.total, everyones=tokens.total, passes=passes, num_layers=num_layers
+                own, everyones=tokens.total, passes=passes, num_layers=num_layers
             ),
-            overhead=passes * (fit.step_us + fit.layer_us * num_layers) * 1e-6
-            + own.batch * fit.request_us * 1e-6
+            overhead=passes * fit.layer_us * num_layers * 1e-6
+            + own.batch * fit.request_us[engine.settings.runtime] * 1e-6
             + self._elementwise(
                 own.total, everyones=tokens.total, num_layers=num_layers, bandwidth=bandwidth
             ),
@@ -289,50 +323,71 @@ class StepModel:
     def _linear(
         self, work: StageWork, own: Tokens, *, everyones: float, passes: float, bandwidth: float
     ) -> float:
-        """Matrix products: the p-norm of their arithmetic and of reading the weights."""
-        engine, fit = self.engine, self.fit
-        moe, mapping = engine.shapes.model.moe, engine.shapes.mapping
+        """Matrix products: the p-norm of their arithmetic and of reading the weights; and the experts'."""
+        share, norm = self.fit.flops_share(self.engine.cluster.gpu), self.fit.blend
         heads = own.batch * own.queries
-        products = work.dense_weights * own.total
-        read = float(work.dense_bytes + work.head_bytes)
-        if moe is not None:
-            each = everyones / passes
-            uneven = busiest(moe, mapping=mapping, tokens=each, skew=fit.expert_skew)
-            uneven *= tile_padding(moe, mapping=mapping)
-            products += work.expert_weights * everyones * uneven
-            read += touched(moe, tokens=each) * work.expert_bytes
-        arithmetic = 2 * products / self._flops + 2 * work.head_weights * heads / self._head_flops
-        norm = fit.blend
-        return float((arithmetic**norm + (read * passes / bandwidth) ** norm) ** (1 / norm))
+        arithmetic = own.total * self._seconds(work.dense) / share
+        arithmetic += 2 * work.head_weights * heads / self._peak(None) / share
+        read = (work.dense_bytes + work.head_bytes) * passes / bandwidth
+        dense = float((arithmetic**norm + read**norm) ** (1 / norm))
+        return dense + self._experts(work, everyones=everyones, passes=passes, bandwidth=bandwidth)
+
+    def _experts(self, work: StageWork, *, everyones: float, passes: float, bandwidth: float) -> float:
+        """The busiest rank's products of experts, of the tokens of all ranks."""
+        engine, gpu = self.engine, self.engine.cluster.gpu
+        moe, mapping = engine.shapes.model.moe, engine.shapes.mapping
+        if moe is None:
+            return 0.0
+        each = everyones / passes
+        uneven = busiest(moe, mapping=mapping, tokens=each)
+        uneven *= tile_padding(moe, mapping=mapping)
+        read = passes * touched(moe, tokens=each) * work.expert_bytes
+        if self._kernel is None:
+            arithmetic = everyones * uneven * self._seconds(work.experts) / self.fit.flops_share(gpu)
+            norm = self.fit.blend
+            return float((arithmetic**norm + (read / bandwidth) ** norm) ** (1 / norm))
+        return self._kernel.seconds(
+            everyones * uneven * self._seconds(work.experts),
+            read / (gpu.bandwidth_gb_s * 1e9),
+            layers=passes * self._expert_layers / len(self._stages),
+        )
+
+    def _seconds(self, elements: Elements) -> float:
+        """Of a token's products with so many elements, at the peak of what each runs on."""
+        return sum(2 * count / self._peak(name) for name, count in elements)
+
+    def _peak(self, weight_format: str | None) -> float:
+        return self.engine.cluster.gpu.peak_flops(self.engine.activations(weight_format))
 
     def _attention(self, tokens: Tokens, *, bandwidth: float) -> float:
-        """Reading the cache for new tokens, once for all queries of a request; the scores of prompts."""
+        """Of new tokens the slower of reading the cache, once for all queries, and of the scores; of prompts
+        the scores.
+        """
         engine, fit = self.engine, self.fit
-        attention, tp_size = engine.shapes.model.attention, engine.shapes.attention_tp_size
+        flops = engine.cluster.gpu.peak_flops("float") * fit.attention_share * len(self._stages)
         read = tokens.batch * engine.memory.layout.read_bytes(tokens.context) * fit.kv_read / bandwidth
-        heads = engine.shapes.plan.padding.heads.num_heads / tp_size
-        num_layers = engine.shapes.num_attention_layers / len(self._stages)
-        window = attention.sliding_window
-        seen = tokens.seen
-        if window is not None and attention.sliding_layers is None:
-            seen = min(seen, window)
-        flops = 4 * tokens.prompt * seen * heads * attention.head_size * num_layers
-        return read + flops / (engine.cluster.gpu.fp16_tflops * 1e12 * fit.attention_share)
+        answers = tokens.batch * tokens.queries * self._scores.of_answer(tokens.context)
+        prompts = tokens.prompt * self._scores.of_prompt(tokens.seen)
+        return max(read, answers / flops) + prompts / flops
 
-    def _communication(self, own: float, *, everyones: float, passes: float, num_layers: float) -> float:
+    def _communication(self, own: Tokens, *, everyones: float, passes: float, num_layers: float) -> float:
         """Two all-reduces a layer over the tp ranks, or tokens to the experts and back; to the next stage."""
         engine, shapes, pp_size = self.engine, self.engine.shapes, len(self._stages)
+        links, cluster = self.fit.links, engine.cluster
         hidden, tp_size = shapes.model.hidden_size, shapes.mapping.tp_size
         each = hidden * everyones / passes
         if shapes.has_attention_dp:
-            moved = exchanged_bytes(each, activations=self._activations)
-            once = exchange_seconds(moved, ranks=tp_size, cluster=engine.cluster, shares=self.fit.links)
+            sizes = sent_bytes(self._sent_as) * each, 2 * each
+            once = sum(exchange_seconds(one, ranks=tp_size, cluster=cluster, shares=links) for one in sizes)
             total = passes * self._expert_layers / pp_size * (once + self.fit.exchange_us * 1e-6)
         else:
-            once = allreduce_seconds(2 * each, ranks=tp_size, cluster=engine.cluster, shares=self.fit.links)
-            total = passes * 2 * num_layers * once
+            once = allreduce_seconds(2 * each, ranks=tp_size, cluster=cluster, shares=links)
+            once += self.fit.wait_us * 1e-6 if own.prompt and tp_size > 1 else 0.0
+            logits = 2 * own.batch * own.queries / passes * shapes.model.vocab_size
+            gathered = gather_seconds(logits, ranks=tp_size, cluster=cluster, shares=links)
+            total = passes * (2 * num_layers * once + gathered / pp_size)
         if pp_size > 1:
-            sent = 2 * hidden * own / passes
+            sent = 2 * hidden * own.total / passes
             total += passes * send_seconds(sent, cluster=engine.cluster, ranks=tp_size, shares=self.fit.links)
         return total
 
@@ -341,6 +396,8 @@ class StepModel:
         model, tp_size = self.engine.shapes.model, self.engine.shapes.mapping.tp_size
         width = model.mlp.intermediate_size
         if model.moe is not None:
-            width = model.moe.top_k * model.moe.intermediate_size + model.moe.shared_intermediate_size
+            # What is between the products of routed experts is in their kernel, where it was measured.
+            routed = 0 if self._kernel is not None else model.moe.top_k * model.moe.intermediate_size
+            width = routed + model.moe.shared_intermediate_size
         values = model.hidden_size * own + 3 * width / tp_size / 4 * everyones
         return self.fit.vector_passes * 2 * values * num_layers / bandwidth

@@ -67,7 +67,10 @@ class HeldTensor:
 
 @dataclass(frozen=True)
 class RankCache:
-    """What a rank keeps of a layer: for each token, or once for a request; see `tpforge.plan.kv.LayerKv`."""
+    """What a rank keeps of a layer: for each token, or once for a request; see `tpforge.plan.kv.LayerKv`.
+
+    `window_is_optional`: all tokens are kept unless the runtime is told not to.
+    """
 
     values: float = 0
     num_bytes: int = 0
@@ -75,6 +78,7 @@ class RankCache:
     every: int = 1
     window: int | None = None
     read_limit: int | None = None
+    window_is_optional: bool = False
 
 
 Kind = Hashable
@@ -241,50 +245,68 @@ def weight_basis(weight_format: str | None) -> Basis:
     return "exact" if weight_format is None or find_format(weight_format).made_by == "convert" else "modelled"
 
 
+Elements = tuple[tuple[str | None, float], ...]
+"""Elements that a token is multiplied with, by the format of their weights; None: floats."""
+
+
 @dataclass(frozen=True)
 class StageWork:
     """What a stage's weights make a rank do for one token, and read for one step.
 
-    `dense_weights` counts the elements that a token is multiplied with, `expert_weights` those of the experts
+    `dense` counts the elements that a token is multiplied with, `experts` those of the experts
     that it is routed to; `dense_bytes` are read at every step, `expert_bytes` as far as experts are chosen.
     `head_weights` is the LM head's, for tokens whose logits are wanted.
     """
 
-    dense_weights: float
-    expert_weights: float
+    dense: Elements
+    experts: Elements
     dense_bytes: int
     expert_bytes: int
     head_weights: int
     head_bytes: int
+
+    @property
+    def dense_weights(self) -> float:
+        """Those of all formats."""
+        return sum(count for _, count in self.dense)
+
+    @property
+    def expert_weights(self) -> float:
+        """Those of all formats."""
+        return sum(count for _, count in self.experts)
 
 
 def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: str | None) -> StageWork:
     """The work of a rank of `stage`; vectors (norms, biases) are left out."""
     moe = shapes.model.moe
     routed = moe.top_k / moe.num_experts if moe else 0.0
-    dense_weights, expert_weights, dense, expert = 0.0, 0.0, 0, 0
+    elements: dict[bool, Counter[str | None]] = {True: Counter(), False: Counter()}
+    sizes: Counter[bool] = Counter()
     for kind, count in shapes.layers(stage).items():
         for tensor in shapes.layer.get(kind, ()):
             if len(tensor.shape) < 2:
                 continue
-            size = count * _tensor_bytes(tensor, dtype=dtype, weight_format=weight_format)
-            elements = count * math.prod(tensor.shape)
-            if is_of_experts(tensor):
-                expert_weights += elements * routed
-                expert += size
-            else:
-                dense_weights += elements
-                dense += size
+            of_experts = is_of_experts(tensor)
+            sizes[of_experts] += count * _tensor_bytes(tensor, dtype=dtype, weight_format=weight_format)
+            held = _format_of(tensor, weight_format=weight_format)
+            elements[of_experts][held] += count * math.prod(tensor.shape)
     is_last = stage == shapes.mapping.pp_size - 1
     heads = [tensor for tensor in shapes.last if len(tensor.shape) == 2] if is_last else []
     return StageWork(
-        dense_weights=dense_weights,
-        expert_weights=expert_weights,
-        dense_bytes=dense,
-        expert_bytes=expert,
+        dense=tuple((name, float(count)) for name, count in elements[False].items()),
+        experts=tuple((name, count * routed) for name, count in elements[True].items()),
+        dense_bytes=sizes[False],
+        expert_bytes=sizes[True],
         head_weights=sum(math.prod(tensor.shape) for tensor in heads),
         head_bytes=sum(_tensor_bytes(tensor, dtype=dtype, weight_format=None) for tensor in heads),
     )
+
+
+def _format_of(tensor: HeldTensor, *, weight_format: str | None) -> str | None:
+    """The format that a tensor is held in; None: floats."""
+    if not tensor.is_quantized or tensor.stored_as == AS_FLOATS:
+        return None
+    return tensor.stored_as or weight_format
 
 
 def _sample(model: ModelSpec) -> ModelSpec:
@@ -303,13 +325,12 @@ def _sample(model: ModelSpec) -> ModelSpec:
 
 
 def _tensor_bytes(tensor: HeldTensor, *, dtype: DType, weight_format: str | None) -> int:
-    if tensor.stored_as is not None:
-        weight_format = None if tensor.stored_as == AS_FLOATS else tensor.stored_as
-    if weight_format is None or not tensor.is_quantized:
+    held = _format_of(tensor, weight_format=weight_format)
+    if held is None:
         return math.prod(tensor.shape) * (tensor.dtype or dtype).num_bytes
-    row = find_format(weight_format)
+    row = find_format(held)
     if row.made_by == "convert":
-        packed = Packing(weight_format, row.group_size)
+        packed = Packing(held, row.group_size)
         return sum(one.num_bytes for one in packed.stored(tensor.name, tensor.shape, dtype=dtype))
     return _laid_out_elsewhere(row, tensor.shape)
 

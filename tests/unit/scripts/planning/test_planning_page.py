@@ -43,6 +43,19 @@ def test_the_page_answers_ten_questions() -> None:
     assert all(shown for _, shown in answers())
 
 
+def test_a_question_is_answered_with_figures_that_its_commands_print() -> None:
+    """Sentences beside a console block state none of their own, so that they cannot outlive it."""
+    section = PAGE.read_text(encoding="utf-8").partition(TITLE)[2].partition("\n## ")[0]
+    for question in re.split(r"^### \d+\. ", section, flags=re.MULTILINE)[1:]:
+        title, _, text = question.partition("\n")
+        blocks = " ".join(re.findall(r"^```console$(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+        prose = re.sub(r"^```console$.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        # Of the price file, whose date is that of its own head.
+        prose = re.sub(r"on \d{4}-\d\d-\d\d", "", prose)
+        for figure in re.findall(r"(?<![\w.-])\d[\d.]*\d|(?<![\w.-])\d", prose):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d])", blocks + title), f"{title}: {figure}"
+
+
 @pytest.mark.parametrize(("command", "shown"), answers(), ids=lambda value: str(value)[:60])
 def test_what_the_page_prints_is_what_the_program_prints(
     command: str, shown: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,8 @@ import statistics
 import numpy as np
 import pytest
 
+from benchmarks.measured import errors
 from benchmarks.orders import orders
-from benchmarks.planner import errors
 from benchmarks.published import rows
 from builders.blueprint import find_blueprint
 from tests.unit.tpforge.plan.test_choose import plan
@@ -38,7 +38,7 @@ def test_the_busiest_rank_and_the_chosen_experts_are_those_of_random_draws(token
         drawn = np.stack([chance.permutation(128)[:8] for _ in range(tokens)])
         chosen.append(len(np.unique(drawn)) / 128)
         most.append(np.bincount(drawn.ravel() // 16, minlength=8).max() / (tokens * 8 / 8))
-    found = busiest(experts(), mapping=Mapping(tp_size=8, moe_ep_size=8), tokens=tokens, skew=1)
+    found = busiest(experts(), mapping=Mapping(tp_size=8, moe_ep_size=8), tokens=tokens)
     # The formula is the limit of many ranks: somewhat above the mean of the most of eight.
     assert float(np.mean(most)) <= found < 1.15 * float(np.mean(most))
     assert touched(experts(), tokens=tokens) == pytest.approx(float(np.mean(chosen)), rel=0.01)
@@ -46,7 +46,7 @@ def test_the_busiest_rank_and_the_chosen_experts_are_those_of_random_draws(token
 
 def test_experts_divided_by_width_have_no_busiest_rank_and_part_filled_tiles() -> None:
     by_width = Mapping(tp_size=8)
-    assert busiest(experts(), mapping=by_width, tokens=10, skew=3) == 1
+    assert busiest(experts(), mapping=by_width, tokens=10) == 1
     assert tile_padding(experts(), mapping=by_width) == pytest.approx(128 / 96)
     assert tile_padding(experts(), mapping=Mapping(tp_size=8, moe_ep_size=8)) == 1
 
@@ -91,7 +91,7 @@ def test_runtime_pytorch_alone_has_it_and_by_width_and_by_number_are_not_the_sam
         found = plan("qwen3-30b-a3b", "h100-sxm", 4, ask=ask)
         assert any(one.attention_dp for one in found.working) is has
         speeds = {one.label: one.tokens_per_second for one in found.working if one.kv_dtype == "fp8"}
-        assert speeds["TP4 EP4 fp8, KV fp8"] != pytest.approx(speeds["TP4 fp8, KV fp8"], rel=0.01)
+        assert speeds["TP4 EP4 fp8, KV fp8"] != pytest.approx(speeds["TP4 fp8, KV fp8"], rel=1e-3)
         assert ("TP4 EP4 ADP fp8, KV fp8" in speeds) is has
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.blueprint import blueprint_from_config
+from builders.blueprint import blueprint_from_config, find_blueprint
 from builders.conversion.division import TableLayout
 from builders.conversion.planning import plan_rank_files, plan_shards
 from builders.families.common.registry import find_family
@@ -118,12 +118,28 @@ def test_latent_attention_caches_the_same_on_every_rank() -> None:
         assert kv_layout(shapes, stage=0, kv_dtype="bfloat16").bytes_per_token == 27 * (512 + 64) * 2
 
 
-def test_a_sliding_window_bounds_the_cache_of_its_layers() -> None:
+def test_a_sliding_window_bounds_the_cache_of_its_layers_where_the_runtime_is_told() -> None:
+    """TensorRT-LLM, resource_manager.py: without max_attention_window every layer keeps max_seq_len."""
     shapes = rank_shapes(blueprint("gemma-2-9b"), mapping=Mapping())
-    layout = kv_layout(shapes, stage=0, kv_dtype="bfloat16")
+    layout = kv_layout(shapes, stage=0, kv_dtype="bfloat16", is_windowed=True)
     per_layer = 2 * 8 * 256 * 2
     assert layout.request_bytes(8192) == per_layer * 21 * (4096 + 8192)
     assert layout.request_bytes(33) == per_layer * 42 * 64
+    whole = kv_layout(shapes, stage=0, kv_dtype="bfloat16")
+    assert whole.request_bytes(8192) == per_layer * 42 * 8192
+    # What is kept beyond a window is not read.
+    assert whole.read_bytes(8192) == layout.read_bytes(8192) == per_layer * 21 * (4096 + 8192)
+
+
+@pytest.mark.parametrize(("name", "full", "sliding", "window"), [("gpt-oss-120b", 18, 18, 128)])
+def test_so_it_does_with_models_of_the_table_of_architectures(
+    name: str, full: int, sliding: int, window: int
+) -> None:
+    shapes = rank_shapes(find_blueprint(name), mapping=Mapping())
+    per_layer = 2 * 8 * 64 * 2
+    bounded = kv_layout(shapes, stage=0, kv_dtype="bfloat16", is_windowed=True)
+    assert bounded.request_bytes(4096) == per_layer * (full * 4096 + sliding * window)
+    assert kv_layout(shapes, stage=0, kv_dtype="bfloat16").request_bytes(4096) == per_layer * 36 * 4096
 
 
 def test_pipeline_stages_hold_the_cache_of_their_own_layers() -> None:

@@ -10,16 +10,23 @@ import pytest
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
 from tpforge.plan.calibration import Deployment, calibration
-from tpforge.plan.communication import LinkShares, allreduce_seconds, find_measured, send_seconds
+from tpforge.plan.communication import (
+    LinkShares,
+    allreduce_seconds,
+    exchange_seconds,
+    find_measured,
+    gather_seconds,
+    send_seconds,
+)
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
 from tpforge.plan.memory import Settings, rank_memory
-from tpforge.plan.throughput import Engine, Load, Speed, speed
+from tpforge.plan.throughput import Engine, Load, Speed, StepModel, Tokens, speed
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes, stage_work
 from tpforge.units import KIB, MIB
 
-SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7, exchange=0.2)
+SHARES = LinkShares(pcie=0.5, nvlink=0.7, hosts=0.7, exchange=0.25)
 
 
 def make_engine(name: str, gpu: str, *, tp: int, weight_format: str | None = None, kv: str = "fp8") -> Engine:
@@ -78,6 +85,63 @@ def test_an_all_reduce_over_hosts_goes_at_the_network_rate() -> None:
 def test_one_rank_communicates_nothing() -> None:
     cluster = make_cluster(find_gpu("l40s"), num_gpus=1)
     assert allreduce_seconds(1e9, ranks=1, cluster=cluster, shares=SHARES) == 0
+    assert gather_seconds(1e9, ranks=1, cluster=cluster, shares=SHARES) == 0
+
+
+def test_gathering_goes_at_the_measured_rate_of_nccl_or_takes_half_of_an_all_reduce() -> None:
+    h200 = make_cluster(find_gpu("h200-sxm"), num_gpus=8)
+    # aiconfigurator-core 0.12.0, nccl 2.29.2: 268,435,456 elements of 16 bits over 8 H200 in 1.448 ms.
+    measured = gather_seconds(2 * 268_435_456, ranks=8, cluster=h200, shares=SHARES)
+    assert measured == pytest.approx(1.448e-3, rel=0.05)
+    cards = make_cluster(find_gpu("rtx-pro-6000"), num_gpus=8)
+    assert gather_seconds(1e9, ranks=8, cluster=cards, shares=SHARES) == pytest.approx(7 / 8 / 23, rel=0.01)
+    # Parts of different sizes are sent rank by rank: slower over NVLink, as fast as the link over PCIe.
+    uneven = [exchange_seconds(1e9, ranks=8, cluster=one, shares=SHARES) for one in (h200, cards)]
+    assert uneven[0] == pytest.approx(4 * gather_seconds(1e9, ranks=8, cluster=h200, shares=SHARES), rel=0.01)
+    assert uneven[1] == gather_seconds(1e9, ranks=8, cluster=cards, shares=SHARES)
+    unmeasured = make_cluster(find_gpu("l40s"), num_gpus=4)
+    half = allreduce_seconds(1e9, ranks=4, cluster=unmeasured, shares=SHARES) / 2
+    assert gather_seconds(1e9, ranks=4, cluster=unmeasured, shares=SHARES) == half
+
+
+def test_a_light_load_reads_prompts_in_few_of_its_steps() -> None:
+    """Of 128 steps some four begin with a prompt; the others touch only the experts of four answers."""
+    engine = make_engine("mixtral-8x7b", "h100", tp=1, weight_format="fp8")
+    model = StepModel(engine, calibration().fit)
+    load = Load(512, 128, concurrency=4)
+    context = 512 + 128 / 2
+    answers = model.time(Tokens(4, context)).total
+    share = 1 - math.exp(-4 / 128)
+    reading = model.time(Tokens(4, context, prompt=4 / 128 * 512 / share, seen=256)).total
+    assert model.step(4, load).total == pytest.approx((1 - share) * answers + share * reading)
+    assert answers < model.step(4, load).total < reading
+
+
+def test_a_prompt_alone_passes_the_stages_of_a_pipeline_one_after_the_other() -> None:
+    load = Load(2048, 128, concurrency=1)
+
+    def prefill(pp: int) -> float:
+        known = find_known("llama-3.3-70b")
+        assert known is not None
+        blueprint = blueprint_from_config(known.config, name="70b", where="70b")
+        shapes = rank_shapes(blueprint, mapping=Mapping(pp_size=pp))
+        gpu, settings = find_gpu("b200"), Settings(DType.FLOAT16, "fp8", "fp8")
+        engine = Engine(
+            shapes,
+            rank_memory(shapes, gpu=gpu, settings=settings),
+            make_cluster(gpu, num_gpus=pp),
+            settings,
+        )
+        return StepModel(engine, calibration().fit).prefill(load).total
+
+    assert prefill(1) < prefill(4) < 1.1 * prefill(1)
+
+
+def test_a_card_that_holds_less_power_than_its_module_sustains_less_of_the_same_peak() -> None:
+    card, module = find_gpu("a100-pcie-80gb"), find_gpu("a100-sxm-80gb")
+    assert card.fp16_tflops == module.fp16_tflops
+    assert card.peak_flops("float") == pytest.approx(0.9 * module.peak_flops("float"))
+    assert card.peak_flops("int8") == pytest.approx(0.9 * module.peak_flops("int8"))
 
 
 def test_the_work_of_a_dense_token_is_its_matrices_and_of_mixtral_two_experts_of_eight() -> None:
