@@ -88,8 +88,8 @@ def _installed(row: Row, root: Path, *, wheel: Path, uv: Path) -> str:
     (packages,) = home.glob(".local/share/uv/tools/tpforge/lib/python*/site-packages")
     size = sum(file.lstat().st_size for file in packages.rglob("*") if file.is_file())
     count = len(list(packages.glob("*.dist-info")))
-    for command in row.commands:
-        _run(root, f"tpforge {command}")
+    # At once: what a command leaves running ends with its root.
+    _run(root, f"sh -exc {shlex.quote('; '.join(f'tpforge {command}' for command in row.commands))}")
     verbs = ", ".join(dict.fromkeys(command.split()[0] for command in row.commands))
     return line(f"`tpforge{row.extras}`", str(count), f"{size / 1e6:.0f} MB", f"{seconds:.0f} s", verbs)
 

@@ -39,7 +39,8 @@ model_transaction_policy { decoupled: true }
 input [
   { name: "text_input" data_type: TYPE_STRING dims: [1] },
   { name: "max_tokens" data_type: TYPE_INT32 dims: [1] },
-  { name: "stream" data_type: TYPE_BOOL dims: [1] optional: true }
+  { name: "stream" data_type: TYPE_BOOL dims: [1] optional: true },
+  { name: "exclude_input_in_output" data_type: TYPE_BOOL dims: [1] optional: true }
 ]
 output [ { name: "text_output" data_type: TYPE_STRING dims: [-1] } ]
 instance_group [ { count: 1 kind: KIND_CPU } ]

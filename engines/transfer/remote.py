@@ -21,6 +21,8 @@ from tpforge.system.opener import Readable, RedirectRefused, open_url
 
 CHUNK = 1 << 20
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+SCHEMES = "file:///DIR, http(s)://, s3://, gs:// or az://"
+"""What is commonly asked for; any other that fsspec drives will do."""
 _TIMEOUT_S = 60.0
 
 
@@ -53,7 +55,7 @@ def open_remote(url: str, *, headers: Mapping[str, str] | None = None) -> Remote
     if scheme in ("http", "https"):
         return HttpRemote(url, headers=headers)
     if not scheme:
-        raise UsageError(f"{url}: has no scheme; expected file:///DIR, http(s)://, s3://, gs:// or az://")
+        raise UsageError(f"{url}: has no scheme; expected {SCHEMES}")
     if headers:
         raise UsageError(f"{url}: --header is for http(s); the driver of {scheme} has its own credentials")
     return FsspecRemote(url)
@@ -75,7 +77,7 @@ class FsspecRemote:
             how = f"; install it with: {install_packages([package])}" if package else f": {error}"
             raise EnvironmentUnusable(f"{url}: the driver of {scheme}:// is not installed{how}") from error
         except ValueError as error:
-            raise UsageError(f"{url}: {error}") from error
+            raise UsageError(f"{url}: {error}; expected {SCHEMES}") from error
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, None when there is none."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a command in a root that has this operating system's own programs and nothing else: no checkout, no home, no
 # environment, nothing of /usr/local. It needs user namespaces and no root. The folder becomes the root, and what it holds
-# is seen there; its /root is the home.
+# is seen there; its /root is the home. What the command leaves running ends with it.
 # usage: scripts/dev/clean-root.sh [--bind DIR]... FOLDER [NAME=VALUE]... COMMAND [ARGUMENT]...
 set -euo pipefail
 

@@ -16,6 +16,7 @@ from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest
 from triton_repo.client.client import Client, Tls
 from triton_repo.client.wire import Response, tensor
+from triton_repo.smoke.canary import Canary
 from triton_repo.smoke.metrics import ActiveRequests
 
 CheckStatus = Literal["pass", "fail", "skip"]
@@ -174,6 +175,14 @@ class Target:
     @cached_property
     def canary(self) -> str:
         """The answer to the canary prompt, as it was when first asked for."""
+        return self._ask_canary()
+
+    @cached_property
+    def canary_again(self) -> Canary:
+        """The same question, for checks that want its answer from after something."""
+        return Canary(self._ask_canary)
+
+    def _ask_canary(self) -> str:
         return self.client.generate(self.prompt, max_tokens=CANARY_TOKENS).text
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import Any
 
 from triton_repo.client.client import RequestRefused
 from triton_repo.client.wire import Tensor, tensor
-from triton_repo.smoke.check import CANARY_TOKENS, Skipped, Target, expect, expect_equal
+from triton_repo.smoke.check import Skipped, Target, expect, expect_equal
 
 _MAX_TOKENS = 4
 _BIG_PROMPT_BYTES = 10_000_000
@@ -43,8 +43,7 @@ def run_malformed(target: Target, case: Malformed, model: str) -> None:
         )
     named = re.search(rf"\b{re.escape(case.field)}\b", message)
     expect(named is not None, f"{case.what}: the error does not name {case.field}: {message}")
-    found = target.client.generate(target.prompt, max_tokens=CANARY_TOKENS).text
-    expect_equal(found, expected, what="the canary's answer afterwards")
+    expect_equal(target.canary_again.answer(), expected, what="the canary's answer afterwards")
 
 
 def _request(**changes: Tensor | None) -> Callable[[Target], list[Tensor]]:

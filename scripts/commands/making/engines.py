@@ -125,7 +125,9 @@ def verify(engine: str | None, as_json: bool) -> None:
         raise VerificationFailed(
             "\n  ".join([f"{places.engine}: the files are not those that were built:", *problems])
         )
-    output.result(f"{places.engine}: engine.json and {counted(len(manifest.files), 'file')}, all as built")
+    later = ", and parity.json of its proof" if (places.engine / "parity.json").is_file() else ""
+    held = f"engine.json and {counted(len(manifest.files), 'file')}, all as built{later}"
+    output.result(f"{places.engine}: {held}")
 
 
 @command.command("rm", short_help="Remove engines and what was derived from them.")
@@ -248,7 +250,7 @@ def pull(
 
 
 def _content(moved: Transfer) -> str:
-    """What was moved, counted as `verify` counts: the files that engine.json lists, and itself."""
+    """What was moved: engine.json, the files that it lists, and the proof's parity.json if there is one."""
     files = counted(moved.num_files - 1, "file")
     return f"engine.json and {files}, {format_bytes(moved.num_bytes)}"
 

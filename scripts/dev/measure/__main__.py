@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import subprocess
 import sys
@@ -88,7 +89,14 @@ def _run(measurement: Measurement, words: tuple[str, ...]) -> subprocess.Complet
     command = [places.get(word, word) for word in words]
     with tempfile.TemporaryDirectory(prefix="tpforge-measure-") as folder:
         where = folder if measurement.shown == "output" else ROOT
-        return subprocess.run(command, cwd=where, check=False, stdout=subprocess.PIPE, text=True)
+        return subprocess.run(
+            command,
+            cwd=where,
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TQDM_DISABLE": "1"},
+        )
 
 
 def _footer(measurement: Measurement, noise: Noise) -> str:

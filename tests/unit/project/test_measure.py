@@ -23,6 +23,7 @@ ELSEWHERE = {
     "docs/planning.md": "benchmarks.planner writes it",
     "docs/demo/decision.md": "make decide-demo writes it",
     "docs/families.md": "make families writes it",
+    "docs/reliability.md": "tells of attacks before and after a change; the drills have their block",
 }
 """Pages whose figures stand in no block, and why."""
 FIGURE = re.compile(
@@ -30,7 +31,16 @@ FIGURE = re.compile(
     r"|\bmedian\b(?:[^.|]|\.\d)*?\d+(?:\.\d+)? (?:s|ms|tokens/s|GB/s|MB/s)\b"
     r"|\d+(?:\.\d+)? (?:s|ms|tokens/s|GB/s|MB/s)\b(?:[^.|]|\.\d)*?\bmedian\b"
     r"|\bn=\d"
+    r"|\b\d+\.\d+ (?:s|ms|min|GB/s|MB/s|tokens/s|requests/s)\b"
+    r"|perplexity of \d"
 )
+SEEN_ONCE = {
+    "docs/clients.md": ("the slowest after 0.7 s",),
+    "docs/deploy/compose.md": ("ready after 12.5 s",),
+    "docs/quantization.md": ("has a perplexity of 33.379", "has a perplexity of 26.608"),
+    "docs/runtimes.md": ("freed their slot after 0.5 s",),
+}
+"""What was seen when something was run by hand: other tools, a host, faults. No command repeats it."""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -45,6 +55,9 @@ def test_every_measurement_has_its_block_in_its_page_and_no_other_is_there(page:
 def test_no_measured_figure_stands_outside_of_a_block(page: str) -> None:
     text = without_blocks((ROOT / page).read_text(encoding="utf-8"))
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for phrase in SEEN_ONCE.get(page, ()):
+        assert phrase in text
+        text = text.replace(phrase, "")
     assert [found[0] for found in FIGURE.finditer(text)] == []
 
 
@@ -54,6 +67,7 @@ def test_a_figure_outside_of_a_block_is_found() -> None:
         "the median was\n12 ms",
         "1.9 s for 1.98 GB (median of 3)",
         "17 s (n=1)",
+        "after 7.4 s",
     ):
         assert FIGURE.search(text), text
     assert not FIGURE.search("waits 30 s, then 5 s; `[1, 2]`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from scripts.flows import up
 from scripts.flows.deploy import Written, apply
 from scripts.main import main
 from tests.support.tiny_engine import write_tiny_engine
-from tpforge.errors import EnvironmentUnusable
+from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.recipe import Recipe
 from tpforge.units import counted
 
@@ -168,6 +169,25 @@ def test_a_missing_driver_is_named_once(place: Path, scheme: str) -> None:
     said = str(caught.value)
     assert said.startswith(f"{scheme}://bucket/x: the driver of {scheme}:// is not installed")
     assert said.count("nstall") == (3 if scheme == "s3" else 2), "it is missing, and one way to bring it"
+
+
+def test_a_scheme_that_nobody_knows_is_refused_with_those_that_are(place: Path) -> None:
+    with pytest.raises(UsageError, match=r"s3x.*expected file:///DIR, .*s3://"):
+        push_engine("tiny", "s3x://bucket/x", headers={}, num_parallel=1, progress=lambda _text: None)
+
+
+def test_the_files_that_push_and_verify_count_add_up(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Push sends the record of the proof as well, and verify names it."""
+    (place / "out" / "tiny" / "engine" / "parity.json").write_text("{}")
+    assert main(["engines", "push", "tiny", f"file://{tmp_path}/store"]) == 0
+    pushed = re.findall(r"engine.json and (\d+) files", capsys.readouterr().out)
+    assert main(["engines", "verify", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"engine.json and (\d+) files, all as built, and parity.json", said) == [
+        str(int(pushed[0]) - 1)
+    ]
 
 
 def test_engines_of_the_runtimes_of_one_model_lie_side_by_side(
