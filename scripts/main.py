@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import click
 from click.shell_completion import shell_complete
@@ -27,9 +28,9 @@ from scripts.cli.output import Output, Told, for_people
 from scripts.cli.usage import nearest, usage_text
 from scripts.commands.table import COMMANDS, STAGES, module_of
 from tpforge import __version__
-from tpforge.errors import EnvironmentUnusable, TpforgeError
+from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from tpforge.extras import extra_of, missing_extra
-from tpforge.printable import printable
+from tpforge.printable import is_text, printable
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -89,6 +90,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit status. Nothing escapes but the status."""
+    _open_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug, as_json, told = "--debug" in given, "--json" in given, Told()
     _configure_libraries()
@@ -96,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notices = _Notices()
     logging.getLogger("tpforge").addHandler(notices)
     try:
+        _refuse_bytes(given)
         if asked := os.environ.get(VARIABLE):
             return shell_complete(cli, {}, "tpforge", VARIABLE, asked)
         return _run(given, told)
@@ -108,6 +111,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("tpforge").removeHandler(notices)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _open_closed_streams() -> None:
+    """Lead a stream that the caller closed (``>&-``) to nowhere: None can be neither read nor written."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """Refuse arguments that no record could keep and no server be sent.
+
+    Raises:
+        UsageError: one is not text of the encoding of the system.
+    """
+    for argument in arguments:
+        if not is_text(argument):
+            raise UsageError(f"{argument}: is not UTF-8 text")
 
 
 def _configure_libraries() -> None:
@@ -161,12 +182,11 @@ def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
     """Say the failure on stderr, and as JSON for a command that has printed none; its exit status."""
     if isinstance(error, BrokenPipeError):
         # The reader went away (`| head`, `2>&1 | head`): nothing to say, and nothing may be flushed at exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        _forget(sys.stdout)
         try:
             sys.stderr.flush()
         except BrokenPipeError:
-            os.dup2(nowhere, sys.stderr.fileno())
+            _forget(sys.stderr)
         return BROKEN_PIPE
     if debug:
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
@@ -174,8 +194,17 @@ def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:
     _say(message)
     if as_json:
         fields = {"error": type(error).__name__, "message": message, "exit_status": status}
-        Output(as_json=True).record("error", fields)
+        try:
+            Output(as_json=True).record("error", fields)
+        except OSError:
+            # It was stdout itself that failed.
+            _forget(sys.stdout)
     return status
+
+
+def _forget(stream: TextIO) -> None:
+    """Let nothing that could not be written be flushed at exit, which would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Notices(logging.Handler):

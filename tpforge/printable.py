@@ -16,6 +16,11 @@ _SUSPECT = re.compile(r"[^\x20-\x7e\u00a1-\u00ac\u00ae-\u024f]")
 _KEPT = re.compile(f"[{_BLANKS}{_JOINERS}\n\t]")
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written and sent: Python keeps bytes that are none as halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def printable(text: str) -> str:
     """The text with line ends and tabs as they are, and every other control character escaped."""
     return _SUSPECT.sub(_escaped, text.replace("\r\n", "\n"))

@@ -14,6 +14,7 @@ from itertools import accumulate, count, takewhile
 from typing import Literal
 
 from tpforge.errors import InputRefused, UsageError
+from tpforge.printable import is_text
 
 MOST = 100_000
 """Users, or requests a second: one client has fewer ports than that, and each request is an object of it."""
@@ -148,14 +149,9 @@ def _row(value: dict[str, object]) -> TraceRow:
     timestamp, text = value["timestamp"], value.get("text_input")
     if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp < math.inf:
         raise ValueError(f"timestamp {timestamp!r} is not a number of milliseconds")
-    if text is not None and not (isinstance(text, str) and _is_unicode(text)):
+    if text is not None and not (isinstance(text, str) and is_text(text)):
         raise ValueError("text_input is not text")
     return TraceRow(timestamp / 1e3, _length(value, "input_length"), _length(value, "output_length"), text)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be sent: JSON's escapes make halves of characters too."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _length(value: dict[str, object], key: str) -> int | None:

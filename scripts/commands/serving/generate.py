@@ -11,6 +11,7 @@ from scripts.cli.options.common import COUNT, DEBUG, JSON, SIZE
 from scripts.cli.options.connection import connection_options, read_connection
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
+from tpforge.printable import is_text
 
 _SAMPLING = ("temperature", "top_k", "top_p", "seed", "repetition_penalty")
 
@@ -117,5 +118,17 @@ def _read_words(words: tuple[str, ...], chat: str | None) -> tuple[str | None, s
 
 
 def _stdin_for(text: str | None) -> str | None:
-    """The text, or what is on stdin for -, without its last end of line."""
-    return sys.stdin.read().removesuffix("\n") if text == "-" else text
+    """The text, or what is on stdin for -, without its last end of line.
+
+    Raises:
+        UsageError: stdin is not UTF-8 text.
+    """
+    if text != "-":
+        return text
+    try:
+        found = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"-: stdin is not UTF-8 text: {error}") from error
+    if not is_text(found):
+        raise UsageError("-: stdin is not UTF-8 text")
+    return found.removesuffix("\n")

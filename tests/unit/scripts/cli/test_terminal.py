@@ -6,6 +6,9 @@ import io
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -146,3 +149,44 @@ def test_a_file_that_nests_without_end_is_refused_and_our_own_recursion_is_a_bug
     monkeypatch.setattr("scripts.flows.serve.stop_servers", endless)
     assert main(["stop"]) == 1
     assert "internal error: RecursionError" in capsys.readouterr().err
+
+
+def run_in_shell(command: str) -> subprocess.CompletedProcess[bytes]:
+    """A command line of `tpforge`, as a shell runs it."""
+    words = command.replace("tpforge", f"{shlex.quote(sys.executable)} -m tpforge", 1)
+    return subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("tpforge versions --json > /dev/full", 3),
+        ("tpforge versions > /dev/full", 3),
+        ("tpforge versions >&-", 0),
+        ("tpforge versions 2>&- >/dev/null", 0),
+        ("tpforge versions <&- >/dev/null", 0),
+        ("tpforge versions no-such-argument --json >&-", 2),
+        ("tpforge versions no-such-argument 2>&-", 2),
+        ("tpforge versions $'\\xff'", 2),
+    ],
+)
+def test_streams_that_are_closed_or_full_and_bytes_that_are_no_text_are_no_bug(
+    command: str, status: int
+) -> None:
+    done = run_in_shell(command)
+    assert (done.returncode, b"Traceback" in done.stderr, b"internal" in done.stderr) == (
+        status,
+        False,
+        False,
+    ), done.stderr
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_prompt_on_stdin_that_is_no_text_is_refused(
+    errors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["generate", "-"], ["generate", "--chat", "-"]):
+        stdin = io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8", errors=errors)
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert main(words) == 2
+        assert "stdin is not UTF-8 text" in capsys.readouterr().err
