@@ -128,7 +128,7 @@ def _run(loop: Callable[..., Coroutine[None, None, float]], url: str, **load: in
 def compare(
     url: str, *, streams: int, total: int, tokens: int, rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Tokens a second of both, a value a round; who begins changes with every round."""
+    """Tokens a second of both, one value per round; who begins changes with every round."""
     requests = max(1, total // (streams * tokens))
     runs: list[Callable[[], float]] = [
         partial(_run, loop, url, streams=streams, requests=requests, tokens=tokens)

@@ -3,7 +3,7 @@
 The model is exported from the demo's .gguf as a bfloat16 Hugging Face directory, once. Every format is made
 (or read, from a checkpoint that the writer of the tests rounds to nearest), sharded at tp 1, 2 and 4,
 proven, and scored at tp=1 against the bfloat16 model. Times are the best of three conversions at tp=1, each
-into a new folder. A row a format. Names choose formats; `read:gptq` chooses a checkpoint of the writer,
+into a new folder. One row per format. Names choose formats; `read:gptq` chooses a checkpoint of the writer,
 `kv:int8` a format of the KV cache, `calibrated:fp8` one that nvidia-modelopt calibrates. With --folders DIR
 the rows are the checkpoints that lie there instead, each named by its folder.
 """

@@ -45,7 +45,7 @@ def respelled(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def respelling_notes(folder: Path) -> tuple[str, ...]:
-    """What `respell` changes in a copy of the folder, a line a file."""
+    """What `respell` changes in a copy of the folder, one line per file."""
     notes = []
     for name, changed in respelled(folder).items():
         values = read_json_object(folder / name)

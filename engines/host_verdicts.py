@@ -1,4 +1,4 @@
-"""What a host can do, one verdict a part, judged for one release of TensorRT-LLM.
+"""What a host can do, one verdict per part, judged for one release of TensorRT-LLM.
 
 It looks at nothing itself: `host` does, and who composes adds the server's verdict.
 """
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All findings, and what works here, a line a runtime."""
+    """All findings, and what works here, one line per runtime."""
 
     findings: tuple[Finding, ...]
     works: tuple[str, ...]

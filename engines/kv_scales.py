@@ -17,7 +17,7 @@ LIMITS = {"int8": 127.0, "fp8": 448.0}
 
 
 def measure_kv_scales(engine_dir: Path, kv_cache: str) -> tuple[float, ...]:
-    """One step a layer, from the passages that ship; the engine has one rank and no quantized KV cache.
+    """One step per layer, from the passages that ship; the engine has one rank and no quantized KV cache.
 
     A step is the largest size of a key (after its rotation) or value, divided by the format's largest number.
     """

@@ -98,7 +98,7 @@ def format_name(found: FoundQuantization) -> str | None:
         case "mxfp4" | "nvfp4":
             return found.method
         case "fp8":
-            # Without blocks it is a scale a tensor, which the LLM API reads from ModelOpt's files only.
+            # Without blocks it is one scale per tensor, which the LLM API reads from ModelOpt's files only.
             return "fp8_block" if details.get("weight_block_size") in ("[128, 128]", "[128,128]") else None
         case "modelopt":
             return next((row.name for row in formats() if row.algo == details.get("quant_algo")), None)

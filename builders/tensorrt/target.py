@@ -32,7 +32,7 @@ class CheckpointFacts:
 
     @property
     def is_fp8(self) -> bool:
-        """Whether weights and activations are FP8 with one scale a tensor."""
+        """Whether weights and activations are FP8 with one scale per tensor."""
         return self.quant_algo == "FP8"
 
 

@@ -1,1 +1,1 @@
-"""What the program does, one file a verb: builders, engines and triton_repo composed."""
+"""What the program does, one file per verb: builders, engines and triton_repo composed."""

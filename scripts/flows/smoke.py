@@ -1,6 +1,6 @@
 """The smoke test of a server, with what is known here of its engine. Composes engines and triton_repo.
 
-It prints nothing; the checks are `triton_repo.smoke`, a room a protocol.
+It prints nothing; the checks are `triton_repo.smoke`, one room per protocol.
 """
 
 from __future__ import annotations

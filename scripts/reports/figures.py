@@ -137,7 +137,7 @@ def _memory_bar(name: str, num_bytes: float) -> Bar:
 
 
 def _efficiency(decision: Decision, runs: Sequence[Run]) -> str:
-    """A line a level over the ranks; runs of other weights than the baseline's are points of their own."""
+    """One line per level over the ranks; runs of other weights than the baseline are points of their own."""
     by_id = {run.id: run for run in runs}
     baseline = by_id[decision.baseline]
     names = list(dict.fromkeys(item.level for item in decision.scaling))

@@ -110,7 +110,7 @@ def _formats(
 
 
 def _fp8(declared: Mapping[str, Any], *, expert_dtype: Any) -> Callable[[Tensor], str]:
-    """FP8 in blocks, or a scale a tensor; the routed experts of DeepSeek-V4 in MXFP4."""
+    """FP8 in blocks, or one scale per tensor; the routed experts of DeepSeek-V4 in MXFP4."""
     name = "fp8_block" if declared.get("weight_block_size") else "fp8"
     kept = _matcher(_texts(declared, "modules_to_not_convert"))
     return _all_linears(name, experts="mxfp4" if expert_dtype == "fp4" else name, kept=kept)

@@ -1,1 +1,1 @@
-"""The files that run an engine elsewhere: a module a target."""
+"""The files that run an engine elsewhere: one module per target."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def join_lines(words: Iterable[str], *, heads: Iterable[str] = ()) -> str:
-    """Words for a shell: a line an option, a process of mpirun (after ``:``), and each of `heads`."""
+    """Words for a shell: one line per option, a process of mpirun (after ``:``), and each of `heads`."""
     lines: list[list[str]] = [[]]
     firsts = set(heads)
     for word in words:

@@ -1,4 +1,4 @@
-"""Load over Triton's gRPC: a stream a request, its responses stamped as raw bytes and decoded afterwards.
+"""Load over Triton's gRPC: one stream per request, its responses stamped as raw bytes and decoded afterwards.
 
 It knows the four forms of model: text (ensemble, tensorrt_llm_bls), token ids (tensorrt_llm), and llmapi.
 """

@@ -50,7 +50,7 @@ class Layout:
 
 
 def rows(name: str) -> Layout:
-    """Eight bits a value and a scale a row of the output, in the format `name`."""
+    """Eight bits a value and one scale per row of the output, in the format `name`."""
     return Layout(
         format=name,
         group=0,

@@ -1,1 +1,1 @@
-"""The options that several commands share, an idea a module: the same word means the same everywhere."""
+"""The options that several commands share, one idea per module: the same word means the same everywhere."""

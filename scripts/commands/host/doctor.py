@@ -20,7 +20,7 @@ from scripts.reports.columns import table
 def command(trtllm: str | None, as_json: bool) -> None:
     """Show what this host can do: GPUs, links, driver, containers, TensorRT-LLM, Triton.
 
-    A verdict a line, with what to do. It looks and changes nothing; on a host without a GPU it says what
+    One verdict per line, with what to do. It looks and changes nothing; on a host without a GPU it says what
     works there.
     """
     from dataclasses import asdict

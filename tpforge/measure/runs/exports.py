@@ -1,4 +1,4 @@
-"""A run in the formats of others: one CSV of all metrics, and AIPerf's JSON, a file a level.
+"""A run in the formats of others: one CSV of all metrics, and AIPerf's JSON, one file per level.
 
 It computes nothing that run.json does not hold.
 """
