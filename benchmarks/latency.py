@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from benchmarks.published import DATA, engine_of
 from tpforge.plan.calibration import FirstToken, Fit
+from tpforge.plan.load import Load
 from tpforge.plan.percentiles import simulate
-from tpforge.plan.throughput import Engine, Load, Speed, StepModel, speed
+from tpforge.plan.throughput import Engine, Speed, StepModel, speed
 
 FITTED_MODEL = "llama-3.1-70b"
 SIMULATED = 4

@@ -21,8 +21,9 @@ from tpforge.dtypes import DType
 from tpforge.plan.calibration import Fit
 from tpforge.plan.hardware import find_gpu, make_cluster
 from tpforge.plan.known import find_known
+from tpforge.plan.load import Load
 from tpforge.plan.memory import Settings, rank_memory
-from tpforge.plan.throughput import Engine, Load, StepModel, speed
+from tpforge.plan.throughput import Engine, StepModel, speed
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import RankShapes, rank_shapes

@@ -17,8 +17,9 @@ from benchmarks.planner_tables import BEYOND, deployment, misses, tables
 from benchmarks.published import DATA, engine_of
 from tpforge.errors import InputRefused
 from tpforge.plan.grouped import grouped_kernels
+from tpforge.plan.load import Load
 from tpforge.plan.memory import RankMemory
-from tpforge.plan.throughput import Load, speed
+from tpforge.plan.throughput import speed
 from tpforge.units import GIB, MIB
 
 WIDTH = 132

@@ -18,12 +18,12 @@ from tpforge.measure.runs.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
 from tpforge.plan.hardware import Cluster, Prices, find_gpu, make_cluster, read_gpu_file
+from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.picker import Pick, pick_gpus
 from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.simulation import Request
 from tpforge.plan.speculation import Drafts
-from tpforge.plan.throughput import Load
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
 from tpforge.runtime import Runtime

@@ -11,9 +11,9 @@ from scripts.reports.columns import table
 from tpforge.plan.calibration import Band, TimeBand
 from tpforge.plan.choose import Plan
 from tpforge.plan.frontier import at_user_speeds
+from tpforge.plan.load import Load
 from tpforge.plan.memory import RankMemory
 from tpforge.plan.option import Option
-from tpforge.plan.throughput import Load
 from tpforge.units import GIB, counted, format_bytes
 
 BAR_WIDTH = 48

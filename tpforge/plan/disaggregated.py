@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from tpforge.plan.calibration import Fit
 from tpforge.plan.choose import Plan
+from tpforge.plan.load import Load
 from tpforge.plan.option import Option
 from tpforge.plan.options import MAX_BATCH_SIZE
-from tpforge.plan.throughput import Batch, Engine, Load, StepModel, largest_batch, speed_at
+from tpforge.plan.throughput import Batch, Engine, StepModel, largest_batch, speed_at
 
 MOST_BUSY = 0.8
 """The share of its time that a prefill worker reads: a queue grows without end towards 1."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpforge.plan.calibration import Fit
-from tpforge.plan.throughput import Batch, Engine, Limit, Load, Speed, StepModel, largest_batch, speed_at
+from tpforge.plan.load import Load
+from tpforge.plan.throughput import Batch, Engine, Limit, Speed, StepModel, largest_batch, speed_at
 
 
 @dataclass(frozen=True)

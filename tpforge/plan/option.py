@@ -11,9 +11,10 @@ from typing import Literal
 from tpforge.dtypes import DType
 from tpforge.plan.calibration import Band, TimeBand
 from tpforge.plan.hardware import Cluster
+from tpforge.plan.load import Load
 from tpforge.plan.memory import KV_FRACTION, RankMemory
 from tpforge.plan.simulation import Request
-from tpforge.plan.throughput import Engine, Load, Speed
+from tpforge.plan.throughput import Engine, Speed
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 

@@ -19,10 +19,11 @@ from tpforge.plan.calibration import (
     Deployment,
 )
 from tpforge.plan.hardware import Cluster
+from tpforge.plan.load import Load
 from tpforge.plan.memory import RankMemory, Settings, rank_memory
 from tpforge.plan.operating import Limits, operate
 from tpforge.plan.option import Ask, Option, Rejection, runs_all
-from tpforge.plan.throughput import Engine, Load, Speed
+from tpforge.plan.throughput import Engine, Speed
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.shards.mapping import Mapping

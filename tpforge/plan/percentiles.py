@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 
 from tpforge.measure.statistics import percentiles
 from tpforge.plan.calibration import Fit
+from tpforge.plan.load import Load, Tokens
 from tpforge.plan.option import Ask, Option, Rejection
 from tpforge.plan.simulation import Request, Server, Waited, serve_as_they_come, serve_at_once
-from tpforge.plan.throughput import Load, StepModel, Tokens
+from tpforge.plan.throughput import StepModel
 
 REQUESTS = 400
 """First tokens that are waited for: 20 of them are beyond p95."""

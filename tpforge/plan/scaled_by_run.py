@@ -9,9 +9,9 @@ from tpforge.errors import InputRefused
 from tpforge.measure.runs.run import Level, Run
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.hardware import Cluster
+from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.options import list_options
-from tpforge.plan.throughput import Load
 from tpforge.shards.weights import Blueprint
 
 _THROUGHPUT = "output_token_throughput"

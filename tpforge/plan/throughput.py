@@ -23,6 +23,7 @@ from tpforge.plan.communication import (
 from tpforge.plan.experts import busiest, sent_bytes, tile_padding, touched
 from tpforge.plan.grouped import find_grouped
 from tpforge.plan.hardware import Cluster
+from tpforge.plan.load import Load, Tokens
 from tpforge.plan.memory import RankMemory, Settings
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
 from tpforge.quantization import Activations, find_format
@@ -109,40 +110,6 @@ class Speed:
     communication_share: float
 
 
-@dataclass(frozen=True)
-class Load:
-    """Requests of `input_tokens` that are answered with `output_tokens` each; as many at once as
-    `concurrency`.
-
-    None: more than can run. `num_requests` of a test that ends, where that matters; None: it goes on.
-    `requests_per_second`: how fast they come, instead of how many are there at once. `prefix_hit`: the share
-    of a prompt whose keys and values are in the cache already. `drafts`: what is guessed ahead of a step.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    concurrency: int | None = None
-    num_requests: int | None = None
-    requests_per_second: float | None = None
-    prefix_hit: float = 0.0
-    drafts: Drafts = NO_DRAFTS
-
-    @property
-    def request_tokens(self) -> int:
-        """Tokens of a whole request."""
-        return self.input_tokens + self.output_tokens
-
-    @property
-    def read_tokens(self) -> int:
-        """Tokens of a prompt that must be read: without the prefix, and at least the last one."""
-        return max(1, round(self.input_tokens * (1 - self.prefix_hit)))
-
-    @property
-    def is_modelled(self) -> bool:
-        """Whether speed rests on what no published row was compared with."""
-        return self.prefix_hit > 0 or self.drafts.num_tokens > 0
-
-
 def speed(engine: Engine, load: Load, *, fit: Fit) -> Speed | None:
     """The speed of one replica under `load`, unscaled; None when not even one request fits its cache."""
     batch = largest_batch(engine, load)
@@ -201,31 +168,6 @@ def _tokens_per_second(model: StepModel, load: Load, *, batch: int) -> float:
     if rest:
         seconds += load.output_tokens / per_step * model.step(rest, load).total
     return load.num_requests * load.output_tokens / seconds
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What passes through a step: of `batch` requests `queries` each, that see `context`, and prompts.
-
-    `prompt`: tokens of `prompts` that are read, of which each sees `seen` others in the mean.
-    """
-
-    batch: float
-    context: float
-    prompt: float = 0.0
-    seen: float = 0.0
-    queries: int = 1
-    prompts: float = math.inf
-
-    def of_a_rank(self, groups: int) -> Tokens:
-        """Those of one of so many ranks with requests of their own: a prompt is read by one of them."""
-        read = min(groups, max(1.0, self.prompts))
-        return self if groups == 1 else replace(self, batch=self.batch / groups, prompt=self.prompt / read)
-
-    @property
-    def total(self) -> float:
-        """All of them."""
-        return self.batch * self.queries + self.prompt
 
 
 class StepModel:

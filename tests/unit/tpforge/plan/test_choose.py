@@ -9,10 +9,10 @@ from tpforge.errors import InputRefused, NothingFits, PlanError
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Goal, Plan, decide, rank_options
 from tpforge.plan.hardware import Link, find_gpu, make_cluster
+from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.options import list_options
 from tpforge.plan.rules import advise
-from tpforge.plan.throughput import Load
 
 
 def plan(

@@ -13,9 +13,9 @@ from scripts.main import main
 from tests.unit.tpforge.plan.test_choose import plan
 from tpforge.plan.calibration import calibration
 from tpforge.plan.disaggregated import MOST_BUSY, Disaggregation, disaggregate
+from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.record import read_plan
-from tpforge.plan.throughput import Load
 
 ASK = Ask(Load(8000, 500), 8500, tpot_ms=20)
 

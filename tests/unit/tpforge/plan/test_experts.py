@@ -18,8 +18,8 @@ from tpforge.model import MoeSpec
 from tpforge.plan.calibration import calibration
 from tpforge.plan.experts import busiest, tile_padding, touched
 from tpforge.plan.kv import kv_layout
+from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
-from tpforge.plan.throughput import Load
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import RankShapes, is_of_experts, rank_shapes, weight_bytes
 

@@ -10,7 +10,8 @@ import pytest
 from benchmarks.latency import Found, estimates, latency_rows
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
 from tpforge.plan.calibration import calibration
-from tpforge.plan.throughput import Load, StepModel
+from tpforge.plan.load import Load
+from tpforge.plan.throughput import StepModel
 
 
 @cache

@@ -13,10 +13,10 @@ from tpforge.errors import NothingFits
 from tpforge.plan.calibration import calibration
 from tpforge.plan.frontier import frontier
 from tpforge.plan.hardware import Prices, gpus
+from tpforge.plan.load import Load
 from tpforge.plan.operating import Limits, operate
 from tpforge.plan.option import Ask
 from tpforge.plan.picker import pick_gpus
-from tpforge.plan.throughput import Load
 
 LOAD = Load(1000, 1000)
 

@@ -13,9 +13,9 @@ from tpforge.errors import InputRefused
 from tpforge.measure.runs.run import Run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.hardware import find_gpu, make_cluster
+from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.scaled_by_run import calibrate
-from tpforge.plan.throughput import Load
 
 ENGINE = {
     "model": "meta-llama/Llama-3.1-8B",

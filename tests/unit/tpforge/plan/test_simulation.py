@@ -14,11 +14,12 @@ from tests.unit.tpforge.plan.test_choose import plan
 from tests.unit.tpforge.plan.test_speed import make_engine
 from tpforge.errors import NothingFits
 from tpforge.plan.calibration import calibration
+from tpforge.plan.load import Load, Tokens
 from tpforge.plan.option import Ask
 from tpforge.plan.percentiles import REQUESTS, simulate
 from tpforge.plan.simulation import Request, Server, serve_as_they_come, serve_at_once
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
-from tpforge.plan.throughput import Load, StepModel, StepTime, Tokens
+from tpforge.plan.throughput import StepModel, StepTime
 
 LOAD = Load(1000, 100)
 

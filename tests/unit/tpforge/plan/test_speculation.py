@@ -15,8 +15,9 @@ from scripts.main import main
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
 from tpforge.plan.calibration import Deployment, calibration
 from tpforge.plan.hardware import find_gpu, make_cluster
+from tpforge.plan.load import Load
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
-from tpforge.plan.throughput import Load, StepModel
+from tpforge.plan.throughput import StepModel
 
 LOAD = Load(4000, 500, concurrency=4)
 
