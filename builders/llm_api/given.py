@@ -12,7 +12,7 @@ from typing import Any
 from tpforge.errors import UsageError
 from tpforge.trtllm.arguments import Argument, ArgumentTable, check_values, read_value
 from tpforge.trtllm.learned import NAME
-from tpforge.trtllm.llm_changes import reason_gone
+from tpforge.trtllm.llm_changes import reason_gone, value_gone
 from tpforge.trtllm.typed_values import as_json
 from tpforge.trtllm.versions import Release
 
@@ -35,6 +35,7 @@ def check_given(given: Mapping[str, Any], table: ArgumentTable, *, release: Rele
         table.arguments,
         what=f"the LLM API of TensorRT-LLM {release.trtllm}",
         why=lambda name, value: reason_gone(name, value, table=table.name),
+        gone=lambda name, value: value_gone(name, value, table=table.name),
         advice=_advice(table, release),
     )
 

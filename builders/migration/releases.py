@@ -172,6 +172,7 @@ def _rules(old: Release, new: Release) -> list[Change]:
         is_value = one.was is not None and one.becomes is not None
         if one.verdict == "renamed" and one.to is not None and (is_whole or is_value):
             back = {"name": one.to, "to": one.name, "was": one.becomes, "becomes": one.was}
+            back["why"] = f"{new.trtllm} spells it so; since {one.table}: {one.why}"
             turned.append(one.model_copy(update=back))
     return turned
 

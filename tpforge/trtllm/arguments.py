@@ -76,12 +76,13 @@ def check_values(
     *,
     what: str,
     why: Callable[[str, Value], str | None] | None = None,
+    gone: Callable[[str, Value], str | None] | None = None,
     advice: str | None = None,
 ) -> dict[str, Value]:
     """The values by their arguments' own names; strings, as of a command line, become what they say.
 
-    `what` names the program in an error, `why` says of a name and value what is known of their end, and
-    `advice` is what to do all the same.
+    `what` names the program in an error, `why` says of a name and value what is known of their end, `gone` of
+    a value that its type allows, and `advice` is what to do all the same.
 
     Raises:
         UsageError: unknown names (with the nearest known), wrong types or choices, values that tpforge sets
@@ -103,6 +104,9 @@ def check_values(
             values[argument.name] = read_value(value, argument)
         except ValueError as error:
             problems.append(f"{key}: {error}{f'; {reason}' if reason else ''}")
+            continue
+        if gone is not None and (said := gone(argument.name, values[argument.name])) is not None:
+            problems.append(f"{key}: found {write_value(value)}, which {said}")
     if problems:
         last = [advice] if advice else []
         raise UsageError("\n  ".join([f"arguments of {what}:", *sorted(problems), *last]))

@@ -78,6 +78,23 @@ def place_of(release: Release) -> str:
     return earlier[-1] if earlier else names[0]
 
 
+def value_gone(name: str, value: Value, *, table: str) -> str | None:
+    """Why `table` has the argument, and not with that value, which free text would let pass."""
+    order = list(table_names("llm_args.toml"))
+    held = changes() if table in order else ()
+    return next(
+        (
+            one.text
+            for one in held
+            if one.verdict == "dropped"
+            and one.was is not None
+            and order.index(one.table) <= order.index(table)
+            and one.holds_for(name, value)
+        ),
+        None,
+    )
+
+
 def reason_gone(name: str, value: Value, *, table: str) -> str | None:
     """Why `table` does not have the argument with that value, where it is known."""
     order = list(table_names("llm_args.toml"))

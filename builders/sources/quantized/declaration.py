@@ -111,6 +111,11 @@ def _scheme_problems(scheme: dict[str, Any], *, whole: object) -> Iterator[str]:
             break
     if scheme.get("output_activations"):
         yield "output_activations: what comes out of a matrix is quantized too, which is not read"
+    if known and (kind, bits) != ("int", 4) and not scheme.get("input_activations"):
+        yield (
+            f"input_activations: found none with {kind}{bits} weights, and TensorRT-LLM's format rounds "
+            "activations to the same type: another model than this checkpoint, which leaves them as they are"
+        )
     if (kind, bits) == ("int", 4) and scheme.get("input_activations"):
         yield (
             "input_activations: found INT4 weights with quantized activations, and TensorRT-LLM's format "

@@ -68,6 +68,17 @@ def test_what_is_gone_is_said_with_what_takes_its_place(
         plan(trtllm, given)
 
 
+@pytest.mark.parametrize("trtllm", ["1.3.0rc29", "1.4.0rc4"])
+def test_a_value_that_is_gone_is_refused_where_the_argument_is_free_text(trtllm: str) -> None:
+    given = {"attn_backend": "FLASHINFER_STAR_ATTENTION"}
+    with pytest.raises(
+        UsageError, match=r"attn_backend: found FLASHINFER_STAR_ATTENTION, which is gone: STAR"
+    ):
+        plan(trtllm, given)
+    assert plan("1.2.1", given).arguments["attn_backend"] == "FLASHINFER_STAR_ATTENTION"
+    assert plan(trtllm, {"attn_backend": "INKLING"}).arguments["attn_backend"] == "INKLING"
+
+
 def test_a_refusal_says_which_table_it_was_and_how_to_get_past_it() -> None:
     with pytest.raises(UsageError) as error:
         plan("1.4.0rc1", {"of_next_year": 1})

@@ -224,7 +224,7 @@ def test_blocks_that_end_amid_joined_matrices_are_refused_before_anything_is_con
         ("gptq", {"quant_method": "bitsandbytes"}, "bitsandbytes packs a matrix as one run of blocks"),
         (
             "int8",
-            {"config_groups": {"group_0": {"weights": INT8_ZEROS}}},
+            {"config_groups": {"group_0": {"weights": INT8_ZEROS, "input_activations": {"num_bits": 8}}}},
             "int8 by channel with zero points",
         ),
         ("fp8", {"quant_algo": "NVFP4_AWQ"}, "ModelOpt's NVFP4_AWQ is not read"),

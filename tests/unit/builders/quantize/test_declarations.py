@@ -92,6 +92,15 @@ def test_activations_of_int4_and_outputs_of_matrices_are_refused(tmp_path: Path)
     assert "output_activations: what comes out of a matrix is quantized too" in refusal(folder)
 
 
+@pytest.mark.parametrize("method", ["int8", "fp8 rows", "fp8 static", "packed nvfp4"])
+def test_weights_of_eight_bits_alone_are_not_taken_for_activations_too(tmp_path: Path, method: str) -> None:
+    folder = written(tmp_path, method)
+    with open_source(str(folder)) as source:
+        assert source.quantized is not None
+    for nothing in (None, {}):
+        assert "input_activations: found none with" in refusal(scheme(folder, input_activations=nothing))
+
+
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
