@@ -168,6 +168,7 @@ ONE_HOST: dict[str, dict[str, Any]] = {
 }
 """And those of target dynamo-compose."""
 MANIFESTS["llama70b-apart"] = MANIFESTS["llama70b-dynamo"]
+MANIFESTS["deepseek-v32-trtllm-serve"] = MANIFESTS["deepseek-v32-dynamo"]
 CASES: tuple[tuple[str, str], ...] = (
     ("smollm2-reference", "kserve"),
     ("llama70b-tensorrt", "kserve"),
@@ -187,6 +188,7 @@ CASES: tuple[tuple[str, str], ...] = (
     *(("llama70b-trtllm-serve", target) for target in ("compose", "kubernetes", "helm", "kserve", "slurm")),
     ("llama405b-tensorrt", "multi-node"),
     ("llama405b-tensorrt", "slurm"),
+    ("deepseek-v32-trtllm-serve", "multi-node"),
     ("llama70b-dynamo", "slurm"),
     ("deepseek-v32-dynamo", "slurm"),
     *((case, "dynamo") for case in DYNAMO_OPTIONS),

@@ -154,7 +154,8 @@ class Deployment(Record):
         if self.server == "triton":
             return {}
         quiet = trtllm_serve_command(self.trtllm_serve(Path(self.engine_in_store))).environment
-        return {**quiet, "PMIX_HOSTNAME": "trtllm-node"}
+        # Over several nodes mpirun starts the ranks, and names its hosts.
+        return {**quiet, **({"PMIX_HOSTNAME": "trtllm-node"} if self.num_nodes == 1 else {})}
 
     @property
     def open_ports(self) -> tuple[tuple[str, int], ...]:
@@ -174,7 +175,11 @@ class Deployment(Record):
         return ("python3", str(folder / "launch.py"), "--grace", grace)
 
     def launch(self, repository: PurePosixPath) -> tuple[str, ...]:
-        """The words that start all ranks of TensorRT-LLM."""
+        """The words that start all ranks of TensorRT-LLM behind Triton, or over several nodes."""
+        if self.server == "trtllm-serve":
+            # Shells of other pods have not passed the image's entrypoint, which sets this path.
+            started = ("mpirun", "--allow-run-as-root", "-n", str(self.world_size), "-x", "LD_LIBRARY_PATH")
+            return (*started, "trtllm-llmapi-launch", *self.ranks(self.engine_in_store, repository))
         arguments = TritonArguments(repository=Path(repository), ports=self.ports, drain_s=self.grace_s)
         if self.runtime == "tensorrt":
             return leader_command(arguments, world_size=self.world_size).words
@@ -254,12 +259,9 @@ def refuse_several_nodes(deployment: Deployment) -> None:
     """
     if deployment.num_nodes == 1:
         return
-    instead = "--target multi-node or slurm"
-    if deployment.server == "trtllm-serve":
-        instead = "--target slurm, or --target dynamo with --image of Dynamo's runtime"
     raise UsageError(
         f"{deployment.name}: {deployment.world_size} ranks need {deployment.num_nodes} nodes of "
-        f"{deployment.gpus_per_node} GPUs; use {instead}"
+        f"{deployment.gpus_per_node} GPUs; use --target multi-node or slurm"
     )
 
 

@@ -96,7 +96,10 @@ def _directives(options: DeployOptions) -> dict[str, str]:
 
 
 def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[str, str]:
-    """What rank 0 runs and what the others run; the second is empty when they run the same."""
+    """What rank 0 runs and what the others run; the second is empty where there are no others.
+
+    Ranks of the LLM API run the same: srun starts them instead of mpirun, and the launcher tells them apart.
+    """
     if not deployment.needs_gpus:
         command = (
             *("tpforge", "serve", str(deployment.engine_dir), "--host", "0.0.0.0"),
@@ -104,15 +107,16 @@ def rank_commands(deployment: Deployment, repository: PurePosixPath) -> tuple[st
             *("--drain", str(deployment.grace_s)),
         )
         return join_lines(command), ""
+    several = deployment.world_size > 1
     if deployment.server == "trtllm-serve":
-        launcher = ("trtllm-llmapi-launch",) if deployment.world_size > 1 else ()
+        launcher = ("trtllm-llmapi-launch",) if several else ()
         served = deployment.trtllm_serve(deployment.engine_dir, config=Path(LLM_YAML))
-        return join_lines((*launcher, *trtllm_serve_command(served).words)), ""
+        text = join_lines((*launcher, *trtllm_serve_command(served).words))
+        return text, text if several else ""
     words = list(deployment.launch(repository))
     if deployment.runtime == "pytorch":
-        # srun starts the ranks instead of mpirun; trtllm-llmapi-launch tells them apart.
-        start = words.index("trtllm-llmapi-launch") if deployment.world_size > 1 else 0
-        return join_lines(words[start:]), ""
+        text = join_lines(words[words.index("trtllm-llmapi-launch") if several else 0 :])
+        return text, text if several else ""
     first = words[words.index("1") + 1 :]
     if ":" not in first:
         return join_lines(first), ""

@@ -78,5 +78,6 @@ def apply_words(target: str, deployment: Deployment) -> list[str]:
         "NAME": deployment.name,
         "NAMESPACE": deployment.options.namespace,
         "TIMEOUT": f"{deployment.rollout_s}s",  # Helm's own is 5 min, and it calls what takes longer failed.
+        **({} if deployment.options.gateway is None else {"overlays/trial": "overlays/gateway"}),
     }
     return [names.get(word, word) for word in TARGETS[target].apply]

@@ -145,9 +145,9 @@ def command(
 
     With --apply it is run too. compose and slurm take the engine from where it lies; kserve mounts what is
     at --storage-uri; the others pull it from --engine-url. Triton serves it, or trtllm-serve where no
-    container of Triton holds its release of TensorRT-LLM (1.3 and later): over several nodes by slurm, on
-    one by every target but multi-node. Every target proves the engine's files before the server starts,
-    and asks for a token before it calls it healthy.
+    container of Triton holds its release of TensorRT-LLM (1.3 and later): multi-node, slurm and dynamo are
+    for more ranks than a node has GPUs. Every target proves the engine's files before the server starts, and
+    asks for a token before it calls it healthy.
     """
     from pydantic import ValidationError
 

@@ -62,11 +62,6 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
             f"{deployment.name}: is of runtime reference, which serves on one node; build it with --runtime "
             "tensorrt or pytorch, or use --target kubernetes"
         )
-    if deployment.server == "trtllm-serve" and deployment.num_nodes > 1:
-        raise UsageError(
-            f"{deployment.name}: is served by trtllm-serve, whose ranks over several nodes Slurm or Dynamo "
-            "starts; use --target slurm, or --target dynamo with --image of Dynamo's runtime"
-        )
     if deployment.num_nodes == 1:
         raise UsageError(
             f"{deployment.name}: {counted(deployment.world_size, 'rank')} fit one node of "
@@ -106,7 +101,9 @@ def _config(deployment: Deployment) -> dict[str, str]:
     """The scripts that leader and workers mount."""
     return {
         **files.config(deployment),
-        "remote.sh": files.template("multinode/remote.sh.j2", kubectl=f"{_TOOLS}/kubectl"),
+        "remote.sh": files.template(
+            "multinode/remote.sh.j2", kubectl=f"{_TOOLS}/kubectl", container=deployment.server
+        ),
         "workers.sh": workers_script(deployment),
         "leader.sh": leader_script(deployment),
     }
@@ -131,6 +128,7 @@ def workers_script(deployment: Deployment) -> str:
     return files.template(
         "multinode/workers.sh.j2",
         kubectl=f"{_TOOLS}/kubectl",
+        container=deployment.server,
         wait_s=deployment.rollout_s,
         num_workers=deployment.num_nodes - 1,
     )

@@ -76,6 +76,7 @@ def test_every_finding_in_objects_and_image_is_accepted_for_a_reason(tmp_path: P
         ("llama70b-tensorrt", "kubernetes"),
         ("llama70b-trtllm-serve", "kubernetes"),
         ("llama405b-tensorrt", "multi-node"),
+        ("deepseek-v32-trtllm-serve", "multi-node"),
     )
     for case, target in cases:
         files = target_files(target, deployment_of(case, target))

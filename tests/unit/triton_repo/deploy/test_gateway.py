@@ -16,7 +16,7 @@ import yaml
 
 from tests.support.deployments import deployment_of
 from tpforge.errors import UsageError
-from triton_repo.deploy.targets import target_files
+from triton_repo.deploy.targets import apply_words, target_files
 
 CASE, NAME = "llama70b-trtllm-serve", "llama-3-3-70b-instruct-tp4-pytorch"
 UPSTREAM = Path(__file__).parents[3] / "contract" / "upstream"
@@ -142,6 +142,12 @@ def test_the_picker_is_upstreams_and_reads_what_trtllm_serve_tells_where_it_tell
 def test_a_gateway_without_a_namespace_is_of_the_engines() -> None:
     (parent,) = overlay(gateway="inference")["httproute.yaml"]["spec"]["parentRefs"]
     assert (parent["namespace"], parent["name"]) == ("llm", "inference")
+
+
+def test_what_was_asked_for_is_what_is_applied() -> None:
+    for gateway, expected in (("inference", "overlays/gateway"), (None, "overlays/trial")):
+        words = apply_words("kubernetes", deployment_of(CASE, "kubernetes", gateway=gateway))
+        assert words == ["kubectl", "apply", "--kustomize", expected]
 
 
 def test_without_a_gateway_nothing_of_it_is_written() -> None:

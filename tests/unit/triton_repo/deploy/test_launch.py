@@ -243,14 +243,18 @@ def test_servers_of_others_on_this_machine_are_not_told(tmp_path: Path) -> None:
         foreign.wait()
 
 
-def test_a_worker_holds_the_ranks_that_others_start_in_it_until_they_have_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["tritonserver", "trtllm-llmapi-launch"])
+def test_a_worker_holds_the_ranks_that_others_start_in_it_until_they_have_ended(
+    program: str, tmp_path: Path
+) -> None:
     own = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     if (
         shutil.which("unshare") is None
         or subprocess.run([*own, "true"], check=False, stderr=subprocess.PIPE).returncode
     ):
         pytest.skip("no process namespace of one's own here (unshare --pid)")
-    rank = server(tmp_path, "rank", "echo up >>{0}; until [ -e {0}.done ]; do sleep 0.1; done")
+    waits = "echo up >>{0}; until [ -e {0}.done ]; do sleep 0.1; done"
+    rank = script(tmp_path / "rank" / program, waits.format(tmp_path / "rank" / "said"))
     # As kubectl exec: the rank is started by a shell beside process 1, which this one becomes.
     (tmp_path / "launch.py").write_text(files.launch())
     hold = f"{sys.executable} {tmp_path / 'launch.py'} --grace 600"

@@ -75,6 +75,34 @@ def test_the_rank_script_runs_what_its_rank_needs(rank: int, tmp_path: Path) -> 
     assert f"--backend-config=python,shm-region-prefix-name=prefix{rank}_" in said
 
 
+@pytest.mark.parametrize("case", ["llama70b-pytorch", "llama70b-trtllm-serve"])
+def test_ranks_of_the_llm_api_wait_for_the_one_that_answers(case: str, tmp_path: Path) -> None:
+    """srun tells all of them at once; their program is the launcher, in which the first one's server runs."""
+    files_of_job = target_files("slurm", deployment_of(case, "slurm", grace=int(PATIENCE_S)))
+    waits = 'trap "touch told; exit" TERM; touch up; until [ -e done ]; do sleep 0.05; done'
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "trtllm-llmapi-launch").write_text(f"#!/bin/sh\n{waits}\n")
+    (tmp_path / "bin" / "trtllm-llmapi-launch").chmod(0o755)
+    write(files_of_job, tmp_path)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SLURM_PROCID": "1"}
+    with subprocess.Popen(
+        ["bash", "rank.sh"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as rank:
+        try:
+            while not (tmp_path / "up").exists():
+                assert rank.poll() is None
+                time.sleep(0.02)
+            rank.terminate()
+            assert rank.stderr is not None and "told to end" in rank.stderr.readline()
+            (tmp_path / "done").touch()
+            assert "nothing is in flight" in rank.stderr.read()
+        finally:
+            (tmp_path / "done").touch()
+    assert rank.returncode == 0 and not (tmp_path / "told").exists()
+    assert " --follow trtllm-llmapi-launch " in files_of_job["rank.sh"]
+
+
 IMPORTS = """case "$*" in *"enroot import"*)
     for word; do case $word in *.sqsh.7) echo "$@" >"$word" ;; esac; done
     exit ;;

@@ -52,7 +52,7 @@ def test_the_job_starts_trtllm_serve_by_its_launcher_and_says_when_it_generates(
     with subprocess.Popen(
         ["bash", "job.sh"],
         cwd=tmp_path,
-        env={"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7"},
+        env={"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_PROCID": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

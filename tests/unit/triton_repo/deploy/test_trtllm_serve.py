@@ -193,6 +193,34 @@ def test_what_the_server_tells_is_what_the_autoscaler_asks_for() -> None:
 
 def test_ranks_of_several_nodes_are_sent_to_what_starts_them() -> None:
     deployment = built(Mapping(tp_size=16))
-    for target in ("compose", "kubernetes", "helm", "multi-node"):
-        with pytest.raises(UsageError, match="--target slurm, or --target dynamo with --image"):
+    for target in ("compose", "kubernetes", "helm"):
+        with pytest.raises(UsageError, match="use --target multi-node or slurm"):
             target_files(target, deployment)
+    with pytest.raises(UsageError, match="use --target kubernetes"):
+        target_files("multi-node", built())
+
+
+def test_over_several_nodes_the_leader_starts_a_rank_a_gpu_under_the_launcher() -> None:
+    deployment = built(Mapping(tp_size=16))
+    files = target_files("multi-node", deployment)
+    words = shlex.split(files["config/leader.sh"].partition("exec python3")[2].replace("\\\n", " "))
+    assert words[words.index("mpirun") :] == [
+        *("mpirun", "--host", "$hosts", "--mca", "plm_rsh_agent", "/tmp/remote"),
+        *("--mca", "plm_rsh_no_tree_spawn", "1"),
+        *("--allow-run-as-root", "-n", "16", "-x", "LD_LIBRARY_PATH", "trtllm-llmapi-launch"),
+        *("trtllm-serve", "serve", f"/srv/engines/{NAME}-abababababab/model", "--host", "0.0.0.0"),
+        *("--port", "8000", "--extra_llm_api_options", "/etc/tpforge/llm.yaml"),
+        *("--served_model_name", NAME),
+    ]
+    (found,) = [one for one in documents(files) if one["kind"] == "LeaderWorkerSet"]
+    group = found["spec"]["leaderWorkerTemplate"]
+    for template in ("leaderTemplate", "workerTemplate"):
+        (container,) = group[template]["spec"]["containers"]
+        assert container["name"] == "trtllm-serve" and "command" not in container
+        assert container["image"] == IMAGE
+        # mpirun names its hosts; one name for all would make of them one node.
+        assert "PMIX_HOSTNAME" not in {one["name"] for one in container["env"]}
+    for script in ("remote.sh", "workers.sh"):
+        assert "--container trtllm-serve --" in files[f"config/{script}"]
+    leader = group["leaderTemplate"]["spec"]["containers"][0]
+    assert leader["livenessProbe"]["exec"]["command"][1] == "/etc/tpforge/canary_openai.py"

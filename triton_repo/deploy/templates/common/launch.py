@@ -27,7 +27,9 @@ from pathlib import Path
 LOOK_S = 0.1
 END_S = 10.0
 """What mpirun may take to end the ranks that are left."""
-PROGRAMS = (b"tritonserver", b"trtllm-serve")
+SERVERS = (b"tritonserver", b"trtllm-serve")
+RANKS = (*SERVERS, b"trtllm-llmapi-launch")
+"""What others start in a worker of several nodes; ranks of the LLM API beside the first are no server's."""
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--grace", type=float, required=True)
@@ -64,13 +66,13 @@ def is_ours(pid: str) -> bool:
     return pid == str(os.getpid())
 
 
-def servers() -> dict[int, list[bytes]]:
-    """The servers of this container or machine, by pid."""
+def running(programs: tuple[bytes, ...]) -> dict[int, list[bytes]]:
+    """The processes of this container or machine that are called so, by pid."""
     found = {}
     for entry in Path("/proc").iterdir():
         words = words_of(entry.name) if entry.name.isdigit() else []
         # A script has its interpreter before it.
-        if any(word.rpartition(b"/")[2] in PROGRAMS for word in words[:2]):
+        if any(word.rpartition(b"/")[2] in programs for word in words[:2]):
             found[int(entry.name)] = words
     return found
 
@@ -82,7 +84,7 @@ def fronts() -> set[int]:
     """
     found = {
         pid
-        for pid, words in servers().items()
+        for pid, words in running(SERVERS).items()
         if not any(word.startswith(b"--load-model=") for word in words) and is_ours(str(pid))
     }
     return {pid for pid in found if not found & set(above(pid))}
@@ -156,7 +158,7 @@ class Launch:
 def drain(launch: Launch, command: list[str], *, grace_s: float, follow: bool) -> bool:
     """Whether what was in flight ended by itself."""
     if not command:
-        return launch.wait(grace_s, lambda: launch.runs() and servers())
+        return launch.wait(grace_s, lambda: launch.runs() and running(RANKS))
     if follow:
         return launch.wait(grace_s, launch.runs)
     if not listens(command):

@@ -3,6 +3,13 @@
 set -euo pipefail
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 export TRTLLM_NO_USAGE_STATS=1
+if [ "${SLURM_PROCID:?is set by srun}" -gt 0 ]; then
+    exec python3 launch.py --grace 600 --follow trtllm-llmapi-launch trtllm-serve serve /data/out/DeepSeek-V3.2-tp16-pytorch/engine/model \
+  --host 0.0.0.0 \
+  --port 8000 \
+  --extra_llm_api_options llm.yaml \
+  --served_model_name DeepSeek-V3.2-tp16-pytorch
+fi
 exec python3 launch.py --grace 600 trtllm-llmapi-launch trtllm-serve serve /data/out/DeepSeek-V3.2-tp16-pytorch/engine/model \
   --host 0.0.0.0 \
   --port 8000 \
