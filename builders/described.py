@@ -17,6 +17,7 @@ from tpforge.architectures.stored import StoredFormats
 from tpforge.architectures.table import common_sizes, find_architecture, refuse_unknown
 from tpforge.errors import InputRefused
 from tpforge.records import Record
+from tpforge.toml_text import parse_toml
 
 
 class _Description(Record):
@@ -62,7 +63,7 @@ def read_described(path: Path, config: Mapping[str, Any], *, where: str) -> Decl
 
 def _read(path: Path) -> _Description:
     try:
-        return _Description.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _Description.model_validate(parse_toml(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputRefused(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:

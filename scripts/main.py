@@ -239,6 +239,8 @@ def _describe(error: BaseException, *, debug: bool) -> tuple[str, int]:
             return "terminated", error.exit_code
         case OSError(errno=errno.ENOSPC):
             return f"error: {error.filename or 'disk'}: the disk is full; free space", 3
+        case MemoryError():
+            return "error: not enough memory for this; give it more, or something smaller to read", 3
         case RecursionError() if _is_of_a_parser(error):
             return "error: a file that was read nests so deep that it is no configuration", 4
         case OSError(filename=str() | Path() as path, strerror=str() as reason):

@@ -29,6 +29,7 @@ from tpforge.repository_options import (
     option_defaults,
     own_options,
 )
+from tpforge.toml_text import parse_toml
 from tpforge.trtllm.versions import DEFAULT_RELEASE
 
 DEFAULT_MAX_SEQ_LEN = 2048
@@ -222,7 +223,7 @@ def parse_recipe(text: str, *, path: Path, choose: Choose | None = None) -> Reci
         UsageError: not TOML, unknown keys, missing or wrong values; all of them at once.
     """
     try:
-        value = tomllib.loads(text)
+        value = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     if value.get("runtime", "auto") == "auto":

@@ -6,7 +6,6 @@ An option on the command line is stronger than the environment, that than the fi
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tpforge.errors import UsageError
 from tpforge.suggestions import did_you_mean
+from tpforge.toml_text import parse_toml
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _read(file: Path) -> Mapping[str, str]:
     if not file.is_file():
         return {}
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = parse_toml(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: cannot be read as TOML: {error}") from error
     known = [setting.name for setting in SETTINGS]

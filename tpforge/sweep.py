@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -18,8 +19,11 @@ from tpforge.errors import UsageError
 from tpforge.outputs.atomic import os_errors
 from tpforge.outputs.places import OUT
 from tpforge.recipe import Recipe, recipe_of
+from tpforge.toml_text import parse_toml
 
 SWEEP_NAME = "sweep.json"
+MAX_POINTS = 1000
+"""Each is built, served and measured: more than anyone waits for."""
 _SERVING = ("repository", "serve", "smoke")
 """Tables of a recipe that make no other engine."""
 
@@ -61,11 +65,14 @@ def read_sweep(path: Path) -> Sweep:
     with os_errors(path):
         text = path.read_text("utf-8", errors="replace")
     try:
-        value = tomllib.loads(text)
+        value = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     grid = dict(_grid(value.pop("sweep", None), path=path))
     name = value.get("name") or f"{path.stem}-sweep"
+    num_points = math.prod(map(len, grid.values()))
+    if num_points > MAX_POINTS:
+        raise UsageError(f"{path}: [sweep] has {num_points} points, expected at most {MAX_POINTS}")
     points = []
     for choice in itertools.product(*grid.values()):
         values = dict(zip(grid, choice, strict=True))
@@ -99,6 +106,8 @@ def _recipe(base: dict[str, Any], values: dict[str, Any], *, name: str, path: Pa
         place = merged
         for table in tables:
             place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"{path}: sweep.{key}: {table} is {place!r} in the recipe, expected a table")
         place[last] = value
     own = {key: value for key, value in values.items() if key.split(".")[0] not in _SERVING}
     merged["name"] = f"{name}-{_slug(own)}" if own else name

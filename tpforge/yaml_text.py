@@ -6,6 +6,7 @@ the values mean. Readers of YAML 1.1 (PyYAML) and of 1.2 (Go: kubectl, Helm) rea
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -15,6 +16,9 @@ from typing import Any
 import yaml
 
 from tpforge.errors import InputRefused
+
+MAX_VALUES = 1_000_000
+"""A few lines of aliases can stand for more values than any memory holds."""
 
 # Strings to PyYAML, and to others not: 1e5 and 0o17 (YAML 1.2 and Go), y and n (YAML 1.1 to the letter).
 _READ_DIFFERENTLY = re.compile(
@@ -66,12 +70,45 @@ def parse_table(text: str, *, where: Path) -> dict[str, Any]:
         InputRefused: it is no YAML, or no table with names as keys.
     """
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        # Numbers of thousands of digits, and dates that are none, are a ValueError to PyYAML.
         raise InputRefused(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise InputRefused(f"{where}: expected a table with names as keys, found {type(value).__name__}")
     return value
+
+
+def _load(text: str) -> Any:
+    """The value of a document.
+
+    Raises:
+        yaml.YAMLError: it is none, or its aliases stand for too many values, or for themselves.
+        ValueError: a number or a date that Python has not.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_values(node, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {MAX_VALUES} values, or for themselves")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _num_values(node: Any, known: dict[int, float]) -> float:
+    """The values below a node when every alias is written out; infinite when it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        below = (
+            [one for pair in node.value for one in pair]
+            if isinstance(node, yaml.MappingNode)
+            else (node.value if isinstance(node, yaml.SequenceNode) else [])
+        )
+        known[id(node)] = 1 + sum(_num_values(one, known) for one in below)
+    return known[id(node)]
 
 
 def leading_comment(text: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from tpforge.errors import InputRefused, UsageError
 from tpforge.records import Record
+from tpforge.toml_text import parse_toml
 from tpforge.units import GIB
 
 Link = Literal["nvlink", "pcie"]
@@ -137,7 +138,7 @@ def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], Prices]:
         InputRefused: the file is missing, not TOML, or has wrong values; all are listed.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputRefused(f"{path}: missing") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
 _POLL_S = 0.2
+_MOST_BYTES = 16 << 20
 
 
 @click.command("logs")
@@ -44,9 +46,15 @@ def command(engine: str | None, follow: bool, lines: int, supervisor: bool, as_j
 
 
 def _last_lines(path: Path, count: int) -> list[str]:
+    """The last lines, of the last `_MOST_BYTES` alone: a log may be larger than memory."""
     if count == 0:
         return []
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES)
+        file.seek(start)
+        data = file.read(_MOST_BYTES)
+    lines = data.decode("utf-8", errors="replace").splitlines()
+    return lines[1 if start and len(lines) > 1 else 0 :][-count:]
 
 
 def _follow(path: Path, start: int, output: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,28 @@ def test_a_chat_template_that_raises_reaches_the_terminal_as_text(
     said = capsys.readouterr()
     assert SHOWN in said.err
     assert not set("\x1b\x07\u202e\x9b") & set(said.out + said.err)
+
+
+def test_a_log_larger_than_memory_is_read_from_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out" / "pulled" / "server"
+    folder.mkdir(parents=True)
+    with (folder / LOG_FILE).open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nlast but one\nlast\n")
+    assert main(["logs", "--lines", "2"]) == 0
+    assert capsys.readouterr().out == "last but one\nlast\n"
+
+
+def test_want_of_memory_is_no_internal_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("scripts.main._run", fill)
+    assert main(["gpus"]) == 3
+    assert capsys.readouterr().err.startswith("error: not enough memory")
