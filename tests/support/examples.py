@@ -59,6 +59,15 @@ def examples() -> tuple[Example, ...]:
     return tuple(one for page in PAGES for one in _of_page(page))
 
 
+def in_the_text() -> Iterator[Example]:
+    """Commands of ours between backticks, whole or begun: at least a name."""
+    for page in PAGES:
+        text = _BLOCK.sub(lambda found: "\n" * found[0].count("\n"), page.read_text(encoding="utf-8"))
+        for found in re.finditer(r"`tpforge ([a-z][^`\n]*)`", text):
+            number = text[: found.start()].count("\n") + 1
+            yield Example(str(page.relative_to(ROOT)), number, ("tpforge", *found[1].split()))
+
+
 def code_blocks(page: str, language: str) -> tuple[str, ...]:
     """The blocks of a page in a language, as they stand."""
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from click import Context, Group
 from engines.store import write_manifest
 from scripts.main import cli, main
 from tests.support.deployments import MANIFESTS
-from tests.support.examples import ROOT, Example, examples
+from tests.support.examples import ROOT, Example, examples, in_the_text
 from tests.support.tiny import write_tiny_llama
 from tests.support.tiny_engine import write_tiny_engine
 
@@ -111,6 +111,29 @@ def test_every_command_of_ours_is_understood(example: Example) -> None:
     words = [word.removesuffix("...") or word for word in words]
     with command.make_context(name, words) as context:
         assert isinstance(context, click.Context)
+
+
+def _options(command: click.Command) -> set[str]:
+    """Its own, and those of the commands of a group."""
+    found = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    if isinstance(command, Group):
+        for name in command.list_commands(Context(command)):
+            part = command.get_command(Context(command), name)
+            assert part is not None
+            found |= _options(part)
+    return found
+
+
+def test_commands_in_the_text_have_the_options_that_it_names() -> None:
+    wrong = []
+    shown = list(in_the_text())
+    for example in shown:
+        name, *words = example.words[1:]
+        command = cli.get_command(Context(cli), name)
+        given = {word.partition("=")[0].strip("[](),.;") for word in words if word.startswith(("--", "[--"))}
+        if command is None or given - _options(command) - {"--help"}:
+            wrong.append(str(example))
+    assert wrong == [] and len(shown) > 50
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
