@@ -57,16 +57,18 @@ def decision_markdown(decided: Decided) -> str:
 
 def first_line(runs: Sequence[Run]) -> str:
     """What a reader has to know before anything else: whether a GPU was used, and TensorRT-LLM."""
-    runtimes = sorted({str(run.engine["runtime"].value) for run in runs})
-    on_cpu = all(run.environment["gpu"].value is None for run in runs)
-    if on_cpu:
+    is_ours = all(run.engine["runtime"].value == "reference" for run in runs)
+    unread = [run.environment["gpu"].unavailable_because for run in runs]
+    if None not in unread:
         cpu = runs[0].environment["num_cpus"].value
-        cores = f" on {cpu} CPU cores" if cpu is not None else ""
-        return (
-            f"This is a CPU demonstration: the {', '.join(runtimes)} runtime{cores}, no GPU. "
-            "Its numbers say nothing of TensorRT-LLM or of GPUs."
-        )
-    if runtimes == ["reference"]:
+        if is_ours and cpu is not None:
+            return (
+                f"This is a CPU demonstration: the reference runtime on {cpu} CPU cores, no GPU. "
+                "Its numbers say nothing of TensorRT-LLM or of GPUs."
+            )
+        reasons = "; ".join(dict.fromkeys(reason for reason in unread if reason))
+        return f"On which GPUs this was measured, if any, is not recorded: {reasons}."
+    if is_ours:
         return "Measured with the reference runtime, which is not TensorRT-LLM and has not its speed."
     return ""
 

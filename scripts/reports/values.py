@@ -86,7 +86,8 @@ def fact_text(fact: Fact) -> str:
 
 def run_name(run: Run) -> str:
     """The label of a run, with its id where that says more."""
-    return run.label if run.label == run.id else f"{run.label} ({run.id})"
+    says_it = run.label == run.id or run.label.endswith(f"({run.id})")
+    return run.label if says_it else f"{run.label} ({run.id})"
 
 
 def _signed(percent: float) -> str:

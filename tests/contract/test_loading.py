@@ -79,7 +79,9 @@ def test_a_queue_that_is_full_refuses(render_tiny: Render) -> None:
             request.sender.cancelled = True
             list(request.sender.until_final())
 
-    assert refused.error == "the queue is full: 2 requests wait; try again in about 10 s"
+    # tensorrtllm_backend, tools/inflight_batcher_llm/test_max_queue_size.py looks for the first four words.
+    said = "Maximum queue size of 2 has been reached: 2 requests wait; try again in about 10 s"
+    assert refused.error == said
     assert (refused.final, refused.code) == (True, "UNAVAILABLE")
 
 
@@ -98,7 +100,7 @@ def test_a_queue_that_is_full_refuses_through_bls_with_the_same_status(render_ti
             request.sender.cancelled = True
             list(request.sender.until_final())
 
-    assert (refused.error or "").startswith("the queue is full: 1 requests wait; try again in about")
+    assert (refused.error or "").startswith("Maximum queue size of 1 has been reached: 1 requests wait; try")
     assert refused.code == "UNAVAILABLE"
 
 

@@ -33,7 +33,7 @@ _NAMES = {
 }
 """OpenAI's name of a field that tensorrt_llm or the ensemble calls otherwise."""
 
-_BUSY = ("the queue is full", "exceeds maximum queue size")
+_BUSY = ("maximum queue size of", "exceeds maximum queue size")
 _LOST = ("unavailable", "cancelled", "unloaded", "is not ready", "not found", "stub process", "shutting down")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.main import main
-from scripts.reports.decision import commands_to_repeat
+from scripts.reports.decision import commands_to_repeat, first_line
 from tests.support.runs import level_of, run_of
 from tpforge.measure.runs.run import write_run
 from tpforge.measure.runs.samples import Sample
@@ -53,6 +53,18 @@ def test_the_record_says_first_that_it_is_a_cpu_demonstration(runs: Path) -> Non
     )
     body = (runs / "decision" / "decision.html").read_text().split("<body>")[1].strip()
     assert body.startswith('<p class="first">This is a CPU demonstration')
+
+
+def test_a_server_whose_machine_was_not_seen_is_no_cpu_demonstration() -> None:
+    level, _ = level_of(((0.1, 0.1), (0.1, 0.2)))
+    elsewhere = run_of("vllm", [level])
+    assert elsewhere.engine["runtime"].value is None and elsewhere.environment["gpu"].value is None
+    said = first_line([elsewhere, run_of("other", [level], engine={"runtime": "reference"})])
+    assert said == "On which GPUs this was measured, if any, is not recorded: made by hand."
+    ours = run_of("ours", [level], engine={"runtime": "reference"})
+    assert first_line([ours]).startswith("On which GPUs"), "the cores of another machine are not known"
+    seen = run_of("seen", [level], engine={"runtime": "reference"}, environment={"gpu": "H200"})
+    assert first_line([seen]).startswith("Measured with the reference runtime")
 
 
 def test_the_record_holds_every_part(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,7 @@ def test_an_answer_of_all_its_tokens_ended_by_length_and_a_cancelled_one_by_that
         ("top_p (runtime_top_p): found 2.0, expected 0 to 1", "request", "top_p: found 2.0, expected 0 to 1"),
         ("text_input (input_ids): is empty", "request", "prompt: is empty"),
         ("seed: found -1, expected 0 to 2**64 - 1", "request", "seed: found -1, expected 0 to 2**64 - 1"),
-        ("the queue is full: 4 requests wait; try again in about 2 s", "busy", None),
+        ("Maximum queue size of 4 has been reached: 4 requests wait; try again in about 2 s", "busy", None),
         ("in ensemble 'x', inference request batch-size must be <= 8", "server", None),
         ("error: bad_words and min_tokens leave no token to choose from", "server", None),
         ("Failed to process the request(s), the stub process has exited", "lost", None),

@@ -211,7 +211,8 @@ class GeneratingModel:
         counts = self._scheduler.counts()
         waiting = counts.waiting - counts.free
         if 0 < self._max_queue_size <= waiting:
-            full = f"the queue is full: {waiting} requests wait"
+            # Upstream's words, by which its own tools/inflight_batcher_llm/test_max_queue_size.py knows them.
+            full = f"Maximum queue size of {self._max_queue_size} has been reached: {waiting} requests wait"
             again = f"try again in about {self._metrics.drain_s(waiting):.0f} s"
             self._outbox.refuse(exchange, Unavailable(f"{prefix}{full}; {again}"))
             return
