@@ -228,7 +228,8 @@ LLAMA = Family(
     config_fields=(*BASE_FIELDS, *LLAMA_FIELDS),
     dropped=(
         Dropped(
-            r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+            # One a layer until transformers 4.43, one for all since then.
+            r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(original_)?inv_freq",
             "recomputed by the runtime from rotary_base and rotary_scaling",
         ),
     ),

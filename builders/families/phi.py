@@ -49,7 +49,8 @@ _ATTENTION = _LAYER + "self_attn."
 _EMBEDDING = "model.embed_tokens.weight"
 _QKV = {"query": _ATTENTION + "q_proj", "key": _ATTENTION + "k_proj", "value": _ATTENTION + "v_proj"}
 _INV_FREQ = Dropped(
-    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "recomputed by the runtime from rotary_base"
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.(original_)?inv_freq",
+    "recomputed by the runtime from rotary_base",
 )
 
 

@@ -6,7 +6,7 @@ nothing is left but what sharding did. It does not compare tensors; `builders.pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def measure_parity(
     parity = _with_positions(
         _summarize(truth.expected, differences, rounding), truth, far_worst=far_worst, apart_worst=apart_worst
     )
-    return parity, tuple(_golden(item, manifest, engine_dir, parity) for item in truth.expected)
+    sound = (item for item in truth.expected if item.margins.isfinite().all())
+    return parity, tuple(_golden(item, manifest, engine_dir, parity) for item in sound)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class _Truth:
     far: Far | None
     apart: Apart | None
     problems: tuple[str, ...]
-    """Where the engine's windows are not those that transformers' own config declares."""
+    """Logits of transformers that are no numbers, and windows that are not those that its config declares."""
 
 
 def _ask(
@@ -94,12 +95,24 @@ def _ask(
     proposed: Mapping[str, Sequence[int]],
     progress: Progress,
 ) -> _Truth:
+    expected = expectations(model, manifest, prompts, proposed=proposed, progress=progress)
     return _Truth(
-        expected=expectations(model, manifest, prompts, proposed=proposed, progress=progress),
+        expected=expected,
         far=expect_far(model, manifest, progress=progress),
         apart=expect_apart(model, manifest, progress=progress),
-        problems=tuple(window_problems(model.config.get_text_config(), manifest)),
+        problems=(*_no_numbers(expected), *window_problems(model.config.get_text_config(), manifest)),
     )
+
+
+def _no_numbers(expected: list[Expected]) -> Iterator[str]:
+    """Of a source whose own logits are no numbers nothing can be proven."""
+    names = [item.prompt.name for item in expected if not item.logits.isfinite().all()]
+    if names:
+        yield (
+            f"transformers' own logits are no numbers, of {len(names)} of {len(expected)} prompts: the "
+            "source holds NaN or infinite weights, or such as make them; `tpforge inspect --deep` names the "
+            "tensors"
+        )
 
 
 def _with_positions(parity: Parity, truth: _Truth, *, far_worst: float, apart_worst: float) -> Parity:

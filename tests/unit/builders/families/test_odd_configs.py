@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -104,6 +105,20 @@ def test_what_a_class_passes_over_is_said(tmp_path: Path, changes: dict[str, Any
     found = surveyed(tmp_path / "model", **changes)
     assert found.problems == []
     assert any(words in one for one in found.notes)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"]
+)
+def test_frequencies_that_were_saved_with_the_weights_are_dropped_in_either_place(
+    tmp_path: Path, name: str
+) -> None:
+    folder = write_tiny_llama(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, name: torch.rand(8)}, folder / "model.safetensors", {"format": "pt"})
+    found = survey(locate(str(folder)))
+    assert found.problems == []
+    assert name in found.dropped
 
 
 @pytest.mark.parametrize("kind", ["llama", "yi", None])

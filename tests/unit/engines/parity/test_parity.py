@@ -22,9 +22,11 @@ from engines.parity.transformers_model import load_transformers
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from engines.reference.cache import LayerCache
-from tests.support.tiny_engine import write_tiny_engine
+from tests.support.tiny import write_tiny_llama
+from tests.support.tiny_engine import write_engine_of, write_tiny_engine
 from tpforge.dtypes import DType
-from tpforge.manifest import GoldenAnswer
+from tpforge.manifest import GoldenAnswer, Limits
+from tpforge.shards.mapping import Mapping
 
 Tensors = dict[str, Tensor]
 
@@ -106,6 +108,20 @@ def count_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(parity_module, "load_transformers", load)
     return lengths
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_source_that_computes_no_numbers_fails_the_proof_in_words(tmp_path: Path, value: float) -> None:
+    source = write_tiny_llama(tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = value
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    limits = Limits(max_batch_size=2, max_input_len=256, max_seq_len=512)
+    engine, manifest = write_engine_of(source, tmp_path / "engine", mapping=Mapping(), limits=limits)
+    parity, golden = measure_parity(engine, manifest, source_path=source, progress=lambda line: None)
+    assert not parity.passed
+    assert "transformers' own logits are no numbers, of " in parity.problems[0]
+    assert golden == ()
 
 
 @pytest.mark.parametrize("place", [0, 5, NUM_GREEDY_TOKENS - 1])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines.transformers_model import load_transformers
 from transformers import AutoModelForCausalLM
 
 from engines.parity.rounded_weights import round_weights
+from engines.parity.transformers_model import load_transformers
 from engines.reference import load_config, open_executor
 from engines.reference.batches import Logits, Prefill
 from tests.support.families.cases import CASES
