@@ -74,6 +74,7 @@ def _without_known(names: Iterable[str]) -> tuple[dict[str, str], tuple[Wrapper,
     found = {name: name for name in names}
     taken: list[Wrapper] = []
     for _ in WRAPPERS:
+        before = found
         for wrapper in WRAPPERS:
             if not any(map(wrapper.is_there, found)):
                 continue
@@ -84,4 +85,6 @@ def _without_known(names: Iterable[str]) -> tuple[dict[str, str], tuple[Wrapper,
             if len(bare) == len(found):
                 found = bare
                 taken += [] if wrapper in taken else [wrapper]
+        if found is before:
+            break
     return found, tuple(taken)
