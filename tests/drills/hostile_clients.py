@@ -34,7 +34,8 @@ def run(server: Server, *, num_streams: int) -> Figure:
     canary = _ask(server)
     assert canary is not None
     for attack in (
-        lambda: _flood(server, num_streams),
+        lambda: _flood(server, num_streams, model="ensemble"),
+        lambda: _flood(server, num_streams, model="tensorrt_llm_bls"),
         lambda: _words(server, ["x" * (8 << 20)]),
         lambda: _words(server, ["x"] * 100_000),
         lambda: _prompt(server, 16 << 20),
@@ -89,11 +90,11 @@ def _asking(server: Server, canary: str) -> Iterator[list[bool]]:
         thread.join(PATIENCE_S)
 
 
-def _flood(server: Server, num_streams: int) -> int:
+def _flood(server: Server, num_streams: int, *, model: str) -> int:
     """Streams that would take minutes, without ids, begun and left at once, all over one connection."""
     with Client(server.grpc_url, deadline_s=PATIENCE_S) as client:
-        tensors = prompt_tensors(["Hello"], max_tokens=4000, model="ensemble", stream=True, end_id=-1)
-        streams = [client.open("ensemble", tensors) for _ in range(num_streams)]
+        tensors = prompt_tensors(["Hello"], max_tokens=4000, model=model, stream=True, end_id=-1)
+        streams = [client.open(model, tensors) for _ in range(num_streams)]
         for stream in streams:
             stream.cancel()
     return 0
