@@ -36,9 +36,12 @@ from triton_repo.load.run_prompts import BenchTokenizer
 from triton_repo.load.server_facts import openai_facts, triton_facts
 
 if TYPE_CHECKING:
-    from triton_repo.load.exchange import Target
+    from triton_repo.load.exchange import Target, TokenSource
     from triton_repo.load.measuring import Measured, OnProgress, Plan
     from triton_repo.load.run_prompts import BenchTokenizer
+
+
+PromptUse = Literal["new", "warm", "repeated"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ def bench(
             held.enter_context(claimed(folder))
             earlier = read_run(folder)
             options = replace(options, seed=earlier.workload.seed + earlier.workload.num_repeats)
-            asked = plan_bench(url, options)
-        else:
-            asked = plan_bench(url, options)
+        asked = plan_bench(url, options)
+        if not options.model:
+            options = replace(options, model=_only_model(asked.server, options))
+        if earlier is None:
             folder = held.enter_context(_new_folder(asked.server, options))
         return _bench(
             asked,
@@ -110,7 +114,8 @@ def _bench(
     engine = engine_facts(server.manifest)
     environment = environment_facts(machine_facts(server.host), known)
     if earlier is not None:
-        refuse_different(earlier, earlier.model_copy(update={"engine": engine, "environment": environment}))
+        facts = {"engine": engine, "environment": environment}
+        refuse_different(earlier, _as_asked(earlier, asked, options).model_copy(update=facts))
     measured = measure(target, asked.plan, recorder=_recorder(server, options), on_progress=on_progress)
     if not measured.levels and not measured.interrupted:
         raise UsageError("; ".join(measured.notes))
@@ -124,7 +129,9 @@ def _bench(
         interrupted=measured.interrupted,
         engine=engine,
         environment=environment,
-        workload=_workload(options, asked, measured),
+        workload=_workload(
+            options, asked, token_source=measured.token_source, prompt_use=_prompt_use(asked.plan, measured)
+        ),
         levels=measured.levels,
         notes=(*measured.notes, *_prompt_notes(asked, measured)),
     )
@@ -211,7 +218,33 @@ def _recorder(server: Server, options: BenchOptions) -> Any:
     return Recorder(metrics_url=server.metrics_url, is_local=is_local(server.host))
 
 
-def _workload(options: BenchOptions, asked: Asked, measured: Measured) -> Workload:
+def _only_model(server: Server, options: BenchOptions) -> str:
+    """The model that an OpenAI-compatible server lists.
+
+    Raises:
+        UsageError: it lists none, or several.
+        EnvironmentUnusable: nothing answers.
+    """
+    from triton_repo.client.openai import OpenAiClient
+
+    return OpenAiClient(server.url, 10.0, options.headers).only_model()
+
+
+def _as_asked(earlier: Run, asked: Asked, options: BenchOptions) -> Run:
+    """The run to join as if it had measured what is asked now, as far as that is known before."""
+    before = earlier.workload
+    workload = _workload(options, asked, token_source=before.token_source, prompt_use=before.prompt_use)
+    levels = tuple(
+        level.model_copy(update={"name": load.name})
+        for load in asked.plan.loads
+        for level in earlier.levels[:1]
+    )
+    return earlier.model_copy(update={"workload": workload, "levels": levels})
+
+
+def _workload(
+    options: BenchOptions, asked: Asked, *, token_source: TokenSource, prompt_use: PromptUse
+) -> Workload:
     trace, plan = asked.trace, asked.plan
     is_open = bool(options.rates or trace)
     arrival: Any = "constant" if options.constant else "poisson"
@@ -236,8 +269,8 @@ def _workload(options: BenchOptions, asked: Asked, measured: Measured) -> Worklo
         streaming=options.stream,
         sampling=dict(options.sampling),
         slo=options.slo,
-        token_source=measured.token_source,
-        prompt_use=_prompt_use(plan, measured),
+        token_source=token_source,
+        prompt_use=prompt_use,
     )
 
 
@@ -289,7 +322,7 @@ def _what_is_asked(plan: Plan, options: BenchOptions) -> tuple[Prompt, ...]:
     return (first.model_copy(update=made),)
 
 
-def _prompt_use(plan: Plan, measured: Measured) -> Literal["new", "warm", "repeated"]:
+def _prompt_use(plan: Plan, measured: Measured) -> PromptUse:
     """In which state a server that keeps prompts found those of the run."""
     if plan.warm:
         return "warm"

@@ -64,6 +64,24 @@ class OpenAiClient:
         """
         return tuple(str(model["id"]) for model in self.get("/v1/models")["data"])
 
+    def only_model(self) -> str:
+        """The one model that the server lists.
+
+        Raises:
+            ServerUnreachable, DeadlineExceeded, HttpRefused: see `ask`.
+            UsageError: it is no OpenAI-compatible server, or lists none or several.
+        """
+        try:
+            names = self.models()
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.url}: /v1/models does not answer as OpenAI's does ({type(error).__name__}: {error}); "
+                "expected trtllm-serve, Dynamo or another OpenAI-compatible server"
+            ) from error
+        if len(names) != 1:
+            raise UsageError(f"{self.url}: lists {len(names)} models ({', '.join(names)}); give --model")
+        return names[0]
+
     def get(self, path: str) -> Any:
         """The JSON at a path.
 

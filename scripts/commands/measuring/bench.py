@@ -93,9 +93,8 @@ def _server() -> Decorator:
         ),
         click.option(
             "--model",
-            default="ensemble",
-            show_default=True,
-            help="ensemble, tensorrt_llm_bls, tensorrt_llm, llmapi; with --api openai its name there.",
+            help="ensemble, tensorrt_llm_bls, tensorrt_llm, llmapi; with --api openai its name there.  "
+            "[default: ensemble; with --api openai the only one that the server lists]",
         ),
         click.option("--engine", help="The engine that is served.  [default: as started here]"),
         click.option(
@@ -207,13 +206,12 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
     Raises:
         UsageError: a list of numbers, a limit or a sampling value cannot be read.
     """
-    from scripts.flows.benching.plan import BenchOptions
+    from scripts.flows.benching.plan import DEFAULT_MODEL, BenchOptions
 
     names = ("deadline", "headers", "tls", "tls_root", "tls_key", "tls_cert")
     connection = read_connection(**{name: values[name] for name in names})
     kept = (
         "api",
-        "model",
         "constant",
         "trace",
         "prompts",
@@ -226,6 +224,7 @@ def read_options(values: dict[str, Any]) -> BenchOptions:
     more = ("num_requests", "seed", "warm", "engine", "tokenizer", "metrics_url", "label", "out", "join")
     return BenchOptions(
         **{name: values[name] for name in (*kept, *more)},
+        model=values["model"] or ("" if values["api"] == "openai" else DEFAULT_MODEL),
         concurrency=tuple(int(number) for number in _numbers(values["concurrency"], "--concurrency", int)),
         rates=tuple(_numbers(values["rate"], "--rate", float)),
         sampling=_sampling(values["sampling"]),

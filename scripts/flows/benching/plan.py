@@ -38,14 +38,18 @@ if TYPE_CHECKING:
 
 Scalar = bool | int | float | str
 DEFAULT_DURATION_S = 20.0
+DEFAULT_MODEL = "ensemble"
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured and how; the words of `tpforge bench --help`."""
+    """What is measured and how; the words of `tpforge bench --help`.
+
+    An empty `model` of an OpenAI-compatible server is the only one that it lists.
+    """
 
     api: Literal["triton", "openai", "trtllm-grpc"] = "triton"
-    model: str = "ensemble"
+    model: str = DEFAULT_MODEL
     concurrency: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
     constant: bool = False

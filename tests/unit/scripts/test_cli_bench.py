@@ -18,11 +18,13 @@ import pytest
 from scripts.commands.measuring.bench import command_line, read_options
 from scripts.main import main
 from tests.support.patience import PATIENCE_S
+from tests.support.servers.scripted_openai import HttpScript, scripted_openai
 from tests.support.servers.scripted_server import Running, Script, scripted_server
 from tests.support.tiny import write_tiny_tokenizer
 from tpforge.measure.runs.metrics import summarize
 from tpforge.measure.runs.run import Run, Slo, read_run, read_samples
 from tpforge.outputs.atomic import claimed
+from triton_repo.client.openai import OpenAiClient
 
 FAST = Script(ttft_s=0.02, itl_s=0.002)
 
@@ -44,7 +46,16 @@ def only_run(folder: Path) -> tuple[Path, Run]:
 
 
 def test_run_holds_what_was_asked_and_what_came(server: Running, tmp_path: Path) -> None:
-    words = ["--concurrency", "1,3", "--num-requests", "6", "--repeats", "2", "--slo", "ttft=1000,itl=500"]
+    words = [
+        "--concurrency",
+        "1,3",
+        "--num-requests",
+        "6",
+        "--repeats",
+        "2",
+        "--slo",
+        "ttft=900000,itl=900000",
+    ]
     assert bench(server.url, *words, "--prompts", "easy,multilingual", "--label", "mine") == 0
     path, run = only_run(tmp_path)
     samples = read_samples(path)
@@ -59,7 +70,7 @@ def test_run_holds_what_was_asked_and_what_came(server: Running, tmp_path: Path)
         own = [sample for sample in samples if sample.level == number]
         assert summarize(own, level.repeats, slo=run.workload.slo) == level.metrics
         assert level.metrics["good_request_fraction"].avg == 1
-    assert run.workload.slo == Slo(ttft_ms=1000, itl_ms=500)
+    assert run.workload.slo == Slo(ttft_ms=900000, itl_ms=900000)
     assert (run.workload.num_prompts, run.workload.token_source) == (18, "responses")
     assert run.environment["server_version"].value == "1.0"
     assert run.engine["tp"].unavailable_because is not None
@@ -84,8 +95,13 @@ def test_join_adds_repeats_to_a_run_and_refuses_another_load(
         assert level.metrics["time_to_first_token"].interval is not None
     assert len({sample.prompt_id for sample in samples}) == 6
     capsys.readouterr()
+    asked = server.log.read_text()
     assert bench(server.url, "--concurrency", "2", "--num-requests", "6", "--join", "run") == 4
     assert "loads: concurrency 1, concurrency 3 in the run, concurrency 2 now" in capsys.readouterr().err
+    assert bench(server.url, *words, "--prompts", "easy", "--no-stream", "--join", "run") == 4
+    said = capsys.readouterr().err
+    assert "workload, prompts: average in the run, easy now" in said and "workload, streaming" in said
+    assert server.log.read_text() == asked, "nothing is asked that cannot be joined"
     assert read_run(tmp_path / "run") == run
     assert bench(server.url, "--join", "run", "--label", "other") == 2
     assert bench(server.url, "--join", "nowhere") == 4
@@ -204,31 +220,23 @@ def test_too_short_a_measurement_is_an_error_that_says_so(
 
 
 def test_an_interrupted_join_leaves_the_run_as_it_was(server: Running, tmp_path: Path) -> None:
-    words = ["--concurrency", "2", "--duration", "0.5", "--repeats", "1"]
+    words = ["--concurrency", "2", "--num-requests", "4", "--repeats", "1", "--no-warm"]
     assert bench(server.url, *words, "--out", "run") == 0
     before = (tmp_path / "run" / "run.json").read_bytes()
-    num_lines = len(server.log.read_text().splitlines())
-    command = [
-        sys.executable,
-        "-m",
-        "tpforge",
-        "bench",
-        server.url,
-        "--concurrency",
-        "2",
-        "--duration",
-        "600",
-    ]
-    with subprocess.Popen(
-        [*command, "--repeats", "1", "--warmup", "0", "--max-tokens", "5", "--join", "run"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        while len(server.log.read_text().splitlines()) < num_lines + 10:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 130
+    (tmp_path / "stuck").mkdir()
+    with scripted_server(tmp_path / "stuck", Script(silent=True)) as stuck:
+        command = [sys.executable, "-m", "tpforge", "bench", stuck.url, *words]
+        with subprocess.Popen(
+            [*command, "--warmup", "0", "--max-tokens", "5", "--join", "run"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert any("2 in flight" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
+            assert process.wait(PATIENCE_S) == 130
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
@@ -348,3 +356,19 @@ def test_command_of_the_record_reads_back_to_the_same_options() -> None:
     assert parsed.pop("url") == "localhost:1"
     again = read_options({**parsed, "out": Path("x"), "headers": ("authorization=secret",)})
     assert again == options
+
+
+def test_of_an_openai_server_the_only_model_is_asked_and_of_several_one_has_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--api", "openai", "--num-requests", "2", "--repeats", "1"]
+    with scripted_openai(tmp_path, HttpScript(ttft_s=0.0, itl_s=0.0)) as server:
+        monkeypatch.setattr(OpenAiClient, "models", lambda _client: ("org/chat",))
+        assert bench(server.url, *words, "--out", "one") == 0
+        assert read_run(tmp_path / "one").workload.model == "org/chat"
+        monkeypatch.setattr(OpenAiClient, "models", lambda _client: ("a", "b"))
+        assert bench(server.url, *words) == 2
+        assert "lists 2 models (a, b); give --model" in capsys.readouterr().err
+        assert bench(server.url, *words, "--model", "b", "--out", "two") == 0
+    assert read_run(tmp_path / "two").workload.model == "b"

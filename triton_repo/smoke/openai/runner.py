@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tpforge.errors import UsageError
 from tpforge.manifest import Manifest
 from triton_repo.client.openai import OpenAiClient, base_of
 from triton_repo.smoke.check import Check, CheckResult
@@ -85,7 +84,7 @@ def run_openai_smoke(
     base = base_of(url)
     target = OpenAiTarget(
         client=client,
-        model=model or only_model(client),
+        model=model or client.only_model(),
         manifest=manifest,
         tokens=tokens,
         running=ServerGauge((*(base + path for path in PATHS), *metrics_urls)),
@@ -93,25 +92,6 @@ def run_openai_smoke(
     )
     results = run_checks(all_checks(), target, on_result=on_result)
     return SmokeReport(url=url, engine=manifest.name if manifest else None, results=results)
-
-
-def only_model(client: OpenAiClient) -> str:
-    """The model that a server lists.
-
-    Raises:
-        ServerUnreachable, DeadlineExceeded: nothing answers.
-        UsageError: it is no OpenAI-compatible server, or lists none or several.
-    """
-    try:
-        names = client.models()
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{client.url}: /v1/models does not answer as OpenAI's does ({type(error).__name__}: {error}); "
-            "expected trtllm-serve, Dynamo or another OpenAI-compatible server"
-        ) from error
-    if len(names) != 1:
-        raise UsageError(f"{client.url}: lists {len(names)} models ({', '.join(names)}); give --model")
-    return names[0]
 
 
 def _malformed(case: malformed.Malformed, api: str) -> Check[OpenAiTarget]:
