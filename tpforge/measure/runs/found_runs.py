@@ -85,7 +85,7 @@ def pick_run(runs: Sequence[FoundRun], given: str, *, option: str) -> FoundRun:
     known = ", ".join(f"{one.run.id} ({one.run.label})" for one in runs)
     if fitting:
         raise UsageError(f"{option} {given}: fits {len(fitting)} runs; give the id of one: {known}")
-    raise UsageError(f"{option} {given}: no measured run has this name; known are: {known}")
+    raise UsageError(f"{option} {given}: was not measured: no run has this name; known are: {known}")
 
 
 def _is_at(found: FoundRun, given: str) -> bool:
