@@ -92,11 +92,22 @@ def _rows(name: str) -> list[dict[str, object]]:
 
 def find_measured(cluster: Cluster, ranks: int) -> Measured | None:
     """The measured all-reduce for these GPUs, this link and this many ranks."""
-    return next((row for row in measurements() if _is_of(row, cluster, ranks)), None)
+    return _allreduce_of(cluster.gpu.name, cluster.link, ranks)
 
 
-def _is_of(row: Measured | Gathered, cluster: Cluster, ranks: int) -> bool:
-    return cluster.gpu.name in row.gpus and row.link == cluster.link and row.ranks == ranks
+@cache
+def _allreduce_of(gpu: str, link: Link, ranks: int) -> Measured | None:
+    """Looked up once: every step of a plan asks."""
+    return next((row for row in measurements() if _is_of(row, gpu, link, ranks)), None)
+
+
+@cache
+def _gather_of(gpu: str, link: Link, ranks: int) -> Gathered | None:
+    return next((row for row in gathers() if _is_of(row, gpu, link, ranks)), None)
+
+
+def _is_of(row: Measured | Gathered, gpu: str, link: Link, ranks: int) -> bool:
+    return gpu in row.gpus and row.link == link and row.ranks == ranks
 
 
 def allreduce_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: LinkShares) -> float:
@@ -120,7 +131,7 @@ def gather_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: Li
     """Gathering or adding up `num_bytes`, of which a rank has or gets a part: bytes x (n - 1) / n / rate."""
     if ranks == 1 or num_bytes <= 0:
         return 0.0
-    row = next((row for row in gathers() if _is_of(row, cluster, ranks)), None)
+    row = _gather_of(cluster.gpu.name, cluster.link, ranks)
     if row is not None:
         return row.us * 1e-6 + num_bytes * (ranks - 1) / ranks / (row.bus_gb_s * 1e9)
     # A ring passes over each link once, where that of an all-reduce passes twice.

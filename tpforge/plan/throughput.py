@@ -190,6 +190,11 @@ class StepModel:
         held = next((name for work in self._works for name, _ in work.experts), settings.weight_format)
         self._kernel = find_grouped(gpu, held)
         self._bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
+        self._known_seconds: dict[Elements, float] = {}
+        self._head_peak = self._peak(None)
+        self._flops_share = fit.flops_share(gpu)
+        self._score_flops = gpu.peak_flops("float") * fit.attention_share * len(self._stages)
+        self._layers = max(1, shapes.model.num_layers / len(self._stages))
 
     def step(self, batch: int, load: Load) -> StepTime:
         """The mean step: `batch` requests get their tokens, and prompts of those that follow are read.
@@ -248,7 +253,7 @@ class StepModel:
         own = tokens.of_a_rank(engine.shapes.cache_groups)
         passes = max(1.0, own.total / engine.settings.max_num_tokens)
         bandwidth = self._bandwidth
-        num_layers = max(1, engine.shapes.model.num_layers / len(self._stages))
+        num_layers = self._layers
         return StepTime(
             linear=self._linear(work, own, everyones=tokens.total, passes=passes, bandwidth=bandwidth),
             attention=self._attention(own, bandwidth=bandwidth),
@@ -266,10 +271,10 @@ class StepModel:
         self, work: StageWork, own: Tokens, *, everyones: float, passes: float, bandwidth: float
     ) -> float:
         """Matrix products: the p-norm of their arithmetic and of reading the weights; and the experts'."""
-        share, norm = self.fit.flops_share(self.engine.cluster.gpu), self.fit.blend
+        share, norm = self._flops_share, self.fit.blend
         heads = own.batch * own.queries
         arithmetic = own.total * self._seconds(work.dense) / share
-        arithmetic += 2 * work.head_weights * heads / self._peak(None) / share
+        arithmetic += 2 * work.head_weights * heads / self._head_peak / share
         read = (work.dense_bytes + work.head_bytes) * passes / bandwidth
         dense = float((arithmetic**norm + read**norm) ** (1 / norm))
         return dense + self._experts(work, everyones=everyones, passes=passes, bandwidth=bandwidth)
@@ -285,7 +290,7 @@ class StepModel:
         uneven *= tile_padding(moe, mapping=mapping)
         read = passes * touched(moe, tokens=each) * work.expert_bytes
         if self._kernel is None:
-            arithmetic = everyones * uneven * self._seconds(work.experts) / self.fit.flops_share(gpu)
+            arithmetic = everyones * uneven * self._seconds(work.experts) / self._flops_share
             norm = self.fit.blend
             return float((arithmetic**norm + (read / bandwidth) ** norm) ** (1 / norm))
         return self._kernel.seconds(
@@ -296,7 +301,11 @@ class StepModel:
 
     def _seconds(self, elements: Elements) -> float:
         """Of a token's products with so many elements, at the peak of what each runs on."""
-        return sum(2 * count / self._peak(name) for name, count in elements)
+        known = self._known_seconds.get(elements)
+        if known is None:
+            known = sum(2 * count / self._peak(name) for name, count in elements)
+            self._known_seconds[elements] = known
+        return known
 
     def _peak(self, weight_format: str | None) -> float:
         return self.engine.cluster.gpu.peak_flops(self.engine.activations(weight_format))
@@ -306,11 +315,10 @@ class StepModel:
         the scores.
         """
         engine, fit = self.engine, self.fit
-        flops = engine.cluster.gpu.peak_flops("float") * fit.attention_share * len(self._stages)
         read = tokens.batch * engine.memory.layout.read_bytes(tokens.context) * fit.kv_read / bandwidth
         answers = tokens.batch * tokens.queries * self._scores.of_answer(tokens.context)
         prompts = tokens.prompt * self._scores.of_prompt(tokens.seen)
-        return max(read, answers / flops) + prompts / flops
+        return max(read, answers / self._score_flops) + prompts / self._score_flops
 
     def _communication(self, own: Tokens, *, everyones: float, passes: float, num_layers: float) -> float:
         """Two all-reduces a layer over the tp ranks, or tokens to the experts and back; to the next stage."""
