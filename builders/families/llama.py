@@ -108,6 +108,9 @@ def read_llama_like(
     config.refuse_quantized()
     hidden_size, num_heads, num_kv_heads, head_size = _read_heads(config)
     rope = read_rope(config, types=rope_types, also=also_scaled_by)
+    kind = (rope.scaling or {}).get("rope_type", (rope.scaling or {}).get("type"))
+    if kind == "dynamic" and int(head_size * rope.partial_factor) <= 2:
+        config.problem(f"head_dim {head_size}: a dynamic rope needs more than 2 rotated dims of a head")
     if rope.partial_factor != 1.0 and not partial_rotary:
         config.problem(f"partial_rotary_factor: found {rope.partial_factor}, expected 1.0")
     vocab_size = config.integer("vocab_size")

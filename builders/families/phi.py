@@ -195,6 +195,8 @@ def _factors(config: ConfigReader, model: ModelSpec) -> dict[str, Any]:
     # What stands beside rope_scaling, if only as the class's default, is what transformers takes.
     within = scaling.get("original_max_position_embeddings", model.max_position_embeddings)
     length = config.integer("original_max_position_embeddings", default=within)
+    if length == 1:
+        config.problem("original_max_position_embeddings: found 1, and longrope divides by its logarithm")
     if scaling.get("original_max_position_embeddings", length) != length:
         config.problem(
             f"original_max_position_embeddings: found {within} in rope_scaling, but {length} beside it, "

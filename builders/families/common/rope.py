@@ -79,6 +79,8 @@ def read_rope(
         config.problem(f"rope_scaling: found rope_type {kind!r}, {expected}")
     else:
         _check_original(config, scaling, kind=kind)
+        if kind == "yarn" and base == 1.0:
+            config.problem("rope_theta: found 1, and yarn divides by its logarithm: no frequencies follow")
         _check(config, scaling, kind="longrope" if kind == "su" else kind, also=also)
     return RopeSpec(base=base, scaling=scaling, partial_factor=share)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,31 @@ def test_a_base_within_the_scaling_is_not_passed_over(tmp_path: Path) -> None:
     scaling = {"rope_type": "linear", "factor": 4.0, "rope_theta": 777.0}
     found = surveyed(tmp_path / "model", rope_theta=10000.0, rope_scaling=scaling)
     assert any("rope_theta: found 10000.0, but rope_scaling has 777.0" in one for one in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rope_theta": 1, "rope_scaling": YARN}, "rope_theta: found 1, and yarn divides by its logarithm"),
+        (
+            {"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "a dynamic rope needs more than 2 rotated dims",
+        ),
+    ],
+)
+def test_ropes_that_divide_by_zero_in_transformers_too_are_refused(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    assert any(words in one for one in surveyed(tmp_path / "model", **changes).problems)
+    judge = LlamaConfig(**copy.deepcopy({"hidden_size": 8, "num_attention_heads": 4, **changes}))
+    with pytest.raises(ZeroDivisionError):
+        LlamaRotaryEmbedding(judge)
+
+
+def test_a_long_rope_of_one_position_is_refused() -> None:
+    long = (one.config for one in PUBLISHED if "long_factor" in (one.config.get("rope_scaling") or {}))
+    words = reading({**next(long), LENGTH: 1})
+    assert f"{LENGTH}: found 1, and longrope divides by its logarithm" in words
 
 
 def test_a_factor_of_zero_is_as_good_as_none(tmp_path: Path) -> None:
