@@ -21,6 +21,7 @@ import yaml
 
 from tests.e2e.conftest import Engine
 from tests.support.deployments import DYNAMO_OPTIONS, ONE_HOST, deployment_of
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tpforge.system.opener import read_url
 from tpforge.system.programs import end_program
@@ -119,7 +120,7 @@ def running(words: list[str], environment: dict[str, str], log: Path) -> Iterato
 
 
 def until(condition: Callable[[], bool], what: str, logs: Path) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         said = "\n".join(log.read_text()[-2000:] for log in logs.glob("*.log"))
         assert time.monotonic() < end, f"{what}\n{said}"

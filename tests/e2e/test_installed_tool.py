@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.tiny import write_tiny_llama
 from tests.support.wheel import build_wheel
 
@@ -78,7 +79,9 @@ class Tool:
 
     def run(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         command = [str(self.folder / "bin" / "tpforge"), *arguments]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
 
 
 def by_pip(wheel: Path, folder: Path) -> Tool:

@@ -24,6 +24,7 @@ from scripts.flows.serving.replicas import num_workers, serve_replicas
 from scripts.main import main
 from tests.e2e.conftest import Engine, quiet
 from tests.support.examples import code_blocks
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tpforge.errors import VerificationFailed
 from tpforge.outputs.places import Places
@@ -79,7 +80,7 @@ class Front:
 
     def text(self, path: str) -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self.url.removesuffix("/v1") + path, timeout=60) as answer:
+        with opener.open(self.url.removesuffix("/v1") + path, timeout=PATIENCE_S) as answer:
             return str(answer.read().decode())
 
     def get(self, path: str) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class Front:
             data=json.dumps({"model": "tiny", **body}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def running(engine: Engine, folder: Path, **fields: Any) -> Iterator[Front]:
     shutil.copytree(engine.folder, folder / "tiny" / "engine")
     places = Places(folder / "tiny" / "engine")
     base = free_ports(num_more=11).http
-    recipe = ServeRecipe(port_base=base, openai=True, replicas=2, load_timeout=120.0, **fields)
+    recipe = ServeRecipe(port_base=base, openai=True, replicas=2, load_timeout=PATIENCE_S, **fields)
     options = ReferenceOptions(executor="lockstep", num_threads=1)
     server = serve_replicas(places, recipe, options=options, detach=True, progress=quiet)
     try:
@@ -117,7 +118,7 @@ def front(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def until(what: str, condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.05)
@@ -185,6 +186,7 @@ def test_the_smoke_test_passes_but_for_the_fields_that_the_front_does_not_name(
 ) -> None:
     url = front.url.removesuffix("/v1")
     words = ["smoke", url, "--api", "openai", "--engine", str(front.places.engine), "--json"]
+    words += ["--deadline", str(PATIENCE_S)]  # The front reads a prompt of 10 MB.
     assert main(words) == VerificationFailed.exit_code
     checks = json.loads(capfd.readouterr().out)["checks"]
     failed = {check["name"]: check["reason"] for check in checks if check["status"] == "fail"}

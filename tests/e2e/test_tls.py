@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.conftest import quiet
 from tests.e2e.echo import write_echo
 from tests.support.ended import end_server
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable, TpforgeError, UsageError
 from triton_repo.client.client import Client, RequestRefused, Tls
@@ -162,11 +163,11 @@ def test_administration_wants_the_key_and_inference_does_not(server: Server, tls
 def test_the_key_is_wanted_over_http_too(server: Server) -> None:
     url = f"{server.http_url}/v2/repository/index"
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"), timeout=5)
+        urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="POST"), timeout=PATIENCE_S)
     assert caught.value.code == 403
     caught.value.close()
     request = urllib.request.Request(url, data=b"{}", method="POST", headers={ADMIN_KEY: KEY})
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         assert b'"ensemble"' in answer.read()
 
 

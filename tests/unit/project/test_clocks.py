@@ -30,10 +30,12 @@ def wall_clocks(tree: ast.AST) -> list[ast.AST]:
 
 
 def dates(tree: ast.AST) -> list[ast.AST]:
-    """Those of them that are written as a date at once: `datetime.now(UTC).isoformat(...)`."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    shown = [call.func for call in calls if isinstance(call.func, ast.Attribute)]
-    return [found for one in shown if one.attr == "isoformat" for found in wall_clocks(one.value)]
+    """Those of them that are written as a date at once: `now(UTC).isoformat(...)`, f"{now(UTC):%Y%m%d}"."""
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    shown = [func.value for func in calls if isinstance(func, ast.Attribute) and func.attr == "isoformat"]
+    parts = [node for node in ast.walk(tree) if isinstance(node, ast.FormattedValue)]
+    shown += [part.value for part in parts if part.format_spec and "%Y" in ast.unparse(part.format_spec)]
+    return [found for one in shown for found in wall_clocks(one)]
 
 
 def test_the_clock_that_can_jump_is_read_for_dates_alone() -> None:
@@ -49,10 +51,13 @@ def test_the_clock_that_can_jump_is_read_for_dates_alone() -> None:
 
 
 def test_a_duration_by_that_clock_would_be_found() -> None:
-    source = "import time\nfrom time import time_ns\nbegun = time.time()\nat = datetime.now(UTC).isoformat()"
+    source = (
+        "import time\nfrom time import time_ns\nbegun = time.time()\nat = datetime.now(UTC).isoformat()\n"
+    )
+    source += "name = f'{datetime.now(UTC):%Y%m%d}'\nsince = f'{datetime.now(UTC) - begun:.1f}'"
     tree = ast.parse(source)
-    assert len(wall_clocks(tree)) == 3
-    assert [ast.unparse(node) for node in dates(tree)] == ["datetime.now"]
+    assert len(wall_clocks(tree)) == 5
+    assert [ast.unparse(node) for node in dates(tree)] == 2 * ["datetime.now"]
 
 
 def test_no_script_that_is_written_waits_by_that_clock() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.ports import free_ports
 from tpforge.errors import EnvironmentUnusable
 from triton_repo.serve import processes
@@ -89,7 +90,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
