@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.contract.asking import alone, tensors
+from tests.contract.conftest import Render, loaded
 from tests.contract.fake_triton import TIMEOUT_S, Request, Server
 from tests.support.patience import wait_until
 
@@ -103,3 +104,26 @@ def test_turns_come_in_order_and_pass_over_those_who_left(server: Server) -> Non
     with found.take(lambda: True):
         order.append("free at once")
     assert order[-1] == "free at once"
+
+
+def test_a_full_queue_refuses_before_anything_is_asked_and_takes_others_when_it_has_room(
+    render_tiny: Render,
+) -> None:
+    with loaded(render_tiny(max_queue_size=2)) as running:
+        door = Door(running.models["tensorrt_llm_bls"]._members)
+        slots = running.configs["tensorrt_llm_bls"]["max_batch_size"]
+        let_in = [asked(number) for number in range(slots + 2)]
+        for request in let_in:
+            running.start("tensorrt_llm_bls", request)
+        batch = Request(tensors("tensorrt_llm_bls", text_input=[[b"a"], [b"b"]], max_tokens=[[2], [2]]))
+        for request in (refused := [asked(99), batch]):
+            running.start("tensorrt_llm_bls", request)
+        ends = [list(request.sender.until_final())[-1] for request in refused]
+        assert [sent.code for sent in ends] == ["UNAVAILABLE", "UNAVAILABLE"]
+        assert ends[0].error == "the queue is full: 2 requests wait"
+        door.open.set()
+        assert [list(one.sender.until_final())[-1].error for one in let_in] == [None] * len(let_in)
+        again = asked(100)
+        running.start("tensorrt_llm_bls", again)
+        assert list(again.sender.until_final())[-1].error is None
+        assert not any(begun.startswith("r99") for begun in door.begun)

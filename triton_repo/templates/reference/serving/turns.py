@@ -1,4 +1,4 @@
-"""So many calls of other models at once, the others in the order in which they came.
+"""Who may wait, and so many calls of other models at once, the others in the order in which they came.
 
 It calls nothing itself. Triton's Python backend carries out a model's calls, and sends its responses, on 32
 threads. A call keeps one until its first response: more calls than that would keep back the responses of
@@ -15,6 +15,32 @@ from contextlib import contextmanager
 
 MAX_CALLS = 24
 _LOOK_PERIOD_S = 0.1
+
+
+class Places:
+    """Those who are answered, `num_slots` at once, and at most `max_waiting` behind them; 0 is any number.
+
+    May be used from any thread.
+    """
+
+    def __init__(self, num_slots: int, *, max_waiting: int) -> None:
+        self._num_slots, self._max_waiting = num_slots, max_waiting
+        self._num_inside = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> int | None:
+        """Take a place, to be left again; when there is none, how many wait."""
+        with self._lock:
+            waiting = self._num_inside - self._num_slots
+            if 0 < self._max_waiting <= waiting:
+                return waiting
+            self._num_inside += 1
+            return None
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._num_inside -= 1
 
 
 class Gone(Exception):

@@ -27,7 +27,7 @@ from serving.relay import SEPARATOR
 from serving.requests import WATCH_PERIOD_MS, InFlight, Periodic
 from serving.tensors import FINAL, Unavailable, error_response, read_inputs, read_item
 from serving.tokenizer import Tokenizer
-from serving.turns import Gone
+from serving.turns import Gone, Places
 
 MAX_THREADS = 256
 """Prompts generated at once; more wait for a thread."""
@@ -45,7 +45,9 @@ class TritonPythonModel:
 
     def _configure(self, model_config: str) -> None:
         parameters = Parameters(model_config, folder=Path(__file__).parent)
-        self._decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(model_config))
+        config = json.loads(model_config)
+        self._decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
+        self._places = Places(config["max_batch_size"], max_waiting=parameters.integer("max_queue_size"))
         self._accumulate = parameters.boolean("accumulate_tokens")
         self._tokenizer = Tokenizer(
             parameters.path("tokenizer_dir"),
@@ -94,17 +96,25 @@ class TritonPythonModel:
         self._in_flight.add(exchange)
         for index in range(size):
             prompt = Prompt(index, read_item(inputs, index), f"batch item {index}: " if size > 1 else "")
+            if (waiting := self._places.enter()) is not None:
+                exchange.fail(Unavailable(f"{prompt.prefix}the queue is full: {waiting} requests wait"))
+                continue
             try:
                 self._pool.submit(self._answer, exchange, prompt)
             except RuntimeError as error:
                 # No thread can be started: the exchange must end all the same.
+                self._places.leave()
                 exchange.fail(f"{prompt.prefix}the prompt could not be begun: {error}")
 
     def _answer(self, exchange: Exchange, prompt: Prompt) -> None:
-        """Generate one prompt; whatever happens, the client is told the end of it.
+        """Generate one prompt; whatever happens, the client is told the end of it."""
+        try:
+            self._answer_all(exchange, prompt)
+        finally:
+            self._places.leave()
 
-        Without streaming the answers are kept, so that the last goes out with the final flag.
-        """
+    def _answer_all(self, exchange: Exchange, prompt: Prompt) -> None:
+        """Without streaming the answers are kept, so that the last goes out with the final flag."""
         # Without decoupling there is one response, be it that streaming is refused.
         streaming = prompt.streaming and self._decoupled
         kept: list[Any] = []
