@@ -227,7 +227,7 @@ def test_an_engine_that_computes_no_numbers_has_no_perplexity_that_would_break_i
 ) -> None:
     engine, _, _ = write_tiny_engine(tmp_path, limits=Limits(max_seq_len=64, max_input_len=32))
     monkeypatch.setattr("engines.perplexity._loss", lambda _logits, _ids: loss)
-    with pytest.raises(VerificationFailed, match="perplexity: one: the engine's loss is .* no numbers"):
+    with pytest.raises(VerificationFailed, match=r"perplexity: one: the engine's loss is .* no numbers"):
         measure_passages(engine, [Text("one", "the capital of France is Paris and")], progress=silent)
 
 
