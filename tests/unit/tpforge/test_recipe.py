@@ -93,6 +93,12 @@ def test_a_number_is_not_taken_for_a_string_or_a_boolean() -> None:
     ]
 
 
+def test_a_limit_that_compares_with_nothing_is_refused() -> None:
+    for text, key in (("max_drop = nan", "max_drop"), ("[serve]\nload_timeout = inf", "serve.load_timeout")):
+        with pytest.raises(UsageError, match=rf"{key}: .*finite"):
+            parse_recipe(f'model = "demo"\n{text}\n', path=Path("r.toml"))
+
+
 def test_broken_toml_is_refused_with_its_line() -> None:
     with pytest.raises(UsageError, match=r"/recipes/recipe\.toml: not valid TOML: .*line 2"):
         parse_recipe('model = "m"\ntp = = 4', path=WHERE)

@@ -220,3 +220,11 @@ def test_an_engine_that_cannot_be_spread_over_nodes_is_told_why(
 ) -> None:
     assert main(["deploy", "tiny", "--target", "multi-node", "--gpus-per-node", "1"]) == 2
     assert "is of runtime reference, which serves on one node" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_server_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for api in ("triton", "openai", "trtllm-grpc"):
+        assert main(["smoke", "localhost:1", "--api", api, "--junit", str(tmp_path)]) == 4
+        assert "is a folder; give the name of a file" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from scripts.main import main
 from tests.support.runs import level_of, run_of
 from tests.support.servers.fake_server import FakeServer, decode, greedy
 from tests.support.tiny_engine import write_tiny_engine
-from tpforge.errors import InputRefused
+from tpforge.errors import InputRefused, VerificationFailed
 from tpforge.manifest import Limits
 from tpforge.measure.json_schema import check_text, require_known
 from tpforge.measure.quality import (
@@ -219,6 +219,16 @@ def test_losses_of_an_engine_are_those_of_transformers(tmp_path: Path) -> None:
         with torch.inference_mode():
             mean = float(model(ids, labels=ids).loss)
         assert passage.loss / passage.num_tokens == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 1e6])
+def test_an_engine_that_computes_no_numbers_has_no_perplexity_that_would_break_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    engine, _, _ = write_tiny_engine(tmp_path, limits=Limits(max_seq_len=64, max_input_len=32))
+    monkeypatch.setattr("engines.perplexity._loss", lambda _logits, _ids: loss)
+    with pytest.raises(VerificationFailed, match=r"perplexity: one: the engine's loss is .* no numbers"):
+        measure_passages(engine, [Text("one", "the capital of France is Paris and")], progress=silent)
 
 
 def test_answers_of_an_engine_are_greedy_and_refusals_are_named(tmp_path: Path) -> None:
