@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from builders.blueprint import find_blueprint
-from engines.host import find_host
-from engines.host_cluster import HOST, host_cluster
 from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused, NothingFits, UsageError
-from tpforge.measure.runs.found_runs import find_run
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
-from tpforge.plan.hardware import Cluster, Prices, find_gpu, make_cluster, read_gpu_file
+from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, make_cluster, read_gpu_file
 from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.picker import Pick, pick_gpus
-from tpforge.plan.scaled_by_run import calibrate
 from tpforge.plan.simulation import Request
 from tpforge.plan.speculation import Drafts
 from tpforge.progress import Progress
@@ -30,6 +26,8 @@ from tpforge.runtime import Runtime
 from tpforge.shards.weights import Blueprint
 from tpforge.trtllm.architectures import pytorch_only
 
+HOST = "host"
+"""The name of --gpu that stands for the GPUs of this host."""
 Goal = Literal["throughput", "latency", "cost", "gpus"]
 WISHED_TPOT_MS = 40.0
 """The time per token of the operating point without a load and limits: 25 tokens/s for each user.
@@ -116,6 +114,9 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
     )
     fitted = calibration().scaled(wishes.scale)
     if wishes.calibrate is not None:
+        from tpforge.measure.runs.found_runs import find_run
+        from tpforge.plan.scaled_by_run import calibrate
+
         run = find_run(wishes.calibrate).run
         fitted, scaled = calibrate(run, blueprint, cluster, ask, calibration=fitted)
         note(scaled)
@@ -173,9 +174,17 @@ def pick(
     return Picked(blueprint.name, picks, prices.currency)
 
 
+def _host(own: tuple[Gpu, ...]) -> Cluster:
+    """The GPUs of this host."""
+    from engines.host import find_host
+    from engines.host_cluster import host_cluster
+
+    return host_cluster(find_host(), own=own)
+
+
 def _cluster(wishes: GpuWishes) -> tuple[Cluster, Prices]:
     own, prices = read_gpu_file(wishes.gpu_file) if wishes.gpu_file is not None else ((), Prices())
-    found = host_cluster(find_host(), own=own) if wishes.gpu == HOST else None
+    found = _host(own) if wishes.gpu == HOST else None
     gpu = found.gpu if found is not None else find_gpu(wishes.gpu, own=own)
     if gpu.refusal is not None:
         raise InputRefused(f"{gpu.title}: {gpu.refusal}; use a GPU of compute capability 8.0 or later")

@@ -6,8 +6,9 @@ alone never buys complexity: of options that are nearly as good the simplest is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 from tpforge.errors import InputRefused, NothingFits, PlanError
@@ -174,16 +175,24 @@ def rank_options(options: Sequence[Option], *, goal: Goal) -> tuple[Option, ...]
 
     Before all: what upstream lists for the GPU, then what it leaves open, then fewer than 8 bits.
     """
-    rest = sorted(options, key=lambda one: (_doubt(one), -_score(one, goal)))
-    ranked: list[Option] = []
+    share = 1.0 if goal == "gpus" else 1 - NEARLY
+    levels: dict[int, list[_Ranked]] = {}
+    for one in options:
+        levels.setdefault(_doubt(one), []).append((_score(one, goal), _complexity(one), one))
+    return tuple(one for doubt in sorted(levels) for one in _in_order(levels[doubt], share=share))
+
+
+_Ranked = tuple[float, tuple[int, int, int, bool, bool, bool], Option]
+"""An option with its score and its complexity."""
+
+
+def _in_order(level: list[_Ranked], *, share: float) -> Iterator[Option]:
+    """Again and again the simplest of those whose score is at least `share` of the best that is left."""
+    rest = sorted(level, key=lambda one: -one[0])
     while rest:
-        level = [one for one in rest if _doubt(one) == _doubt(rest[0])]
-        limit = _score(level[0], goal) * (1 if goal == "gpus" else 1 - NEARLY)
-        near = [one for one in level if _score(one, goal) >= limit]
-        first = min(near, key=lambda one: (_complexity(one), -_score(one, goal)))
-        ranked.append(first)
-        rest.remove(first)
-    return tuple(ranked)
+        near = takewhile(lambda one: one[0] >= share * rest[0][0], rest)
+        index, _ = min(enumerate(near), key=lambda one: (one[1][1], -one[1][0]))
+        yield rest.pop(index)[2]
 
 
 def _doubt(option: Option) -> int:

@@ -135,10 +135,7 @@ def command(
     Exit status 5 when nothing fits, 4 when no hardware could do what is asked; both name what would work.
     """
     from scripts.flows.plan import GpuWishes, LoadWishes, PlanWishes, plan
-    from scripts.flows.planning.plan_recipe import recipe_text
-    from scripts.flows.planning.plan_trace import with_trace
     from scripts.reports.plan import plan_text
-    from tpforge.plan.record import plan_record
 
     output = Output(as_json=as_json)
     for path in (html, recipe):
@@ -151,10 +148,12 @@ def command(
         output.note(f"note: {said}")
 
     if trace is not None:
+        from scripts.flows.planning.plan_trace import with_trace
+
         load = with_trace(load, _only(trace), note=note)
     wishes = PlanWishes(model, gpus, load, **values)
     chosen = plan(wishes, note=note)
-    record = plan_record(chosen).model_dump(mode="json")
+    record = _record(chosen) if as_json else {}
     output.result(plan_text(chosen, show_all=show_all))
     if disaggregated:
         record["disaggregated"] = _apart(chosen, output)
@@ -165,8 +164,16 @@ def command(
         write_atomic(html, _page(chosen))
         output.note(f"wrote {html}")
     if recipe is not None:
+        from scripts.flows.planning.plan_recipe import recipe_text
+
         write_atomic(recipe, recipe_text(chosen, model=model, path=recipe, describe=wishes.describe))
         output.note(f"wrote {recipe}")
+
+
+def _record(plan: Plan) -> dict[str, object]:
+    from tpforge.plan.record import plan_record
+
+    return plan_record(plan).model_dump(mode="json")
 
 
 def _only(trace: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from scripts.main import main
 from tests.support.tiny import write_tiny_llama
 from tests.unit.builders.test_declared_models import write_model
 from tpforge.recipe import parse_recipe
+from tpforge.repository_options import TensorrtOptions
 from tpforge.trtllm.versions import DEFAULT_RELEASE
 
 CONVERTED = [
@@ -50,6 +52,25 @@ def test_up_accepts_the_recipe_of_every_format_that_is_made_while_converting(
     capsys.readouterr()
     assert main(["up", str(file), "--dry-run"]) == 0
     assert "trtllm-build" in capsys.readouterr().out
+
+
+def test_the_recipe_of_an_engine_states_windows_that_requests_exceed(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Compiled engines have windows as a setting of the server alone; the plan's cache is bounded by them."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 64}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    file = planned(model, "h100", "--format", "none", "--kv", "bfloat16")
+    recipe = parse_recipe(file.read_text(encoding="utf-8"), path=file)
+    assert isinstance(recipe.repository, TensorrtOptions)
+    assert recipe.repository.parameters == {"max_attention_window_size": [64]}
+    capsys.readouterr()
+    assert main(["up", str(file), "--dry-run"]) == 0
+    file.unlink()
+    config["sliding_window"] = 4096
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert "max_attention_window_size" not in planned(model, "h100").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kv", ["bfloat16", "fp8"])

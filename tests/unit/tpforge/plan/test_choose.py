@@ -198,3 +198,21 @@ def test_disk_is_for_model_rank_files_and_engine_and_modelopt_needs_memory() -> 
 def test_experts_over_several_ranks_are_said_to_have_another_way() -> None:
     assert "attention-dp" in advice(plan("mixtral-8x7b", "h100", 4, ask=narrowed("fp8", tp=(4,))))
     assert "attention-dp" not in advice(plan("llama-3.3-70b", "h100", 4))
+
+
+def test_windows_that_bound_no_cache_are_said_where_a_bound_would_hold_more_requests() -> None:
+    """TensorRT-LLM's PyTorch backend keeps all tokens of a layer unless max_attention_window is set."""
+    for_llm_api = Ask(Load(4000, 1000), 5000, runtime="pytorch", kv_dtypes=("bfloat16",))
+    found = advice(plan("gpt-oss-120b", "h200", 1, ask=for_llm_api))
+    assert "kv_cache_config.max_attention_window" in found["windows"]
+    # No request is longer than the window, none has one, and compiled engines are told by the recipe.
+    short = Ask(Load(64, 60), 124, runtime="pytorch", kv_dtypes=("bfloat16",))
+    assert "windows" not in advice(plan("gpt-oss-120b", "h200", 1, ask=short))
+    assert "windows" not in advice(plan("qwen3-30b-a3b", "h200", 1, ask=for_llm_api))
+    engine = Ask(Load(6000, 1000), 7000, formats=(None,))
+    bounded = plan("gemma-2-9b", "h100", 1, ask=engine)
+    assert "windows" not in advice(bounded)
+    assert bounded.chosen.memory is not None
+    assert (
+        bounded.chosen.memory.layout.request_bytes(7000) < 7000 * bounded.chosen.memory.layout.bytes_per_token
+    )

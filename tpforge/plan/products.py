@@ -1,0 +1,75 @@
+"""How long the matrix products of a pipeline stage take on one of its ranks: dense ones, head, experts.
+
+It knows no attention, no communication and no overheads.
+"""
+
+from __future__ import annotations
+
+from tpforge.plan.calibration import Fit
+from tpforge.plan.experts import busiest, tile_padding, touched
+from tpforge.plan.grouped import find_grouped
+from tpforge.plan.hardware import Gpu
+from tpforge.quantization import Activations, find_format
+from tpforge.shards.weights import Elements, RankShapes, StageWork
+
+
+def runs_on(weight_format: str | None, *, gpu: Gpu) -> Activations:
+    """What products with weights of that format run on; None: floats."""
+    return "float" if weight_format is None else find_format(weight_format).activations_on(gpu.sm)
+
+
+class StageProducts:
+    """Those of one stage, whose `work` is asked of every step.
+
+    Each matrix goes at the rate of what its products run on; `weight_format` is that of most.
+    """
+
+    def __init__(
+        self, work: StageWork, shapes: RankShapes, *, gpu: Gpu, weight_format: str | None, fit: Fit
+    ) -> None:
+        self._norm, share = fit.blend, fit.flops_share(gpu)
+        self._bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
+        self._dense = _seconds(work.dense, gpu=gpu) / share
+        self._head = _seconds(((None, work.head_weights),), gpu=gpu) / share
+        self._read = (work.dense_bytes + work.head_bytes) / self._bandwidth
+        self._moe, self._mapping = shapes.model.moe, shapes.mapping
+        held = next((name for name, _ in work.experts), weight_format)
+        self._kernel = find_grouped(gpu, held)
+        peak = 1.0 if self._kernel is not None else share
+        rate = gpu.bandwidth_gb_s * 1e9 if self._kernel is not None else self._bandwidth
+        self._routed, self._held = _seconds(work.experts, gpu=gpu) / peak, work.expert_bytes / rate
+        self._padding = 1.0 if self._moe is None else tile_padding(self._moe, mapping=self._mapping)
+        layers = range(shapes.model.num_layers) if self._moe is not None else ()
+        self._layers = sum(map(shapes.model.has_experts, layers)) / shapes.mapping.pp_size
+
+    @property
+    def has_measured_experts(self) -> bool:
+        """Whether what lies between the products of routed experts is in their time."""
+        return self._kernel is not None
+
+    def seconds(self, own: float, *, heads: float, everyones: float, passes: float) -> float:
+        """Of a rank's `own` tokens, of which `heads` want logits, and of its experts of all ranks' tokens."""
+        dense = self._joined(own * self._dense + heads * self._head, passes * self._read)
+        return dense + self._experts(everyones, passes=passes)
+
+    def _experts(self, tokens: float, *, passes: float) -> float:
+        """The busiest rank's; in one kernel a layer where that was measured."""
+        if self._moe is None:
+            return 0.0
+        each = tokens / passes
+        uneven = busiest(self._moe, mapping=self._mapping, tokens=each) * self._padding
+        arithmetic = tokens * uneven * self._routed
+        reading = passes * touched(self._moe, tokens=each) * self._held
+        if self._kernel is None:
+            return self._joined(arithmetic, reading)
+        return self._kernel.seconds(arithmetic, reading, layers=passes * self._layers)
+
+    def _joined(self, arithmetic: float, reading: float) -> float:
+        """The p-norm of both."""
+        norm = self._norm
+        return float((arithmetic**norm + reading**norm) ** (1 / norm))
+
+
+def _seconds(elements: Elements, *, gpu: Gpu) -> float:
+    """Of a token's products with so many elements, at the peaks."""
+    return sum(2 * count / gpu.peak_flops(runs_on(name, gpu=gpu)) for name, count in elements)
