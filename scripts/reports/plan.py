@@ -79,8 +79,8 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         ("simulated", simulated_text(plan)),
         ("batch is limited by", speed.limit),
         ("communication", f"{100 * speed.communication_share:.0f} % of a step"),
-        ("KV cache", f"{memory.kv_tokens} tokens a replica, {format_bytes(memory.kv_bytes)} a rank"),
-        ("requests that fit", f"{memory.max_requests(load.request_tokens)} a replica"),
+        ("KV cache", f"{memory.kv_tokens} tokens per replica, {format_bytes(memory.kv_bytes)} per rank"),
+        ("requests that fit", f"{memory.max_requests(load.request_tokens)} per replica"),
         ("longest request", f"{memory.longest_request(plan.blueprint.model.max_position_embeddings)} tokens"),
     ]
     needs = plan.needs
@@ -120,7 +120,8 @@ def load_text(plan: Plan) -> str:
         return f"{load.requests_per_second:g} requests/s"
     if load.concurrency is not None:
         return f"{counted(load.concurrency, 'request')} at once"
-    running = f"{plan.chosen.speed.batch * plan.chosen.replicas} requests at once"
+    count = plan.chosen.speed.batch * plan.chosen.replicas
+    running = "one request at once" if count == 1 else f"{count} requests at once"
     if ask.states_load:
         return f"{running}: the most within the limits, or that fit"
     if ask.wished_tpot_ms is None:
@@ -159,7 +160,7 @@ def frontier_text(plan: Plan) -> str:
     assert speed is not None
     here = (
         f"taken: {1e3 * option.scale / speed.tpot_ms:.0f} tokens/s per user, "
-        f"{option.tokens_per_gpu:.0f} per GPU ({option.label}, {speed.batch} a replica); "
+        f"{option.tokens_per_gpu:.0f} per GPU ({option.label}, {speed.batch} per replica); "
         "another point: --tpot-ms, --concurrency, --rate or --saturated"
     )
     return f"what a user's speed costs (Pareto front)\n{table(rows, header=FRONTIER_HEADER)}\n{here}"

@@ -78,7 +78,7 @@ def _at_rate(at: Callable[..., Speed], load: Load, *, most: Batch, limits: Limit
     if not serves(most.size):
         served = scale * full.tokens_per_second / load.output_tokens
         return Operation(
-            full, "load", f"serves {served:.2f} requests/s a replica of the {rate:.2f} asked for"
+            full, "load", f"serves {served:.2f} requests/s per replica of the {rate:.2f} asked for"
         )
     size = 1 + bisect_left(range(1, most.size + 1), True, key=serves)
     return _judged(at(size, "rate"), limits, scale=scale)

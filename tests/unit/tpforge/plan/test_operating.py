@@ -98,7 +98,7 @@ def test_a_rate_is_served_by_the_fewest_requests_at_once_that_finish_as_fast() -
 
 def test_a_rate_beyond_what_fits_is_refused_with_what_is_served() -> None:
     ask = Ask(Load(1000, 1000, requests_per_second=500), 2000)
-    with pytest.raises(NothingFits, match=r"serves .* requests/s a replica of the 500\.00 asked for"):
+    with pytest.raises(NothingFits, match=r"serves .* requests/s per replica of the 500\.00 asked for"):
         plan("llama-3.1-8b", "h100", 1, ask=ask)
 
 
