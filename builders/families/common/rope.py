@@ -127,7 +127,8 @@ def _check_original(config: ConfigReader, scaling: dict[str, Any], *, kind: str)
     Transformers 5 takes what stands beside it, whatever the class of the model, and 4 what stands in it.
     """
     key = "original_max_position_embeddings"
-    beside, within = config.value(key), scaling.get(key)
+    # Compared and not read: what is built follows from the scaling.
+    beside, within = config.values.get(key), scaling.get(key)
     if kind in _WITH_ORIGINAL and beside is not None and beside != within:
         config.problem(
             f"{key}: found {beside!r}, and {within!r} in the scaling of the rope; transformers 5 reads the "
