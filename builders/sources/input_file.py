@@ -5,10 +5,13 @@ It does not know what a file means; large ones are mapped (`mapped_file`).
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
 
+MAX_BYTES = 1 << 30
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -24,14 +27,20 @@ def read_bytes(path: Path) -> bytes:
     """The content of a small input file.
 
     Raises:
-        InputRefused: it is missing or a Git LFS pointer.
+        InputRefused: it is missing, no file but a pipe or a device, too large, or a Git LFS pointer.
         EnvironmentUnusable: no permission to read it.
     """
     try:
-        content = path.read_bytes()
+        # A pipe that nobody writes to would be waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputRefused(f"{path}: is a pipe or a device, expected a file")
+            content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise InputRefused(f"{path}: missing") from None
     except PermissionError:
         raise EnvironmentUnusable(f"{path}: no permission to read it") from None
+    if len(content) > MAX_BYTES:
+        raise InputRefused(f"{path}: has more than {MAX_BYTES >> 20} MiB, expected a small file")
     refuse_lfs_pointer(path, content)
     return content

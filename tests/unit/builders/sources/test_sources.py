@@ -1,6 +1,7 @@
 """builders.sources: what is opened, what is read, and what is refused with which words."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,8 +314,12 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_no_permission_is_the_environments_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_tiny_llama(tmp_path)
 
-    def refuse(*arguments: Any) -> int:
-        raise PermissionError(13, "Permission denied")
+    true_open = os.open
+
+    def refuse(path: Any, *arguments: Any) -> int:
+        if str(path).endswith(".safetensors"):
+            raise PermissionError(13, "Permission denied")
+        return true_open(path, *arguments)
 
     monkeypatch.setattr("builders.sources.mapped_file.os.open", refuse)
     with pytest.raises(EnvironmentUnusable, match=r"model\.safetensors: no permission to read it"):
