@@ -158,3 +158,15 @@ class ModelSpec(Record):
         """The sliding window of `layer` in tokens, or None when it sees everything."""
         sliding = self.attention.sliding_layers
         return self.attention.sliding_window if sliding is None or sliding[layer] else None
+
+    def repeated_windows(self, *, longest: int) -> list[int]:
+        """The windows of the first layers, in tokens, that the others repeat in their order.
+
+        Layers that see everything have `longest`, the tokens of the longest request; none where no window
+        is shorter than that.
+        """
+        each = [min(self.window(layer) or longest, longest) for layer in range(self.num_layers)]
+        if min(each) >= longest:
+            return []
+        sizes = (size for size in range(1, len(each) + 1) if len(each) % size == 0)
+        return next(each[:size] for size in sizes if each == each[:size] * (len(each) // size))

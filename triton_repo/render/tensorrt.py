@@ -50,7 +50,7 @@ def render_tensorrt(
         UsageError: the engine is of another runtime, or a parameter is not one of this repository.
     """
     _refuse(engine_dir, manifest, stand_in=options.stand_in)
-    given = check_parameters(options.parameters, manifest)
+    given = check_parameters({**_windows(manifest), **options.parameters}, manifest)
     values = _TensorrtValues(engine_dir.resolve(), manifest, options, given)
     with atomic_folder(out, force=force) as folder:
         environment = environment_of(TEMPLATES / "reference")
@@ -117,6 +117,23 @@ class _TensorrtValues(Values):
             known["gpt_model_path"] = f"{self._engine_dir.as_posix()}/engine"
         upstream = parameter_texts(model, known, self._given)
         return {**upstream, **{key: value for key, value in own.items() if key not in upstream}}
+
+
+def _windows(manifest: Manifest) -> dict[str, Any]:
+    """The attention windows of the model's layers, which a compiled engine does not have in itself.
+
+    Unless told, TensorRT-LLM lets every layer see the whole sequence: beyond the window the answers would be
+    those of another model. Blocks of equal prompts are not reused where layers differ. Sources:
+    all_models/inflight_batcher_llm of 1.2, max_attention_window_size ("default attends to all tokens");
+    NVIDIA/TensorRT-LLM, issue 2912 (garbage with reuse) and pull request 5722 ("does not support reuse yet").
+    """
+    windows = manifest.model.repeated_windows(longest=manifest.limits.max_seq_len)
+    if not windows:
+        return {}
+    return {
+        "max_attention_window_size": windows,
+        **({"enable_kv_cache_reuse": False} if len(set(windows)) > 1 else {}),
+    }
 
 
 def _write_generator(folder: Path, values: _TensorrtValues) -> None:

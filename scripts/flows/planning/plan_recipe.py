@@ -60,7 +60,9 @@ def recipe_text(plan: Plan, *, model: str, path: Path, describe: Path | None = N
     tables: dict[str, Any] = {"limits": _limits(plan)}
     if plan.ask.runtime == "tensorrt":
         tables["tensorrt"] = {"container": "docker"}
-        if windows := _windows(plan, longest=tables["limits"]["max_seq_len"]):
+        longest = tables["limits"]["max_seq_len"]
+        if windows := plan.blueprint.model.repeated_windows(longest=longest):
+            # As render does by itself; stated, since the plan counts on it.
             tables["repository"] = {"parameters": {"max_attention_window_size": windows}}
     if own := _pytorch(plan, describe=describe, folder=path.parent):
         tables["pytorch"] = own
@@ -111,20 +113,6 @@ def _word(text: str) -> str:
 def _calibrated(named: str, weight_format: str) -> str:
     """The folder of the calibrated checkpoint, beside the recipe."""
     return f"./{Path(named).name}-{weight_format}"
-
-
-def _windows(plan: Plan, *, longest: int) -> list[int]:
-    """The windows of the layers, repeated over them; none where no request is longer than one.
-
-    Compiled engines have them as a setting of the server alone. Source: TensorRT-LLM 1.2,
-    all_models/inflight_batcher_llm, max_attention_window_size.
-    """
-    model = plan.blueprint.model
-    each = [min(model.window(layer) or longest, longest) for layer in range(model.num_layers)]
-    if min(each) >= longest:
-        return []
-    sizes = (size for size in range(1, len(each) + 1) if len(each) % size == 0)
-    return next(each[:size] for size in sizes if each == each[:size] * (len(each) // size))
 
 
 def _weights(plan: Plan) -> dict[str, Any] | None:

@@ -147,3 +147,38 @@ def test_an_unknown_parameter_names_the_nearest(engine: tuple[Path, Manifest], t
 def test_the_table_of_parameters_has_a_meaning_for_each() -> None:
     assert len(settable()) == len({one.name for one in settable()}) > 40
     assert [one.name for one in settable() if not one.meaning] == []
+
+
+@pytest.mark.parametrize(
+    ("window", "sliding", "windows", "reuse"),
+    [
+        (16, None, "16", "true"),  # Mistral
+        (16, (True, False), "16,64", "false"),  # Gemma 2: every other layer sees everything
+        (64, None, "", "true"),  # No request is longer than it.
+        (None, None, "", "true"),
+    ],
+)
+def test_windows_of_the_model_are_told_to_the_server(
+    window: int | None,
+    sliding: tuple[bool, ...] | None,
+    windows: str,
+    reuse: str,
+    engine: tuple[Path, Manifest],
+    tmp_path: Path,
+) -> None:
+    """A compiled engine sees everything unless the server is told: answers beyond a window would be wrong."""
+    folder, manifest = engine
+    assert manifest.model.num_layers == 2
+    changed = {"sliding_window": window, "sliding_layers": sliding}
+    attention = manifest.model.attention.model_copy(update=changed)
+    limits = manifest.limits.model_copy(update={"max_seq_len": 64, "max_input_len": 32})
+    model = manifest.model.model_copy(update={"attention": attention})
+    with_windows = manifest.model_copy(update={"model": model, "limits": limits})
+    found = parameters_of(config_of(render((folder, with_windows), tmp_path / "repository"), "tensorrt_llm"))
+    assert found.get("max_attention_window_size", "") == windows
+    assert found["enable_kv_cache_reuse"] == reuse
+    own = {"max_attention_window_size": [32], "enable_kv_cache_reuse": True}
+    stated = render((folder, with_windows), tmp_path / "stated", parameters=own)
+    found = parameters_of(config_of(stated, "tensorrt_llm"))
+    assert found["max_attention_window_size"] == "32"
+    assert found["enable_kv_cache_reuse"] == "true"
