@@ -168,5 +168,5 @@ class ModelSpec(Record):
         each = [min(self.window(layer) or longest, longest) for layer in range(self.num_layers)]
         if min(each) >= longest:
             return []
-        sizes = (size for size in range(1, len(each) + 1) if len(each) % size == 0)
-        return next(each[:size] for size in sizes if each == each[:size] * (len(each) // size))
+        sizes = range(1, len(each) + 1)
+        return next(each[:size] for size in sizes if each == [each[at % size] for at in range(len(each))])

@@ -12,6 +12,8 @@ from click.shell_completion import CompletionItem
 
 VARIABLE = "_TPFORGE_COMPLETE"
 """What the script of `tpforge completion` sets when it asks."""
+_OF_A_SERVER = ("bench", "generate", "smoke")
+"""Commands whose --model names a model on a server, and no checkpoint."""
 
 
 def add_completion(command: click.Command) -> click.Command:
@@ -19,14 +21,9 @@ def add_completion(command: click.Command) -> click.Command:
     for one in [command, *(command.commands.values() if isinstance(command, click.Group) else ())]:
         for parameter in one.params:
             names = _NAMES.get(parameter.name or "")
-            if names is not None and not _is_of_a_server(parameter):
+            if names is not None and not (command.name in _OF_A_SERVER and parameter.name == "model"):
                 setattr(parameter, "shell_complete", _completing(names, parameter))  # noqa: B010
     return command
-
-
-def _is_of_a_server(parameter: click.Parameter) -> bool:
-    """Whether it names a model on a server, as --model of `bench` and `generate`, and no checkpoint."""
-    return parameter.name == "model" and parameter.default == "ensemble"
 
 
 def _completing(

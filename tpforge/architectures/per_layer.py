@@ -36,8 +36,9 @@ def without_per_layer(config: Mapping[str, Any], rule: PerLayer | None, *, where
     if rule is None or not isinstance(stated, Mapping) or not isinstance(kinds, list):
         raise _refused(stated, where=where, expected="layers that are all alike")
     of_kind = {str(layer) for layer, kind in enumerate(kinds) if kind == rule.kind}
+    layers = {str(layer).lstrip("0") or "0" for layer in stated}  # transformers fills numbers up: "05".
     found = list(stated.values())
-    are_alike = all(one == found[0] for one in found) and (not found or set(map(str, stated)) == of_kind)
+    are_alike = all(one == found[0] for one in found) and (not found or layers == of_kind)
     own = found[0] if found else {}
     if not are_alike or not isinstance(own, Mapping) or not own.keys() <= rule.keys.keys():
         expected = f"{' and '.join(rule.keys)} of all {rule.kind} layers, and the same for each"

@@ -132,7 +132,7 @@ def check_llm_repository(path: Path) -> list[str]:
         problems.append(f"max_batch_size is {config.max_batch_size}, expected 0")
     yaml = (folder / "1" / "model.yaml").read_text(encoding="utf-8")
     table = parse_table(yaml, where=folder / "1" / "model.yaml")
-    own = [value for value in table.values() if isinstance(value, str) and Path(value).exists()]
+    own = [value for value in table.values() if isinstance(value, str) and _is_there(Path(value))]
     problems += [f"model.yaml: {line}" for line in _leftovers(yaml, own=own)]
     decoupled = config.model_transaction_policy.decoupled
     told = table.get("triton_config")
@@ -178,7 +178,15 @@ def _own_paths(config: Any, folder: Path) -> list[str]:
     from google.protobuf.text_encoding import CEscape
 
     values = [value.string_value for value in config.parameters.values()]
-    return [CEscape(value, as_utf8=True) for value in values if value and (folder / "1" / value).exists()]
+    return [CEscape(value, as_utf8=True) for value in values if value and _is_there(folder / "1" / value)]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it exists; a text that no path can be is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # Longer than names may be, or with a NUL.
+        return False
 
 
 def _parse(text: str) -> Any:

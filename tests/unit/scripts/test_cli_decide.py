@@ -116,8 +116,8 @@ def test_a_recommendation_against_the_numbers_says_so(runs: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("recommend", "fallback", "said"),
     [
-        ("tp8", "tp1", "--recommend tp8: no measured run has this name"),
-        ("tp1", "int8", "--fallback int8: no measured run has this name"),
+        ("tp8", "tp1", "--recommend tp8: was not measured: no run has this name"),
+        ("tp1", "int8", "--fallback int8: was not measured: no run has this name"),
         ("tp1", "tp1", "a fallback is something else"),
     ],
 )

@@ -55,6 +55,8 @@ def complete(line: str, *, shell: str, cwd: Path) -> list[str]:
         ("tpforge formats int8_s", ["int8_sq"]),
         ("tpforge build m --runtime te", ["tensorrt"]),
         ("tpforge bench --model ll", []),
+        ("tpforge smoke --model ll", []),
+        ("tpforge generate --model ll", []),
     ],
 )
 def test_names_are_offered_by_their_tables(place: Path, shell: str, line: str, offered: list[str]) -> None:

@@ -54,7 +54,7 @@ def test_a_run_is_picked_by_what_sets_it_apart(tmp_path: Path) -> None:
     assert pick_run(runs, str(first.folder), option="--recommend") == first
     for spelt in (f"{first.folder}/", f"{first.folder}/run.json", f"{second.folder}/../../../small/runs/a-1"):
         assert pick_run(runs, spelt, option="--recommend") == first
-    with pytest.raises(UsageError, match="--recommend other: no measured run has this name"):
+    with pytest.raises(UsageError, match="--recommend other: was not measured: no run has this name"):
         pick_run(runs, "other", option="--recommend")
     with pytest.raises(UsageError, match="--recommend small: fits 2 runs"):
         pick_run((first, keep(tmp_path, "small", "a-2")), "small", option="--recommend")
@@ -67,7 +67,7 @@ def test_a_price_is_of_one_run_or_of_all(tmp_path: Path) -> None:
         ("x", "expected AMOUNT"),
         ("0", "above zero"),
         ("inf", "above zero"),
-        ("c=1", "no measured run has this name"),
+        ("c=1", "no run has this name"),
     ):
         with pytest.raises(UsageError, match=f"--hourly-cost {wrong.split('=')[0]}.*{said}"):
             read_prices([wrong], runs)
