@@ -103,7 +103,11 @@ def test_a_missing_run_names_those_that_exist(
         (["base"], 2, "needs at least two runs"),
         (["base", "base"], 2, "given more than once"),
         (["base", "other", "--hourly-cost", "free"], 2, "expected AMOUNT"),
-        (["base", "other", "--hourly-cost", "x=3"], 2, "--hourly-cost x: was not measured: no run has this name"),
+        (
+            ["base", "other", "--hourly-cost", "x=3"],
+            2,
+            "--hourly-cost x: was not measured: no run has this name",
+        ),
         (["base", "other", "--hourly-cost", "-1"], 2, "above zero"),
     ],
 )
