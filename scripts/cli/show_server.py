@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.cli.output import Output
+from tpforge.outputs.places import OUT
 from tpforge.units import format_seconds
 
 if TYPE_CHECKING:
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
 _FRONTS = {"openai": "OpenAI", "kserve": "KServe"}
 
 
-def print_ready(output: Output, server: Server, *, detach: bool) -> None:
-    """Where a server is reached, and how it is stopped."""
+def print_ready(output: Output, server: Server, *, engine: Path, detach: bool) -> None:
+    """Where the server of an engine is reached, and how it is stopped."""
     output.result(f"ready after {format_seconds(server.seconds_to_ready)}")
     if server.api == "triton":
         output.result(f"gRPC     {server.grpc_url}")
@@ -31,7 +34,9 @@ def print_ready(output: Output, server: Server, *, detach: bool) -> None:
         output.result(f"{_FRONTS.get(name, name):<7}  {address}")
     output.result(f"log      {server.log}")
     output.record("server", server_fields(server))
-    output.note("stop it with: tpforge stop" if detach else "Ctrl-C stops it")
+    # What lies elsewhere is found when it is named alone.
+    named = "" if engine.resolve().is_relative_to(OUT.resolve()) else f" {shlex.quote(str(engine))}"
+    output.note(f"stop it with: tpforge stop{named}" if detach else "Ctrl-C stops it")
 
 
 def print_launch(output: Output, launch: Launch) -> None:

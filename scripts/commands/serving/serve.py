@@ -69,7 +69,7 @@ def command(
         options=options,
         detach=detach,
         progress=output.progress,
-        on_ready=lambda server: print_ready(output, server, detach=detach),
+        on_ready=lambda server: print_ready(output, server, engine=places.engine, detach=detach),
         security=security,
     )
 
@@ -93,7 +93,7 @@ def _serve_launched(
         recipe,
         detach=detach,
         progress=output.progress,
-        on_ready=lambda server: print_ready(output, server, detach=detach),
+        on_ready=lambda server: print_ready(output, server, engine=places.engine, detach=detach),
     )
 
 

@@ -26,7 +26,7 @@ def command(engine: str | None, every: bool, as_json: bool) -> None:
     output = Output(as_json=as_json)
     stopped = serve.stop_servers(engine, every=every)
     if not stopped:
-        output.note("no server runs")
+        output.note("no server runs under out/" if engine is None else f"no server of {engine} runs")
     for status in stopped:
         output.result(f"stopped {serve.places_of_server(status).engine} (was {status.phase})")
     output.record(
