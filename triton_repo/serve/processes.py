@@ -222,7 +222,28 @@ def stubs_of(server_pid: int) -> dict[ProcessId, str]:
     return found
 
 
-def ended_stub_of(server_pid: int) -> int | None:
+class ModelProcesses:
+    """The model processes of a tritonserver, looked at again and again for one that ended."""
+
+    def __init__(self, server_pid: int) -> None:
+        self._stubs = stubs_of(server_pid)
+        self._ended_unseen = _ended_stub_of(server_pid)
+
+    def ended(self) -> str | None:
+        """Which one ended, before the first look or since; None while all run."""
+        if self._ended_unseen is not None:
+            return f"the process of a model (pid {self._ended_unseen}) ended while the server started"
+        return next(
+            (
+                f"the process of model {model} (pid {stub.pid}) ended"
+                for stub, model in self._stubs.items()
+                if not is_alive(stub)
+            ),
+            None,
+        )
+
+
+def _ended_stub_of(server_pid: int) -> int | None:
     """A model process of a tritonserver that ended before anybody looked; Triton leaves it a zombie."""
     import psutil
 

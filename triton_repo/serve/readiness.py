@@ -207,7 +207,7 @@ def _late(start: Start) -> str:
 
 def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[[], bool]) -> None:
     """One real answer; whatever ends a process meanwhile ends the wait, which Triton would let hang."""
-    stubs = processes.stubs_of(start.process.pid)
+    models = processes.ModelProcesses(start.process.pid)
     cause = ""
     with ThreadPoolExecutor(1) as pool, _client(start, deadline_s=deadline_s) as client:
         if model == LLMAPI_MODEL and start.http_url is not None:
@@ -216,15 +216,14 @@ def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[
             answer = pool.submit(client.generate, CANARY_PROMPT, max_tokens=1, model=model)
         while not answer.done() and not cause:
             wait([answer], timeout=_POLL_S)
-            dead = [name for stub, name in stubs.items() if not processes.is_alive(stub)]
             return_code = start.process.poll()
             if is_stopped():
                 client.close()
                 raise Stopped
             if return_code is not None:
                 cause = f"{start.program} {exit_text(return_code)}"
-            elif dead:
-                cause = f"the process of model {dead[0]} ended"
+            else:
+                cause = models.ended() or ""
         client.close()
         if not cause:
             error = answer.exception()

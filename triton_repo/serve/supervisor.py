@@ -249,18 +249,15 @@ class Supervisor:
                 heartbeat.close()
 
     def _watch_with(self, heartbeat: Heartbeat | None, start: Start) -> str:
-        stubs = processes.stubs_of(start.process.pid)
-        if (pid := processes.ended_stub_of(start.process.pid)) is not None:
-            return f"the process of a model (pid {pid}) ended while the server started"
+        models = processes.ModelProcesses(start.process.pid)
         while True:
             if self._is_stopped():
                 raise Stopped
             return_code = start.process.poll()
             if return_code is not None:
                 return describe_end(start, return_code=return_code)
-            for stub, model in stubs.items():
-                if not processes.is_alive(stub):
-                    return f"the process of model {model} (pid {stub.pid}) ended"
+            if ended := models.ended():
+                return ended
             if heartbeat is not None and (problem := heartbeat.problem()):
                 return problem
             self._companions.look()

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.patience import wait_until
-from triton_repo.serve.processes import ended_stub_of, stubs_of
+from triton_repo.serve.processes import ModelProcesses, stubs_of
 
 PARENT = """
 import subprocess, sys
@@ -44,10 +44,13 @@ def test_model_process_that_ended_unseen_is_found(tmp_path: Path) -> None:
     with parent_of(tmp_path / "triton_python_backend_stub") as (parent, stub):
         wait_until(lambda: bool(stubs_of(parent)), "the child runs its program")
         assert [found.pid for found in stubs_of(parent)] == [stub]
-        assert ended_stub_of(parent) is None
+        watched = ModelProcesses(parent)
+        assert watched.ended() is None
         os.kill(stub, signal.SIGKILL)
         wait_until(lambda: is_zombie(stub), "a zombie")
-        assert ended_stub_of(parent) == stub
+        assert f"(pid {stub}) ended" in (watched.ended() or "")
+        unseen = ModelProcesses(parent).ended()
+        assert unseen == f"the process of a model (pid {stub}) ended while the server started"
         assert stubs_of(parent) == {}
 
 
@@ -55,10 +58,10 @@ def test_another_program_that_ended_is_no_model(tmp_path: Path) -> None:
     with parent_of(tmp_path / "gc-helper") as (parent, child):
         os.kill(child, signal.SIGKILL)
         wait_until(lambda: is_zombie(child), "a zombie")
-        assert ended_stub_of(parent) is None
+        assert ModelProcesses(parent).ended() is None
 
 
 def test_server_that_is_gone_has_none() -> None:
     with subprocess.Popen(["/bin/true"]) as ended:
         pass
-    assert ended_stub_of(ended.pid) is None
+    assert ModelProcesses(ended.pid).ended() is None
