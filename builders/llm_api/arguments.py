@@ -12,7 +12,7 @@ from typing import Any
 
 from builders.llm_api.autodeploy import AUTODEPLOY, WARNING, autodeploy_problems, autodeploy_ranks
 from builders.llm_api.combinations import doubted, refused
-from builders.llm_api.given import check_given, checked_by, doubts, nest, read_unchecked
+from builders.llm_api.given import check_given, checked_by, doubts, read_unchecked
 from builders.llm_api.tagged import tag_problems
 from tpforge.errors import InputRefused
 from tpforge.manifest import Limits
@@ -20,6 +20,7 @@ from tpforge.shards.mapping import Mapping as RankMapping
 from tpforge.trtllm.architectures import Backend
 from tpforge.trtllm.argument_tables import llm_table
 from tpforge.trtllm.arguments import ArgumentTable
+from tpforge.trtllm.dotted import nest
 from tpforge.trtllm.relations import Asked
 from tpforge.trtllm.versions import Release
 

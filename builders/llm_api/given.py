@@ -113,18 +113,6 @@ def flatten(values: Mapping[str, Any], *, known: Iterable[str], prefix: str = ""
     return flat
 
 
-def nest(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names as nested tables."""
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        *tables, last = name.split(".")
-        table = nested
-        for part in tables:
-            table = table.setdefault(part, {})
-        table[last] = value
-    return nested
-
-
 def _advice(table: ArgumentTable, release: Release) -> str:
     if release.learned is not None:
         return f"checked by what was learned from it: {table.source}"

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builders.llm_api.given import check_given, flatten, nest
+from builders.llm_api.given import check_given, flatten
 from builders.migration.settings import Move
 from tpforge.errors import InputRefused, UsageError
 from tpforge.trtllm.argument_tables import llm_table
 from tpforge.trtllm.arguments import Argument, ArgumentTable, read_value
+from tpforge.trtllm.dotted import nest
 from tpforge.trtllm.llm_changes import Change, changes_between, place_of
 from tpforge.trtllm.versions import Release
 from tpforge.yaml_text import parse_table, to_yaml

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from builders.llm_api.given import check_given, flatten, nest
+from builders.llm_api.given import check_given, flatten
 from tests.support.upstream.schema import Fact, read_facts, schema_of_facts
 from tpforge.errors import UsageError
 from tpforge.trtllm.argument_tables import llm_table, table_names
 from tpforge.trtllm.arguments import Argument, check_values
+from tpforge.trtllm.dotted import nest
 from tpforge.trtllm.schema_arguments import arguments_of
 from tpforge.trtllm.versions import find_release
 from tpforge.yaml_text import to_yaml

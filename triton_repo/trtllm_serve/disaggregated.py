@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
+from tpforge.trtllm.dotted import nest
 from tpforge.units import counted
 from tpforge.yaml_text import to_yaml
 from triton_repo.trtllm_serve.command import PROGRAM, TrtllmServe, trtllm_serve_command
-from triton_repo.trtllm_serve.settings import nest
 
 Transceiver = Literal["DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI"]
 FRONT, START = "disaggregated.yaml", "start.sh"

@@ -7,9 +7,8 @@ on, and where); pull request 12545 (the gauges of requests and of the KV cache, 
 
 from __future__ import annotations
 
-from typing import Any
-
 from tpforge.manifest import LlmApi
+from tpforge.trtllm.dotted import nest
 from tpforge.trtllm.versions import version_key
 from tpforge.yaml_text import to_yaml
 
@@ -25,18 +24,6 @@ def serving_yaml(api: LlmApi) -> str:
     values = {**dict.fromkeys(TELLING, True), **api.arguments}
     comment = f"The LLM API of TensorRT-LLM {api.trtllm}: the engine's llm.yaml, and the server's metrics."
     return to_yaml(nest(values), comment=comment)
-
-
-def nest(values: dict[str, Any]) -> dict[str, Any]:
-    """Dotted names as the tables of a YAML file."""
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        *tables, last = name.split(".")
-        table = nested
-        for part in tables:
-            table = table.setdefault(part, {})
-        table[last] = value
-    return nested
 
 
 def missing_metrics(api: LlmApi) -> str | None:

@@ -10,13 +10,14 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from builders.llm_api.arguments import LlmTarget, nest, plan_llm
+from builders.llm_api.arguments import LlmTarget, plan_llm
 from engines.store import check_files, read_manifest
 from scripts.main import main
 from tests.support.tiny import write_tiny_llama
 from tpforge.errors import InputRefused, UsageError
 from tpforge.manifest import Limits
 from tpforge.shards.mapping import Mapping
+from tpforge.trtllm.dotted import nest
 from tpforge.trtllm.versions import find_release
 
 LIMITS = Limits(max_batch_size=64, max_input_len=2048, max_seq_len=4096)
