@@ -19,6 +19,7 @@ import pytest
 from _pytest.nodeid import NodeId
 
 from engines.reference.process import spin_briefly
+from tests.support.scratch import write_to_memory
 from triton_repo.openai.environment import environment_folder, is_complete
 
 # Compiled once and kept: else each process that runs tests, and each that a test starts, compiles it all.
@@ -30,6 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 spin_briefly()
+write_to_memory()
 
 SERVERS = {"lockstep", "processes_server"}
 """Fixtures of a session that start a server of the tiny engine."""
