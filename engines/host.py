@@ -1,7 +1,7 @@
 """This host as a place to build and serve on: GPUs, driver, links between them, what is installed.
 
 It asks the driver through nvidia-smi, which is NVML's own program and comes with every driver, and it looks
-at files. It loads nothing and judges nothing: `engines.runtime` does.
+at files. It loads nothing and judges nothing: `host_verdicts` and `runtime` do.
 """
 
 from __future__ import annotations

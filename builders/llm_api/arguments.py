@@ -1,6 +1,6 @@
 """llm.yaml: the arguments of TensorRT-LLM's LLM API for one model, checked against the release.
 
-It writes no files and loads no model. Which quantized checkpoints the LLM API takes is `llm_formats`.
+It writes no files and loads no model. Which quantized checkpoints the LLM API takes is `formats`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a migration amounts to: the recipe as TOML, and what to measure before and after.
 
-It maps no setting; `migration` does.
+It maps no setting; `settings` and `releases` do.
 """
 
 from __future__ import annotations

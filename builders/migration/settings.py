@@ -1,7 +1,7 @@
 """From a compiled engine's settings to the LLM API's: every setting mapped, changed or dropped.
 
 It reads engines and build configs of upstream's too, and writes a recipe. What becomes of which setting is
-migration.toml; how a changed one is computed is here. It runs and converts nothing.
+settings.toml; how a changed one is computed is here. It runs and converts nothing.
 """
 
 from __future__ import annotations
@@ -273,4 +273,4 @@ def settings_of(group: str) -> dict[str, Setting]:
             rows = [Setting.model_validate(row) for row in value["settings"]]
             assert len({row.name for row in rows}) == len(rows), f"{group}: a setting is given twice"
             return {row.name: row for row in rows}
-    raise AssertionError(f"migration.toml has no group {group}")
+    raise AssertionError(f"settings.toml has no group {group}")

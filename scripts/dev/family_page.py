@@ -1,6 +1,6 @@
 """docs/families.md: every family with what was proven of it, from the tables and docs/families.json.
 
-It proves nothing: tests/record_families does, and the tests hold its record to what they see.
+It proves nothing: tests/support/families/record.py does, and the tests hold its record to what they see.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The quality of an engine or a server: asked, scored, and compared with a baseline.
+"""The quality of an engine or a server: asked, scored, compared with a baseline, and kept.
 
 Composes engines and triton_repo; what scores mean is `tpforge.measure.quality`, how they are
 kept `tpforge.measure.evaluation`. It prints nothing.
@@ -7,6 +7,7 @@ kept `tpforge.measure.evaluation`. It prints nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,16 @@ from scripts.flows.serve import find_server
 from tpforge import __version__
 from tpforge.errors import InputRefused, UsageError
 from tpforge.extras import require_extra
-from tpforge.measure.evaluation import Baseline, against, listed
+from tpforge.measure.evaluation import (
+    Baseline,
+    against,
+    default_file,
+    keep,
+    keep_with_run,
+    listed,
+    read_baseline,
+    refuse_other_engine,
+)
 from tpforge.measure.json_schema import require_known
 from tpforge.measure.quality import (
     Evaluation,
@@ -27,8 +37,10 @@ from tpforge.measure.quality import (
     perplexity,
     structured_validity,
 )
+from tpforge.measure.runs.found_runs import find_run
 from tpforge.measure.runs.prompts import DEFAULT_MAX_TOKENS, Prompt, hash_prompts
 from tpforge.measure.runs.run import QualityScore
+from tpforge.outputs.atomic import claimed, refuse_folder
 from tpforge.outputs.places import Places, find_engine
 from tpforge.progress import Progress
 from triton_repo.load.prompt_sets import load_prompts
@@ -56,6 +68,53 @@ class _Target:
     name: str
     url: str | None
     places: Places | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An evaluation, what it was compared with, and where it was kept: with a run, in a file, or both."""
+
+    evaluation: Evaluation
+    baseline: Baseline | None
+    run_folder: Path | None
+    file: Path | None
+
+
+def evaluate_and_keep(
+    given: str | None,
+    options: Options,
+    *,
+    baseline: str | None = None,
+    run: str | None = None,
+    out: Path | None = None,
+    progress: Progress,
+) -> Kept:
+    """Evaluate an engine, or a server by its URL, against a baseline, both by name, and keep the result.
+
+    It is kept with the run of that name, in `out`, or, where neither is given, beside the engine. Asking
+    takes minutes, so these places are held before, and nobody changes them meanwhile.
+
+    Raises:
+        UsageError, InputRefused, VerificationFailed: as `evaluate`; or the run is of another engine.
+    """
+    before = read_baseline(baseline) if baseline is not None else None
+    places = _find_target(given).places
+    with ExitStack() as held:
+        found = find_run(run) if run is not None else None
+        if found is not None:
+            held.enter_context(claimed(found.folder))
+            found = find_run(str(found.folder))
+            refuse_other_engine(found, engine=_engine_name(places))
+        file = out or (default_file(places) if places and found is None else None)
+        if file is not None:
+            refuse_folder(file)
+            held.enter_context(claimed(file))
+        evaluation = evaluate(given, options, baseline=before, progress=progress)
+        if found is not None:
+            keep_with_run(evaluation, found)
+        if file is not None:
+            keep(evaluation, file)
+    return Kept(evaluation, before, found.folder if found else None, file)
 
 
 def evaluate(
@@ -90,7 +149,7 @@ def evaluate(
         tpforge_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=target.name,
-        engine=read_manifest(target.places.engine).name if target.places else None,
+        engine=_engine_name(target.places),
         prompts=options.prompts,
         prompts_sha256=hash_prompts(prompts),
         passages=passages,
@@ -108,10 +167,9 @@ def evaluate(
     return evaluation
 
 
-def evaluated_engine(given: str | None) -> tuple[Places | None, str | None]:
-    """The engine that a name or URL stands for, where it lies here, and its name."""
-    places = _find_target(given).places
-    return places, read_manifest(places.engine).name if places else None
+def _engine_name(places: Places | None) -> str | None:
+    """The name of an engine that lies here."""
+    return read_manifest(places.engine).name if places else None
 
 
 def _find_target(given: str | None) -> _Target:

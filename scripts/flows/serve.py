@@ -1,6 +1,6 @@
 """Servers of engines: start, find, stop, ask. Composes triton_repo with the folders of `places`.
 
-It prints nothing; the supervisor of a server is `triton_repo.deploy`.
+It prints nothing; the supervisor of a server is `triton_repo.serve.supervisor`.
 """
 
 from __future__ import annotations

@@ -17,20 +17,8 @@ PAGES = tuple(
 )
 PROGRAMS = frozenset(
     (
-        *(
-            "tpforge",
-            "make",
-            "python",
-            "curl",
-            "git",
-            "uv",
-            "sh",
-            "cd",
-            "tail",
-            "openssl",
-            "aws",
-            "debootstrap",
-        ),
+        *("tpforge", "make", "python", "curl", "git", "uv", "sh", "cd", "tail"),
+        *("openssl", "aws", "debootstrap"),
         *("docker", "kubectl", "helm", "sbatch", "squeue", "scancel", "trtllm-serve"),
     )
 )

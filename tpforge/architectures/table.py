@@ -1,6 +1,6 @@
 """The tables of architectures: blocks of tensors, towers, and what each architecture is made of.
 
-It reads the tables and checks them; what a config.json says by them is `reading`'s.
+It reads the tables and checks them; what a config.json says by them is `declared`'s.
 """
 
 from __future__ import annotations

@@ -121,13 +121,6 @@ class RankShapes:
         held = self.mapping.layers(stage * self.mapping.tp_size, num_layers=self.model.num_layers)
         return dict(Counter(self.kinds[layer] for layer in held))
 
-    @property
-    def num_attention_layers(self) -> int:
-        """Layers whose cache grows with a request."""
-        if self.caches is None:
-            return self.model.num_layers
-        return sum(any(not one.is_per_request for one in self.caches[kind]) for kind in self.kinds)
-
     def linears(self) -> tuple[Linear, ...]:
         """The matrices that a quantized engine quantizes, each name and shape once."""
         found: dict[Linear, None] = {}

@@ -1,1 +1,1 @@
-"""The gRPC client of the contract."""
+"""Clients: Triton's gRPC, OpenAI's HTTP, trtllm-serve's gRPC, and the metrics of all of them."""

@@ -20,6 +20,8 @@ NUM_BEFORE_CANCEL = 5
 _PACE_S = 0.3
 _POLL_S = 0.05
 _EARLY = 5
+_FREED_WITHIN_S = 30.0
+"""However much is left: a failed check shall be told in time."""
 _MOST_TOKENS = 16384
 """It is cancelled: the longer it would be, the surer it is seen, however fast the model is."""
 _UNKNOWN_LIMIT = 256
@@ -37,12 +39,13 @@ def long_answer(manifest: Manifest | None, *, num_prompt_tokens: int | None = No
     return max(1, min(_MOST_TOKENS, limits.max_seq_len - prompt))
 
 
-def early_s(rest_s: float, *, freed_within_s: float) -> float:
+def early_s(rest_s: float) -> float:
     """Until when a slot that is freed shows that its request was ended, and did not end by itself.
 
-    A fifth of what was left: the client may read slower than the server generates.
+    A fifth of what was left: the client may read slower than the server generates, and a busy machine takes
+    its time to free a slot.
     """
-    return min(freed_within_s, rest_s / _EARLY)
+    return min(_FREED_WITHIN_S, rest_s / _EARLY)
 
 
 def read_beginning(stream: Iterable[Event], *, num_tokens: int, end_of: Callable[[Event], str]) -> float:

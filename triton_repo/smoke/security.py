@@ -78,18 +78,8 @@ def foreign_certificate() -> Iterator[tuple[Path, Path]]:
     with TemporaryDirectory() as folder:
         certificate, key = Path(folder) / "cert.pem", Path(folder) / "key.pem"
         command = [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "1",
-                "-subj",
-                "/CN=foreign",
-            ),
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *("-subj", "/CN=foreign"),
             *("-keyout", str(key), "-out", str(certificate)),
         ]
         subprocess.run(command, check=True, capture_output=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from scripts.cli.headers import parse_headers
 from scripts.cli.options.common import DEBUG, DRY_RUN, ENGINE, FORCE, JSON, Amount, out_option
 from scripts.cli.output import Output
 from scripts.reports.columns import table
-from tpforge.errors import UsageError, VerificationFailed
+from tpforge.errors import VerificationFailed
 from tpforge.units import counted, format_bytes
 
 if TYPE_CHECKING:
@@ -137,18 +136,10 @@ def verify(engine: str | None, as_json: bool) -> None:
 @DEBUG
 def rm(engines: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove engines, with the repository and the logs that were derived from them."""
-    from engines.store import read_manifest
-    from scripts.flows import serve
-    from scripts.flows.folders.remove import remove
-    from tpforge.outputs.places import find_engine
+    from scripts.flows.folders.remove import removable, remove
 
     output = Output(as_json=as_json)
-    found = [find_engine(engine) for engine in engines]
-    for places in found:
-        read_manifest(places.engine)
-        if serve.is_running(places):
-            stop = f"tpforge stop {shlex.quote(str(places.engine))}"
-            raise UsageError(f"{places.engine}: its server runs; stop it first: {stop}")
+    found = removable(engines)
     removed = [] if dry_run else [path for places in found for path in remove(places)]
     for path in [places.engine for places in found] if dry_run else removed:
         output.result(f"{'would remove' if dry_run else 'removed'} {path}")

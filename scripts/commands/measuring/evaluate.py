@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,48 +84,27 @@ def command(
     structured output and for texts that a right answer holds, and compared with those of the baseline. Exit
     status 7 when quality has fallen by more than a limit.
     """
-    from scripts.flows.evaluate import Options, evaluate, evaluated_engine
-    from tpforge.measure.evaluation import (
-        apply_limits,
-        default_file,
-        keep,
-        keep_with_run,
-        read_baseline,
-        refuse_other_engine,
-    )
-    from tpforge.measure.runs.found_runs import find_run
-    from tpforge.outputs.atomic import claimed, refuse_folder
+    from scripts.flows.evaluate import Options, evaluate_and_keep
+    from tpforge.measure.evaluation import apply_limits
 
     output = Output(as_json=as_json)
     limits = {name: values.pop(name) for name in ("max_drop", "min_agreement")}
     if baseline is None and any(limit is not None for limit in limits.values()):
         raise UsageError("a limit needs something to compare with: give --baseline RUN")
-    before = read_baseline(baseline) if baseline is not None else None
     options = Options(tasks=tuple(tasks.split(",")) if tasks else (), **values)
-    places, engine = evaluated_engine(target)
-    with ExitStack() as held:
-        # What is asked takes minutes: the places of its answers are held before, and nobody changes them.
-        found = find_run(run_name) if run_name is not None else None
-        if found is not None:
-            held.enter_context(claimed(found.folder))
-            found = find_run(str(found.folder))
-            refuse_other_engine(found, engine=engine)
-        file = out or (default_file(places) if places and found is None else None)
-        if file is not None:
-            refuse_folder(file)
-            held.enter_context(claimed(file))
-        evaluation = evaluate(target, options, baseline=before, progress=output.progress)
-        if found is not None:
-            keep_with_run(evaluation, found)
-            output.note(f"kept with {found.folder}")
-        if file is not None:
-            keep(evaluation, file)
-            output.note(f"wrote {file}")
+    kept = evaluate_and_keep(
+        target, options, baseline=baseline, run=run_name, out=out, progress=output.progress
+    )
+    if kept.run_folder is not None:
+        output.note(f"kept with {kept.run_folder}")
+    if kept.file is not None:
+        output.note(f"wrote {kept.file}")
+    evaluation = kept.evaluation
     output.result(_text(evaluation))
     fields = json.loads(evaluation.model_dump_json(exclude={"answers"}))
     fields.pop("schema_version")
     output.record("evaluation", fields)
-    apply_limits(evaluation, before, **limits)
+    apply_limits(evaluation, kept.baseline, **limits)
 
 
 def _text(evaluation: Evaluation) -> str:

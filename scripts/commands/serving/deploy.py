@@ -12,9 +12,7 @@ from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, out_option
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
-TARGET_NAMES = (
-    *("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo-compose", "kserve", "slurm"),
-)
+TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo-compose", "kserve", "slurm")
 
 
 @click.command("deploy")

@@ -53,16 +53,17 @@ def _python(
     return Measurement(name, page, words, smallest=least, shown=shown, is_timed=is_timed, needs=needs)
 
 
-_README, _CONVERTING, _BENCHMARKING = "README.md", "docs/converting.md", "docs/benchmarking.md"
+_README, _SPEED = "README.md", "docs/speed.md"
+_CONVERTING, _BENCHMARKING = "docs/converting.md", "docs/benchmarking.md"
 _QUANTIZATION = "docs/quantization.md"
 MEASUREMENTS = (
     Measurement("demo", _README, ("tpforge", "demo"), ("tpforge", "demo", "--tp", "1"), shown="output"),
-    _python("demo-again", _README, "benchmarks.demo_again", smallest="benchmarks.demo_again --tp 1",
+    _python("demo-again", _SPEED, "benchmarks.demo_again", smallest="benchmarks.demo_again --tp 1",
             shown="output"),
-    _python("decode", _README, "benchmarks.decode demo --rounds 5",
+    _python("decode", _SPEED, "benchmarks.decode demo --rounds 5",
             smallest="benchmarks.decode demo --rounds 1 --tokens 8 --tp 1 --concurrency 2"),
-    _python("start-up", _README, "benchmarks.start_up --runs 9", smallest="benchmarks.start_up --runs 1"),
-    _python("install", _README, "benchmarks.install", smallest="benchmarks.install --only light"),
+    _python("start-up", _SPEED, "benchmarks.start_up --runs 9", smallest="benchmarks.start_up --runs 1"),
+    _python("install", _SPEED, "benchmarks.install", smallest="benchmarks.install --only light"),
     _python("convert-sizes", _CONVERTING, "benchmarks.convert --sizes 0.5,1,2,4,8 --tp 4 --rounds 3",
             smallest="benchmarks.convert --sizes 0.1 --tp 4 --rounds 1"),
     _python("convert-tp", _CONVERTING, "benchmarks.convert --sizes 2 --tp 1,2,4,8 --rounds 3",

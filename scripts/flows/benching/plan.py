@@ -1,6 +1,6 @@
 """What `tpforge bench` is asked to measure: from its options to a plan of loads and prompts.
 
-It sends nothing; `bench` carries the plan out, `bench_preview` tells what it would be.
+It sends nothing; `bench` carries the plan out, `preview` tells what it would be.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far the ranks of a tiny family are from transformers, for every mapping of its case.
 
-It judges nothing: tests do, and `record_families` writes the figures down for docs/families.md.
+It judges nothing: tests do, and `record` writes the figures down for docs/families.md.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ SEEN_ONCE = {
     "docs/clients.md": ("the slowest after 0.7 s",),
     "docs/deploy/compose.md": ("ready after 12.5 s",),
     "docs/quantization.md": ("has a perplexity of 33.379", "has a perplexity of 26.608"),
-    "docs/runtimes.md": ("freed their slot after 0.5 s",),
+    "docs/compatibility.md": ("freed their slot after 0.5 s",),
 }
 """What was seen when something was run by hand: other tools, a host, faults. No command repeats it."""
 

@@ -1,4 +1,4 @@
-"""docs/runtimes.md explains every line that the golden files hold, and every parameter."""
+"""docs/runtimes.md and docs/serving.md explain every line of the golden files, and every parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from triton_repo.render.parameters import parameter_tables
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
+PAGE = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("runtimes.md", "serving.md"))
 GOLDEN = sorted((ROOT / "tests" / "golden" / "runtimes").glob("*.txt"))
 
 

@@ -38,19 +38,11 @@ UNRELATED = (
     *("triton_repo/load/runner.py", "scripts/reports/page.py", "scripts/commands/making/build.py"),
 )
 CONVERSION = (
-    *(
-        "builders/conversion/convert.py",
-        "builders/conversion/rank_writing.py",
-        "builders/conversion/planning.py",
-        "builders/transforms.py",
-    ),
+    *("builders/conversion/convert.py", "builders/conversion/rank_writing.py"),
+    *("builders/conversion/planning.py", "builders/transforms.py"),
     *("builders/families/gemma.py", "builders/sources/safetensors_reader.py", "builders/audit/tensors.py"),
-    *(
-        "tpforge/shards/sharding.py",
-        "tpforge/shards/padding.py",
-        "tpforge/quantization.toml",
-        "tpforge/dtypes.py",
-    ),
+    *("tpforge/shards/sharding.py", "tpforge/shards/padding.py"),
+    *("tpforge/quantization.toml", "tpforge/dtypes.py"),
 )
 
 
@@ -85,7 +77,9 @@ def room(folder: str) -> tuple[str, ...]:
     return tuple(path.relative_to(home).as_posix() for path in (home / folder).glob("[a-z]*.py"))
 
 
-def test_a_reference_engine(model: Path, changed: Changed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reference_engine_is_built_again_after_a_change_of_its_code(
+    model: Path, changed: Changed, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["build", str(model), "--tp", "2"]
     assert main(command) == 0
 
@@ -131,7 +125,7 @@ def test_stages_that_an_older_version_kept_are_made_again(tmp_path: Path) -> Non
     assert 'string_value: "processes"' in (path / "tensorrt_llm" / "config.pbtxt").read_text()
 
 
-def test_an_interrupted_conversion_and_a_kept_checkpoint(
+def test_neither_a_conversion_nor_its_checkpoint_is_taken_up_after_a_change_of_its_code(
     model: Path, changed: Changed, tmp_path: Path
 ) -> None:
     out = tmp_path / "checkpoint"
@@ -150,7 +144,9 @@ def test_an_interrupted_conversion_and_a_kept_checkpoint(
         assert wrong(changed, is_same, deciding=CONVERSION) == []
 
 
-def test_an_engine_of_trtllm_build(model: Path, changed: Changed) -> None:
+def test_an_engine_of_trtllm_build_is_another_after_a_change_of_its_code(
+    model: Path, changed: Changed
+) -> None:
     recipe = EngineRecipe(model=str(model), tp=2, runtime="tensorrt", sm=90)
     compilation = plan_compilation(recipe, out=None)
 
@@ -174,7 +170,9 @@ def test_an_engine_of_trtllm_build(model: Path, changed: Changed) -> None:
     assert wrong(changed, is_same, deciding=deciding) == []
 
 
-def test_an_engine_of_the_llm_api(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_of_the_llm_api_is_built_again_after_a_change_of_its_code(
+    model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = EngineRecipe(model=str(model), tp=2, runtime="pytorch", sm=90, name="api")
     built = llm_engine.build_llm_engine(recipe, out=None, existing="refuse", progress=print)
     monkeypatch.setattr(llm_engine, "_build", lambda *_, **__: SimpleNamespace(reused=False))
@@ -188,24 +186,18 @@ def test_an_engine_of_the_llm_api(model: Path, changed: Changed, monkeypatch: py
     assert wrong(changed, lambda: build.fresh_engine(recipe, progress=print).reused, deciding=deciding) == []
 
 
-def test_a_proof(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proof_is_made_again_after_a_change_of_its_code(
+    model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["build", str(model), "--tp", "2"]) == 0
     assert main(["verify"]) == 0
     monkeypatch.setattr(prove, "verify_engine", lambda *_, **__: SimpleNamespace(parity=None))
     deciding = (
-        *(
-            "builders/proof/verify.py",
-            "builders/proof/unfuse.py",
-            "builders/proof/targets.py",
-            "builders/families/qwen.py",
-        ),
+        *("builders/proof/verify.py", "builders/proof/unfuse.py", "builders/proof/targets.py"),
+        "builders/families/qwen.py",
         *room("builders/quantize/proof"),
         *room("engines/parity"),
-        *(
-            "engines/parity/prompts.toml",
-            "engines/reference/layers/norms.py",
-            "engines/quality.py",
-        ),
+        *("engines/parity/prompts.toml", "engines/reference/layers/norms.py", "engines/quality.py"),
         *("tpforge/shards/sections.py", "tpforge/quantization.toml", "scripts/flows/prove.py"),
     )
     assert (
@@ -213,7 +205,9 @@ def test_a_proof(model: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_a_repository(tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_is_rendered_again_after_a_change_of_its_code(
+    tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, _, _ = write_tiny_engine(tmp_path)
     render.fresh_repository(Places(engine), ReferenceOptions())
     monkeypatch.setattr(render, "render_repository", lambda *_, **__: None)
@@ -229,7 +223,9 @@ def test_a_repository(tmp_path: Path, changed: Changed, monkeypatch: pytest.Monk
     assert wrong(changed, lambda: not render.fresh_repository(Places(engine))[1], deciding=deciding) == []
 
 
-def test_a_running_server(tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_server_is_started_again_after_a_change_of_its_code(
+    tmp_path: Path, changed: Changed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, _, _ = write_tiny_engine(tmp_path)
     places = Places(engine)
     recipe = Recipe.model_validate({"model": "m", "serve": {"port_base": free_ports().http}})

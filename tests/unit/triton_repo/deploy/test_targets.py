@@ -45,7 +45,7 @@ CUSTOM_KINDS = {
     *("HTTPRoute", "InferencePool"),
     *("InferenceService", "LeaderWorkerSet", "PrometheusRule", "ServiceMonitor", "ServingRuntime"),
 }
-"""Their schemas are in no package: see tests/support/custom_kinds.py; of the first two, test_gateway.py."""
+"""Their schemas are in no package: see tests/support/upstream/custom_kinds.py, and test_gateway.py."""
 
 
 @pytest.mark.parametrize(("case", "target"), CASES, ids=ids)

@@ -77,8 +77,12 @@ def test_a_slot_that_is_freed_at_once_passes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_slot_that_stays_taken_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Failed, match="still generating 3 s after its client went away"):
+    with pytest.raises(Failed, match="still generating 5 s after its client went away"):
         check(monkeypatch, itl_s=0.1, freed_after_s=20.0)
+
+
+def test_on_a_busy_machine_a_slot_may_be_freed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, itl_s=0.5, freed_after_s=15.0)
 
 
 def test_an_answer_that_would_have_ended_by_itself_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
