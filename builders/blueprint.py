@@ -16,6 +16,7 @@ from builders.described import declared_notes, read_described
 from builders.families.common.base import Family
 from builders.families.common.reading import ConfigReader
 from builders.families.common.registry import find_family, is_of_family
+from builders.model_type import model_type_problem
 from builders.sources.quantization import MODELOPT_FILE
 from builders.stored_format import stored_format
 from builders.transforms import transformed_shape
@@ -45,8 +46,11 @@ def find_blueprint(location: str, *, describe: Path | None = None) -> Blueprint:
     """
     found = find_config(location)
     if describe is not None:
-        return declared_blueprint(read_described(describe, found.values, where=found.where), found)
-    return blueprint_of(found)
+        blueprint = declared_blueprint(read_described(describe, found.values, where=found.where), found)
+    else:
+        blueprint = blueprint_of(found)
+    unnamed = model_type_problem(found.values, where=found.where)
+    return blueprint if unnamed is None else replace(blueprint, warnings=(unnamed,))
 
 
 @dataclass(frozen=True)

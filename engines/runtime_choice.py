@@ -13,7 +13,7 @@ from typing import Literal
 from engines.host import Host
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.runtime import Runtime
-from tpforge.trtllm.versions import DEFAULT_RELEASE, Release, find_release
+from tpforge.trtllm.versions import DEFAULT_RELEASE, Release, find_release, read_version
 from tpforge.units import counted
 
 Where = Literal["none", "docker", "podman"]
@@ -47,6 +47,7 @@ def choose_runtime(
         UsageError: there is no such release.
     """
     silent = silent or {}
+    trtllm = None if trtllm is None else read_version(trtllm)
     found, obstacle = _tensorrt_llm(host, trtllm, silent)
     if found is not None:
         release, where = found

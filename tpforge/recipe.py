@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from tpforge.dtypes import DType
 from tpforge.errors import UsageError
@@ -30,7 +30,7 @@ from tpforge.repository_options import (
     own_options,
 )
 from tpforge.toml_text import parse_toml
-from tpforge.trtllm.versions import DEFAULT_RELEASE
+from tpforge.trtllm.versions import DEFAULT_RELEASE, read_version
 
 DEFAULT_MAX_SEQ_LEN = 2048
 
@@ -126,6 +126,14 @@ class EngineRecipe(Record):
     limits: LimitsRecipe = LimitsRecipe()
     tensorrt: TensorrtRecipe = TensorrtRecipe()
     pytorch: PytorchRecipe = PytorchRecipe()
+
+    @field_validator("trtllm")
+    @classmethod
+    def _spelled_as_upstream(cls, value: str) -> str:
+        try:
+            return read_version(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
 
 
 class ServeRecipe(Record):
@@ -264,14 +272,15 @@ def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
     name = ".".join(str(part) for part in location)
     if reason is not None:
         return f"{name}: {reason}"
+    own = message.removeprefix("Value error, ")
     if not location:
-        return message.removeprefix("Value error, ")
+        return own
     if kind == "extra_forbidden":
         nearest = _nearest_key(str(location[-1]), table=location[:-1])
         return f"{name}: unknown key" + (f"; did you mean {nearest}?" if nearest else "")
     if kind == "missing":
         return f"{name}: missing"
-    return f"{name}: {message[0].lower()}{message[1:]}"
+    return f"{name}: {own}" if own != message else f"{name}: {message[0].lower()}{message[1:]}"
 
 
 def _nearest_key(key: str, *, table: tuple[int | str, ...]) -> str | None:

@@ -10,6 +10,7 @@ from builders.audit import judge_biases, tied_problems
 from builders.audit.declared import declared_problems
 from builders.audit.tensors import grouped
 from builders.declared_bytes import stored_bytes
+from builders.model_type import model_type_problem
 from builders.sources.base import each_problem
 from builders.sources.directory import Directory
 from builders.sources.wrapped_names import unwrapped
@@ -22,7 +23,8 @@ _NEVER_LOADED = ("_orig_mod.", "module.")
 
 def as_is_problems(found: Directory) -> list[str]:
     """Every problem of the tensors, and every name that is not one of the model's."""
-    problems = [*found.weights.problems]
+    unnamed = model_type_problem(found.config, where=str(found.path / "config.json"))
+    problems = [*found.weights.problems, *([] if unnamed is None else [unnamed])]
     problems += [f"{one}; runtime pytorch looks for the names of the model" for one in found.renamed]
     if found.declared is not None:
         return [*problems, *_of_unknown(found), *_of_declared(found, found.declared)]

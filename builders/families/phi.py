@@ -6,6 +6,7 @@ Source: TensorRT-LLM 1.2, models/phi and models/phi3; transformers 5, models/phi
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,8 @@ from tpforge.dtypes import DType
 from tpforge.model import ModelSpec, MoeSpec, NormSpec
 from tpforge.shards.sharding import Cut, Part, Rule, ShardPlan, Stage
 
+_SAME_SCALE = 1e-5
+"""Between two factors on cosine and sine that are the same but for the digits that were written."""
 _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 _EMBEDDING = "model.embed_tokens.weight"
@@ -165,19 +168,25 @@ _LONG_SCALES = (
 )
 
 
-def _read_phi3_like(config: ConfigReader, **options: Any) -> ModelSpec:
+def _read_phi3_like(config: ConfigReader, *, scales: tuple[str, ...] = (), **options: Any) -> ModelSpec:
+    """`scales` are the keys that must state the factors on cosine and sine, where lengths do not give one."""
     model = read_llama_like(
         config,
         sliding_window=read_window(config),
         rope_types=("longrope", "su"),
+        also_scaled_by=scales,
         **options,
     )
     assert model.rope is not None
     if model.rope.scaling is None:
         return model
-    return model.model_copy(
-        update={"rope": model.rope.model_copy(update={"scaling": _factors(config, model)})}
-    )
+    scaling = _factors(config, model)
+    for key in scales:
+        if scaling.get(key) is None:
+            config.problem(f"rope_scaling: {key}: missing, and the class of this model looks for it")
+    if not scales:
+        _check_scale(config, scaling, max_length=model.max_position_embeddings)
+    return model.model_copy(update={"rope": model.rope.model_copy(update={"scaling": scaling})})
 
 
 def _factors(config: ConfigReader, model: ModelSpec) -> dict[str, Any]:
@@ -203,6 +212,35 @@ def _factors(config: ConfigReader, model: ModelSpec) -> dict[str, Any]:
             "where transformers looks; state it there"
         )
     return scaling | {"original_max_position_embeddings": length}
+
+
+def _check_scale(config: ConfigReader, scaling: dict[str, Any], *, max_length: int) -> None:
+    """Note a stated factor on cosine and sine that is not the one that TensorRT-LLM has of the lengths.
+
+    Source: transformers 5.23, modeling_rope_utils.py (attention_factor, else by factor, else by the lengths);
+    TensorRT-LLM 1.2, functional.py (by the lengths, whatever is stated).
+    """
+    original = scaling["original_max_position_embeddings"]
+    stretch = max_length / original
+    of_lengths = _long_scale(stretch, original)
+    for key in ("attention_factor", "factor"):
+        value = scaling.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            # Absent, or noted as no number.
+            continue
+        stated = value if key == "attention_factor" else _long_scale(value, original)
+        if not math.isclose(stated, of_lengths, rel_tol=_SAME_SCALE):
+            config.problem(
+                f"rope_scaling: {key}: found {value!r}, with which transformers scales cosine and sine by "
+                f"{stated:g}; TensorRT-LLM scales them by {of_lengths:g}, whatever is stated, since "
+                f"max_position_embeddings is {max_length} and original_max_position_embeddings {original}"
+            )
+        return
+
+
+def _long_scale(stretch: float, original: int) -> float:
+    """The factor on cosine and sine of a long rope that is `stretch` times as long as it was trained."""
+    return math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
 
 
 def _read_phi3(config: ConfigReader) -> ModelSpec:
@@ -257,9 +295,7 @@ def _read_phimoe(config: ConfigReader) -> ModelSpec:
     config.require(
         "router_jitter_noise", expected=(0.01,), why="only 0.01, that of the published model, is proven"
     )
-    model = _read_phi3_like(
-        config, bias=True, output_bias=True, also_scaled_by=("long_mscale", "short_mscale")
-    )
+    model = _read_phi3_like(config, bias=True, output_bias=True, scales=("long_mscale", "short_mscale"))
     num_experts = config.integer("num_local_experts")
     config.require("num_experts_per_tok", expected=(2,), why="sparse mixer chooses two experts")
     changes = {

@@ -16,6 +16,7 @@ from builders.families.common.base import Family
 from builders.families.common.passed_over import passed_over
 from builders.families.common.reading import ConfigReader
 from builders.families.common.registry import find_family
+from builders.model_type import model_type_problem
 from builders.sources.base import each_problem
 from builders.sources.end_ids import NO_END, tokenizer_end_id
 from builders.sources.fused_experts import ExpertPart, split_experts
@@ -190,6 +191,8 @@ def _read_model(found: Directory, config_file: Path) -> None:
         found.problems += each_problem(error)
     else:
         found.remarks += passed_over(found.family, found.config)
+        unnamed = model_type_problem(found.config, where=str(config_file))
+        found.remarks += [] if unnamed is None else [unnamed]
         _take_head_for_embedding(found, found.family, found.spec)
 
 

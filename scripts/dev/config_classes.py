@@ -1,4 +1,4 @@
-"""Prints the keys and defaults of transformers' config classes, for builders/families/config_classes/.
+"""Prints transformers' config classes, their keys, defaults and types, for builders/families/config_classes/.
 
 It imports nothing of tpforge, so that it also runs in the environment of another version:
 ``python scripts/dev/config_classes.py > builders/families/config_classes/transformers-VERSION.json``.
@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 import transformers
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 MODEL_TYPES = (
@@ -54,7 +55,26 @@ def tables() -> dict[str, Any]:
     classes = {name: _table(CONFIG_MAPPING[name], base=base) for name in MODEL_TYPES}
     shared = transformers.PretrainedConfig().to_dict()
     shared.pop("transformers_version")
-    return {"transformers": transformers.__version__, "shared": shared, "classes": classes}
+    return {
+        "transformers": transformers.__version__,
+        "shared": shared,
+        "classes": classes,
+        "model_types": sorted(CONFIG_MAPPING.keys()),
+        "architectures": _architectures(),
+    }
+
+
+def _architectures() -> dict[str, list[str]]:
+    """The model types of every class that generates text."""
+    found: dict[str, set[str]] = {}
+    for mapping in (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    ):
+        for model_type, names in mapping.items():
+            for name in (names,) if isinstance(names, str) else names:
+                found.setdefault(name, set()).add(model_type)
+    return {name: sorted(types) for name, types in found.items()}
 
 
 def _table(config_class: Any, *, base: dict[str, Any]) -> dict[str, Any]:

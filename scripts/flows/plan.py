@@ -104,6 +104,8 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
     """
     blueprint = find_blueprint(wishes.model, describe=wishes.describe)
     others = [find_blueprint(name) for name in wishes.alternatives]
+    for warning in dict.fromkeys(warning for one in (blueprint, *others) for warning in one.warnings):
+        note(warning)
     cluster, prices = _cluster(wishes.gpus)
     ask = _ask(
         wishes.load,

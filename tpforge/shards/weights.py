@@ -31,8 +31,9 @@ class Blueprint:
 
     `shapes` gives what a rank holds for tp_size, moe_ep_size and whether padding is allowed; `objections` why
     TensorRT-LLM's definition cannot take a plan. `stored_format` is what its weights are quantized as, None
-    where they are floats. `runtimes` are those of TensorRT-LLM that can run it. `known` keeps what
-    `rank_shapes` has computed.
+    where they are floats. `runtimes` are those of TensorRT-LLM that can run it. `notes` are of what
+    a plan takes for given, `warnings` of what keeps the checkpoint from being used as it is. `known` keeps
+    what `rank_shapes` has computed.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Blueprint:
     stored_format: str | None = None
     runtimes: tuple[Runtime, ...] = ("tensorrt", "pytorch")
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     known: dict[tuple[int, int, bool], RankShapes] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -24,6 +24,15 @@ _RELEASE_IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:{trtllm}"
 _WITHOUT_ENGINES = "1.3.0rc21"
 """Source: NVIDIA/TensorRT-LLM, docs/source/legacy/tensorrt-backend-removal.md."""
 
+# As PEP 440 takes them: 1.3.0-rc29 and v1.3.0RC29 are 1.3.0rc29. ASCII, since other digits are digits too.
+_SPELLED = re.compile(
+    r"v?(?P<core>\d{1,9}(\.\d{1,9}){0,3})"
+    r"([-_.]?rc[-_.]?(?P<candidate>\d{1,9}))?([-_.]?post[-_.]?(?P<post>\d{1,9}))?",
+    re.ASCII | re.IGNORECASE,
+)
+_FULL = 3
+"""Numbers of a version; with fewer it names a line of releases."""
+
 Sure = Literal["read", "near", "unsure"]
 
 
@@ -105,8 +114,33 @@ def tables_read() -> datetime.date:
     return day
 
 
+def read_version(text: str) -> str:
+    """The version that a person wrote, as upstream spells it: ``1.3.0rc29.post1``.
+
+    One that was learned is taken as it was learned; the others need not be in the table.
+
+    Raises:
+        UsageError: it is a line of releases, or no version at all; with the releases that may be meant.
+    """
+    bare = text.strip().removeprefix("v")
+    if bare in learned_versions():
+        return bare
+    match = _SPELLED.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"TensorRT-LLM {text!r}: is no version, as {DEFAULT_RELEASE} is; {_newest_words()}. "
+            "An installed one of another name is known once `tpforge versions --learn` has read it"
+        )
+    numbers = [int(part) for part in match["core"].split(".")]
+    if len(numbers) < _FULL and match["candidate"] is None:
+        raise UsageError(_line_words(bare, numbers))
+    core = ".".join(str(number) for number in (*numbers, 0, 0)[: max(_FULL, len(numbers))])
+    candidate = "" if match["candidate"] is None else f"rc{int(match['candidate'])}"
+    return core + candidate + ("" if match["post"] is None else f".post{int(match['post'])}")
+
+
 def find_release(version: str) -> Release:
-    """The release of that version, spelled with or without ``v``; what was learned goes before the table.
+    """The release of that version, as `read_version` takes it; what was learned goes before the table.
 
     One that the table does not have takes the row of the nearest of its line (1.3), the earlier one first.
 
@@ -114,7 +148,7 @@ def find_release(version: str) -> Release:
         UsageError: it is no version, or the table has none of its line.
         InputRefused: what was learned of it was changed since.
     """
-    wanted = version.removeprefix("v")
+    wanted = read_version(version)
     learned = find_learned(wanted)
     if learned is not None:
         return _with_learned(learned)
@@ -187,10 +221,31 @@ def version_key(version: str) -> tuple[int | float, ...]:
     return (*padded, int(match["candidate"]) if match["candidate"] else float("inf"), int(match["post"] or 0))
 
 
+def _newest_words() -> str:
+    candidates = [one.trtllm for one in releases() if one.is_candidate]
+    stable = [one.trtllm for one in releases() if not one.is_candidate]
+    return f"the newest known are {stable[-1]}, a stable release, and {candidates[-1]}, a candidate"
+
+
+def _line_words(line: str, numbers: list[int]) -> str:
+    """What to say of 1.3, which names many releases, and none by itself."""
+    known = [one.trtllm for one in known_releases() if version_key(one.trtllm)[: len(numbers)] == (*numbers,)]
+    if not known:
+        return (
+            f"TensorRT-LLM {line}: not in the table, nor is any release of its line; {_newest_words()}. If "
+            "it is installed, or in a container, `tpforge versions --learn` reads it; then give it in full"
+        )
+    return f"TensorRT-LLM {line}: is a line of releases; give one in full, as {_last(known)}"
+
+
+def _last(names: list[str]) -> str:
+    """The newest stable release of a line, if there is one, and the newest of all."""
+    stable = [name for name in names if "rc" not in name][-1:]
+    return " or ".join(dict.fromkeys((*stable, names[-1])))
+
+
 def _nearest(wanted: str) -> Release | None:
     """The newest release before `wanted` with the same first two numbers, or else the next one."""
-    if not re.fullmatch(r"\d+\.\d+\.\d+(\.\d+)?(rc\d+)?(\.post\d+)?", wanted):
-        return None
     key = version_key(wanted)
     line = [one for one in releases() if version_key(one.trtllm)[:2] == key[:2]]
     earlier = [one for one in line if version_key(one.trtllm) < key]

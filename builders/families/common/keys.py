@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from builders.families.config_classes import ConfigClass, config_class, is_known
+from builders.families.config_classes import ConfigClass, config_class, is_known, model_types
 
 SHARED_READS = (
     "architectures",
@@ -128,9 +128,10 @@ class ConfigKeys:
             if alias in values and key in values and values[alias] != values[key]:
                 yield f"{alias}: found {values[alias]!r}, and {key} {values[key]!r}: two names of one key"
         kind = values.get("model_type")
-        if isinstance(kind, str) and kind != self.model_type and is_known(kind):
+        if isinstance(kind, str) and kind in model_types() and kind != self.model_type:
+            name = config_class(kind).name if is_known(kind) else "another class"
             yield (
-                f"model_type: found {kind!r}, which is {config_class(kind).name}, and architectures name a "
+                f"model_type: found {kind!r}, which is {name}, and architectures name a "
                 f"model of {self.of.name}; transformers builds by the first, TensorRT-LLM by the second: one "
                 "is wrong"
             )

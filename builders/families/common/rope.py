@@ -34,7 +34,14 @@ _OPTIONAL: dict[str, tuple[str, ...]] = {
         "original_max_position_embeddings",
         "truncate",
     ),
-    "longrope": ("long_factor", "original_max_position_embeddings", "short_factor"),
+    # What is stated besides the divisors must agree with the lengths: families compare it.
+    "longrope": (
+        "attention_factor",
+        "factor",
+        "long_factor",
+        "original_max_position_embeddings",
+        "short_factor",
+    ),
 }
 _MAY_BE_ZERO = ("mscale", "mscale_all_dim")
 """Transformers takes 0 for not given."""

@@ -1,4 +1,4 @@
-"""Keys and defaults of the config classes that models are defined by: transformers' and remote code's.
+"""Keys, defaults and model types of the config classes of models: transformers' and remote code's.
 
 It judges no config.json; `keys` does. Two versions of transformers are kept: the one that is the judge, and
 4.57, which the releases of TensorRT-LLM carry. `scripts/dev/config_classes.py` prints both files.
@@ -47,6 +47,19 @@ def is_remote(model_type: str) -> bool:
 def is_known(model_type: str) -> bool:
     """Whether there is a class of that model type."""
     return is_remote(model_type) or model_type in _table(_NEWER)["classes"]
+
+
+@cache
+def model_types() -> frozenset[str]:
+    """Every model type that either version of transformers has a class of, or remote code here."""
+    newer, older = (_table(name)["model_types"] for name in (_NEWER, _OLDER))
+    return frozenset((*newer, *older, *_table(_REMOTE)["classes"]))
+
+
+def model_types_of(architecture: str) -> tuple[str, ...]:
+    """The model types that transformers builds that class of a model for."""
+    found = (_table(name)["architectures"].get(architecture, ()) for name in (_NEWER, _OLDER))
+    return tuple(sorted({one for types in found for one in types}))
 
 
 def _joined(newer: dict[str, Any], older: dict[str, Any]) -> ConfigClass:

@@ -27,6 +27,21 @@ class Amount(click.FloatRange):
         return number
 
 
+class Version(click.ParamType[str]):
+    """A release of TensorRT-LLM, as upstream spells it, however it was written."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The version; what is none is refused with those that may be meant."""
+        from tpforge.trtllm.versions import read_version
+
+        return read_version(value)
+
+
+VERSION = Version()
+
+
 def together(*decorators: Decorator) -> Decorator:
     """Several option decorators as one, in the order in which --help lists them."""
 

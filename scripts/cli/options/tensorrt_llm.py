@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from scripts.cli.options.common import Decorator, together
+from scripts.cli.options.common import VERSION, Decorator, together
 from tpforge.errors import UsageError
 
 SM = click.option(
@@ -22,6 +22,7 @@ def tensorrt_llm_options() -> Decorator:
     return together(
         click.option(
             "--trtllm",
+            type=VERSION,
             metavar="VERSION",
             help="Release of TensorRT-LLM; `tpforge versions` lists them.  [default: 1.2.1]",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from scripts.cli.options.common import DEBUG, JSON
+from scripts.cli.options.common import DEBUG, JSON, VERSION
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -12,6 +12,7 @@ from scripts.reports.columns import table
 @click.command("doctor")
 @click.option(
     "--trtllm",
+    type=VERSION,
     metavar="VERSION",
     help="Release of TensorRT-LLM to judge for; `tpforge versions` lists them.  [default: 1.2.1]",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON
+from scripts.cli.options.common import DEBUG, FORCE, JSON, VERSION
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 
@@ -24,11 +24,16 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--to",
     "new",
+    type=VERSION,
     metavar="VERSION",
     help="Release of TensorRT-LLM to go to; `tpforge versions` lists them.  [default: 1.2.1]",
 )
 @click.option(
-    "--from", "old", metavar="VERSION", help="Release that an llm.yaml is of.  [default: the engine folder's]"
+    "--from",
+    "old",
+    type=VERSION,
+    metavar="VERSION",
+    help="Release that an llm.yaml is of.  [default: the engine folder's]",
 )
 @click.option("--model", help="Model for the recipe.  [default: the engine's, when tpforge built it]")
 @click.option("--name", help="Name of the engine.  [default: MODEL-tpN]")

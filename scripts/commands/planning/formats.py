@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, JSON, SIZE
+from scripts.cli.options.common import DEBUG, JSON, SIZE, VERSION
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import InputRefused
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     help="What is to load it.",
 )
 @click.option("--sm", type=SIZE, help="Compute capability of the GPUs without its dot, as 90.")
-@click.option("--trtllm", "version", metavar="VERSION", help="TensorRT-LLM's version, as 1.2.1.")
+@click.option(
+    "--trtllm", "version", type=VERSION, metavar="VERSION", help="TensorRT-LLM's version, as 1.2.1."
+)
 @click.option("--kv-cache", type=click.Choice(["int8", "fp8"]), help="Format of the KV cache.")
 @click.option("--architecture", help="Architecture of the model, as LlamaForCausalLM.")
 @JSON

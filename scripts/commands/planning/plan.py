@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import COUNT, DEBUG, DESCRIBE, FORCE, JSON, MODEL, SIZE, Amount
+from scripts.cli.options.common import COUNT, DEBUG, DESCRIBE, FORCE, JSON, MODEL, SIZE, VERSION, Amount
 from scripts.cli.options.load import ABOVE_ZERO, ISL, MAX_LEN, OSL, RATE, SATURATED, TPOT_MS, TTFT_MS
 from scripts.cli.output import Output
 from tpforge.errors import InputRefused, UsageError
@@ -83,7 +83,9 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(["tensorrt", "pytorch"]),
     help="What would run it.  [default: tensorrt, where the model has it]",
 )
-@click.option("--trtllm", metavar="VERSION", help="Version of TensorRT-LLM that the formats must work in.")
+@click.option(
+    "--trtllm", type=VERSION, metavar="VERSION", help="Version of TensorRT-LLM that the formats must work in."
+)
 @click.option(
     "--kv-fraction",
     type=Amount(0, 1, min_open=True),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scripts.cli.options.common import DEBUG, FORCE, JSON
+from scripts.cli.options.common import DEBUG, FORCE, JSON, VERSION
 from scripts.cli.output import Output
 from scripts.reports.columns import table
 from tpforge.errors import UsageError
@@ -22,7 +22,10 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("versions")
 @click.option(
-    "--trtllm", metavar="VERSION", help="Show one release with its arguments; with --learn, ask it."
+    "--trtllm",
+    type=VERSION,
+    metavar="VERSION",
+    help="Show one release with its arguments; with --learn, ask it.",
 )
 @click.option("--learn", is_flag=True, help="Ask an installed TensorRT-LLM, and keep what it says.")
 @click.option(

@@ -54,7 +54,9 @@ def _chosen(output: Output, values: dict[str, Any]) -> dict[str, Any]:
     """The recipe's values with the runtime that auto means here, and where that is compiled."""
     from scripts.flows.runtime_choice import choose_here, with_choice
 
-    choice = choose_here(values.get("trtllm"))
+    # What is no text is refused with the rest of the recipe.
+    trtllm = values.get("trtllm")
+    choice = choose_here(trtllm if isinstance(trtllm, str) else None)
     output.note(choice.line)
     chosen = with_choice(values, choice)
     if choice.runtime == "tensorrt":

@@ -15,6 +15,7 @@ from tpforge.trtllm.arguments import check_values, parse_pairs
 from tpforge.trtllm.versions import (
     DEFAULT_RELEASE,
     find_release,
+    read_version,
     release_for,
     releases,
     tables_read,
@@ -32,8 +33,55 @@ def test_the_default_release_serves_both_runtimes_from_the_newest_container_that
     assert (release.tensorrt, release.cuda, release.driver) == ("10.14.1.48", "13.1.0", "590.44.01")
 
 
-def test_a_release_is_found_with_or_without_its_v() -> None:
-    assert find_release("v1.1.0") == find_release("1.1.0")
+@pytest.mark.parametrize(
+    ("written", "version"),
+    [
+        ("v1.2.1", "1.2.1"),
+        (" V1.2.1 ", "1.2.1"),
+        ("1.3.0RC29", "1.3.0rc29"),
+        ("1.3.0-rc29", "1.3.0rc29"),
+        ("1.3.0.rc.29", "1.3.0rc29"),
+        ("1.3rc29", "1.3.0rc29"),
+        ("1.3.0rc22-post1", "1.3.0rc22.post1"),
+        ("1.3.0rc29.post1", "1.3.0rc29.post1"),
+        ("1.0.3.2510", "1.0.3.2510"),
+    ],
+)
+def test_a_release_is_found_however_it_is_written(written: str, version: str) -> None:
+    assert read_version(written) == version
+    assert find_release(written) == find_release(version)
+    assert find_release(written).trtllm == version
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("1.2", "1.2.1"),
+        ("v1.3", "1.3.0rc29"),
+        ("1.4", "1.4.0rc4"),
+        ("1", "1.2.1 or 1.4.0rc4"),
+        ("0.18", "0.18.2"),
+    ],
+)
+def test_a_line_of_releases_is_refused_with_its_newest(line: str, instead: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_release(line)
+    assert str(caught.value) == (
+        f"TensorRT-LLM {line.removeprefix('v')}: is a line of releases; give one in full, as {instead}"
+    )
+    for name in instead.split(" or "):
+        assert find_release(name).taken_from is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["latest", "stable", "", "main", "1.3.0rc24-dev", "1.2.x", "1.2.1 1.2.0", "\uff11.2.1", "1..2", "1" * 99],
+)
+def test_what_is_no_version_is_refused_with_the_newest_ones(text: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"is no version, as.*1\.2\.1, a stable.*1\.4\.0rc4, a candid.*--learn"
+    ):
+        find_release(text)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +105,7 @@ def test_a_release_beside_known_ones_takes_the_row_of_the_nearest_and_says_so(
     assert found.llm_arguments == find_release(nearest).llm_arguments
 
 
-@pytest.mark.parametrize("version", ["1.9.9", "2.0.0", "0.8.0", "latest", "1.3.0rc24-dev", "1.3"])
+@pytest.mark.parametrize("version", ["1.9.9", "2.0.0", "0.8.0", "1.9"])
 def test_a_release_of_no_known_line_is_refused_with_the_advice_to_learn_it(version: str) -> None:
     with pytest.raises(UsageError, match=r"not in the table.*tpforge versions --learn"):
         find_release(version)
