@@ -19,7 +19,7 @@ MODEL, CONFIG = "model", "llm.yaml"
 _NAMED_SINCE = (1, 3)
 """From when on --served_model_name and --grpc are known; before, the name is that of the model's folder."""
 QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
-"""The LLM API, trtllm-serve's and Dynamo's workers', reports its use over the network unless it is told not to."""
+"""trtllm-serve and Dynamo's workers, which run the LLM API, report its use unless they are told not to."""
 
 
 @dataclass(frozen=True)
