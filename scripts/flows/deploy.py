@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.outputs.atomic import atomic_folder, refuse_existing
 from tpforge.outputs.places import Places
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from tpforge.manifest import Manifest
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from triton_repo.deploy.options import DeployOptions
 
 _DYNAMO = ("dynamo", "dynamo-compose")
+_BY_COMPOSE = ("compose", "dynamo-compose")
+"""Containers mount folders of this host there, and are other users than the one who wrote them."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def write_deployment(
     # Dynamo's workers tell their load by metrics of its own.
     own = () if target in _DYNAMO else deployment.warnings
     warnings = (*own, *crossing_warnings(deployment, manifest))
+    if target in _BY_COMPOSE and options.engine_url is None:
+        warnings += _closed_to_others(places.engine, manifest)
     deployment = deployment.model_copy(update={"warnings": warnings})
     texts = target_files(target, deployment)
     if target == "slurm" and deployment.server == "triton":
@@ -82,6 +87,8 @@ def write_deployment(
             path.write_text(text, encoding="utf-8")
             if name.endswith(".sh"):
                 path.chmod(0o755)
+        if target in _BY_COMPOSE:
+            _open_to_others(temporary)
     return Written(folder, tuple(sorted(texts)), tuple(apply_words(target, deployment)), deployment)
 
 
@@ -108,6 +115,28 @@ def _counted_by(plan: Path, manifest: Manifest, target: str, options: DeployOpti
         )
     apart = {"prefill_workers": counts.prefill, "decode_workers": counts.decode}
     return options.model_copy(update=apart)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Let containers read what they mount, the folders in `folder`; nothing in them is secret."""
+    for top in folder.iterdir():
+        if top.is_dir():
+            for path in (top, *top.rglob("*")):
+                path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+
+
+def _closed_to_others(engine: Path, manifest: Manifest) -> tuple[str, ...]:
+    """A warning where containers, which mount the engine, could not read it."""
+    files = {engine / "engine.json", *(engine / file.path for file in manifest.files)}
+    folders = {parent for path in files for parent in path.parents if parent.is_relative_to(engine)}
+    closed = [path for path in files if path.exists() and not path.stat().st_mode & 0o004]
+    closed += [path for path in folders if path.exists() and path.stat().st_mode & 0o005 != 0o005]
+    if not closed:
+        return ()
+    return (
+        f"{engine}: containers are other users, who cannot read {counted(len(closed), 'path')} of it, "
+        f"such as {min(closed).relative_to(engine)}; chmod -R a+rX {shlex.quote(str(engine))}",
+    )
 
 
 def apply(written: Written) -> None:

@@ -17,6 +17,11 @@ from triton_repo.monitoring.rules import rules_yaml
 _CREDENTIALS = {"path": "./credentials.env", "required": False}
 """For the engine's URL: AWS_*, GOOGLE_*, AZURE_*, AUTHORIZATION."""
 MEMLOCK = {"memlock": -1, "stack": 67108864}
+CONFINED = {"security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"]}
+"""Of every container: none of them needs a capability, as in target kubernetes.
+
+Source for those that watch: prometheus-operator/kube-prometheus, manifests (their securityContext).
+"""
 
 
 def compose_files(deployment: Deployment) -> dict[str, str]:
@@ -64,7 +69,7 @@ def _compose(deployment: Deployment, mounted: dict[str, str]) -> dict[str, Any]:
             | mounted_labels(_of(mounted, "alertmanager/"), image=ALERTMANAGER),
             "grafana": _grafana_service() | mounted_labels(_of(mounted, "grafana/"), image=GRAFANA),
         },
-        "volumes": {"state": {}, "store": {}, "prometheus": {}, "alertmanager": {}, "grafana": {}},
+        "volumes": {**engine_volumes(deployment), "prometheus": {}, "alertmanager": {}, "grafana": {}},
     }
 
 
@@ -93,6 +98,11 @@ def engine_mount(deployment: Deployment, *, read_only: bool) -> dict[str, Any]:
     return {**mount, "read_only": True} if read_only else mount
 
 
+def engine_volumes(deployment: Deployment) -> dict[str, Any]:
+    """The volumes of `prepare` and the server: one of the engine only where it is pulled."""
+    return {"state": {}, **({"store": {}} if deployment.options.engine_url else {})}
+
+
 def config_mount() -> dict[str, Any]:
     """The scripts of the deployment."""
     return {"type": "bind", "source": "./config", "target": str(CONFIG), "read_only": True}
@@ -109,6 +119,7 @@ def prepare_service(deployment: Deployment) -> dict[str, Any]:
             config_mount(),
         ],
         **({"env_file": [_CREDENTIALS]} if deployment.options.engine_url else {}),
+        **CONFINED,
         "restart": "no",
     }
 
@@ -144,8 +155,7 @@ def _server(deployment: Deployment) -> dict[str, Any]:
             "start_period": f"{deployment.start_s}s",
             "start_interval": "5s",
         },
-        "security_opt": ["no-new-privileges:true"],
-        "cap_drop": ["ALL"],
+        **CONFINED,
         "stop_grace_period": f"{deployment.stop_s}s",
         "restart": "unless-stopped",
     }
@@ -169,6 +179,7 @@ def _prometheus_service() -> dict[str, Any]:
             {"type": "bind", "source": "./prometheus", "target": "/etc/prometheus", "read_only": True},
             {"type": "volume", "source": "prometheus", "target": "/prometheus"},
         ],
+        **CONFINED,
         "restart": "unless-stopped",
     }
 
@@ -182,6 +193,7 @@ def _alertmanager_service() -> dict[str, Any]:
             {"type": "bind", "source": "./alertmanager", "target": "/etc/alertmanager", "read_only": True},
             {"type": "volume", "source": "alertmanager", "target": "/alertmanager"},
         ],
+        **CONFINED,
         "restart": "unless-stopped",
     }
 
@@ -208,6 +220,7 @@ def _grafana_service() -> dict[str, Any]:
             },
             {"type": "volume", "source": "grafana", "target": "/var/lib/grafana"},
         ],
+        **CONFINED,
         "restart": "unless-stopped",
     }
 

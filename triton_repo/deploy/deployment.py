@@ -25,7 +25,7 @@ from triton_repo.deploy.options import DeployOptions
 from triton_repo.serve.mpirun import TritonArguments, leader_command, llmapi_command
 from triton_repo.serve.ports import Ports
 from triton_repo.serve.start_time import start_seconds
-from triton_repo.trtllm_serve.command import TrtllmServe, trtllm_serve_command
+from triton_repo.trtllm_serve.command import QUIET, TrtllmServe, trtllm_serve_command
 from triton_repo.trtllm_serve.settings import METRICS_PATH, missing_metrics, serving_yaml
 
 STORE = PurePosixPath("/srv/engines")
@@ -145,17 +145,19 @@ class Deployment(Record):
 
     @property
     def own_environment(self) -> dict[str, str]:
-        """What the server's container needs beside what the user says.
+        """What the server's container needs beside what the user says."""
+        return {} if self.server == "triton" else self.llm_environment
+
+    @property
+    def llm_environment(self) -> dict[str, str]:
+        """What a process that starts the ranks of the LLM API needs, whatever is in front of it.
 
         Open MPI 5, of 1.3.0rc27 and later, starts no rank where the host's name is longer than a buffer of
         PMIx, as names of pods are. Sources: NVIDIA/TensorRT-LLM, pull request 19019; llm-d/llm-d,
         guides/optimized-baseline/modelserver/gpu/trtllm/base/patch-trtllm.yaml @2267387c36c6.
         """
-        if self.server == "triton":
-            return {}
-        quiet = trtllm_serve_command(self.trtllm_serve(Path(self.engine_in_store))).environment
         # Over several nodes mpirun starts the ranks, and names its hosts.
-        return {**quiet, **({"PMIX_HOSTNAME": "trtllm-node"} if self.num_nodes == 1 else {})}
+        return {**QUIET, **({"PMIX_HOSTNAME": "trtllm-node"} if self.num_nodes == 1 else {})}
 
     @property
     def open_ports(self) -> tuple[tuple[str, int], ...]:

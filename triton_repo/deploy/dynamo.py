@@ -135,6 +135,11 @@ def worker_words(deployment: Deployment, group: Group) -> list[str]:
     return words
 
 
+def worker_environment(deployment: Deployment) -> dict[str, str]:
+    """What a worker's container needs beside what the user says: what the LLM API does."""
+    return {} if deployment.runtime == "tensorrt" else deployment.llm_environment
+
+
 def router_of(deployment: Deployment) -> str:
     """How the front chooses a worker."""
     return deployment.options.router_mode or "round-robin"

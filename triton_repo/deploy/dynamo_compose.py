@@ -14,7 +14,15 @@ from tpforge.errors import UsageError
 from tpforge.units import counted
 from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
-from triton_repo.deploy.compose import MEMLOCK, config_mount, engine_mount, mounted_labels, prepare_service
+from triton_repo.deploy.compose import (
+    CONFINED,
+    MEMLOCK,
+    config_mount,
+    engine_mount,
+    engine_volumes,
+    mounted_labels,
+    prepare_service,
+)
 from triton_repo.deploy.deployment import CONFIG, HOME, Deployment
 from triton_repo.deploy.dynamo import (
     GRPC_METRICS,
@@ -23,6 +31,7 @@ from triton_repo.deploy.dynamo import (
     front_words,
     groups_of,
     refuse_workers,
+    worker_environment,
     worker_words,
 )
 
@@ -87,7 +96,7 @@ def _compose(deployment: Deployment, mounted: dict[str, str]) -> dict[str, Any]:
     return {
         "name": deployment.name,
         "services": services,
-        "volumes": {"state": {}, "store": {}, "discovery": discovery},
+        "volumes": {**engine_volumes(deployment), "discovery": discovery},
     }
 
 
@@ -134,7 +143,7 @@ def _worker(deployment: Deployment, group: Group, *, own: list[str], every: list
     environment = {
         **_environment(deployment),
         "DYN_SYSTEM_PORT": str(SYSTEM_PORT),
-        "TRTLLM_NO_USAGE_STATS": "1",
+        **worker_environment(deployment),
         **({"CUDA_VISIBLE_DEVICES": ",".join(own)} if is_apart else {}),
         **{name: value.replace("$", "$$") for name, value in deployment.options.environment},
     }
@@ -167,8 +176,7 @@ def _container(deployment: Deployment, command: list[str]) -> Service:
             {"type": "volume", "source": "discovery", "target": DISCOVERY},
             config_mount(),
         ],
-        "security_opt": ["no-new-privileges:true"],
-        "cap_drop": ["ALL"],
+        **CONFINED,
         "stop_grace_period": f"{deployment.stop_s}s",
         "restart": "unless-stopped",
     }

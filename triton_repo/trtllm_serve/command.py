@@ -18,8 +18,8 @@ MODEL, CONFIG = "model", "llm.yaml"
 """The checkpoint and the settings in an engine folder of runtime pytorch."""
 _NAMED_SINCE = (1, 3)
 """From when on --served_model_name and --grpc are known; before, the name is that of the model's folder."""
-_QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
-"""trtllm-serve reports its use over the network unless it is told not to."""
+QUIET = {"TRTLLM_NO_USAGE_STATS": "1"}
+"""trtllm-serve and Dynamo's workers, which run the LLM API, report its use unless they are told not to."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def trtllm_serve_command(asked: TrtllmServe) -> LaunchCommand:
     words += ["--extra_llm_api_options", str(asked.config or asked.engine / CONFIG)]
     words += ["--served_model_name", asked.name] if _takes_name(asked.version) else []
     words += ["--grpc"] if asked.grpc else []
-    return LaunchCommand(tuple(words), dict(_QUIET))
+    return LaunchCommand(tuple(words), dict(QUIET))
 
 
 def has_grpc(version: str) -> bool:

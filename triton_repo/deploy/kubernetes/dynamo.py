@@ -7,6 +7,7 @@ Sources: ai-dynamo/dynamo, deploy/operator/api/v1beta1 (the kind), internal/dyna
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from tpforge.yaml_text import to_documents, to_yaml
@@ -19,6 +20,7 @@ from triton_repo.deploy.dynamo import (
     front_words,
     groups_of,
     refuse_workers,
+    worker_environment,
     worker_words,
 )
 from triton_repo.deploy.kubernetes import names, objects, pods
@@ -79,7 +81,7 @@ def _front(deployment: Deployment) -> Object:
         ask = {"httpGet": {"path": "/metrics", "port": GRPC_METRICS}, "periodSeconds": 10}
         probes = dict.fromkeys(("startupProbe", "readinessProbe", "livenessProbe"), ask)
         probes["startupProbe"] = {**ask, "failureThreshold": 30}
-    spec = _pod_spec(deployment, front_words(deployment))
+    spec = _pod_spec(deployment, front_words(deployment), environment={})
     container = spec["containers"][0]
     # It reads the tokenizer and the chat template beside the weights, once a worker has brought them.
     container["volumeMounts"] = [one for one in container["volumeMounts"] if one["name"] in ("store", "tmp")]
@@ -111,7 +113,9 @@ def _workers(deployment: Deployment, group: Group) -> Object:
         "sharedMemorySize": f"{deployment.shm_gib}Gi",
         "podTemplate": {
             "metadata": metadata,
-            "spec": _pod_spec(deployment, worker_words(deployment, group)),
+            "spec": _pod_spec(
+                deployment, worker_words(deployment, group), environment=worker_environment(deployment)
+            ),
         },
     }
 
@@ -130,13 +134,19 @@ def _rolling(deployment: Deployment) -> dict[str, str]:
     }
 
 
-def _pod_spec(deployment: Deployment, command: list[str]) -> Object:
+def _pod_spec(deployment: Deployment, command: list[str], *, environment: Mapping[str, str]) -> Object:
     """The pod of the other targets as Dynamo's operator takes it: its container is `main`.
 
     The operator's own service account finds the other pods, so that none is named here; ports and probes
     are the operator's.
     """
-    spec = pods.pod(deployment, server={"name": "main", "command": command[:1], "args": command[1:]})
+    server = {
+        "name": "main",
+        "command": command[:1],
+        "args": command[1:],
+        "env": pods.named_values(environment),
+    }
+    spec = pods.pod(deployment, server=server)
     for name in ("serviceAccountName", "automountServiceAccountToken"):
         spec.pop(name)
     spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "shm"]

@@ -168,3 +168,20 @@ def test_the_command_says_why_dynamo_cannot_run_an_engine(
     asked = ["deploy", str(engine), "--target", "dynamo", "--engine-url", "s3://a/b", "--any-digest"]
     assert main([*asked, "--router-mode", "kv", "--prefill-workers", "1", "--decode-workers", "2"]) == 2
     assert "tpforge serve --openai" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted"),
+    [
+        ("llama70b-dynamo", {"TRTLLM_NO_USAGE_STATS", "PMIX_HOSTNAME"}),
+        ("deepseek-v32-dynamo", {"TRTLLM_NO_USAGE_STATS"}),  # mpirun names the hosts of several nodes.
+        ("llama8b-dynamo", set()),
+    ],
+)
+def test_workers_of_the_llm_api_report_nothing_and_start_under_the_long_name_of_a_pod(
+    case: str, wanted: set[str]
+) -> None:
+    for name, component in components(case).items():
+        given = {one["name"] for one in container(component)["env"]}
+        own = given & {"TRTLLM_NO_USAGE_STATS", "PMIX_HOSTNAME"}
+        assert own == (set() if name == "Frontend" else wanted), name
