@@ -120,7 +120,7 @@ def load_text(plan: Plan) -> str:
         return f"{load.requests_per_second:g} requests/s"
     if load.concurrency is not None:
         return f"{counted(load.concurrency, 'request')} at once"
-    count = plan.chosen.speed.batch * plan.chosen.replicas
+    count = plan.chosen.num_running
     running = "one request at once" if count == 1 else f"{count} requests at once"
     if ask.states_load:
         return f"{running}: the most within the limits, or that fit"
@@ -171,7 +171,7 @@ def band_text(option: Option) -> str:
     band = option.band
     if band is None:
         return "no band"
-    low, high = option.tokens_per_second * band.low, option.tokens_per_second * band.high
+    low, high = option.tokens_between
     return f"{low:.0f} to {high:.0f}: {basis_text(band)}"
 
 
@@ -262,14 +262,13 @@ def undecided_text(plan: Plan) -> str:
 
 def option_cells(option: Option) -> tuple[str, ...]:
     """An option as the texts under OPTION_HEADER."""
-    speed, band = option.speed, option.band
-    assert speed is not None and band is not None
-    tokens = option.tokens_per_second
+    speed, (low, high) = option.speed, option.tokens_between
+    assert speed is not None
     return (
         option.label,
         str(option.num_gpus),
-        f"{tokens:.0f}",
-        f"{tokens * band.low:.0f}-{tokens * band.high:.0f}",
+        f"{option.tokens_per_second:.0f}",
+        f"{low:.0f}-{high:.0f}",
         f"{option.tokens_per_gpu:.0f}",
         f"{speed.batch}",
         f"{speed.ttft_ms / option.scale:.0f} ms",

@@ -101,13 +101,13 @@ def _trade(plan: Plan) -> str:
 
 
 def _point(option: Option) -> Point:
-    assert option.speed is not None and option.band is not None
-    tokens = option.tokens_per_gpu
+    assert option.speed is not None
+    low, high = option.tokens_between
     return Point(
         option.speed.tpot_ms / option.scale,
-        tokens,
-        low=tokens * option.band.low,
-        high=tokens * option.band.high,
+        option.tokens_per_gpu,
+        low=low / option.num_gpus,
+        high=high / option.num_gpus,
         label=option.label,
     )
 
@@ -146,8 +146,8 @@ def _scaling(plan: Plan) -> str:
     for precision, options in _curve(plan):
         points = []
         for one in options:
-            assert one.band is not None
-            tokens = one.tokens_per_second / one.replicas
+            assert one.band is not None and one.speed is not None
+            tokens = one.scale * one.speed.tokens_per_second
             points.append(
                 Point(
                     one.mapping.tp_size,

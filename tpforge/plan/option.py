@@ -66,7 +66,10 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Option:
-    """`replicas` equal engines on a cluster. What could not be computed for a rejected one is None."""
+    """`replicas` equal engines on a cluster. What could not be computed for a rejected one is None.
+
+    `load` is what all of them together get; None: more than can run.
+    """
 
     model: str
     cluster: Cluster
@@ -85,6 +88,7 @@ class Option:
     price: float | None = None
     notes: tuple[str, ...] = ()
     attention_dp: bool = False
+    load: Load | None = None
     engine: Engine | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -108,9 +112,33 @@ class Option:
         return f"{sizes}{times} {self.precision}, KV {self.kv_dtype}"
 
     @property
+    def num_running(self) -> int:
+        """Requests at once of all replicas: no more than there are. 0 when rejected before it was known."""
+        held = self.replicas * self.speed.batch if self.speed else 0
+        asked = None if self.load is None else self.load.concurrency
+        return held if asked is None else min(held, asked)
+
+    @property
     def tokens_per_second(self) -> float:
-        """Output tokens a second of all replicas; 0 when rejected before it was known."""
-        return self.scale * self.replicas * self.speed.tokens_per_second if self.speed else 0.0
+        """Output tokens a second of all replicas, no more than a stated rate asks for; 0 when rejected
+        before it was known.
+        """
+        if self.speed is None:
+            return 0.0
+        able = self.scale * self.num_running * self.speed.tokens_per_second / self.speed.batch
+        if self.load is None or self.load.requests_per_second is None:
+            return able
+        return min(able, self.load.requests_per_second * self.load.output_tokens)
+
+    @property
+    def tokens_between(self) -> tuple[float, float]:
+        """Where 8 of 10 measurements of `tokens_per_second` would lie; what a rate asks for is the most."""
+        if self.band is None:
+            return self.tokens_per_second, self.tokens_per_second
+        low, high = (self.tokens_per_second * share for share in (self.band.low, self.band.high))
+        if self.load is None or self.load.requests_per_second is None:
+            return low, high
+        return low, min(high, self.load.requests_per_second * self.load.output_tokens)
 
     @property
     def tokens_per_gpu(self) -> float:

@@ -63,6 +63,7 @@ def _options(
             price=ask.price,
             notes=blueprint.notes,
             attention_dp=attention_dp,
+            load=ask.load,
         )
         try:
             shapes = _shapes(blueprint, mapping=mapping, pad=ask.pad, attention_dp=attention_dp)

@@ -52,6 +52,8 @@ class MemoryRecord(Record):
 class SpeedRecord(Record):
     """Estimates of all replicas together, but for `batch`, `ttft_ms` and `tpot_ms`, which are of one.
 
+    `requests` run at once, no more than a stated number; tokens/s are no more than a stated rate asks for.
+
     8 of 10 measurements of groups held out lay between `low` and `high` tokens/s; `band_rows` is how many
     rows there were, 0 for an assumed band. `ttft_*` and `tpot_*` are the same of the times.
     """
@@ -62,6 +64,7 @@ class SpeedRecord(Record):
     band_kind: str
     band_rows: int
     tokens_per_second_per_gpu: float
+    requests: int | None = None
     batch: int
     batch_limit: str
     ttft_ms: float
@@ -280,14 +283,15 @@ def _speed(option: Option) -> SpeedRecord | None:
     if speed is None or band is None or first is None or later is None:
         return None
     ttft, tpot = speed.ttft_ms / option.scale, speed.tpot_ms / option.scale
-    tokens = option.tokens_per_second
+    tokens, (low, high) = option.tokens_per_second, option.tokens_between
     return SpeedRecord(
         tokens_per_second=round(tokens, 1),
-        low=round(tokens * band.low, 1),
-        high=round(tokens * band.high, 1),
+        low=round(low, 1),
+        high=round(high, 1),
         band_kind=band.kind,
         band_rows=band.rows,
         tokens_per_second_per_gpu=round(option.tokens_per_gpu, 1),
+        requests=option.num_running,
         batch=speed.batch,
         batch_limit=speed.limit,
         ttft_ms=round(ttft, 1),

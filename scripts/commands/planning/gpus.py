@@ -111,13 +111,13 @@ def _text(picks: tuple[Pick, ...], *, currency: str) -> str:
         option = pick.option
         if option is None or option.speed is None or option.band is None:
             continue
-        tokens, price, cost = option.tokens_per_second, pick.price_per_hour, option.cost_per_million
+        (low, high), price, cost = option.tokens_between, pick.price_per_hour, option.cost_per_million
         rows.append(
             (
                 f"{option.num_gpus} x {pick.gpu.name}",
                 option.label,
-                f"{tokens:.0f}",
-                f"{tokens * option.band.low:.0f}-{tokens * option.band.high:.0f}",
+                f"{option.tokens_per_second:.0f}",
+                f"{low:.0f}-{high:.0f}",
                 f"{option.tokens_per_gpu:.0f}",
                 f"{option.speed.tpot_ms / option.scale:.1f} ms",
                 "-" if price is None else f"{price:.2f}",
