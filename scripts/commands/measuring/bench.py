@@ -29,7 +29,9 @@ def _load() -> Decorator:
             "--concurrency", metavar="N,N,...", help="Closed loop: users that each wait.  [default: 1]"
         ),
         click.option("--rate", metavar="R,R,...", help="Open loop: requests a second, whatever happens."),
-        click.option("--constant", is_flag=True, help="Equal gaps with --rate, instead of Poisson's."),
+        click.option(
+            "--constant", is_flag=True, help="With --rate: equal gaps between requests, instead of Poisson's."
+        ),
         click.option("--trace", type=_FILE, metavar="FILE", help="Open loop: recorded times, JSONL."),
         click.option(
             "--prompts",
@@ -39,14 +41,19 @@ def _load() -> Decorator:
         ),
         click.option("--isl", type=SIZE, help="Make prompts of so many tokens instead."),
         click.option("--osl", type=SIZE, help="Ask for answers of exactly so many tokens."),
-        click.option("--max-tokens", type=SIZE, help="Bound answers.  [default: the prompt's]"),
+        click.option("--max-tokens", type=SIZE, help="Most tokens of an answer.  [default: the prompt's]"),
         click.option(
             "--chat-template/--no-chat-template",
             default=None,
             help="Put prompts into the engine's chat template.  [default: where it has one, but for --isl, "
             "--trace and --api openai]",
         ),
-        click.option("--stream/--no-stream", default=True, show_default=True, help="By token, or whole."),
+        click.option(
+            "--stream/--no-stream",
+            default=True,
+            show_default=True,
+            help="Ask for answers in pieces, or whole.",
+        ),
         click.option(
             "--sampling",
             multiple=True,
@@ -72,7 +79,7 @@ def _extent() -> Decorator:
             help="Seconds before that which are not counted.",
         ),
         click.option("--repeats", type=SIZE, default=3, show_default=True, help="Repeats of every level."),
-        click.option("--seed", type=COUNT, default=0, show_default=True, help="Of all that is random."),
+        click.option("--seed", type=COUNT, default=0, show_default=True, help="Seed of all that is random."),
         click.option(
             "--warm/--no-warm",
             default=None,

@@ -44,9 +44,9 @@ def _gate(name: str, help_text: str) -> Decorator:
 @PRIMARY
 @_gate("throughput-drop", "Fail when throughput is lower by more.")
 @_gate("p95-increase", "Fail when a p95 latency is higher by more.")
-@_gate("error-increase", "Fail when more requests fail by more (points).")
-@_gate("memory-increase", "Fail when the fullest GPU uses more by more.")
-@_gate("cost-increase", "Fail when a million tokens cost more by more.")
+@_gate("error-increase", "Fail when the share of failed requests is higher by more (points).")
+@_gate("memory-increase", "Fail when the memory of the fullest GPU is higher by more.")
+@_gate("cost-increase", "Fail when the cost of a million tokens is higher by more.")
 @_gate("quality-drop", "Fail when quality is worse by more (points).")
 @JSON
 @DEBUG

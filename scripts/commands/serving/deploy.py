@@ -26,55 +26,89 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo
 @click.option("--image", help="The server's image.  [default: the container of the engine's release]")
 @click.option("--tools-image", help="The image with tpforge.  [default: tpforge:VERSION]")
 @click.option("--namespace", default="default", show_default=True, help="Kubernetes: the namespace.")
-@click.option("--replicas", type=SIZE, default=1, show_default=True, help="Kubernetes: how many.")
-@click.option("--max-replicas", type=SIZE, default=4, show_default=True, help="Of the autoscaler.")
+@click.option(
+    "--replicas", type=SIZE, default=1, show_default=True, help="Servers of the engine; Dynamo: workers."
+)
+@click.option(
+    "--max-replicas",
+    type=SIZE,
+    default=4,
+    show_default=True,
+    help="Kubernetes: the most that the autoscaler starts.",
+)
 @click.option("--gpus-per-node", type=SIZE, default=8, show_default=True, help="GPUs of a node.")
-@click.option("--gpu-product", metavar="LABEL", help="Kubernetes: nvidia.com/gpu.product of the nodes.")
+@click.option(
+    "--gpu-product",
+    metavar="LABEL",
+    help="Kubernetes: nodes with this nvidia.com/gpu.product.  [default: the GPU of the build]",
+)
 @click.option("--topology-key", metavar="LABEL", help="multi-node: the domain that a group must share.")
 @click.option(
     "--load-timeout",
     type=SIZE,
     metavar="SECONDS",
-    help="For a start.  [default: 120, 1 for each 250 MB, and 300 for TensorRT-LLM]",
+    help="Seconds that a start may take.  [default: 120, 1 for each 250 MB, and 300 for TensorRT-LLM]",
 )
 @click.option(
     "--grace",
     type=click.IntRange(0, 86400),
     metavar="SECONDS",
-    help="For requests in flight at the end.  [default: the longest request at 25 tokens/s, 30 to 600]",
+    help="Seconds that requests in flight may go on at the end.  "
+    "[default: the longest request at 25 tokens/s, 30 to 600]",
 )
 @click.option(
     "--monitor-label",
     "monitor_labels",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Kubernetes: by which Prometheus finds monitors and rules, as release=prometheus.",
+    help="Kubernetes: label by which Prometheus finds monitors and rules, such as release=prometheus.",
 )
 @click.option(
     "--monitor-namespace",
     metavar="NAME",
-    help="Kubernetes: of Prometheus, which trtllm-serve's port lets in.  [default: monitoring]",
+    help="Kubernetes: namespace of Prometheus, which trtllm-serve's port lets in.  [default: monitoring]",
 )
 @click.option(
-    "--surge", type=click.IntRange(min=0), default=1, show_default=True, help="Pods a rollout adds."
+    "--surge", type=click.IntRange(min=0), default=1, show_default=True, help="Pods that a rollout may add."
 )
-@click.option("--priority-class", metavar="NAME", help="Kubernetes: of the pods.")
-@click.option("--runtime-class", metavar="NAME", help="Kubernetes: of the pods, as nvidia.")
-@click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="Kubernetes: for images.")
-@click.option("--toleration", "tolerations", multiple=True, metavar="TAINT", help="KEY[=VALUE][:EFFECT].")
-@click.option("--spread", metavar="LABEL", help="Kubernetes: over whose domains pods are spread.")
+@click.option("--priority-class", metavar="NAME", help="Kubernetes: priority class of the pods.")
 @click.option(
-    "--annotation", "annotations", multiple=True, metavar="NAME=VALUE", help="Kubernetes: of the pods."
+    "--runtime-class", metavar="NAME", help="Kubernetes: runtime class of the pods, such as nvidia."
+)
+@click.option(
+    "--pull-secret",
+    "pull_secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Kubernetes: secret for pulling images; may be repeated.",
+)
+@click.option(
+    "--toleration",
+    "tolerations",
+    multiple=True,
+    metavar="TAINT",
+    help="Kubernetes: KEY[=VALUE][:EFFECT] that the pods tolerate; may be repeated.",
+)
+@click.option("--spread", metavar="LABEL", help="Kubernetes: label over whose domains pods are spread.")
+@click.option(
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Kubernetes: annotation of the pods; may be repeated.",
 )
 @click.option(
     "--guaranteed",
     is_flag=True,
-    help="Kubernetes: limits that are the requests (QoS Guaranteed).",
+    help="Kubernetes: limits equal to requests (QoS class Guaranteed).",
 )
 @click.option("--queue", metavar="NAME", help="Kueue: the local queue that admits the pods.")
 @click.option("--queue-topology", metavar="LABEL", help="Kueue: the domain in which pods are placed.")
 @click.option(
-    "--allow-from", multiple=True, metavar="CIDR", help="Kubernetes: clients outside the namespace."
+    "--allow-from",
+    multiple=True,
+    metavar="CIDR",
+    help="Kubernetes: addresses of clients outside the namespace; may be repeated.",
 )
 @click.option(
     "--gateway",
@@ -82,13 +116,21 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo
     help="kubernetes: the Gateway that chooses pods of trtllm-serve by an endpoint picker.",
 )
 @click.option(
-    "--rdma", metavar="RESOURCE", help="multi-node: the fabric's devices, as rdma/hca_shared_devices_a."
+    "--rdma",
+    metavar="RESOURCE",
+    help="multi-node: resource of the fabric's devices, such as rdma/hca_shared_devices_a.",
 )
-@click.option("--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: of these a pod.")
-@click.option("--compute-domain", is_flag=True, help="multi-node: NVLink over nodes, as of GB200 NVL72.")
-@click.option("--host-network", is_flag=True, help="multi-node: the nodes' own network.")
 @click.option(
-    "--env", "environment", multiple=True, metavar="NAME=VALUE", help="For the ranks, as NCCL_DEBUG=INFO."
+    "--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: how many of these a pod has."
+)
+@click.option("--compute-domain", is_flag=True, help="multi-node: NVLink between nodes, as in GB200 NVL72.")
+@click.option("--host-network", is_flag=True, help="multi-node: use the nodes' own network.")
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Environment variable of the ranks, such as NCCL_DEBUG=INFO; may be repeated.",
 )
 @click.option(
     "--router-mode",
@@ -96,18 +138,20 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo
     help="dynamo: how its front chooses a worker.  [default: round-robin]",
 )
 @click.option("--prefill-workers", type=SIZE, help="dynamo: workers that compute prompts only.")
-@click.option("--decode-workers", type=SIZE, help="dynamo: workers that answer, beside those.")
+@click.option("--decode-workers", type=SIZE, help="dynamo: workers that generate answers only.")
 @click.option(
     "--plan",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="As many replicas as `tpforge plan --json` says; dynamo: as many workers, apart too.",
+    help="Take the number of replicas, or of Dynamo's workers, from what `tpforge plan --json` printed.",
 )
-@click.option("--storage-class", metavar="NAME", help="Kubernetes: of the claim that holds engines.")
+@click.option(
+    "--storage-class", metavar="NAME", help="Kubernetes: storage class of the claim that holds engines."
+)
 @click.option("--partition", help="Slurm: the partition.")
 @click.option("--account", help="Slurm: the account that pays.")
 @click.option("--qos", help="Slurm: the quality of service.")
-@click.option("--time-limit", default="24:00:00", show_default=True, help="Slurm: of the job.")
+@click.option("--time-limit", default="24:00:00", show_default=True, help="Slurm: time limit of the job.")
 @click.option(
     "--container",
     type=click.Choice(["pyxis", "modules"]),

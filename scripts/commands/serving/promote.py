@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +25,19 @@ def _cluster() -> Decorator:
     """What a promotion on a cluster needs."""
     return together(
         click.option(
-            "--namespace", default="default", show_default=True, help="kubernetes: of Service and releases."
+            "--namespace",
+            default="default",
+            show_default=True,
+            help="kubernetes: namespace of the Service and of both releases.",
         ),
-        click.option("--context", metavar="NAME", help="kubernetes: of kubectl.  [default: the current one]"),
+        click.option(
+            "--context", metavar="NAME", help="kubernetes: context of kubectl.  [default: the current one]"
+        ),
         click.option("--service", metavar="NAME", help="kubernetes: the Service that clients use."),
-        click.option("--active", metavar="RELEASE", help="kubernetes: what it selects now; the fallback."),
-        click.option("--candidate", metavar="RELEASE", help="kubernetes: what it shall select."),
+        click.option(
+            "--active", metavar="RELEASE", help="kubernetes: the release that it selects now; the fallback."
+        ),
+        click.option("--candidate", metavar="RELEASE", help="kubernetes: the release that it is to select."),
         click.option(
             "--candidate-url", metavar=_URL, help="gRPC of the candidate.  [default: kubectl port-forward]"
         ),
@@ -54,7 +60,7 @@ def _cluster() -> Decorator:
     help="Servers of this machine behind a router, or releases on a cluster behind a Service.",
 )
 @click.option(
-    "--port", type=click.IntRange(1024, 65535), default=8100, show_default=True, help="Of the router."
+    "--port", type=click.IntRange(1024, 65535), default=8100, show_default=True, help="Port of the router."
 )
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all of them."
@@ -67,15 +73,17 @@ def _cluster() -> Decorator:
     help="Go back to the fallback of this decision.json, after proving its hashes.",
 )
 @_cluster()
-@click.option("--requests", "num_requests", type=SIZE, default=40, show_default=True, help="Of the canary.")
+@click.option(
+    "--requests", "num_requests", type=SIZE, default=40, show_default=True, help="Requests of the canary."
+)
 @click.option("--clients", type=SIZE, default=4, show_default=True, help="Canary requests at a time.")
-@click.option("--max-p95-ms", type=Amount(min=0), help="Most p95 of the candidate's request latency.")
+@click.option("--max-p95-ms", type=Amount(min=0), help="Highest p95 of the candidate's request latency.")
 @click.option(
     "--max-p95-ratio",
     type=Amount(min=0),
     default=1.5,
     show_default=True,
-    help="Without --max-p95-ms: most p95 as a multiple of the fallback's.",
+    help="Without --max-p95-ms: highest p95 as a multiple of the fallback's.",
 )
 @connection_options()
 @click.option("--tls-name", metavar="NAME", help="The name in the certificate, if not the host's.")
@@ -125,38 +133,35 @@ def _stop(output: Output) -> None:
 def _promote_local(
     engine: str | None, connection: Connection, output: Output, values: dict[str, Any]
 ) -> None:
-    from engines.recorded_engine import find_recorded
-    from scripts.flows.promote import backend_of
-    from triton_repo.promote.promotion import ROUTER_FOLDER, RouterSwitch, promote
-    from triton_repo.promote.router import Router
+    from scripts.flows.promote import Reached, plan_promotion
+    from triton_repo.promote.promotion import promote
 
     if engine is None:
         raise UsageError("give the ENGINE to promote, or --stop-router")
     unwanted = [f"--{name.replace('_', '-')}" for name in (*_CLUSTER, "context") if values[name] is not None]
     if unwanted:
         raise UsageError(f"{', '.join(unwanted)}: for --target kubernetes only")
-    router = Router(ROUTER_FOLDER)
-    route = router.route if router.state is not None else None
-    back = values["fallback"] or (route.engine if route else None)
-    if values["decision"] is not None:
-        back = str(find_recorded(values["decision"], given=values["fallback"]).engine)
-    reached = partial(backend_of, tls=connection.tls, headers=connection.headers)
-    candidate = reached(engine)
-    fallback = reached(back) if back else None
-    if fallback is not None and fallback.url == candidate.url:
-        raise UsageError(f"{engine}: is the fallback itself; name another with --fallback")
-    switch = RouterSwitch(router, values["host"], values["port"])
-    switch.refuse_exposed(candidate, *((fallback,) if fallback else ()))
+    planned = plan_promotion(
+        engine,
+        fallback=values["fallback"],
+        decision=values["decision"],
+        listen=(values["host"], values["port"]),
+        reached=Reached(connection.tls, connection.headers),
+    )
+    candidate, fallback = planned.candidate, planned.fallback.engine if planned.fallback else None
     if values["dry_run"]:
-        active = route.engine if route else "none"
-        output.result(f"active    {active}\ncandidate {candidate.engine} ({candidate.url})")
-        output.result(f"fallback  {fallback.engine if fallback else 'none'}")
-        output.record("promotion", {"dry_run": True, "candidate": candidate.engine, "fallback": back})
+        output.result(f"active    {planned.active or 'none'}\ncandidate {candidate.engine} ({candidate.url})")
+        output.result(f"fallback  {fallback or 'none'}")
+        output.record("promotion", {"dry_run": True, "candidate": candidate.engine, "fallback": fallback})
         return
     promotion = promote(
-        switch, candidate, fallback, options=_limits(connection, values), progress=output.progress
+        planned.switch,
+        candidate,
+        planned.fallback,
+        options=_limits(connection, values),
+        progress=output.progress,
     )
-    status = router.status()
+    status = planned.switch.router.status()
     _show(promotion, f"{promotion.candidate} ({status.active.target})", "the router", output, values)
     output.record("promotion", {**asdict(promotion), "router": status.model_dump(mode="json")})
 

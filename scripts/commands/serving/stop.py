@@ -17,7 +17,8 @@ from tpforge.errors import UsageError
 def command(engine: str | None, every: bool, as_json: bool) -> None:
     """Stop a server that `serve --detach` started.
 
-    ENGINE says whose; without it the only one that runs. Requests in flight may finish, for a few seconds.
+    ENGINE says whose; without it the only one that runs. Requests in flight may finish
+    within the time that `serve --drain` gave them, 30 s by default.
     """
     from scripts.flows import serve
 
