@@ -50,8 +50,8 @@ LISTED_NOWHERE = ("Ministral3ForCausalLM", "Olmo2ForCausalLM", "FalconH1ForCausa
 @pytest.fixture
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     model = write_tiny_llama(tmp_path / "model")
-    config = json.loads((model / "config.json").read_text()) | {"architectures": [request.param]}
-    del config["model_type"]
+    named = {"architectures": [request.param], "model_type": "a_type_of_its_own"}
+    config = json.loads((model / "config.json").read_text()) | named
     config |= {"num_experts": 4, "num_experts_per_tok": 2} if "Moe" in request.param else {}
     (model / "config.json").write_text(json.dumps(config))
     save_file({"model.embed_tokens.weight": torch.zeros(320, 64)}, model / "model.safetensors")

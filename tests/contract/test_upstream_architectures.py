@@ -95,7 +95,7 @@ def generating() -> list[str]:
 @pytest.mark.parametrize("name", generating())
 def test_the_advice_to_describe_it_leads_to_an_engine_of_the_first_release(name: str, tmp_path: Path) -> None:
     model = write_hollow_checkpoint(tmp_path / "model", {**LLAMA, "architectures": ["LlamaForCausalLM"]})
-    (model / "config.json").write_text(json.dumps({**LLAMA, "architectures": [name]}))
+    (model / "config.json").write_text(json.dumps({**LLAMA, "architectures": [name], "model_type": "own"}))
     (tmp_path / "sizes.toml").write_text('like = "LlamaForCausalLM"\n')
     release = find_release(support_of(name).first)
     found = open_llm_model(str(model), release=release, describe=tmp_path / "sizes.toml")

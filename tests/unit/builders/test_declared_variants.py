@@ -102,7 +102,8 @@ def test_the_full_layers_of_gemma_4_are_read_as_either_version_spells_them(
     num_parameters = sum(one.numel() for one in load_file(folder / "model.safetensors").values())
     config = json.loads((folder / "config.json").read_text())
     assert "per_layer_config" in config
-    for stated in (config, {"architectures": ["Gemma4ForCausalLM"], **GEMMA4, **KINDS[kind]}):
+    named = {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text"}
+    for stated in (config, {**named, **GEMMA4, **KINDS[kind]}):
         (folder / "config.json").write_text(json.dumps(stated))
         status, found = inspected(folder, capsys)
         assert (status, found["problems"]) == (0, [])
