@@ -9,6 +9,13 @@ from typing import Any
 import click
 
 from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, out_option
+from scripts.cli.options.targets import (
+    dynamo_options,
+    kubernetes_options,
+    multi_node_options,
+    pod_options,
+    slurm_options,
+)
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
 
@@ -25,24 +32,30 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo
 @click.option("--storage-uri", metavar="URI", help="kserve: where storage.sh's folder lies.")
 @click.option("--image", help="The server's image.  [default: the container of the engine's release]")
 @click.option("--tools-image", help="The image with tpforge.  [default: tpforge:VERSION]")
-@click.option("--namespace", default="default", show_default=True, help="Kubernetes: the namespace.")
 @click.option(
     "--replicas", type=SIZE, default=1, show_default=True, help="Servers of the engine; Dynamo: workers."
 )
 @click.option(
-    "--max-replicas",
-    type=SIZE,
-    default=4,
-    show_default=True,
-    help="Kubernetes: the most that the autoscaler starts.",
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take the number of replicas, or of Dynamo's workers, from what `tpforge plan --json` printed.",
 )
 @click.option("--gpus-per-node", type=SIZE, default=8, show_default=True, help="GPUs of a node.")
 @click.option(
-    "--gpu-product",
-    metavar="LABEL",
-    help="Kubernetes: nodes with this nvidia.com/gpu.product.  [default: the GPU of the build]",
+    "--port-base",
+    type=click.IntRange(1024, 65533),
+    default=8000,
+    show_default=True,
+    help="HTTP port; gRPC is the next one, metrics the one after.",
 )
-@click.option("--topology-key", metavar="LABEL", help="multi-node: the domain that a group must share.")
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Environment variable of the ranks, such as NCCL_DEBUG=INFO; may be repeated.",
+)
 @click.option(
     "--load-timeout",
     type=SIZE,
@@ -56,117 +69,11 @@ TARGET_NAMES = ("compose", "kubernetes", "helm", "multi-node", "dynamo", "dynamo
     help="Seconds that requests in flight may go on at the end.  "
     "[default: the longest request at 25 tokens/s, 30 to 600]",
 )
-@click.option(
-    "--monitor-label",
-    "monitor_labels",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Kubernetes: label by which Prometheus finds monitors and rules, such as release=prometheus.",
-)
-@click.option(
-    "--monitor-namespace",
-    metavar="NAME",
-    help="Kubernetes: namespace of Prometheus, which trtllm-serve's port lets in.  [default: monitoring]",
-)
-@click.option(
-    "--surge", type=click.IntRange(min=0), default=1, show_default=True, help="Pods that a rollout may add."
-)
-@click.option("--priority-class", metavar="NAME", help="Kubernetes: priority class of the pods.")
-@click.option(
-    "--runtime-class", metavar="NAME", help="Kubernetes: runtime class of the pods, such as nvidia."
-)
-@click.option(
-    "--pull-secret",
-    "pull_secrets",
-    multiple=True,
-    metavar="NAME",
-    help="Kubernetes: secret for pulling images; may be repeated.",
-)
-@click.option(
-    "--toleration",
-    "tolerations",
-    multiple=True,
-    metavar="TAINT",
-    help="Kubernetes: KEY[=VALUE][:EFFECT] that the pods tolerate; may be repeated.",
-)
-@click.option("--spread", metavar="LABEL", help="Kubernetes: label over whose domains pods are spread.")
-@click.option(
-    "--annotation",
-    "annotations",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Kubernetes: annotation of the pods; may be repeated.",
-)
-@click.option(
-    "--guaranteed",
-    is_flag=True,
-    help="Kubernetes: limits equal to requests (QoS class Guaranteed).",
-)
-@click.option("--queue", metavar="NAME", help="Kueue: the local queue that admits the pods.")
-@click.option("--queue-topology", metavar="LABEL", help="Kueue: the domain in which pods are placed.")
-@click.option(
-    "--allow-from",
-    multiple=True,
-    metavar="CIDR",
-    help="Kubernetes: addresses of clients outside the namespace; may be repeated.",
-)
-@click.option(
-    "--gateway",
-    metavar="[NAMESPACE/]NAME",
-    help="kubernetes: the Gateway that chooses pods of trtllm-serve by an endpoint picker.",
-)
-@click.option(
-    "--rdma",
-    metavar="RESOURCE",
-    help="multi-node: resource of the fabric's devices, such as rdma/hca_shared_devices_a.",
-)
-@click.option(
-    "--rdma-count", type=SIZE, default=1, show_default=True, help="multi-node: how many of these a pod has."
-)
-@click.option("--compute-domain", is_flag=True, help="multi-node: NVLink between nodes, as in GB200 NVL72.")
-@click.option("--host-network", is_flag=True, help="multi-node: use the nodes' own network.")
-@click.option(
-    "--env",
-    "environment",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Environment variable of the ranks, such as NCCL_DEBUG=INFO; may be repeated.",
-)
-@click.option(
-    "--router-mode",
-    type=click.Choice(["round-robin", "random", "power-of-two", "least-loaded", "kv"]),
-    help="dynamo: how its front chooses a worker.  [default: round-robin]",
-)
-@click.option("--prefill-workers", type=SIZE, help="dynamo: workers that compute prompts only.")
-@click.option("--decode-workers", type=SIZE, help="dynamo: workers that generate answers only.")
-@click.option(
-    "--plan",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Take the number of replicas, or of Dynamo's workers, from what `tpforge plan --json` printed.",
-)
-@click.option(
-    "--storage-class", metavar="NAME", help="Kubernetes: storage class of the claim that holds engines."
-)
-@click.option("--partition", help="Slurm: the partition.")
-@click.option("--account", help="Slurm: the account that pays.")
-@click.option("--qos", help="Slurm: the quality of service.")
-@click.option("--time-limit", default="24:00:00", show_default=True, help="Slurm: time limit of the job.")
-@click.option(
-    "--container",
-    type=click.Choice(["pyxis", "modules"]),
-    default="pyxis",
-    show_default=True,
-    help="Slurm: the container by pyxis and enroot, or the site's modules.",
-)
-@click.option("--module", "modules", multiple=True, help="Slurm: a module to load; may be repeated.")
-@click.option(
-    "--port-base",
-    type=click.IntRange(1024, 65533),
-    default=8000,
-    show_default=True,
-    help="HTTP port; gRPC is the next one, metrics the one after.",
-)
+@kubernetes_options()
+@pod_options()
+@multi_node_options()
+@dynamo_options()
+@slurm_options()
 @click.option(
     "--apply", "apply_now", is_flag=True, help="Run docker compose, kubectl, helm or sbatch on them."
 )
