@@ -73,7 +73,7 @@ check: ready ## Lint, format, types, import rules
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-check-manifests: ready ## Run the tests that need Helm, kubectl, promtool and others; installs about 560 MB
+check-manifests: ready ## Run the tests that need Helm, kubectl, promtool and others; installs about 1 GB
 	@scripts/dev/check-manifests.sh $(ARGS)
 
 format: ready ## Format the code
