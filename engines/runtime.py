@@ -29,7 +29,7 @@ def find_misfits(
 
     `devices` are the GPUs that are to be used, `container` whether the release's container runs it.
     """
-    problems = [*_folder_problems(folder, manifest), *_gpu_problems(folder, manifest, host, devices)]
+    problems = [*_folder_problems(folder, manifest), *_gpu_problems(manifest, host, devices)]
     problems += _unreadable(folder, manifest)
     problems += _driver_problems(host, release) if container else _installed_problems(manifest, host, release)
     if not container and 0 < host.shm_free_bytes < _SHM_BYTES:
@@ -105,7 +105,7 @@ def _unreadable(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path}: this user may not read it; change its permissions"
 
 
-def _gpu_problems(folder: Path, manifest: Manifest, host: Host, devices: Sequence[int]) -> Iterator[str]:
+def _gpu_problems(manifest: Manifest, host: Host, devices: Sequence[int]) -> Iterator[str]:
     world = manifest.num_ranks
     if len(host.gpus) < world:
         yield f"GPUs: this host has {len(host.gpus)}, the engine needs {world}, one per rank"
@@ -122,12 +122,12 @@ def _gpu_problems(folder: Path, manifest: Manifest, host: Host, devices: Sequenc
                 f"GPU {gpu.index} ({gpu.name}): is SM {gpu.sm}, the engine was built for SM {built}; "
                 "build it again for this GPU (TensorRT-LLM 3031)"
             )
-    yield from _memory_problems(folder, manifest, chosen)
+    yield from _memory_problems(manifest, chosen)
 
 
-def _memory_problems(folder: Path, manifest: Manifest, chosen: Sequence[Gpu]) -> Iterator[str]:
+def _memory_problems(manifest: Manifest, chosen: Sequence[Gpu]) -> Iterator[str]:
     """The weights of a rank with the least overhead fit into what is free."""
-    weights = _rank_bytes(folder, manifest)
+    weights = _rank_bytes(manifest)
     needed = round(weights * _OVERHEAD)
     for gpu in chosen:
         if gpu.free_bytes < needed:
@@ -138,7 +138,7 @@ def _memory_problems(folder: Path, manifest: Manifest, chosen: Sequence[Gpu]) ->
             )
 
 
-def _rank_bytes(folder: Path, manifest: Manifest) -> int:
+def _rank_bytes(manifest: Manifest) -> int:
     """Bytes of the largest rank's weights."""
     world = manifest.mapping.world_size
     if manifest.runtime == "pytorch":

@@ -44,7 +44,7 @@ class Weights:
             elif (file := self._collect(SafetensorsFile, folder / name)) is not None:
                 self._files[name] = file
         self._place()
-        self._compare(folder, weight_map)
+        self._compare(weight_map)
         self.is_whole = bool(names) and len(self._files) == len(names)
 
     @property
@@ -77,7 +77,7 @@ class Weights:
                     self.problems.append(f"{tensor}: in {self._holder[tensor]} and in {file_name}")
                 self._holder.setdefault(tensor, file_name)
 
-    def _compare(self, folder: Path, weight_map: dict[str, str] | None) -> None:
+    def _compare(self, weight_map: dict[str, str] | None) -> None:
         """The index must name every tensor, in the file that holds it."""
         if weight_map is None:
             return

@@ -116,7 +116,7 @@ def _bench(
     if earlier is not None:
         facts = {"engine": engine, "environment": environment}
         refuse_different(earlier, _as_asked(earlier, asked, options).model_copy(update=facts))
-    measured = measure(target, asked.plan, recorder=_recorder(server, options), on_progress=on_progress)
+    measured = measure(target, asked.plan, recorder=_recorder(server), on_progress=on_progress)
     if not measured.levels and not measured.interrupted:
         raise UsageError("; ".join(measured.notes))
     if not measured.levels or (measured.interrupted and earlier is not None):
@@ -211,7 +211,7 @@ def _smg_target(
     return target, facts
 
 
-def _recorder(server: Server, options: BenchOptions) -> Any:
+def _recorder(server: Server) -> Any:
     from triton_repo.load.machine import is_local
     from triton_repo.load.telemetry import Recorder
 

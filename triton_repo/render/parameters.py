@@ -93,7 +93,7 @@ def parameter_texts(model: str, known: Mapping[str, Value], given: Mapping[str, 
 def _problems(full: Mapping[str, Value], given: Mapping[str, Value], manifest: Manifest) -> Iterator[str]:
     build = manifest.engine_build.arguments if manifest.engine_build else {}
     yield from _of_the_build(full, given, build)
-    yield from _of_decoding(full, given)
+    yield from _of_decoding(full)
     tokens, beams, length = (
         full["max_tokens_in_paged_kv_cache"],
         full["max_beam_width"],
@@ -132,7 +132,7 @@ def _of_the_build(
         yield "lora_prefetch_dir: the engine was built without lora_plugin"
 
 
-def _of_decoding(full: Mapping[str, Value], given: Mapping[str, Value]) -> Iterator[str]:
+def _of_decoding(full: Mapping[str, Value]) -> Iterator[str]:
     mode = full["decoding_mode"]
     lookahead = [name for name in full if name.startswith("lookahead_") and full[name] is not None]
     if lookahead and (len(lookahead) < 3 or mode != "lookahead"):
