@@ -58,6 +58,22 @@ def own_state() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unflushed() -> Iterator[None]:
+    """Nothing here outlives a loss of power, and a flush waits for what all workers wrote.
+
+    In which order files are flushed is seen by the tests of it, which put another `fsync` here.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", _check_descriptor)
+        yield
+
+
+def _check_descriptor(descriptor: int) -> None:
+    """As `fsync`, refuse one that is not open."""
+    os.fstat(descriptor)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One for each processor that is ours, and one more: servers are waited for while others compute."""
