@@ -25,6 +25,7 @@ from builders.conversion.planned import plan_of
 from builders.export import write_huggingface
 from builders.proof.verify import verify_shards
 from builders.sources.models import open_model
+from engines.parity.prompts import load_prompts
 from engines.quality import Baseline, compare_with, measure_baseline
 from engines.store import read_manifest
 from scripts.flows.build import build_engine
@@ -59,7 +60,9 @@ def main() -> None:
     out: Path = given.out
     model = _model(out)
     engine = _build(EngineRecipe(model=str(model)), out / "none")
-    baseline = measure_baseline(engine, read_manifest(engine), source_path=model, progress=_say)
+    manifest = read_manifest(engine)
+    prompts = load_prompts(engine / "tokenizer", manifest=manifest)
+    baseline = measure_baseline(engine, manifest, source_path=model, prompts=prompts, progress=_say)
     plain_s = _time(EngineRecipe(model=str(model)), out / "timed")
     print(
         head(

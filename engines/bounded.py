@@ -12,7 +12,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,8 +25,8 @@ MEMORY_BYTES = 512 << 20
 ANSWER_BYTES = 4 << 20
 
 
-def call_bounded(make: Callable[[], str], *, what: str) -> str:
-    """The text that `make` returns.
+def call_bounded(make: Callable[[], Sequence[str]], *, what: str) -> list[str]:
+    """The texts that `make` returns.
 
     Raises:
         InputRefused: it raised, or went beyond a bound.
@@ -45,10 +45,10 @@ def call_bounded(make: Callable[[], str], *, what: str) -> str:
     if not data.endswith(b"\n"):
         ended = os.waitstatus_to_exitcode(status)
         raise InputRefused(f"{what}: went beyond {_bounds()}, or broke off ({ended}); it is not rendered")
-    value: dict[str, str] = json.loads(data)
+    value = json.loads(data)
     if "error" in value:
         raise InputRefused(f"{what}: {value['error']}")
-    return value["text"]
+    return list(value["texts"])
 
 
 def _read(descriptor: int, what: str) -> bytes:
@@ -64,13 +64,14 @@ def _read(descriptor: int, what: str) -> bytes:
         data += chunk
 
 
-def _be_child(make: Callable[[], str], writing: int) -> NoReturn:
+def _be_child(make: Callable[[], Sequence[str]], writing: int) -> NoReturn:
     """Do the work and end, by no way of the parent's: its buffers and exit handlers are not this one's."""
     try:
         _limit()
-        value = {"text": make()}
-        if len(value["text"]) > ANSWER_BYTES:
-            value = {"error": f"gave {len(value['text'])} characters, expected at most {ANSWER_BYTES}"}
+        texts = list(make())
+        value: dict[str, object] = {"texts": texts}
+        if (length := sum(map(len, texts))) > ANSWER_BYTES:
+            value = {"error": f"gave {length} characters, expected at most {ANSWER_BYTES}"}
     except MemoryError:
         value = {"error": f"went beyond {_bounds()}"}
     except Exception as error:

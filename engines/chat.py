@@ -30,8 +30,18 @@ def chat_prompt(tokenizer_dir: Path, message: str, *, system: str | None = None)
     return render_chat(tokenizer_dir, [*messages, {"role": "user", "content": message}])
 
 
+def chat_prompts(tokenizer_dir: Path, messages: Sequence[str]) -> list[str]:
+    """As `chat_prompt`, for each of several messages that have nothing to do with one another."""
+    return render_chats(tokenizer_dir, [[{"role": "user", "content": message}] for message in messages])
+
+
 def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> str:
-    """The prompt for a conversation.
+    """The prompt for a conversation; see `render_chats`."""
+    return render_chats(tokenizer_dir, [messages])[0]
+
+
+def render_chats(tokenizer_dir: Path, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+    """The prompts for several conversations, rendered by one process within one process' bounds.
 
     Raises:
         EnvironmentUnusable: transformers is not installed.
@@ -53,14 +63,14 @@ def render_chat(tokenizer_dir: Path, messages: Sequence[Mapping[str, str]]) -> s
         )
     tokens = _special_tokens(tokenizer_dir)
 
-    def render() -> str:
+    def render() -> list[str]:
         prompts, _ = render_jinja_template(
-            conversations=[[dict(message) for message in messages]],
+            conversations=[[dict(message) for message in messages] for messages in conversations],
             chat_template=template,
             add_generation_prompt=True,
             **tokens,
         )
-        return str(prompts[0])
+        return [str(prompt) for prompt in prompts]
 
     try:
         return call_bounded(render, what="the chat template refuses the message")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engines.parity.comparing import forced_logits, open_ranks
+from engines.parity.comparing import forced_logits, greedy_answers, open_ranks
 from engines.parity.expected import Expected, expectations
-from engines.parity.prompts import load_prompts
+from engines.parity.prompts import Prompt, load_prompts
 from engines.parity.transformers_model import load_transformers
 from engines.reference import Executor, load_config
 from engines.reference.batches import Logits, Prefill
-from engines.reference.greedy import greedy
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest, Quality
 from tpforge.progress import Progress
@@ -51,37 +50,62 @@ def measure_quality(
     Raises:
         InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
     """
-    baseline = measure_baseline(engine_dir, manifest, source_path=source_path, progress=progress)
-    return compare_with(baseline, engine_dir, manifest, progress=progress)
+    prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
+    progress("ranks: greedy tokens of every prompt, step by step")
+    answers = greedy_answers(load_config(engine_dir), manifest, prompts)
+    baseline = measure_baseline(
+        engine_dir, manifest, source_path=source_path, prompts=prompts, proposed=answers, progress=progress
+    )
+    return compare_with(baseline, engine_dir, manifest, answers=answers, progress=progress)
 
 
 def measure_baseline(
-    engine_dir: Path, manifest: Manifest, *, source_path: Path, progress: Progress
+    engine_dir: Path,
+    manifest: Manifest,
+    *,
+    source_path: Path,
+    prompts: list[Prompt],
+    proposed: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress,
 ) -> Baseline:
-    """What transformers says with the source's weights; the prompts and windows fit the engine.
+    """What transformers says with the source's weights; the windows fit the engine.
+
+    `proposed` are answers by the name of the prompt; `expectations` keeps what transformers says too.
 
     Raises:
-        InputRefused: no prompt fits the engine's limits, or transformers cannot load the source.
+        InputRefused: transformers cannot load the source.
     """
-    prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
     length = min(WINDOW, manifest.limits.max_seq_len)
     text, windows = text_windows(engine_dir / "tokenizer", length=length)
     progress("transformers: loading the source, unquantized")
     model = load_transformers(source_path, manifest)
-    expected = expectations(model, manifest, prompts, progress=progress)
+    expected = expectations(model, manifest, prompts, proposed=proposed, progress=progress)
     progress("transformers: perplexity of the text")
     with torch.inference_mode():
         before = _perplexity(windows, lambda window: model(torch.tensor([window])).logits[0])
     return Baseline(expected, text, windows, before)
 
 
-def compare_with(baseline: Baseline, engine_dir: Path, manifest: Manifest, *, progress: Progress) -> Quality:
-    """What the ranks of an engine lost against a baseline."""
+def compare_with(
+    baseline: Baseline,
+    engine_dir: Path,
+    manifest: Manifest,
+    *,
+    answers: Mapping[str, Sequence[int]] | None = None,
+    progress: Progress,
+) -> Quality:
+    """What the ranks of an engine lost against a baseline.
+
+    `answers` are the ranks' own by the name of the prompt, where they have been asked already.
+    """
     expected, windows = baseline.expected, baseline.windows
-    with open_ranks(load_config(engine_dir), "float32") as executor:
+    config = load_config(engine_dir)
+    if answers is None:
+        answers = greedy_answers(config, manifest, [item.prompt for item in expected])
+    with open_ranks(config, "float32") as executor:
         progress("ranks: perplexity of the text")
         after = _perplexity(windows, lambda window: _all_logits(executor, window))
-        compared = [_compare(item, executor) for item in expected]
+        compared = [_compare(item, executor, found=answers[item.prompt.name]) for item in expected]
     num_positions = sum(item.logits.shape[0] for item in expected)
     return Quality(
         baseline=f"the source in {manifest.dtype}",
@@ -133,12 +157,11 @@ def _all_logits(executor: Executor, tokens: tuple[int, ...]) -> Tensor:
     return logits
 
 
-def _compare(item: Expected, executor: Executor) -> tuple[float, int, int]:
+def _compare(item: Expected, executor: Executor, *, found: Sequence[int]) -> tuple[float, int, int]:
     """Sum of the KL divergences, number of equal first choices, greedy tokens before the first other one."""
     logits = forced_logits(item, executor)
     expected = item.logits.double().log_softmax(-1)
     divergence = float((expected.exp() * (expected - logits.double().log_softmax(-1))).sum())
     equal = int((logits.argmax(-1) == item.logits.argmax(-1)).sum())
-    found = greedy(executor, list(item.prompt.ids), len(item.tokens))
     same = [ours == theirs for ours, theirs in zip(found, item.tokens, strict=True)]
     return divergence, equal, same.index(False) if False in same else len(same)

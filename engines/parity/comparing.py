@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.parity.expected import Expected
+from engines.parity.expected import Expected, num_tokens_of
 from engines.parity.far_positions import largest
+from engines.parity.prompts import Prompt
 from engines.reference import EngineConfig, Executor, open_executor
 from engines.reference.batches import Logits, Prefill
+from engines.reference.greedy import greedy_together
+from tpforge.manifest import Manifest
 
 LOGIT_TOLERANCE = 2e-3
 _NUM_RIVALS = 16
@@ -51,6 +54,19 @@ def open_ranks(config: EngineConfig, compute_dtype: str, *, num_slots: int = 1) 
         yield executor
     finally:
         executor.close()
+
+
+def greedy_answers(config: EngineConfig, manifest: Manifest, prompts: list[Prompt]) -> dict[str, list[int]]:
+    """What the ranks answer to every prompt, step by step, in batches no larger than the engine serves."""
+    num_slots = min(len(prompts), manifest.limits.max_batch_size)
+    with open_ranks(config, "float32", num_slots=num_slots) as executor:
+        answers = greedy_together(
+            executor,
+            [prompt.ids for prompt in prompts],
+            num_tokens=[num_tokens_of(manifest, prompt) for prompt in prompts],
+            num_slots=num_slots,
+        )
+    return {prompt.name: tokens for prompt, tokens in zip(prompts, answers, strict=True)}
 
 
 def forced_logits(item: Expected, executor: Executor) -> Tensor:

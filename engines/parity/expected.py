@@ -44,16 +44,19 @@ def expectations(
 ) -> list[Expected]:
     """What a transformers model says for every prompt.
 
-    `proposed` are answers by the name of the prompt, whoever gave them: where each token is the one that the
-    model itself chooses there, one pass says so, and the answer is the model's own.
+    `proposed` are answers by the name of the prompt, whoever gave them: as far as each token is the one that
+    the model itself chooses there, one pass says so, and the answer is the model's own.
     """
     expected = []
     for prompt in prompts:
         num_tokens = num_tokens_of(manifest, prompt)
         said = tuple((proposed or {}).get(prompt.name, ()))
-        own = _confirm(model, prompt, said) if len(said) == num_tokens else None
-        expected.append(own or _expect(model, prompt, num_tokens=num_tokens))
-        how = "in one pass" if own else "step by step"
+        own = _confirm(model, prompt, said[:num_tokens])
+        how = "in one pass"
+        if own is None or len(own.tokens) < num_tokens:
+            own = _expect(model, prompt, known=own.tokens if own else (), num_tokens=num_tokens)
+            how = "step by step"
+        expected.append(own)
         progress(f"transformers: {prompt.name}: {num_tokens} greedy tokens, {how}")
     return expected
 
@@ -65,18 +68,25 @@ def num_tokens_of(manifest: Manifest, prompt: Prompt) -> int:
 
 @torch.inference_mode()
 def _confirm(model: Any, prompt: Prompt, tokens: tuple[int, ...]) -> Expected | None:
-    """The answer, when the model chooses each of its tokens after those before; None when it does not."""
+    """The answer as far as the model chooses each of its tokens after those before; None without any."""
+    if not tokens:
+        return None
     output = model(torch.tensor([[*prompt.ids, *tokens[:-1]]]), use_cache=False)
     logits = output.logits[0].float()
-    chosen = logits[len(prompt.ids) - 1 :].argmax(-1)
-    return Expected(prompt, tokens, logits) if chosen.tolist() == list(tokens) else None
+    chosen = logits[len(prompt.ids) - 1 :].argmax(-1).tolist()
+    equal = [ours == theirs for ours, theirs in zip(chosen, tokens, strict=True)]
+    same = equal.index(False) if False in equal else len(equal)
+    return Expected(prompt, tokens[:same], logits[: len(prompt.ids) + same - 1]) if same else None
 
 
 @torch.inference_mode()
-def _expect(model: Any, prompt: Prompt, *, num_tokens: int) -> Expected:
-    """Greedy tokens by a plain loop: generate() would apply the model's own generation config."""
-    tokens: list[int] = []
-    output = model(torch.tensor([prompt.ids]), use_cache=True)
+def _expect(model: Any, prompt: Prompt, *, known: tuple[int, ...], num_tokens: int) -> Expected:
+    """Greedy tokens by a plain loop, from those that are `known` on.
+
+    generate() would apply the model's own generation config.
+    """
+    tokens = list(known)
+    output = model(torch.tensor([[*prompt.ids, *known]]), use_cache=True)
     logits = [output.logits[0]]
     while True:
         tokens.append(int(logits[-1][-1].argmax()))

@@ -19,16 +19,16 @@ from engines.parity.comparing import (
     Difference,
     compare,
     forced_logits,
+    greedy_answers,
     open_ranks,
     rounded_by,
 )
-from engines.parity.expected import Expected, expectations, num_tokens_of
+from engines.parity.expected import Expected, expectations
 from engines.parity.far_positions import Far, expect_far, far_error, largest, window_problems
 from engines.parity.positions_apart import Apart, apart_error, expect_apart
 from engines.parity.prompts import Prompt, load_prompts
 from engines.parity.transformers_model import load_transformers
 from engines.reference import EngineConfig, load_config
-from engines.reference.greedy import greedy_together
 from tpforge.dtypes import DType
 from tpforge.golden import decisive_tokens, first_run
 from tpforge.manifest import GoldenAnswer, Manifest, Parity, Rounding
@@ -56,7 +56,7 @@ def measure_parity(
     exact = replace(config, rounds_kv=False)
     prompts = load_prompts(engine_dir / "tokenizer", manifest=manifest)
     progress("ranks: greedy tokens of every prompt, step by step")
-    answers = _greedy_answers(exact, manifest, prompts)
+    answers = greedy_answers(exact, manifest, prompts)
     progress(f"transformers: loading {source_path}")
     model = load_transformers(source_path, manifest, weights=weights)
     truth = _ask(model, manifest, prompts, proposed=answers, progress=progress)
@@ -135,19 +135,6 @@ def _with_positions(parity: Parity, truth: _Truth, *, far_worst: float, apart_wo
             "problems": (*problems, *parity.problems),
         }
     )
-
-
-def _greedy_answers(config: EngineConfig, manifest: Manifest, prompts: list[Prompt]) -> dict[str, list[int]]:
-    """What the ranks answer to every prompt, step by step, in batches no larger than the engine serves."""
-    num_slots = min(len(prompts), manifest.limits.max_batch_size)
-    with open_ranks(config, "float32", num_slots=num_slots) as executor:
-        answers = greedy_together(
-            executor,
-            [prompt.ids for prompt in prompts],
-            num_tokens=[num_tokens_of(manifest, prompt) for prompt in prompts],
-            num_slots=num_slots,
-        )
-    return {prompt.name: tokens for prompt, tokens in zip(prompts, answers, strict=True)}
 
 
 def _measure_rounding(

@@ -6,11 +6,10 @@ They are those of prompts.toml that fit an engine. Nothing is computed here.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.chat import chat_prompt, find_template
+from engines.chat import chat_prompts, find_template
 from tpforge.errors import InputRefused
 from tpforge.manifest import Manifest
 
@@ -30,11 +29,12 @@ def load_prompts(tokenizer_dir: Path, *, manifest: Manifest) -> list[Prompt]:
 
     tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     table = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
-    template = _chat_template(tokenizer_dir)
+    texts = [row["text"].strip() for row in table["prompt"]]
+    if find_template(tokenizer_dir) is not None:
+        texts = chat_prompts(tokenizer_dir, texts)
     begin = manifest.model.special_tokens.begin_id
     prompts = []
-    for row in table["prompt"]:
-        text = template(row["text"].strip())
+    for row, text in zip(table["prompt"], texts, strict=True):
         ids = tokenizer.encode(text).ids
         begin_text = tokenizer.id_to_token(begin) if begin is not None else None
         if begin_text and ids[:2] == [begin, begin]:
@@ -49,9 +49,3 @@ def load_prompts(tokenizer_dir: Path, *, manifest: Manifest) -> list[Prompt]:
             "build the engine with a larger --max-input-len"
         )
     return prompts
-
-
-def _chat_template(tokenizer_dir: Path) -> Callable[[str], str]:
-    if find_template(tokenizer_dir) is None:
-        return lambda text: text
-    return lambda text: chat_prompt(tokenizer_dir, text)

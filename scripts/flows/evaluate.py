@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engines.chat import chat_prompt
+from engines.chat import chat_prompts
 from engines.store import read_manifest
 from scripts.flows.serve import find_server
 from tpforge import __version__
@@ -197,12 +197,13 @@ def _as_sent(
         return tuple(prompts)
     folder = target.places.engine / "tokenizer"
     try:
-        return tuple(
-            prompt.model_copy(update={"text": chat_prompt(folder, prompt.text)}) for prompt in prompts
-        )
+        texts = chat_prompts(folder, [prompt.text for prompt in prompts])
     except InputRefused as error:
         unavailable["chat template"] = f"prompts were sent as they are: {error}"
         return tuple(prompts)
+    return tuple(
+        prompt.model_copy(update={"text": text}) for prompt, text in zip(prompts, texts, strict=True)
+    )
 
 
 def _passages(

@@ -1,13 +1,14 @@
 """engines.chat: a chat template gives the very prompt that transformers gives."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from builders.audit.tokenizer import find_tokenizer
-from engines.chat import chat_prompt, find_template, render_chat
+from engines.chat import chat_prompt, chat_prompts, find_template, render_chat
 from tests.support.tiny import CHAT_TEMPLATE, write_tiny_llama
 from tpforge.errors import InputRefused
 
@@ -114,6 +115,19 @@ def test_the_tokenizer_of_a_checkpoint_gives_its_roles(tmp_path: Path) -> None:
     assert chat_prompt(model, "hi", system="Be brief.") == (
         "<|start|>system\nBe brief.<|end|>\n<|start|>user\nhi<|end|>\n<|start|>assistant\n"
     )
+
+
+def test_several_messages_are_rendered_apart_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_tiny_llama(tmp_path / "m")
+    messages = ["hi", 'what is\n"this"?', "é \u2028 \U0001f600", ""]
+    alone = [chat_prompt(model, message) for message in messages]
+    fork, forked = os.fork, []
+    monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
+    assert chat_prompts(model, messages) == alone
+    assert len(set(alone)) == len(messages)
+    assert len(forked) == 1
 
 
 def test_a_tokenizer_without_a_template_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -135,7 +135,18 @@ def test_a_token_that_transformers_would_not_choose_never_becomes_its_answer(
     said = {item.prompt.name: list(item.tokens) for item in right}
     said[prompts[0].name][place] = (said[prompts[0].name][place] + 1) % manifest.model.vocab_size
     messages: list[str] = []
+    lengths: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
     found = expectations(model, manifest, prompts, proposed=said, progress=messages.append)
+    # A pass over all of it, one as far as the answers are the same, a step for each token but one after that.
+    asked = [len(prompt.ids) for prompt in prompts]
+    steps = [1] * (NUM_GREEDY_TOKENS - place - 1)
+    assert lengths == [
+        asked[0] + NUM_GREEDY_TOKENS - 1,
+        asked[0] + place,
+        *steps,
+        asked[1] + len(said[prompts[1].name]) - 1,
+    ]
     assert [item.tokens for item in found] == [item.tokens for item in right]
     for ours, theirs in zip(found, right, strict=True):
         assert torch.allclose(ours.logits, theirs.logits, atol=1e-5)
