@@ -61,7 +61,7 @@ def write_deployment(
     from triton_repo.deploy.crossing import crossing_warnings
     from triton_repo.deploy.deployment import plan_deployment
     from triton_repo.deploy.dynamo import dynamo_options
-    from triton_repo.deploy.targets import apply_words, target_files
+    from triton_repo.deploy.targets import apply_words, served, target_files
 
     manifest = read_manifest(places.engine)
     folder = out if out is not None else deploy_folder(places, target)
@@ -89,7 +89,8 @@ def write_deployment(
                 path.chmod(0o755)
         if target in _BY_COMPOSE:
             _open_to_others(temporary)
-    return Written(folder, tuple(sorted(texts)), tuple(apply_words(target, deployment)), deployment)
+    words = tuple(apply_words(target, deployment))
+    return Written(folder, tuple(sorted(texts)), words, served(target, deployment))
 
 
 def _counted_by(plan: Path, manifest: Manifest, target: str, options: DeployOptions) -> DeployOptions:

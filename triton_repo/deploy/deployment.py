@@ -47,12 +47,15 @@ LEAST_GRACE_S, MOST_GRACE_S = 30, 600
 
 
 class Deployment(Record):
-    """An engine and the sizes of what serves it; a template prints these and computes nothing."""
+    """An engine and the sizes of what serves it; a template prints these and computes nothing.
+
+    `server` is what answers clients: by `server_of` the engine, unless the target has a server of its own.
+    """
 
     schema_version: Literal[1] = 1
     name: str
     runtime: Literal["reference", "tensorrt", "pytorch"]
-    server: Literal["triton", "trtllm-serve"] = "triton"
+    server: Literal["triton", "trtllm-serve", "dynamo"] = "triton"
     trtllm: str | None
     image: str
     tools_image: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from tpforge.errors import InputRefused, UsageError
 from triton_repo.deploy.compose import compose_files
@@ -23,11 +24,15 @@ from triton_repo.deploy.slurm import slurm_files
 
 @dataclass(frozen=True)
 class Target:
-    """`apply` is run in the folder of the files; NAME, NAMESPACE and TIMEOUT in it are the deployment's."""
+    """`apply` is run in the folder of the files; NAME, NAMESPACE and TIMEOUT in it are the deployment's.
+
+    `server` answers clients, where it is not what serves the engine by itself.
+    """
 
     name: str
     files: Callable[[Deployment], dict[str, str]]
     apply: tuple[str, ...]
+    server: Literal["dynamo"] | None = None
 
 
 _COMPOSE = ("docker", "compose", "up", "--detach", "--wait")
@@ -45,8 +50,8 @@ TARGETS = {
             ),
         ),
         Target("multi-node", leaderworkerset_files, ("kubectl", "apply", "--kustomize", ".")),
-        Target("dynamo", dynamo_files, ("kubectl", "apply", "--kustomize", ".")),
-        Target("dynamo-compose", dynamo_compose_files, _COMPOSE),
+        Target("dynamo", dynamo_files, ("kubectl", "apply", "--kustomize", "."), "dynamo"),
+        Target("dynamo-compose", dynamo_compose_files, _COMPOSE, "dynamo"),
         Target("kserve", kserve_files, ("kubectl", "apply", "--kustomize", ".")),
         Target("slurm", slurm_files, ("sbatch", "job.sh")),
     )
@@ -69,7 +74,12 @@ def target_files(target: str, deployment: Deployment) -> dict[str, str]:
     left = [path for path, text in found.items() if any(word in text for word in _PLACEHOLDERS)]
     if left:
         raise InputRefused(f"placeholders are left in {', '.join(sorted(left))}")
-    return {**found, "deployment.json": deployment.model_dump_json(indent=2) + "\n"}
+    return {**found, "deployment.json": served(target, deployment).model_dump_json(indent=2) + "\n"}
+
+
+def served(target: str, deployment: Deployment) -> Deployment:
+    """The deployment as its target records it: with the server that answers clients there."""
+    return deployment.model_copy(update={"server": TARGETS[target].server or deployment.server})
 
 
 def apply_words(target: str, deployment: Deployment) -> list[str]:

@@ -8,10 +8,12 @@ Source: TensorRT-LLM 1.2, quantization/layers.py, FP8Linear.postprocess.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from builders.conversion.convert import convert
 from builders.conversion.planned import plan_conversion
@@ -20,9 +22,15 @@ from builders.quantize.proof.formats.base import Kept, KeptMatrix
 from builders.quantize.proof.formats.fp8 import FP8 as PROOF
 from builders.sources import open_source
 from builders.sources.quantized.components import Components
+from engines.reference import load_config, open_executor
+from engines.reference.batches import Logits, Prefill
+from tests.support.families.configs import FamilyCase, tiny_model
+from tests.support.families.proving import TOKENS
 from tests.support.quantized.checkpoints import write_quantized
 from tests.support.tiny import write_tiny_llama
+from tests.support.tiny_engine import write_engine_of
 from tpforge.dtypes import DType
+from tpforge.manifest import Limits
 from tpforge.quantization import Quantization
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.packing import Packing
@@ -114,3 +122,41 @@ def test_the_rank_file_of_a_checkpoint_holds_what_upstream_makes(tmp_path: Path,
         expected, largest = upstream([given[f"{one}.weight"] for one in modules], scales)
         assert torch.equal(made[name].view(torch.uint8), expected)
         assert torch.equal(made[name.replace("weight", "weights_scaling_factor")], largest)
+
+
+def test_joining_is_all_that_parts_an_engine_from_the_checkpoints_own_values(tmp_path: Path) -> None:
+    model = tiny_model(FamilyCase("llama", "llama", {}))
+    model.save_pretrained(tmp_path / "plain")
+    values = write_quantized(tmp_path / "plain", tmp_path / "fp8", method="fp8")
+    given = load_file(tmp_path / "fp8" / "model.safetensors")
+    joined = dict(values)
+    for layer in range(model.config.num_hidden_layers):
+        modules = [f"model.layers.{layer}.self_attn.{one}_proj" for one in "qkv"]
+        codes = [given[f"{one}.weight"] for one in modules]
+        rows, largest = upstream(codes, [given[f"{one}.weight_scale"] for one in modules])
+        parts = (rows.view(E4M3).float() * largest).split([len(one) for one in codes])
+        joined |= {f"{one}.weight": part for one, part in zip(modules, parts, strict=True)}
+
+    folder, _ = write_engine_of(
+        tmp_path / "fp8",
+        tmp_path / "engine",
+        mapping=Mapping(),
+        limits=Limits(max_batch_size=1, max_input_len=32, max_seq_len=64),
+        quantization=Quantization(format="fp8"),
+    )
+    executor = open_executor(
+        load_config(folder), kind="lockstep", device="cpu", compute_dtype="float32", num_slots=1
+    )
+    found = executor.forward(Prefill(0, 0, TOKENS, Logits.ALL))
+    assert found is not None
+    of_joined, of_own = logits_of(model, joined), logits_of(model, values)
+    scale = float(of_own.abs().max())
+    assert float((found - of_joined).abs().max()) / scale < 5e-6
+    assert float((of_own - of_joined).abs().max()) / scale > 0.01
+
+
+def logits_of(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What transformers computes with these weights in place of the model's own."""
+    model.load_state_dict(weights, strict=False)
+    with torch.inference_mode():
+        return cast("torch.Tensor", model(torch.tensor([TOKENS])).logits[0])

@@ -14,6 +14,7 @@ from scripts.main import main
 from tests.support.deployments import DYNAMO_IMAGE, DYNAMO_OPTIONS, MANIFESTS, deployment_of
 from tests.support.stores import write_engine
 from tpforge.errors import UsageError
+from triton_repo.deploy.deployment import Deployment
 from triton_repo.deploy.dynamo import dynamo_options
 from triton_repo.deploy.options import DeployOptions
 from triton_repo.deploy.targets import target_files
@@ -37,6 +38,16 @@ def container(component: dict[str, Any]) -> dict[str, Any]:
 def value(component: dict[str, Any], option: str) -> str:
     arguments: list[str] = container(component)["args"]
     return arguments[arguments.index(option) + 1]
+
+
+@pytest.mark.parametrize("target", ["dynamo", "dynamo-compose"])
+@pytest.mark.parametrize("case", ["llama70b-dynamo", "llama8b-dynamo"])
+def test_the_record_says_that_dynamo_answers_clients(case: str, target: str) -> None:
+    deployment = deployment_of(case, target)
+    record = Deployment.model_validate_json(target_files(target, deployment)["deployment.json"])
+    assert record.server == "dynamo"
+    # Records of before say what would have served the engine alone, and are read.
+    assert Deployment.model_validate_json(deployment.model_dump_json()).server == deployment.server
 
 
 @pytest.mark.parametrize("case", DYNAMO_OPTIONS)
