@@ -14,6 +14,7 @@ TpforgeError            1  (only its subclasses are raised on purpose)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import ClassVar, Self
 
@@ -43,8 +44,14 @@ class InputRefused(TpforgeError):
 
     @classmethod
     def listing(cls, headline: str, problems: Iterable[str]) -> Self:
-        """One error for all `problems`, sorted, under a headline."""
-        return cls("\n".join([headline, *(f"  {problem}" for problem in sorted(problems))]))
+        """One error for all `problems`, sorted, under a headline; line 2 is before line 10."""
+        return cls("\n".join([headline, *(f"  {problem}" for problem in sorted(problems, key=_by_number))]))
+
+
+def _by_number(text: str) -> list[tuple[bool, int, str]]:
+    """Numbers by what they are worth, other letters as they are."""
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", text)
+    return [(part.isascii() and part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 class PlanError(InputRefused):

@@ -14,7 +14,8 @@ from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused, NothingFits, UsageError
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
-from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, make_cluster, read_gpu_file
+from tpforge.plan.gpu_file import read_gpu_file
+from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, make_cluster
 from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 from tpforge.plan.picker import Pick, pick_gpus
@@ -171,8 +172,11 @@ def pick(
         blueprint, kinds, ask, goal=goal, calibration=calibration(), prices=prices, budget=budget
     )
     if all(one.option is None for one in picks):
-        reasons = {f"{one.gpu.name}: {one.reason}" for one in picks}
-        raise NothingFits("\n  ".join([f"{model}: no kind of GPU meets what is asked:", *sorted(reasons)]))
+        reasons: dict[str, list[str]] = {}
+        for one in picks:
+            reasons.setdefault(one.reason or "", []).append(one.gpu.name)
+        lines = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+        raise NothingFits("\n  ".join([f"{model}: no kind of GPU meets what is asked:", *lines]))
     return Picked(blueprint.name, picks, prices.currency)
 
 

@@ -6,6 +6,7 @@ alone never buys complexity: of options that are nearly as good the simplest is 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -18,7 +19,7 @@ from tpforge.plan.frontier import FrontierPoint, frontier
 from tpforge.plan.hardware import Cluster, gpus, make_cluster
 from tpforge.plan.host import HostNeeds, host_needs
 from tpforge.plan.option import Ask, Option
-from tpforge.plan.options import list_options
+from tpforge.plan.options import list_options, with_replicas
 from tpforge.plan.percentiles import Simulated, late_rejection, simulate_option
 from tpforge.plan.rules import advise
 from tpforge.quantization import find_format
@@ -140,15 +141,38 @@ def decide(
 def _simulated(
     options: tuple[Option, ...], ask: Ask, *, goal: Goal, calibration: Calibration
 ) -> tuple[tuple[Option, ...], Simulated | None]:
-    """What users of the best option wait; at a rate, those whose queue breaks a limit are rejected."""
+    """What users of the best option wait; at a rate, those whose queue breaks a limit are rejected.
+
+    Where the fewest GPUs are asked for, one that breaks it gets as many replicas more as keep it.
+    """
     while working := [one for one in options if one.rejection is None]:
         best = rank_options(working, goal=goal)[0]
         found = simulate_option(best, ask, fit=calibration.fit)
-        late = late_rejection(best, ask, found) if ask.load.requests_per_second is not None else None
+        late = late_rejection(ask, found)
         if late is None:
             return options, found
-        options = tuple(replace(one, rejection=late) if one is best else one for one in options)
+        other = _widened(best, ask, calibration=calibration) or replace(best, rejection=late)
+        options = tuple(other if one is best else one for one in options)
     return options, None
+
+
+def _widened(option: Option, ask: Ask, *, calibration: Calibration) -> Option | None:
+    """The option with the fewest more replicas whose simulated waits keep the limits."""
+    most = option.cluster.num_gpus // option.mapping.world_size
+    if not ask.fewest_gpus or option.replicas >= most:
+        return None
+
+    def keeps(count: int) -> bool:
+        wider = with_replicas(option, count, ask=ask, calibration=calibration)
+        if wider.rejection is not None:
+            return False
+        return late_rejection(ask, simulate_option(wider, ask, fit=calibration.fit)) is None
+
+    counts = range(option.replicas + 1, most + 1)
+    index = bisect_left(counts, True, key=keeps)
+    if index == len(counts):
+        return None
+    return with_replicas(option, counts[index], ask=ask, calibration=calibration)
 
 
 def _instead(
@@ -166,6 +190,8 @@ def best_option(
     if max(ask.max_len, ask.load.request_tokens) > blueprint.model.max_position_embeddings:
         return None
     options = list_options(blueprint, cluster, ask, calibration=calibration)
+    if ask.limits_waits:
+        options, _ = _simulated(options, ask, goal=goal, calibration=calibration)
     working = [one for one in options if one.rejection is None]
     return rank_options(working, goal=goal)[0] if working else None
 

@@ -10,14 +10,12 @@ import tomllib
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, model_validator
 
 from tpforge.errors import InputRefused, UsageError
 from tpforge.records import Record
-from tpforge.toml_text import parse_toml
 from tpforge.units import GIB
 
 Link = Literal["nvlink", "pcie"]
@@ -40,31 +38,47 @@ _OTHER_VENDORS = re.compile(
 """Names of accelerators that TensorRT-LLM does not run on, and of who makes them."""
 
 
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# Ranges are those of other units: 3.35 is TB/s where GB/s are wanted, 0.989 PFLOPS, 9.0 a compute capability.
+_Rate = Annotated[float, Field(ge=2, le=1_000_000)]
+_LinkRate = Annotated[float, Field(ge=1, le=20_000)]
+
+
 class Gpu(Record):
     """One kind of GPU; figures are dense, links per direction. See gpus.toml for the units."""
 
-    name: str
-    title: str
-    driver_name: str | None = None
-    aliases: tuple[str, ...] = ()
-    architecture: str
-    sm: int
-    memory_gb: float = Field(gt=0)
-    usable_gib: float | None = None
+    name: _Name
+    title: _Name
+    driver_name: _Name | None = None
+    aliases: tuple[_Name, ...] = ()
+    architecture: _Name
+    sm: int = Field(ge=30, le=999)
+    memory_gb: float = Field(ge=1, le=10_000)
+    usable_gib: float | None = Field(default=None, gt=0)
     gddr: bool = False
-    bandwidth_gb_s: float = Field(gt=0)
-    fp16_tflops: float = Field(gt=0)
-    fp8_tflops: float | None = None
-    fp4_tflops: float | None = None
-    int8_tops: float | None = None
-    nvlink_gb_s: float | None = None
-    nvlink_group: int = 1
+    bandwidth_gb_s: float = Field(ge=20, le=200_000)
+    fp16_tflops: _Rate
+    fp8_tflops: _Rate | None = None
+    fp4_tflops: _Rate | None = None
+    int8_tops: _Rate | None = None
+    nvlink_gb_s: _LinkRate | None = None
+    nvlink_group: int = Field(default=1, ge=1)
     nvlink_optional: bool = False
-    pcie_gb_s: float = Field(gt=0)
-    watts: float | None = None
+    pcie_gb_s: _LinkRate
+    watts: float | None = Field(default=None, ge=1, le=100_000)
     sustained: float = Field(default=1.0, gt=0, le=1)
     refusal: str | None = None
     source: str
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.usable_gib is not None and self.usable_gib > self.memory_gb:
+            raise ValueError(f"usable_gib {self.usable_gib:g} is more than memory_gb {self.memory_gb:g}")
+        if (self.nvlink_gb_s is None) is (self.nvlink_group > 1):
+            raise ValueError(
+                "nvlink_gb_s and nvlink_group belong together: how fast it is, and how many GPUs it joins"
+            )
+        return self
 
     @property
     def memory_bytes(self) -> int:
@@ -91,7 +105,7 @@ class Gpu(Record):
 class Prices(Record):
     """What an hour of one GPU costs, by the name of the GPU, in `currency`; empty where none is stated."""
 
-    per_gpu_hour: dict[str, float] = Field(default_factory=dict)
+    per_gpu_hour: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     currency: str = Field(default="", pattern=r"^[\w$€£¥ .-]{0,20}$")
 
 
@@ -131,39 +145,6 @@ def gpus() -> tuple[Gpu, ...]:
     return rows
 
 
-def read_gpu_file(path: Path) -> tuple[tuple[Gpu, ...], Prices]:
-    """The user's own GPUs ([[gpu]] as in gpus.toml) and prices ([per_gpu_hour], by GPU name, in `currency`).
-
-    Raises:
-        InputRefused: the file is missing, not TOML, or has wrong values; all are listed.
-    """
-    try:
-        values = parse_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputRefused(f"{path}: missing") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputRefused(f"{path}: not valid TOML: {error}") from error
-    unknown = sorted(set(values) - {"gpu", "per_gpu_hour", "currency"})
-    problems = [f"{key}: unknown key; expected gpu, per_gpu_hour or currency" for key in unknown]
-    found: list[Gpu] = []
-    rows = values.get("gpu", [])
-    for index, row in enumerate(rows if isinstance(rows, list) else [rows]):
-        try:
-            found.append(Gpu.model_validate(row))
-        except ValidationError as error:
-            problems += [
-                f"gpu {index + 1}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
-            ]
-    prices = Prices()
-    try:
-        prices = Prices(per_gpu_hour=values.get("per_gpu_hour", {}), currency=values.get("currency", ""))
-    except ValidationError as error:
-        problems += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-    if problems:
-        raise InputRefused.listing(f"{path}: is not a list of GPUs:", problems)
-    return tuple(found), prices
-
-
 def find_gpu(name: str, *, own: tuple[Gpu, ...] = ()) -> Gpu:
     """The GPU of that name; the user's own come first.
 
@@ -173,7 +154,7 @@ def find_gpu(name: str, *, own: tuple[Gpu, ...] = ()) -> Gpu:
     wanted = _spelled(name)
     rows = (*own, *gpus())
     for row in rows:
-        if wanted in (row.name, *row.aliases) or (row.driver_name and wanted == _spelled(row.driver_name)):
+        if wanted in map(_spelled, (row.name, *row.aliases, row.driver_name or row.name)):
             return row
     if _OTHER_VENDORS.search(wanted):
         raise InputRefused(

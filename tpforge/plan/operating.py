@@ -31,10 +31,16 @@ class Limits:
         ttft, tpot = speed.ttft_ms / scale, speed.tpot_ms / scale
         at = "one request alone" if speed.batch == 1 else f"{speed.batch} requests at once"
         if self.tpot_ms is not None and tpot > self.tpot_ms:
-            return f"{tpot:.1f} ms per token with {at}, more than {self.tpot_ms:g}"
+            return f"{above(tpot, self.tpot_ms)} ms per token with {at}, more than {self.tpot_ms:g}"
         if self.ttft_ms is not None and ttft > self.ttft_ms:
-            return f"{ttft:.0f} ms to the first token with {at}, more than {self.ttft_ms:g}"
+            return f"{above(ttft, self.ttft_ms)} ms to the first token with {at}, more than {self.ttft_ms:g}"
         return None
+
+
+def above(value: float, limit: float) -> str:
+    """A value beyond a limit, with as many digits as show it: 30.04, not 30.0, is more than 30."""
+    texts = (f"{value:.{digits}f}" for digits in range(0 if value >= 100 else 1, 9))
+    return next((text for text in texts if float(text) > limit), f"{value!r}")
 
 
 @dataclass(frozen=True)

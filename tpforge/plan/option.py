@@ -55,6 +55,12 @@ class Ask:
         stated = (load.concurrency, load.requests_per_second, self.ttft_ms, self.tpot_ms)
         return any(one is not None for one in stated)
 
+    @property
+    def limits_waits(self) -> bool:
+        """Whether requests come at a rate, so that they queue, and may not wait for as long as they like."""
+        limited = self.ttft_ms is not None or self.tpot_ms is not None
+        return limited and self.load.requests_per_second is not None
+
 
 @dataclass(frozen=True)
 class Rejection:

@@ -94,6 +94,13 @@ def _sized(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibra
     return full if fewer + 1 >= option.replicas else with_replicas(counts[fewer])
 
 
+def with_replicas(option: Option, count: int, *, ask: Ask, calibration: Calibration) -> Option:
+    """An option that fits in so many replicas instead, judged again."""
+    assert option.engine is not None, "an option without room has no engine"
+    again = replace(option, replicas=count, rejection=None)
+    return _judged(again, option.engine.shapes, ask, calibration=calibration)
+
+
 def _float_type(dtype: DType, cluster: Cluster) -> DType:
     """The checkpoint's type, as 16 bits; bfloat16 needs SM80."""
     if dtype is DType.FLOAT16 or cluster.gpu.sm < 80:
@@ -141,7 +148,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         return replace(option, rejection=Rejection("format", "; ".join(problems)))
     settings = _settings(option, ask)
     memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
-    option = replace(option, memory=memory, notes=(*option.notes, *notes))
+    option = replace(option, memory=memory, notes=tuple(dict.fromkeys((*option.notes, *notes))))
     if rejection := _no_room(memory, ask):
         return replace(option, rejection=rejection)
     engine = Engine(shapes, memory, option.cluster, settings)

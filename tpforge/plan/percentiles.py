@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from tpforge.measure.statistics import percentiles
 from tpforge.plan.calibration import Fit
 from tpforge.plan.load import Load, Tokens
+from tpforge.plan.operating import above
 from tpforge.plan.option import Ask, Option, Rejection
 from tpforge.plan.simulation import Request, Server, Waited, serve_as_they_come, serve_at_once
 from tpforge.plan.throughput import StepModel
@@ -60,8 +61,13 @@ def simulate_option(option: Option, ask: Ask, *, fit: Fit) -> Simulated:
     return simulate(model, share_of_load, busy=option.speed.batch, scale=option.scale)
 
 
-def late_rejection(option: Option, ask: Ask, simulated: Simulated) -> Rejection | None:
-    """Why an option does not work whose mean request alone did: random arrivals queue."""
+def late_rejection(ask: Ask, simulated: Simulated) -> Rejection | None:
+    """Why an option does not work whose mean request alone did: random arrivals queue.
+
+    None where requests come as others end, which is what the estimates of a mean request are for.
+    """
+    if not ask.limits_waits:
+        return None
     limits = (
         (ask.ttft_ms, simulated.ttft.mean_ms, "to the first token"),
         (ask.tpot_ms, simulated.tpot.mean_ms, "a token"),
@@ -70,7 +76,8 @@ def late_rejection(option: Option, ask: Ask, simulated: Simulated) -> Rejection 
         if limit is not None and found > limit:
             how = "of the trace" if ask.requests else "that come at random times"
             return Rejection(
-                "latency", f"{found:.0f} ms {what} in the mean of requests {how}, more than {limit:g}"
+                "latency",
+                f"{above(found, limit)} ms {what} in the mean of requests {how}, more than {limit:g}",
             )
     return None
 

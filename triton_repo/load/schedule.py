@@ -6,7 +6,6 @@ Times and counts alone; `runner` makes the requests.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,10 @@ from typing import Literal
 from tpforge.errors import InputRefused, UsageError
 from tpforge.printable import is_text
 
+_PROBLEMS_SHOWN = 20
+_LATEST_MS = 1e15
+"""Beyond the year 30000: what is later counts something else."""
+_MOST_TOKENS = 2**31
 MOST = 100_000
 """Users, or requests a second: one client has fewer ports than that, and each request is an object of it."""
 
@@ -130,14 +133,18 @@ def parse_trace(text: str, *, file: str) -> Trace:
             continue
         try:
             row = _row(json.loads(line))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            problems.append(f"line {number}: {type(error).__name__}: {error}")
+        except (ValueError, RecursionError) as error:
+            problems.append(f"line {number}: {error}")
             continue
         if rows and row.at_s < rows[-1].at_s:
             problems.append(f"line {number}: its timestamp is before that of the line above")
         rows.append(row)
     if problems:
-        raise InputRefused.listing(f"{file}: not a trace, one object with `timestamp` (ms) a line:", problems)
+        count_of = "" if len(problems) <= _PROBLEMS_SHOWN else f"; {len(problems)} lines are wrong, the first"
+        raise InputRefused.listing(
+            f"{file}: not a trace, one object with `timestamp` (ms) a line{count_of}:",
+            problems[:_PROBLEMS_SHOWN],
+        )
     if not rows:
         raise InputRefused(f"{file}: holds no request")
     start = rows[0].at_s
@@ -145,10 +152,18 @@ def parse_trace(text: str, *, file: str) -> Trace:
     return Trace(file, tuple(shifted))
 
 
-def _row(value: dict[str, object]) -> TraceRow:
-    timestamp, text = value["timestamp"], value.get("text_input")
-    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float) or not 0 <= timestamp < math.inf:
-        raise ValueError(f"timestamp {timestamp!r} is not a number of milliseconds")
+def _row(value: object) -> TraceRow:
+    if not isinstance(value, dict):
+        raise ValueError("holds no object")
+    timestamp, text = value.get("timestamp"), value.get("text_input")
+    if timestamp is None:
+        raise ValueError(f"has no timestamp, but {', '.join(sorted(value)[:8]) or 'nothing'}")
+    if (
+        isinstance(timestamp, bool)
+        or not isinstance(timestamp, int | float)
+        or not 0 <= timestamp < _LATEST_MS
+    ):
+        raise ValueError(f"timestamp {timestamp!r:.40} is not a number of milliseconds")
     if text is not None and not (isinstance(text, str) and is_text(text)):
         raise ValueError("text_input is not text")
     return TraceRow(timestamp / 1e3, _length(value, "input_length"), _length(value, "output_length"), text)
@@ -158,6 +173,6 @@ def _length(value: dict[str, object], key: str) -> int | None:
     found = value.get(key)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-        raise ValueError(f"{key} {found!r} is not a number of tokens")
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found < _MOST_TOKENS:
+        raise ValueError(f"{key} {found!r:.40} is not a number of tokens")
     return found

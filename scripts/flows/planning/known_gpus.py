@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tpforge.plan.hardware import Gpu, Prices, gpus, read_gpu_file
+from tpforge.plan.gpu_file import read_gpu_file
+from tpforge.plan.hardware import Gpu, Prices, gpus
 
 
 def known_gpus(gpu_file: Path | None) -> tuple[tuple[Gpu, ...], Prices]:
-    """The GPUs of a user's file before those of the table, and the prices that the file has."""
+    """The GPUs of a user's file before those of the table, which they may replace, and the file's prices."""
     own, prices = read_gpu_file(gpu_file) if gpu_file is not None else ((), Prices())
-    return (*own, *gpus()), prices
+    replaced = {one.name for one in own}
+    return (*own, *(one for one in gpus() if one.name not in replaced)), prices

@@ -66,3 +66,42 @@ def test_a_trace_without_lengths_or_a_missing_one_is_refused(
     assert "2 requests, of which 1 have input_length and 0 output_length" in capsys.readouterr().err
     assert main([*ASKED, "--trace", str(tmp_path / "none")]) == 4
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_limit_on_the_longest_request_that_the_trace_breaks_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, [(0, 100, 10), (500, 3000, 30)])
+    assert main([*ASKED, "--trace", file, "--max-len", "3000"]) == 2
+    assert "3030 tokens" in capsys.readouterr().err
+    assert main([*ASKED, "--trace", file, "--max-len", "3030"]) == 0
+
+
+def test_a_stated_rate_is_the_one_that_the_requests_of_the_trace_come_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One a second waits for no other; of eight a second one waits for the prompt of another.
+    file = written(tmp_path, [(1000 * index, 4000, 200) for index in range(200)])
+    waits = []
+    for rate in ("1", "8"):
+        assert main([*ASKED, "--json", "--trace", file, "--rate", rate]) == 0
+        waits.append(json.loads(capsys.readouterr().out)["simulated"]["ttft"]["p95_ms"])
+    assert main([*ASKED, "--json", "--trace", file]) == 0
+    own = json.loads(capsys.readouterr().out)["simulated"]["ttft"]["p95_ms"]
+    assert waits[0] == own
+    assert waits[1] > 1.2 * own
+
+
+def test_what_is_wrong_in_a_trace_is_said_line_by_line_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other.jsonl"
+    lines = ['{"time": 1, "prompt_tokens": 9}', "[1]", '{"timestamp": 1, "input_length": 0}', '{"timestamp"']
+    file.write_text("\n".join([*lines, f'{{"timestamp": {10**400}}}', *["[]"] * 40]), "utf-8")
+    assert main([*ASKED, "--trace", str(file)]) == 4
+    said = capsys.readouterr().err.splitlines()
+    assert "45 lines are wrong" in said[0]
+    assert [line.split(":")[0].strip() for line in said[1:]] == [f"line {number}" for number in range(1, 21)]
+    assert said[1].endswith("has no timestamp, but prompt_tokens, time")
+    assert said[2].endswith("holds no object")
+    assert not any("Error" in line for line in said[1:])
