@@ -1,9 +1,9 @@
 """Times under load as aiconfigurator 0.12.0 estimates them, beside the planner's: the same measured rows.
 
-It asks nobody: planner_latency_aiconfigurator.csv has what aiconfigurator's `cli_estimate` answered for rows
-of planner_latency.csv (mode agg, backend trtllm, batch_size the requests at once, cache in FP8 with quantized
-weights): all of the Llamas and of Qwen3 235B, a half of Qwen3 32B, since it takes seconds for each. Where it
-found no room there is no line.
+It asks nobody: planner_latency_aiconfigurator.csv has what aiconfigurator's ``cli_estimate`` answered for
+rows of planner_latency.csv (mode agg, backend trtllm, batch_size the requests at once, cache in FP8 with
+quantized weights): all of the Llamas and of Qwen3 235B, a half of Qwen3 32B, since it takes seconds for each.
+Where it found no room there is no line.
 """
 
 from __future__ import annotations

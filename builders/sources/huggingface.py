@@ -1,6 +1,6 @@
 """A Hugging Face directory as a source: config.json, safetensors, tokenizer.
 
-It downloads nothing and runs nothing of the checkpoint: `auto_map` and pickles are never touched.
+It downloads nothing and runs nothing of the checkpoint: ``auto_map`` and pickles are never touched.
 """
 
 from __future__ import annotations

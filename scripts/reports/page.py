@@ -1,6 +1,6 @@
 """From templates to text: one environment for all pages, in which an undefined name is an error.
 
-Templates extend `page.html.j2`, which holds the style; nothing on a page points to another address.
+Templates extend ``page.html.j2``, which holds the style; nothing on a page points to another address.
 """
 
 from __future__ import annotations

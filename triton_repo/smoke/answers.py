@@ -1,6 +1,6 @@
 """Checks of what a model answers: the golden answer, streaming, sampling, and where an answer ends.
 
-Each takes the model that is asked, `ensemble` or `tensorrt_llm_bls`.
+Each takes the model that is asked, ``ensemble`` or ``tensorrt_llm_bls``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Mistakes of building: arguments of trtllm-build and of the LLM API, and checkpoints for them.
 
-`issue` is where upstream's users met it: L is NVIDIA/TensorRT-LLM, T is
+``issue`` is where upstream's users met it: L is NVIDIA/TensorRT-LLM, T is
 triton-inference-server/tensorrtllm_backend; None where no issue of it was found. Each was looked up.
 """
 

@@ -1,6 +1,6 @@
 """Checks of several HTTP requests at once, and of one whose client went away.
 
-Each takes the API that is asked, `completions` or `chat`.
+Each takes the API that is asked, ``completions`` or ``chat``.
 """
 
 from __future__ import annotations

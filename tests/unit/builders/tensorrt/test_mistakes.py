@@ -1,6 +1,6 @@
 """Mistakes that people make with TensorRT-LLM and Triton: each is refused before anything is launched.
 
-`issue` is where upstream's users met it: L is NVIDIA/TensorRT-LLM, T is
+``issue`` is where upstream's users met it: L is NVIDIA/TensorRT-LLM, T is
 triton-inference-server/tensorrtllm_backend; None where no issue of it was found. Each was looked up.
 """
 
