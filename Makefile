@@ -92,10 +92,10 @@ families: ready ## Prove every model family again and write docs/families.json a
 
 older-transformers: ready ## Install transformers 4.57.3 beside, for the tests that ask it: .venv-transformers-4
 	.venv/bin/python -m venv .venv-transformers-4
-	.venv-transformers-4/bin/pip -q install --require-hashes --requirement requirements-transformers-4.lock
+	.venv-transformers-4/bin/pip -q install --require-hashes --requirement requirements/transformers-4.lock
 	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > .venv-transformers-4/lib/python3.11/site-packages/beside.pth
 
-lock: ## Write the locks again, each from its requirements*.in
+lock: ## Write the locks again, each from its .in
 	scripts/dev/lock.sh --upgrade
 
 sbom: ready ## Write out/sbom.json, the bill of materials of requirements.lock (CycloneDX)

@@ -30,9 +30,9 @@ fi
 
 environment=.venv-manifests
 stamp=$environment/.setup-stamp
-wanted=$({ echo "$PWD"; .venv/bin/python -V; cat requirements-manifests.lock requirements.lock "$0"; } | sha256sum)
+wanted=$({ echo "$PWD"; .venv/bin/python -V; cat requirements/manifests.lock requirements.lock "$0"; } | sha256sum)
 if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    say "installing into $environment (about 560 MB): $(sed -n 's/^\([a-z].*==[^ ]*\).*/\1/p' requirements-manifests.in | xargs)"
+    say "installing into $environment (about 560 MB): $(sed -n 's/^\([a-z].*==[^ ]*\).*/\1/p' requirements/manifests.in | xargs)"
     rm -rf "$environment"
     .venv/bin/python -m venv "$environment"
     site='import sysconfig; print(sysconfig.get_path("purelib"))'
@@ -40,7 +40,7 @@ if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         >"$("$environment/bin/python" -c "$site")/beside.pth"
     # pip tells on stderr, even when all went well, what the lock leaves out of .venv on purpose.
     if ! said=$("$environment/bin/python" -m pip --disable-pip-version-check -q install \
-        --require-hashes --requirement requirements-manifests.lock 2>&1); then
+        --require-hashes --requirement requirements/manifests.lock 2>&1); then
         echo "$said" >&2
         exit 3
     fi
@@ -48,13 +48,13 @@ if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 fi
 
 # checkov pins what others want in other versions: an environment of its own.
-wanted=$({ echo "$PWD"; cat requirements-checkov.lock; } | sha256sum)
+wanted=$({ echo "$PWD"; cat requirements/checkov.lock; } | sha256sum)
 if [ "$(cat .venv-checkov/.setup-stamp 2>/dev/null)" != "$wanted" ]; then
     say "installing checkov into .venv-checkov (about 470 MB)"
     rm -rf .venv-checkov
     .venv/bin/python -m venv .venv-checkov
     .venv-checkov/bin/python -m pip --disable-pip-version-check -q install \
-        --require-hashes --requirement requirements-checkov.lock >&2 || exit 3
+        --require-hashes --requirement requirements/checkov.lock >&2 || exit 3
     echo "$wanted" >.venv-checkov/.setup-stamp
 fi
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the locks: the versions and hashes of all that each requirements*.in needs, and no index address.
+# Writes the locks: the versions and hashes of all that each .in needs, and no index address.
 # It installs nothing into .venv: uv lives in a temporary environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -34,6 +34,6 @@ compile triton_repo/openai/requirements "$@"
 
 # The checkers stand beside .venv and take its versions; checkov is in an environment of its own.
 : >"$scratch/overrides.txt"
-compile requirements-manifests --constraint requirements.lock "$@"
-compile requirements-checkov "$@"
-compile requirements-transformers-4 "$@"
+compile requirements/manifests --constraint requirements.lock "$@"
+compile requirements/checkov "$@"
+compile requirements/transformers-4 "$@"

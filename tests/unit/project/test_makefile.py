@@ -43,8 +43,8 @@ def test_a_target_calls_the_command_of_its_name(arguments: list[str], command: s
 
 LOCKS = sorted(
     str(path.relative_to(ROOT))
-    for folder in (ROOT, ROOT / "triton_repo" / "openai")
-    for path in folder.glob("requirements*.lock")
+    for folder in (ROOT, ROOT / "requirements", ROOT / "triton_repo" / "openai")
+    for path in folder.glob("*.lock")
 )
 
 
@@ -74,7 +74,7 @@ def test_every_list_of_requirements_has_a_lock_that_holds_it() -> None:
 def test_the_checkers_stand_beside_the_same_versions_as_the_program() -> None:
     both = [
         dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
-        for name in ("requirements.lock", "requirements-manifests.lock")
+        for name in ("requirements.lock", "requirements/manifests.lock")
     ]
     shared = both[0].keys() & both[1].keys()
     assert len(shared) > 10
