@@ -42,6 +42,31 @@ def test_links_and_named_files_exist(page: Path) -> None:
     assert missing == []
 
 
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in reached:
+            continue
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        waiting += [(page.parent / link).resolve() for link in links]
+    assert [page.relative_to(ROOT).as_posix() for page in MARKDOWN if page not in reached] == []
+
+
+def test_links_to_a_heading_find_it() -> None:
+    """By the anchors that hosts make of headings: lower case, hyphens for blanks, other signs left out."""
+    missing = []
+    for page in MARKDOWN:
+        for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            target = page.parent / link if link else page
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+            if anchor not in anchors:
+                missing.append(f"{page.name}: {link}#{anchor}")
+    assert missing == []
+
+
 def test_the_modules_of_the_architecture_page_are_those_of_the_repository() -> None:
     """Every package of the tree is on the page, so that a new one cannot be forgotten."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
