@@ -1,6 +1,6 @@
 """The fit of grouped products of experts to kernels that aiconfigurator's makers measured.
 
-``python -m benchmarks.grouped`` writes tpforge/plan/grouped.toml. No throughput is looked at: what is fitted
+``python -m benchmarks.grouped`` writes the planner's grouped.toml. No throughput is looked at: what is fitted
 here is known of kernels alone. Source: aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), moe_perf.parquet in
 systems/data/GPU/moe/trtllm (TensorRT-LLM 1.3.0rc20, of the A100 1.0.0): all experts on one GPU, tokens routed
 by a power law.

@@ -1,7 +1,7 @@
 """How far the planner is from published measurements: fits, bands, tables, figures of docs/planning.md.
 
 ``python -m benchmarks.planner`` prints the tables of errors. ``--fit`` fits the free values to the
-calibration data (with scipy) and writes tpforge/plan/calibration.toml; ``--bands`` takes its bands again.
+calibration data (with scipy) and writes the planner's calibration.toml; ``--bands`` takes its bands again.
 ``--docs`` writes tables and sentences into docs/planning.md.
 """
 

@@ -69,7 +69,7 @@ class HeldTensor:
 
 @dataclass(frozen=True)
 class RankCache:
-    """What a rank keeps of a layer: for each token, or once for a request; see `tpforge.plan.kv.LayerKv`.
+    """What a rank keeps of a layer: for each token, or once for a request; see the planner's `LayerKv`.
 
     `window_is_optional`: all tokens are kept unless the runtime is told not to.
     """
