@@ -11,19 +11,12 @@ from pydantic import Field, model_validator
 
 from tpforge.dtypes import DType
 from tpforge.model import ModelSpec
+from tpforge.outputs.file_record import FileRecord as FileRecord
 from tpforge.quantization import Quantization
 from tpforge.records import Record
 from tpforge.runtime import Runtime as Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import Padding
-
-
-class FileRecord(Record):
-    """A file by its path relative to its folder (POSIX separators), size in bytes and SHA-256."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 class SourceRecord(Record):

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _engines(folder: Path, process: subprocess.Popen[bytes]) -> list[tuple[str, 
         path.write_text(json.dumps(value))
     found = processes.identify(process.pid)
     assert found is not None
-    planted = {"supervisor": found.model_dump(mode="json"), "phase": "ready", "shared_memory": "../../x"}
+    planted = {"supervisor": asdict(found), "phase": "ready", "shared_memory": "../../x"}
     (engine.parent / "server").mkdir()
     (engine.parent / "server" / "server.json").write_text(json.dumps(planted))
     lies = "an engine that lists a file outside"

@@ -6,6 +6,7 @@ It knows no file; the tests beside it say what is read.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,16 @@ def fuzz(examples: int) -> settings:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         database=None,
     )
+
+
+def put(path: Path, content: str | bytes) -> None:
+    """Write a file that may be there already.
+
+    It is removed first: one that is cut and written again is sent to the disk when it is closed (ext4's
+    auto_da_alloc), and the next cut waits for that.
+    """
+    path.unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

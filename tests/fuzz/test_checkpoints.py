@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from builders.audit import audit
 from builders.audit.survey import survey
@@ -20,7 +20,7 @@ from builders.conversion.planning import plan_shards
 from builders.sources import locate, open_source
 from builders.sources.quantized.reading import QuantizedWeights
 from engines.reference.refusing import refusals
-from tests.fuzz.junk import CHANGES, JSON, fuzz, mutated, paths
+from tests.fuzz.junk import CHANGES, JSON, fuzz, mutated, paths, put
 from tests.support.families.cases import CASES
 from tests.support.families.configs import FamilyCase, write_tiny_family
 from tests.support.quantized.checkpoints import CONFIGS, write_quantized
@@ -79,7 +79,7 @@ def test_any_change_of_a_header_is_refused_or_harmless(
 ) -> None:
     header, data = split(weights)
     text = json.dumps(mutated(header, changes)).encode()
-    (llama / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    put(llama / "model.safetensors", len(text).to_bytes(8, "little") + text + data)
     look(llama)
 
 
@@ -89,7 +89,7 @@ def test_any_bytes_in_a_header_are_refused_or_harmless(
     llama: Path, weights: bytes, position: int, new: bytes, cut: int | None
 ) -> None:
     content = weights[:position] + new + weights[position + len(new) :]
-    (llama / "model.safetensors").write_bytes(content if cut is None else content[:cut])
+    put(llama / "model.safetensors", content if cut is None else content[:cut])
     look(llama)
 
 
@@ -97,8 +97,8 @@ def test_any_bytes_in_a_header_are_refused_or_harmless(
 @given(values=JSON)
 def test_any_index_is_refused_or_harmless(llama: Path, weights: bytes, values: Any) -> None:
     index = llama / "model.safetensors.index.json"
-    (llama / "model.safetensors").write_bytes(weights)
-    index.write_text(json.dumps({"weight_map": values}))
+    put(llama / "model.safetensors", weights)
+    put(index, json.dumps({"weight_map": values}))
     try:
         look(llama)
     finally:
@@ -113,13 +113,13 @@ def test_any_index_is_refused_or_harmless(llama: Path, weights: bytes, values: A
 def test_any_change_of_a_file_beside_the_weights_is_refused_or_harmless(
     llama: Path, weights: bytes, changes: list[tuple[int, Any]], name: str
 ) -> None:
-    (llama / "model.safetensors").write_bytes(weights)
+    put(llama / "model.safetensors", weights)
     content = (llama / name).read_bytes()
-    (llama / name).write_text(json.dumps(mutated(json.loads(content), changes)))
+    put(llama / name, json.dumps(mutated(json.loads(content), changes)))
     try:
         look(llama)
     finally:
-        (llama / name).write_bytes(content)
+        put(llama / name, content)
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +157,14 @@ def test_any_change_of_a_quantized_checkpoint_is_refused_or_harmless(
     config = json.loads(text)
     header, data = split(weights)
     declared = mutated({"quantization_config": config["quantization_config"]}, changes)
-    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": None} | declared))
+    put(folder / "config.json", json.dumps({**config, "quantization_config": None} | declared))
     changed = json.dumps(mutated(header, others)).encode()
-    (folder / "model.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + data)
+    put(folder / "model.safetensors", len(changed).to_bytes(8, "little") + changed + data)
     try:
         look(folder)
     finally:
-        (folder / "config.json").write_text(text)
-        (folder / "model.safetensors").write_bytes(weights)
+        put(folder / "config.json", text)
+        put(folder / "model.safetensors", weights)
 
 
 def deformed(tensor: torch.Tensor, *, how: str, dim: int, dtype: torch.dtype) -> torch.Tensor:
@@ -236,11 +236,11 @@ def test_any_shape_or_type_of_a_quantized_matrix_is_refused_or_harmless(
             del tensors[name]
         else:
             tensors[name] = deformed(tensors[name], how=how, dim=dim, dtype=dtype).clone().contiguous()
-    save_file(tensors, folder / "model.safetensors")
+    put(folder / "model.safetensors", save(tensors))
     try:
         look(folder)
     finally:
-        (folder / "model.safetensors").write_bytes(content)
+        put(folder / "model.safetensors", content)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -251,11 +251,11 @@ def test_any_change_of_a_config_is_refused_or_harmless(
 ) -> None:
     folder = checkpoint(case)
     content = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(json.dumps(mutated(json.loads(content), changes)))
+    put(folder / "config.json", json.dumps(mutated(json.loads(content), changes)))
     try:
         look(folder)
     finally:
-        (folder / "config.json").write_text(content)
+        put(folder / "config.json", content)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -271,7 +271,7 @@ def test_any_one_key_of_a_config_may_be_missing_or_junk(
     try:
         for place in range(len(paths(json.loads(content)))):
             for new in generator.sample(junk, 3):
-                (folder / "config.json").write_text(json.dumps(mutated(json.loads(content), [(place, new)])))
+                put(folder / "config.json", json.dumps(mutated(json.loads(content), [(place, new)])))
                 look(folder)
     finally:
-        (folder / "config.json").write_text(content)
+        put(folder / "config.json", content)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from builders.audit import audit
 from builders.audit.survey import survey
 from builders.sources import locate, open_source
-from tests.fuzz.junk import fuzz
+from tests.fuzz.junk import fuzz, put
 from tests.support.tiny import write_tiny_llama
 from tests.unit.builders.sources.test_gguf import write_gguf
 from tpforge.errors import TpforgeError
@@ -92,7 +92,7 @@ def write(path: Path, values: dict[str, Value], tensors: Tensors) -> None:
         sizes = tuple(reversed(tensor.shape))
         head += _text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, 0, len(data))
         data += _padded(tensor.astype("<f4").tobytes())
-    path.write_bytes(_padded(head) + data)
+    put(path, _padded(head) + data)
 
 
 def _packed(value: Any, kind: GGUFValueType) -> bytes:
@@ -159,5 +159,5 @@ def test_any_bytes_of_a_header_are_refused_or_harmless(
         write(path, sound.values, sound.tensors)
         content = path.read_bytes()
         changed = content[:position] + new + content[position + len(new) :]
-        path.write_bytes(changed if cut is None else changed[:cut])
+        put(path, changed if cut is None else changed[:cut])
         look(path, out)

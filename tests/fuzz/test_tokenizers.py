@@ -18,7 +18,7 @@ from builders.audit.survey import survey
 from builders.sources import locate, open_source
 from builders.sources.tokenizer_files import require_tokenizer
 from engines.chat import chat_prompt
-from tests.fuzz.junk import CHANGES, fuzz, mutated
+from tests.fuzz.junk import CHANGES, fuzz, mutated, put
 from tests.support.tiny import write_tiny_llama
 from tests.unit.builders.sources.test_tokenizers import write_sentencepiece, write_vocabulary
 from tpforge.errors import TpforgeError
@@ -65,11 +65,11 @@ def use(folder: Path) -> None:
 def use_changed(folder: Path, name: str, content: bytes) -> None:
     """With another content of one file."""
     kept = (folder / name).read_bytes()
-    (folder / name).write_bytes(content)
+    put(folder / name, content)
     try:
         use(folder)
     finally:
-        (folder / name).write_bytes(kept)
+        put(folder / name, kept)
 
 
 @fuzz(60)

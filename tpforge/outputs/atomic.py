@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.manifest import FileRecord
 from tpforge.outputs.exchange import finish_killed_exchange, swap, sync, sync_files
+from tpforge.outputs.file_record import FileRecord
 from tpforge.outputs.written import (
     RECORD_NAME,
     read_written,

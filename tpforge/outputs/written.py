@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from tpforge.errors import InputRefused
-from tpforge.manifest import FileRecord
+from tpforge.outputs.file_record import FileRecord
 from tpforge.records import Record
 
 RECORD_NAME = ".tpforge.json"

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.records import Record
 
 MARK_VARIABLE = "TPFORGE_SERVER"
 """Set to the server's mark in every process of a server; read from /proc, never by a program."""
@@ -41,8 +41,15 @@ _TIE_TO_PARENT = (
 )
 
 
-class ProcessId(Record):
-    """A process that cannot be mistaken for a later one with its pid: start time in ticks since boot."""
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with its pid: start time in ticks since boot.
+
+    Records hold it, and pydantic reads it as one of them; the guard of a server lives without pydantic, which
+    would be most of what it imports.
+    """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     pid: int
     start_ticks: int

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def claims(process: processes.ProcessId, **changes: object) -> dict[str, Any]:
         "ports": {"http": 8000, "grpc": 8001, "metrics": 8002},
         "log": "/r/triton.log",
         "mark": "tpforge-0123456789ab",
-        "supervisor": process.model_dump(mode="json"),
+        "supervisor": asdict(process),
         **changes,
     }
 
@@ -104,7 +105,7 @@ def test_a_router_is_only_the_process_that_holds_its_lock(
     tmp_path: Path, stranger: processes.ProcessId
 ) -> None:
     place = tmp_path / "out" / "router"
-    text = json.dumps({"url": "127.0.0.1:1", "process": stranger.model_dump(mode="json")})
+    text = json.dumps({"url": "127.0.0.1:1", "process": asdict(stranger)})
     place.mkdir(parents=True)
     for name in ("router.json", "route.json"):
         (place / name).write_text(text)

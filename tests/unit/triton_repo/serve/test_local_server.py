@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_recycled_pid_is_not_taken_for_the_supervisor_nor_killed(tmp_path: Path)
     with subprocess.Popen(["sleep", "60"]) as stranger:
         found = processes.identify(stranger.pid)
         assert found is not None
-        earlier = found.model_copy(update={"start_ticks": found.start_ticks - 1})
+        earlier = replace(found, start_ticks=found.start_ticks - 1)
         state.write_state(tmp_path, a_state(tmp_path, supervisor=earlier))
         assert status(tmp_path).phase == "crashed"
         assert stop(tmp_path).phase == "crashed"
@@ -86,7 +87,7 @@ def test_recycled_pid_is_not_taken_for_the_supervisor_nor_killed(tmp_path: Path)
 
 
 def test_pid_of_an_earlier_boot_is_not_taken_for_the_supervisor(tmp_path: Path) -> None:
-    earlier = myself().model_copy(update={"boot_id": "another"})
+    earlier = replace(myself(), boot_id="another")
     state.write_state(tmp_path, a_state(tmp_path, supervisor=earlier))
     assert status(tmp_path).phase == "crashed"
 
@@ -342,3 +343,20 @@ def test_ends_of_processes_are_told_in_words() -> None:
 
 def test_first_restart_is_immediate_and_later_ones_wait_longer() -> None:
     assert [back_off_s(count) for count in (1, 2, 3, 4)] == [0.0, 2.0, 4.0, 8.0]
+
+
+def test_the_guard_of_a_server_imports_no_pydantic_and_no_psutil() -> None:
+    code = (
+        "import sys, triton_repo.serve.guard\n"
+        "print(sorted({'pydantic', 'psutil', 'numpy', 'grpc'} & set(sys.modules)), len(sys.modules) > 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True\n"
+
+
+def test_a_process_in_a_record_has_no_unknown_fields() -> None:
+    written = a_state(Path("/x"), supervisor=myself()).model_dump(mode="json")
+    assert state.ServerState.model_validate(written).supervisor == myself()
+    written["supervisor"]["more"] = 1
+    with pytest.raises(ValueError, match="more"):
+        state.ServerState.model_validate(written)
