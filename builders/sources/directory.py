@@ -89,7 +89,8 @@ class Directory:
         inner = {name: self.parts[one].given if one in self.parts else one for name, one in stored.items()}
         types = {name: plain[one].dtype for name, one in inner.items()}
         found = {name: parse_dtype(own) for name, own in types.items() if own in _FLOATS}
-        return found | {name: most_common_dtype(found) for name, one in self.names.items() if one in held}
+        common = most_common_dtype(found)
+        return found | {name: common for name, one in self.names.items() if one in held}
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, as a view of its file; only where the files have no problems."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.sources.input_file import read_bytes
+from builders.sources.uncollected import uncollected
 from tpforge.errors import InputRefused
 
 MAX_DEPTH = 64
@@ -34,7 +35,8 @@ def parse_json_object(text: bytes, *, where: str) -> dict[str, Any]:
         return values
 
     try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        with uncollected():
+            content = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise InputRefused(f"{where}: not valid JSON: {error}") from error
     if not isinstance(content, dict):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import parse_json_object, shown
 from builders.sources.mapped_file import MappedFile
+from builders.sources.uncollected import uncollected
 from tpforge.errors import InputRefused
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class SafetensorsFile:
         self.path = path
         self._file = MappedFile(path)
         try:
-            self.entries, self.problems = _read_entries(self._file)
+            with uncollected():
+                self.entries, self.problems = _read_entries(self._file)
         except InputRefused:
             self._file.close()
             raise

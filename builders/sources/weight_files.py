@@ -6,6 +6,7 @@ collected, so that all of it can be said at once.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class Weights:
         self._compare(weight_map)
         self.is_whole = bool(names) and len(self._files) == len(names)
 
-    @property
+    @cached_property
     def entries(self) -> dict[str, TensorEntry]:
         """Every tensor with its type and shape, in the order of the files."""
         return {name: self._files[file].entries[name] for name, file in self._holder.items()}

@@ -78,7 +78,9 @@ def _otherwise(node: ast.expr, sizes: Mapping[str, int], config: Mapping[str, An
         raise first from None
 
 
+@cache
 def _path(node: ast.Attribute) -> str:
+    """``a.b`` of ``config.a.b``; nodes are those that `_parsed` keeps."""
     return ast.unparse(node).removeprefix("config.")
 
 
