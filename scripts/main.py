@@ -131,6 +131,24 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             raise UsageError(f"{argument}: is not UTF-8 text")
 
 
+def _refuse_nowhere() -> None:
+    """Refuse what no command could do without: paths are relative to a directory, and state lies in a home.
+
+    Raises:
+        EnvironmentUnusable: the current directory was removed, or the user has no home directory.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise EnvironmentUnusable("the current directory was removed; change to one that is there") from None
+    try:
+        Path.home()
+    except RuntimeError:
+        raise EnvironmentUnusable(
+            f"user {os.geteuid()} has no home directory; set HOME to a folder of its own"
+        ) from None
+
+
 def _configure_libraries() -> None:
     """Set what libraries read from the environment once, when they are first imported."""
     if not sys.stderr.isatty():
@@ -147,6 +165,8 @@ def _run(arguments: list[str], told: Told) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:
+        if not {"-h", "--help", "-v", "-V", "--version"} & set(arguments):
+            _refuse_nowhere()
         defaults = {} if {"-h", "--help", "config"} & set(arguments) else _defaults(arguments)
         with cli.make_context("tpforge", arguments, obj=told, default_map=defaults) as context:
             cli.invoke(context)
