@@ -8,13 +8,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 import click
@@ -25,6 +23,7 @@ from scripts.cli.colours import coloured
 from scripts.cli.completion import VARIABLE, add_completion
 from scripts.cli.defaults import defaults_of, use_hub_token
 from scripts.cli.output import Output, Told, for_people
+from scripts.cli.signals import Signals, Terminated, raised
 from scripts.cli.usage import nearest, usage_text
 from scripts.commands.table import COMMANDS, STAGES, module_of
 from tpforge import __version__
@@ -33,13 +32,6 @@ from tpforge.extras import extra_of, missing_extra
 from tpforge.printable import is_text, printable
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
-
-
-class Terminated(BaseException):
-    """SIGTERM or SIGHUP came: unwinds like KeyboardInterrupt, so that everything is cleaned up."""
-
-    def __init__(self, number: int) -> None:
-        self.exit_code = 128 + number
 
 
 class LazyGroup(click.Group):
@@ -94,23 +86,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug, as_json, told = "--debug" in given, "--json" in given, Told()
     _configure_libraries()
-    previous = _raise_when_terminated()
     notices = _Notices()
     logging.getLogger("tpforge").addHandler(notices)
     try:
-        _refuse_bytes(given)
-        if asked := os.environ.get(VARIABLE):
-            return shell_complete(cli, {}, "tpforge", VARIABLE, asked)
-        return _run(given, told)
-    except (Exception, KeyboardInterrupt, Terminated) as error:
-        try:
-            return _report(error, debug=debug, as_json=as_json and not told.is_recorded)
-        except BrokenPipeError as gone:
-            return _report(gone, debug=False, as_json=False)
+        with raised() as signals:
+            try:
+                return _run(given, told)
+            except (Exception, KeyboardInterrupt, Terminated) as error:
+                signals.ignore_more()
+                ended_by = _cause(error, signals)
+                try:
+                    return _report(ended_by, debug=debug, as_json=as_json and not told.is_recorded)
+                except BrokenPipeError as gone:
+                    return _report(gone, debug=False, as_json=False)
     finally:
         logging.getLogger("tpforge").removeHandler(notices)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+
+def _cause(error: BaseException, signals: Signals) -> BaseException:
+    """The signal that came, where it comes out as an error of nobody's: of an import that it broke off."""
+    is_bug = _describe(error, debug=False)[1] == 1
+    return signals.first if is_bug and signals.first is not None else error
 
 
 def _open_closed_streams() -> None:
@@ -131,6 +127,24 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
             raise UsageError(f"{argument}: is not UTF-8 text")
 
 
+def _refuse_nowhere() -> None:
+    """Refuse what no command could do without: paths are relative to a directory, and state lies in a home.
+
+    Raises:
+        EnvironmentUnusable: the current directory was removed, or the user has no home directory.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise EnvironmentUnusable("the current directory was removed; change to one that is there") from None
+    try:
+        Path.home()
+    except RuntimeError:
+        raise EnvironmentUnusable(
+            f"user {os.geteuid()} has no home directory; set HOME to a folder of its own"
+        ) from None
+
+
 def _configure_libraries() -> None:
     """Set what libraries read from the environment once, when they are first imported."""
     if not sys.stderr.isatty():
@@ -144,9 +158,14 @@ def _run(arguments: list[str], told: Told) -> int:
 
     Not by `cli.main`, which has its own mind about Ctrl-C and closed pipes.
     """
+    _refuse_bytes(arguments)
+    if asked := os.environ.get(VARIABLE):
+        return shell_complete(cli, {}, "tpforge", VARIABLE, asked)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:
+        if not {"-h", "--help", "-v", "-V", "--version"} & set(arguments):
+            _refuse_nowhere()
         defaults = {} if {"-h", "--help", "config"} & set(arguments) else _defaults(arguments)
         with cli.make_context("tpforge", arguments, obj=told, default_map=defaults) as context:
             cli.invoke(context)
@@ -164,18 +183,6 @@ def _defaults(arguments: list[str]) -> dict[str, dict[str, str]]:
     for one in found:
         _say(f"note: --{one.option} {one.value} ({one.origin})")
     return {arguments[0]: {one.option: one.value for one in found}} if found else {}
-
-
-def _raise_when_terminated() -> dict[signal.Signals, signal._HANDLER]:
-    """The handlers that were set before; one that is ignored, as SIGHUP is under nohup, stays so."""
-
-    def terminate(number: int, _frame: FrameType | None) -> None:
-        raise Terminated(number)
-
-    heard = [
-        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    return {number: signal.signal(number, terminate) for number in heard}
 
 
 def _report(error: BaseException, *, debug: bool, as_json: bool) -> int:

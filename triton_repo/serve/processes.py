@@ -29,7 +29,7 @@ REGIONS = r"^tpforge-[A-Za-z0-9_.-]{1,200}$"
 SHARED_MEMORY = Path("/dev/shm")
 _PROC = Path("/proc")
 _KILL_TIMEOUT_S = 10.0
-_STUB = "triton_python_backend_stub"
+STUB = "triton_python_backend_stub"
 
 # Runs before the program, in its process: ask the kernel to kill it when the supervisor ends, however that
 # ends; then become the program. The supervisor may have ended before the request: its pid tells.
@@ -222,7 +222,7 @@ def stubs_of(server_pid: int) -> dict[ProcessId, str]:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
         # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py REGION ...
-        if command and Path(command[0]).name == _STUB:
+        if command and Path(command[0]).name == STUB:
             process = identify(child.pid)
             if process is not None:
                 found[process] = Path(command[1]).parent.parent.name
@@ -257,7 +257,7 @@ def _ended_stub_of(server_pid: int) -> int | None:
     try:
         for child in psutil.Process(server_pid).children():
             with suppress(psutil.NoSuchProcess):  # A zombie has no command line; the kernel keeps 15 letters.
-                if child.status() == psutil.STATUS_ZOMBIE and child.name() == _STUB[:15]:
+                if child.status() == psutil.STATUS_ZOMBIE and child.name() == STUB[:15]:
                     return int(child.pid)
     except psutil.NoSuchProcess:
         return None

@@ -1,7 +1,8 @@
 """When a server that was started is ready, proven: its own process, all its models, one real answer.
 
 Triton's word is not enough: a port may be another server's, a dead model stays "ready", and a model whose
-initialize hangs never opens the port. It watches one start; `supervisor` decides what follows.
+initialize hangs never opens the port (`stalled` finds it). It watches one start; `supervisor` decides what
+follows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tpforge.units import format_seconds
 from triton_repo.serve import processes, triton_log
 from triton_repo.serve.launched import generate_one
 from triton_repo.serve.security import Security
+from triton_repo.serve.stalled import StartWatch, show_stacks
 
 if TYPE_CHECKING:
     from triton_repo.client.client import Client
@@ -39,11 +41,16 @@ class Stopped(Exception):
     """The start was called off."""
 
 
+class Stalled(EnvironmentUnusable):
+    """The server hangs while it starts, or before its first answer; the next start need not."""
+
+
 @dataclass(frozen=True)
 class Start:
     """A server that was just started, and how to recognize it: it answers with the id `mark`.
 
     `program` is what was started; `http_url` is given where a model of the `llmapi` contract is to be asked.
+    `is_watched` is one whose models all load on this machine, in processes below it: there a hang shows.
     """
 
     process: subprocess.Popen[bytes]
@@ -56,6 +63,7 @@ class Start:
     security: Security = field(default_factory=Security)
     program: str = "tritonserver"
     http_url: str | None = None
+    is_watched: bool = False
 
     def read_log(self) -> str:
         """What this start has written so far."""
@@ -84,14 +92,17 @@ def wait_ready(start: Start, *, progress: Progress, is_stopped: Callable[[], boo
     Raises:
         Stopped: `is_stopped` said so.
         InputRefused: a model did not load, with the log's own reason.
+        Stalled: it has done nothing for a minute; what hung has been ended, its stacks are in the log.
         EnvironmentUnusable: it was not ready within the load timeout, or another server answers there.
     """
     begun = time.monotonic()
     reporter = _Reporter(start, progress, begun)
+    watch = StartWatch(start.process.pid)
     while not _all_ready(start):
         if is_stopped():
             raise Stopped
         _refuse_failed(start)
+        _refuse_stalled(start, watch)
         if time.monotonic() - begun > start.load_timeout_s:
             raise EnvironmentUnusable(_late(start))
         reporter.report()
@@ -102,7 +113,7 @@ def wait_ready(start: Start, *, progress: Progress, is_stopped: Callable[[], boo
         model = LLMAPI_MODEL
     if model is not None:  # A repository without one is taken at its word.
         progress(f"all {len(start.models)} models loaded; asking {model} for one token")
-        _prove(start, model, deadline_s=left_s, is_stopped=is_stopped)
+        _prove(start, model, deadline_s=left_s, is_stopped=is_stopped, watch=watch)
 
 
 def exit_text(return_code: int) -> str:
@@ -195,6 +206,15 @@ def _refuse_failed(start: Start) -> None:
         raise InputRefused(f"Triton hangs while loading:\n  {reason}\n  log: {start.log}")
 
 
+def _refuse_stalled(start: Start, watch: StartWatch) -> None:
+    if not start.is_watched:
+        return
+    log = start.read_log()
+    if stall := watch.stall(loading=triton_log.loading_models(log), log_size=len(log)):
+        show_stacks(stall)
+        raise Stalled(f"{stall.cause}\n  log: {start.log}")
+
+
 def _late(start: Start) -> str:
     log = start.read_log()
     loading = ", ".join(triton_log.loading_models(log)) or "nothing that the log names"
@@ -205,7 +225,9 @@ def _late(start: Start) -> str:
     )
 
 
-def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[[], bool]) -> None:
+def _prove(
+    start: Start, model: str, *, deadline_s: float, is_stopped: Callable[[], bool], watch: StartWatch
+) -> None:
     """One real answer; whatever ends a process meanwhile ends the wait, which Triton would let hang."""
     models = processes.ModelProcesses(start.process.pid)
     cause = ""
@@ -220,6 +242,11 @@ def _prove(start: Start, model: str, *, deadline_s: float, is_stopped: Callable[
             if is_stopped():
                 client.close()
                 raise Stopped
+            try:
+                _refuse_stalled(start, watch)
+            except Stalled:
+                client.close()
+                raise
             if return_code is not None:
                 cause = f"{start.program} {exit_text(return_code)}"
             else:

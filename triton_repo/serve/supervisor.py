@@ -34,6 +34,7 @@ from triton_repo.serve.leftovers import TEMPORARY, clean, clean_leftovers
 from triton_repo.serve.ports import refuse_used
 from triton_repo.serve.private import open_log, private_folder
 from triton_repo.serve.readiness import (
+    Stalled,
     Start,
     Stopped,
     describe_end,
@@ -167,7 +168,7 @@ class Supervisor:
                 self._start_companions()
             except TpforgeError as error:
                 cause = f"{error}{processes.memory_note(memory_kills)}"
-                if self._state.seconds_to_ready is None and not self._died_by_chance(cause):
+                if self._state.seconds_to_ready is None and not self._may_be_chance(error):
                     # It has never worked: trying again would only hide why.
                     raise type(error)(cause) from error
             else:
@@ -175,9 +176,11 @@ class Supervisor:
                 cause = self._watch(start) + processes.memory_note(memory_kills)
             self._restart_after(cause)
 
-    def _died_by_chance(self, cause: str) -> bool:
-        """Whether a first start died of what the next one need not die of; believed twice."""
-        return triton_log.DIES_BY_CHANCE in cause and len(self._failures) < _CHANCES
+    def _may_be_chance(self, error: TpforgeError) -> bool:
+        """Whether a first start failed of what the next need not: a death is believed twice, a hang once."""
+        if isinstance(error, Stalled):
+            return not self._failures
+        return triton_log.DIES_BY_CHANCE in str(error) and len(self._failures) < _CHANCES
 
     def _start_companions(self) -> None:
         """Start those that do not run; the first time, until each answers."""
@@ -223,11 +226,13 @@ class Supervisor:
             http_url=f"http://{plan.security.http_host(plan.host)}:{plan.ports.http}"
             if plan.launch
             else None,
+            is_watched=plan.launch is None,
         )
 
     def _say_ready(self, seconds: float) -> None:
+        is_first = self._state.seconds_to_ready is None
         self._write("ready", f"ready after {format_seconds(seconds)}", seconds_to_ready=round(seconds, 2))
-        if self._state.restarts == 0:
+        if is_first:  # Also after starts that failed by chance.
             self._on_ready(self._state)
         else:
             self._progress(f"ready again after {format_seconds(seconds)}")

@@ -2,3 +2,8 @@
 
 It imports numpy, tokenizers and Triton's own module, relatively, and nothing of the checkout it came from.
 """
+
+import faulthandler
+
+# A process that is aborted because it hangs, or that crashes, writes where it was to the server's log.
+faulthandler.enable(file=2)
