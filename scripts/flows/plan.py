@@ -105,6 +105,8 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
     """
     blueprint = find_blueprint(wishes.model, describe=wishes.describe)
     others = [find_blueprint(name) for name in wishes.alternatives]
+    if blueprint.name in {one.name for one in others}:
+        raise UsageError(f"--alternative {blueprint.name} is the model itself; name another one")
     for warning in dict.fromkeys(warning for one in (blueprint, *others) for warning in one.warnings):
         note(warning)
     cluster, prices = _cluster(wishes.gpus)

@@ -26,13 +26,14 @@ class Advice:
 
 @dataclass(frozen=True)
 class Case:
-    """What the rules look at."""
+    """What the rules look at; `instead` has the best option of each of the `alternatives` that has one."""
 
     chosen: Option
     options: Sequence[Option]
     blueprint: Blueprint
     ask: Ask
     instead: Sequence[Option]
+    alternatives: Sequence[Blueprint] = ()
     simulated: Simulated | None = None
 
     def single(self, bits: int) -> Option | None:

@@ -129,7 +129,15 @@ def decide(
         chosen=chosen,
         options=options,
         instead=instead,
-        advice=advise(chosen, options, blueprint=blueprint, ask=ask, instead=instead, simulated=simulated),
+        advice=advise(
+            chosen,
+            options,
+            blueprint=blueprint,
+            ask=ask,
+            instead=instead,
+            alternatives=alternatives,
+            simulated=simulated,
+        ),
         needs=host_needs(
             blueprint, mapping=chosen.mapping, dtype=chosen.dtype, weight_format=chosen.weight_format
         ),

@@ -114,7 +114,7 @@ def allreduce_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares:
     """Seconds until every one of `ranks` has the sum of messages of `num_bytes`."""
     if ranks == 1 or num_bytes <= 0:
         return 0.0
-    measured = find_measured(cluster, ranks)
+    measured = find_measured(cluster, ranks) if ranks <= cluster.fast_group else None
     if measured is not None:
         return _interpolated(num_bytes, measured)
     return _ring_seconds(num_bytes, ranks=ranks, cluster=cluster, shares=shares)
@@ -122,7 +122,7 @@ def allreduce_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares:
 
 def send_seconds(num_bytes: float, *, cluster: Cluster, ranks: int, shares: LinkShares) -> float:
     """Seconds to hand activations to the next pipeline stage; over the network when a stage fills a host."""
-    crosses = ranks >= cluster.gpus_per_host
+    crosses = ranks >= max(cluster.gpus_per_host, cluster.fast_group)
     rate = cluster.host_link_gb_s * shares.hosts if crosses else cluster.link_gb_s * _share(cluster, shares)
     return num_bytes / (rate * 1e9) + (_HOST_STEP_US if crosses else 10.0) * 1e-6
 
@@ -131,7 +131,7 @@ def gather_seconds(num_bytes: float, *, ranks: int, cluster: Cluster, shares: Li
     """Gathering or adding up `num_bytes`, of which a rank has or gets a part: bytes x (n - 1) / n / rate."""
     if ranks == 1 or num_bytes <= 0:
         return 0.0
-    row = _gather_of(cluster.gpu.name, cluster.link, ranks)
+    row = _gather_of(cluster.gpu.name, cluster.link, ranks) if ranks <= cluster.fast_group else None
     if row is not None:
         return row.us * 1e-6 + num_bytes * (ranks - 1) / ranks / (row.bus_gb_s * 1e9)
     # A ring passes over each link once, where that of an all-reduce passes twice.

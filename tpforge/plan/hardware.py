@@ -38,6 +38,8 @@ _OTHER_VENDORS = re.compile(
 """Names of accelerators that TensorRT-LLM does not run on, and of who makes them."""
 
 
+_BOARD = 8
+"""The most GPUs that NVLink joins within a host: a baseboard of eight."""
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 # Ranges are those of other units: 3.35 is TB/s where GB/s are wanted, 0.989 PFLOPS, 9.0 a compute capability.
 _Rate = Annotated[float, Field(ge=2, le=1_000_000)]
@@ -120,8 +122,20 @@ class Cluster(Record):
 
     @property
     def fast_group(self) -> int:
-        """The largest number of GPUs that a tensor-parallel group can have without leaving its link."""
-        return self.gpu.nvlink_group if self.link == "nvlink" else self.gpus_per_host
+        """The largest number of GPUs that a tensor-parallel group can have without leaving its link.
+
+        An NVLink domain of more GPUs than a board has (72) joins hosts; a smaller one ends with its host.
+        """
+        if self.link == "pcie":
+            return self.gpus_per_host
+        group = self.gpu.nvlink_group
+        return group if group > _BOARD else min(group, self.gpus_per_host)
+
+    def joined_for(self, ranks: int) -> Cluster:
+        """The same GPUs by a link that so many ranks have: PCIe where NVLink joins fewer of a host."""
+        if self.link == "nvlink" and self.fast_group < ranks <= self.gpus_per_host:
+            return self.model_copy(update={"link": "pcie"})
+        return self
 
     @property
     def link_gb_s(self) -> float:

@@ -70,10 +70,14 @@ def _options(
         except PlanError as error:
             yield replace(base, rejection=Rejection("sharding", str(error)))
             continue
-        stored = (blueprint.stored_format,) if blueprint.stored_format else FORMATS
-        for weight_format in ask.formats or stored:
+        stored = blueprint.stored_format
+        for weight_format in ask.formats or ((stored,) if stored else FORMATS):
             for kv_dtype in ask.kv_dtypes or (dtype.value, "fp8"):
                 option = replace(base, weight_format=weight_format, kv_dtype=kv_dtype)
+                if stored not in (None, weight_format):
+                    reason = f"the checkpoint holds {stored} and is run as that alone"
+                    yield replace(option, rejection=Rejection("format", reason))
+                    continue
                 yield _sized(option, shapes, ask, calibration=calibration)
 
 
@@ -151,7 +155,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     option = replace(option, memory=memory, notes=tuple(dict.fromkeys((*option.notes, *notes))))
     if rejection := _no_room(memory, ask):
         return replace(option, rejection=rejection)
-    engine = Engine(shapes, memory, option.cluster, settings)
+    engine = Engine(shapes, memory, option.cluster.joined_for(option.mapping.tp_size), settings)
     operation = operate(
         engine,
         _load_of_a_replica(option, ask),

@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from tpforge.plan.calibration import STARVED
 from tpforge.plan.case import Advice, Case
 from tpforge.plan.memory import rank_memory
+from tpforge.plan.operating import above
 from tpforge.plan.option import Ask, Option
 from tpforge.plan.percentiles import Simulated
 from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
-from tpforge.units import GIB
+from tpforge.units import GIB, counted
 
-STARVED = 16
-"""A batch that the cache keeps below this leaves most of the GPU's arithmetic unused."""
 MUCH_COMMUNICATION = 0.25
 
 
@@ -30,24 +30,18 @@ def advise(
     blueprint: Blueprint,
     ask: Ask,
     instead: Sequence[Option] = (),
+    alternatives: Sequence[Blueprint] = (),
     simulated: Simulated | None = None,
 ) -> tuple[Advice, ...]:
     """What the rules say, in the order of the questions."""
-    case = Case(chosen, options, blueprint, ask, instead, simulated)
+    case = Case(chosen, options, blueprint, ask, instead, alternatives, simulated)
     found = [rule(case) for rule in RULES]
     return tuple(advice for advice in found if advice is not None)
 
 
 def worth_of_tensor_parallelism(case: Case) -> Advice | None:
     """What the chosen ranks per replica cost or give against the fewest that work at that precision."""
-    same = [
-        one
-        for one in case.options
-        if one.rejection is None
-        and one.precision == case.chosen.precision
-        and one.kv_dtype == case.chosen.kv_dtype
-    ]
-    least = min(same, key=lambda one: (one.mapping.world_size, one.mapping.pp_size))
+    same, least = _same_precision(case), _fewest_ranks(case)
     most = max(same, key=lambda one: (one.mapping.tp_size, -one.mapping.pp_size))
     if least.mapping.world_size == case.chosen.mapping.world_size:
         if most.mapping.world_size == least.mapping.world_size:
@@ -60,12 +54,12 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
             f"per token against {_tpot(case.chosen):.1f}",
         )
     change = case.chosen.tokens_per_gpu / least.tokens_per_gpu - 1
-    starved = least.speed is not None and least.speed.limit == "KV cache"
-    why = (
-        f"; {least.label} is starved of KV cache ({least.speed.batch} requests)"
-        if starved and least.speed
-        else ""
-    )
+    if least in _halves(case) and change < 0:
+        # Doubling that loses is diminishing_returns' to say, as a warning.
+        return None
+    why = ""
+    if least.speed is not None and least.speed.limit == "KV cache" and least.speed.batch < STARVED:
+        why = f"; {least.label} is starved of KV cache ({counted(least.speed.batch, 'request')} per replica)"
     return Advice(
         "tensor-parallelism",
         "note",
@@ -75,23 +69,21 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
 
 def slow_link(case: Case) -> Advice | None:
     """More than two ranks over PCIe, or any over the network."""
-    option, cluster = case.chosen, case.chosen.cluster
-    if option.mapping.tp_size > cluster.fast_group:
+    option, tp_size = case.chosen, case.chosen.mapping.tp_size
+    cluster = option.cluster.joined_for(tp_size)
+    share = f"{_share(option):.0f} % of a step is communication"
+    if tp_size > cluster.fast_group:
+        hosts = "NVLink domains" if cluster.link == "nvlink" and tp_size <= cluster.gpus_per_host else "hosts"
         return Advice(
             "slow-link",
             "warning",
-            f"tp={option.mapping.tp_size} leaves its link (groups of {cluster.fast_group}): "
-            f"{_share(option):.0f} % of a step is communication; keep tp within a host and use pp "
-            "between hosts",
+            f"tp={tp_size} crosses {hosts} of {counted(cluster.fast_group, 'GPU')}: {share}; keep tp within "
+            "one and use pp between them",
         )
-    if cluster.link == "pcie" and option.mapping.tp_size > 2:
-        return Advice(
-            "slow-link",
-            "warning",
-            f"tp={option.mapping.tp_size} over PCIe: {_share(option):.0f} % of a step is "
-            "communication; four GPUs on "
-            "NVLink are another machine",
-        )
+    if cluster.link == "pcie" and tp_size > 2:
+        pairs = option.cluster.fast_group if option.cluster.link == "nvlink" else 0
+        beyond = f", beyond the {pairs} that NVLink joins" if pairs else ""
+        return Advice("slow-link", "warning", f"tp={tp_size} over PCIe{beyond}: {share}")
     if option.speed is not None and option.speed.communication_share > MUCH_COMMUNICATION:
         return Advice("slow-link", "warning", f"{_share(option):.0f} % of a step is communication")
     return None
@@ -99,22 +91,14 @@ def slow_link(case: Case) -> Advice | None:
 
 def diminishing_returns(case: Case) -> Advice | None:
     """Adding GPUs lowers tokens/s per GPU."""
-    mapping = case.chosen.mapping
-    half = [
-        one
-        for one in case.options
-        if one.rejection is None
-        and one.mapping.tp_size * 2 == mapping.tp_size
-        and one.mapping.pp_size == mapping.pp_size
-        and (one.precision, one.kv_dtype) == (case.chosen.precision, case.chosen.kv_dtype)
-    ]
+    half = _halves(case)
     if not half or case.chosen.tokens_per_gpu >= half[0].tokens_per_gpu:
         return None
     loss = 1 - case.chosen.tokens_per_gpu / half[0].tokens_per_gpu
     return Advice(
         "diminishing-returns",
         "warning",
-        f"doubling tp to {mapping.tp_size} lowers tokens/s per GPU by {100 * loss:.0f} %",
+        f"doubling tp to {case.chosen.mapping.tp_size} lowers tokens/s per GPU by {100 * loss:.0f} %",
     )
 
 
@@ -129,7 +113,7 @@ def starved_of_cache(case: Case) -> Advice | None:
             "kv-starvation",
             "warning",
             f"{wanted} requests per replica are asked for, the KV cache holds {speed.batch}: the others "
-            f"wait, {speed.ttft_ms / 1e3:.1f} s to the first token",
+            f"wait, {speed.ttft_ms / case.chosen.scale / 1e3:.1f} s to the first token",
         )
     if speed.batch < STARVED:
         only = f"the KV cache holds only {speed.batch} requests per replica"
@@ -166,8 +150,9 @@ def tail_risk(case: Case) -> Advice | None:
                 return Advice(
                     "p95-risk",
                     "warning",
-                    f"the mean request keeps {limit:g} ms {what}, p95 does not: {wait.p95_ms:.0f} ms "
-                    "simulated; plan for fewer requests at once, or with a lower limit",
+                    f"the mean request keeps {limit:g} ms {what}, p95 does not: "
+                    f"{above(wait.p95_ms, limit)} ms simulated; plan for fewer requests at once, or with a "
+                    "lower limit",
                 )
     if speed is None or speed.batch < 2:
         return None
@@ -176,7 +161,7 @@ def tail_risk(case: Case) -> Advice | None:
         "note",
         f"estimates are means of a steady load of equal requests: at {speed.batch} requests a "
         "replica each user gets "
-        f"{1e3 / speed.tpot_ms:.0f} tokens/s; bursts and mixed lengths raise p95, so measure it "
+        f"{1e3 / _tpot(case.chosen):.0f} tokens/s; bursts and mixed lengths raise p95, so measure it "
         "(tpforge bench)",
     )
 
@@ -184,7 +169,8 @@ def tail_risk(case: Case) -> Advice | None:
 def duplicated_heads(case: Case) -> Advice | None:
     """More ranks than KV heads hold the same cache several times."""
     heads, tp_size = case.blueprint.model.attention.num_kv_heads, case.chosen.mapping.tp_size
-    if tp_size <= heads or case.blueprint.model.attention.latent is not None:
+    whole = case.blueprint.model.attention.latent is not None or case.chosen.attention_dp
+    if tp_size <= heads or whole:
         return None
     return Advice(
         "duplicated-heads",
@@ -195,11 +181,18 @@ def duplicated_heads(case: Case) -> Advice | None:
 
 
 def coarse_precision(case: Case) -> Advice | None:
-    """Fewer bits are a change of quality, too."""
-    name = case.chosen.weight_format
+    """Fewer bits, of weights or of the cache alone, are a change of quality, too."""
+    chosen, name = case.chosen, case.chosen.weight_format
     if name is None or case.blueprint.stored_format is not None:
-        # A checkpoint that is published so changes nothing.
-        return None
+        # A checkpoint that is published so changes nothing; a cache of fewer bits than its floats does.
+        if chosen.kv_dtype == chosen.dtype.value:
+            return None
+        return Advice(
+            "quality",
+            "note",
+            f"a KV cache in {chosen.kv_dtype} changes outputs: compare it with one in {chosen.dtype.value} "
+            "on your own prompts before it is served (tpforge evaluate)",
+        )
     bits = find_format(name).weight_bits
     level: Literal["note", "warning"] = "warning" if bits < 8 else "note"
     return Advice(
@@ -286,8 +279,32 @@ RULES: tuple[Callable[[Case], Advice | None], ...] = (
 )
 
 
+def _same_precision(case: Case) -> list[Option]:
+    """The options that work with the weights and the cache of the chosen one, which is among them."""
+    chosen = case.chosen
+    return [
+        one
+        for one in case.options
+        if one.rejection is None and (one.precision, one.kv_dtype) == (chosen.precision, chosen.kv_dtype)
+    ]
+
+
+def _halves(case: Case) -> list[Option]:
+    """Those of half the chosen tp and as many stages."""
+    chosen = case.chosen.mapping
+    return [
+        one
+        for one in _same_precision(case)
+        if (2 * one.mapping.tp_size, one.mapping.pp_size) == (chosen.tp_size, chosen.pp_size)
+    ]
+
+
+def _fewest_ranks(case: Case) -> Option:
+    return min(_same_precision(case), key=lambda one: (one.mapping.world_size, one.mapping.pp_size))
+
+
 def _tpot(option: Option) -> float:
-    return option.speed.tpot_ms if option.speed else float("nan")
+    return option.speed.tpot_ms / option.scale if option.speed else float("nan")
 
 
 def _share(option: Option) -> float:

@@ -6,6 +6,7 @@ Speed and links are the other rules'.
 from __future__ import annotations
 
 from tpforge.plan.case import Advice, Case
+from tpforge.plan.operating import above
 from tpforge.plan.option import Option
 
 BARELY = 2.0
@@ -31,6 +32,8 @@ def one_gpu(case: Case) -> Advice | None:
             f"one GPU does what is asked only quantized ({quantized.precision}), though it holds 16 bits: "
             "TP is a choice, not a need"
         )
+    if case.blueprint.stored_format is not None:
+        return _said(wider.format(f"as it is stored ({quantized.precision})"))
     return _said(wider.format(f"quantized ({quantized.precision}); 16 bits were not tried"))
 
 
@@ -59,7 +62,7 @@ def quantize_first(case: Case) -> Advice | None:
     smaller = case.single(8) or case.single(4)
     if need is None or not 1 < need <= BARELY or smaller is None:
         return None
-    missed = f"in 16 bits it needs {need:.1f} x the memory of one GPU"
+    missed = f"in 16 bits it needs {above(need, 1)} x the memory of one GPU"
     if case.chosen.weight_format is not None:
         if case.chosen.mapping.world_size > 1:
             return None
@@ -82,13 +85,20 @@ def _times_one_gpu(case: Case) -> float | None:
 
 
 def smaller_model(case: Case) -> Advice | None:
-    """What a smaller model would do."""
-    if not case.instead:
+    """What another model that was named would do, under a name of its own where it is not smaller."""
+    working = {one.model: one for one in case.instead}
+    said = []
+    for model in case.alternatives:
+        option = working.get(model.name)
+        if option is None:
+            said.append(f"{model.name} does not do it on these GPUs")
+            continue
+        said.append(
+            f"{model.name} ({option.label}) would give {option.tokens_per_second:.0f} tokens/s against "
+            f"{case.chosen.tokens_per_second:.0f}"
+        )
+    if not said:
         return None
-    best = max(case.instead, key=lambda one: one.tokens_per_second)
-    return Advice(
-        "smaller-model",
-        "note",
-        f"{best.model} ({best.label}) would give {best.tokens_per_second:.0f} tokens/s against "
-        f"{case.chosen.tokens_per_second:.0f}; compare quality, tokenizer and license too",
-    )
+    are_smaller = all(one.num_parameters < case.blueprint.num_parameters for one in case.alternatives)
+    compare = "; compare quality, tokenizer and license too" if working else ""
+    return Advice("smaller-model" if are_smaller else "other-model", "note", "; ".join(said) + compare)

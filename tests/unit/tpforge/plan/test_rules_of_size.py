@@ -99,3 +99,34 @@ def test_the_band_of_ranks_on_two_hosts_claims_no_published_rows() -> None:
     assert replicas.chosen.band is not None
     assert replicas.chosen.band.kind == "one GPU"
     assert "unmeasured" not in advice(replicas)
+
+
+def test_an_alternative_that_does_not_do_it_or_is_larger_is_called_so() -> None:
+    said = advice(plan("llama-3.1-8b", "h100", 1, alternatives=("llama-3.1-405b",)))
+    assert said["other-model"] == "llama-3.1-405b does not do it on these GPUs"
+    both = advice(plan("llama-3.3-70b", "h100", 2, alternatives=("llama-3.1-8b", "llama-3.1-405b")))
+    assert "smaller-model" not in both
+    assert both["other-model"].startswith("llama-3.1-8b (")
+    assert "; llama-3.1-405b does not do it on these GPUs; compare quality" in both["other-model"]
+
+
+def test_how_often_16_bits_exceed_one_gpu_is_never_said_as_once() -> None:
+    ask = replace(ASK, runtime="pytorch", formats=(None, "fp8"))
+    found = plan("deepseek-v2-lite", "rtx-5090", 8, ask=ask)
+    said = advice(found)["quantize-first"]
+    need = float(said.partition("needs ")[2].partition(" x")[0])
+    assert 1 < need < 1.1
+
+
+def test_a_checkpoint_that_is_stored_quantized_fits_as_it_is_stored() -> None:
+    ask = replace(ASK, runtime="pytorch", tpot_ms=30)
+    said = advice(plan("minimax-m2.5-nvfp4", "b200", 2, ask=ask))["one-gpu"]
+    assert said == "one GPU holds it as it is stored (nvfp4): TP is a choice, not a need"
+
+
+@pytest.mark.parametrize("formats", [(None,), ("fp8",), ("int4_awq", "fp8")])
+def test_a_quantized_checkpoint_is_not_planned_in_another_format(formats: tuple[str | None, ...]) -> None:
+    with pytest.raises(InputRefused, match="the checkpoint holds mxfp4 and is run as that alone"):
+        plan("gpt-oss-20b", "h100", 1, ask=replace(ASK, runtime="pytorch", formats=formats))
+    own = replace(ASK, runtime="pytorch", formats=(*formats, "mxfp4"))
+    assert plan("gpt-oss-20b", "h100", 1, ask=own).chosen.precision == "mxfp4"
