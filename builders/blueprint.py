@@ -17,6 +17,7 @@ from builders.families.common.base import Family
 from builders.families.common.reading import ConfigReader
 from builders.families.common.registry import find_family, is_of_family
 from builders.model_type import model_type_problem
+from builders.sources.other_layouts import is_converted, no_checkpoint
 from builders.sources.quantization import MODELOPT_FILE
 from builders.stored_format import stored_format
 from builders.transforms import transformed_shape
@@ -74,8 +75,12 @@ def find_config(location: str) -> FoundConfig:
         InputRefused: `location` is none of these.
     """
     path = Path(location)
+    if path.is_dir():
+        if not (path / "config.json").is_file() or is_converted(path):
+            raise InputRefused(no_checkpoint(path))
+        return _read(path / "config.json", name=location)
     if path.exists():
-        return _read(path / "config.json" if path.is_dir() else path, name=location)
+        return _read(path, name=location)
     known = find_known(_DEMO if location == "demo" else location.partition("@")[0])
     if known is not None:
         where = f"{known.id} (built in)"

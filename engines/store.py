@@ -6,6 +6,7 @@ It does not make engines, run them, or say whether their answers are right.
 from __future__ import annotations
 
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tpforge.errors import InputRefused
 from tpforge.manifest import FileRecord, Manifest
 from tpforge.outputs.atomic import hash_file, os_errors, remove_output, write_into
 from tpforge.outputs.places import known_names
+from tpforge.outputs.recognized import what_it_is
 from tpforge.processors import usable_processors
 from tpforge.suggestions import did_you_mean
 
@@ -43,11 +45,22 @@ def read_manifest(engine_dir: Path) -> Manifest:
     if not engine_dir.is_dir():
         raise InputRefused(f"{engine_dir}: is a file; expected an engine folder, which holds {MANIFEST_NAME}")
     if not path.is_file():
-        raise InputRefused(
-            f"{engine_dir}: holds no {MANIFEST_NAME}, so it is no engine folder; "
-            "make one with: tpforge build MODEL --tp N"
-        )
+        raise InputRefused(f"{engine_dir}: {_no_engine(engine_dir)}")
     return _parse(path)
+
+
+def _no_engine(folder: Path) -> str:
+    """What the folder is instead, and what to give or do."""
+    kind = what_it_is(folder)
+    if kind is None:
+        return (
+            f"holds no {MANIFEST_NAME}, so it is no engine folder; make one with: tpforge build MODEL --tp N"
+        )
+    beside = folder.parent / "engine"
+    if (beside / MANIFEST_NAME).is_file():
+        return f"is {kind}; expected an engine folder, such as {beside}"
+    model = shlex.quote(str(folder)) if kind == "a Hugging Face checkpoint" else "MODEL"
+    return f"is {kind}, and no engine folder; make one with: tpforge build {model} --tp N"
 
 
 def _parse(path: Path) -> Manifest:

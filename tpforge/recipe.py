@@ -18,6 +18,7 @@ from tpforge.errors import UsageError
 from tpforge.manifest import Limits, Runtime
 from tpforge.model import ModelSpec
 from tpforge.outputs.atomic import os_errors
+from tpforge.outputs.recognized import what_it_is
 from tpforge.records import Record
 from tpforge.repository_options import (
     RUNTIMES,
@@ -205,6 +206,13 @@ Choose = Callable[[dict[str, Any]], dict[str, Any]]
 """Puts a runtime into the values of a recipe that leaves it to the host."""
 
 
+def no_recipe(path: Path) -> str:
+    """Why nothing at `path` is a recipe's file."""
+    if not path.exists():
+        return "no such recipe"
+    return f"is {what_it_is(path) or 'a folder'}; expected a recipe, a .toml file"
+
+
 def read_recipe(path: Path, *, choose: Choose | None = None) -> Recipe:
     """The recipe in a file; where it names no runtime, or "auto", `choose` does, and else it is reference.
 
@@ -212,7 +220,7 @@ def read_recipe(path: Path, *, choose: Choose | None = None) -> Recipe:
         UsageError: there is no such file, it is not UTF-8 text, or the recipe is wrong.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such recipe; see docs/recipe.md for one")
+        raise UsageError(f"{path}: {no_recipe(path)}; see docs/recipe.md for one")
     with os_errors(path):
         data = path.read_bytes()
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from tpforge.errors import UsageError
 from tpforge.outputs.atomic import os_errors
 from tpforge.outputs.places import OUT
-from tpforge.recipe import Recipe, recipe_of
+from tpforge.recipe import Recipe, no_recipe, recipe_of
 from tpforge.toml_text import parse_toml
 
 SWEEP_NAME = "sweep.json"
@@ -61,7 +61,7 @@ def read_sweep(path: Path) -> Sweep:
         UsageError: no such file, not TOML, no grid, or a recipe of the grid is wrong.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such recipe")
+        raise UsageError(f"{path}: {no_recipe(path)}")
     with os_errors(path):
         text = path.read_text("utf-8", errors="replace")
     try:

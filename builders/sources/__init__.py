@@ -13,6 +13,7 @@ from pathlib import Path
 from builders.sources.base import Source, SourceKind
 from tpforge.errors import EnvironmentUnusable, InputRefused, UsageError
 from tpforge.outputs.places import known_names
+from tpforge.outputs.recognized import instead
 
 _HUB_ID = re.compile(r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -60,8 +61,8 @@ def locate(location: str, *, revision: str | None = None) -> Located:
     if path.exists():
         if path.suffix != ".gguf":
             raise InputRefused(
-                f"{location}: is a file; expected a Hugging Face directory (with config.json and "
-                "*.safetensors), a .gguf file, or org/name[@revision] of the hub"
+                f"{location}:{instead(path) or ' is a file;'} expected a Hugging Face directory (with "
+                "config.json and *.safetensors), a .gguf file, or org/name[@revision] of the hub"
             )
         return Located("gguf", location, path)
     match = _HUB_ID.fullmatch(location)
@@ -72,7 +73,8 @@ def locate(location: str, *, revision: str | None = None) -> Located:
             )
         raise InputRefused(
             f"{location}: no such file or directory; expected a Hugging Face directory (with config.json "
-            "and *.safetensors), a .gguf file, or org/name[@revision] of the hub"
+            "and *.safetensors), a .gguf file, or org/name[@revision] of the hub; short names of models are "
+            "for `tpforge plan` and `tpforge gpus` alone"
         )
     from builders.sources.hub import download
 

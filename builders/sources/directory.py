@@ -22,7 +22,7 @@ from builders.sources.end_ids import NO_END, tokenizer_end_id
 from builders.sources.fused_experts import ExpertPart, split_experts
 from builders.sources.input_file import refuse_lfs_pointer
 from builders.sources.json_files import read_json_object
-from builders.sources.other_layouts import other_layout
+from builders.sources.other_layouts import is_converted, no_checkpoint
 from builders.sources.outside_links import outside_link_problems
 from builders.sources.quantization import FoundQuantization, declared_values, find_quantization
 from builders.sources.tokenizer_files import find_tokenizer_files
@@ -130,12 +130,10 @@ def examine(path: Path, *, describe: Path | None = None) -> Directory:
     """
     config_file = path / "config.json"
     if not config_file.is_file():
-        raise InputRefused(
-            other_layout(path)
-            or f"{path}: found no config.json; expected a Hugging Face directory with config.json, "
-            "*.safetensors and a tokenizer"
-        )
+        raise InputRefused(no_checkpoint(path))
     config = read_json_object(config_file)
+    if "architectures" not in config and is_converted(path):
+        raise InputRefused(no_checkpoint(path))
     weights = Weights(path)
     found = Directory(path=path, config=config, weights=weights, problems=list(weights.problems))
     found.problems += _pointers(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builders.sources.json_files import read_json_object, shown
 from tpforge.errors import InputRefused
+from tpforge.outputs.recognized import instead
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -16,6 +17,20 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_m
 def other_layout(folder: Path) -> str | None:
     """What the folder is instead, and what to do; None when nothing is known of it."""
     return _adapter(folder) or _mistral(folder)
+
+
+def no_checkpoint(folder: Path) -> str:
+    """Why the folder is no Hugging Face checkpoint: what it is instead, where that is seen."""
+    return (
+        other_layout(folder)
+        or f"{folder}:{instead(folder) or ' found no config.json;'} expected a Hugging Face directory with "
+        "config.json, *.safetensors and a tokenizer"
+    )
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether it holds ranks, as `convert` and trtllm-build write them; their config.json is another one."""
+    return any((folder / name).is_file() for name in ("rank0.safetensors", "rank0.engine"))
 
 
 def _adapter(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from scripts.flows.render import fresh_repository
 from scripts.flows.serving.front import companions_of, port_base_of
 from tpforge.errors import EnvironmentUnusable, UsageError
 from tpforge.outputs.places import OUT, Places, find_engine, known_names
+from tpforge.outputs.recognized import what_it_is
 from tpforge.progress import Progress
 from tpforge.recipe import ServeRecipe
 from tpforge.repository_options import RepositoryOptions
@@ -127,11 +128,11 @@ def known_engine(engine: str, *, root: Path = OUT) -> Places:
         UsageError: neither is.
     """
     places = find_engine(engine, root=root)
-    if not (places.engine.is_dir() or places.server.is_dir()):
-        hint = did_you_mean(engine, known_names(root)) or ";"
-        raise UsageError(
-            f"{engine}: no such engine{hint} `tpforge engines list` and `tpforge status` show them"
-        )
+    if not ((places.engine / "engine.json").is_file() or places.server.is_dir()):
+        kind = what_it_is(places.engine)
+        near = did_you_mean(engine, known_names(root)) or ";"
+        found = f"is {kind}, and no engine;" if kind else f"no such engine{near}"
+        raise UsageError(f"{engine}: {found} `tpforge engines list` and `tpforge status` show them")
     return places
 
 

@@ -132,7 +132,7 @@ def test_bls_refuses_what_upstream_has_and_the_reference_runtime_has_not(server:
 
     assert sent.error == (
         "image_url_input: image and video input is not supported by the reference runtime; "
-        "leave it out, or give b''; "
+        "leave it out, or give an empty text; "
         "num_draft_tokens: speculative decoding is not supported by the reference runtime; "
         "leave it out, or give 0"
     )

@@ -16,8 +16,10 @@ Kind = Literal["request", "busy", "lost", "server"]
 """Wrong in the request; no place for it now; the server is gone, another may answer; anything else."""
 
 _FIELD = re.compile(
-    r"^(?:batch item \d+: )?(?P<public>[a-z_]+)(?: \((?P<own>[A-Za-z_]+)\))?: (?P<message>.*)", re.DOTALL
+    r"(?:batch item \d+: )?(?P<public>[a-z_]+)(?: \((?P<own>[A-Za-z_]+)\))?: (?P<message>.*)", re.DOTALL
 )
+_NEXT = re.compile(r"; (?=[a-z_]+(?: \([A-Za-z_]+\))?: )")
+"""Between two fields that are refused at once."""
 _NAMES = {
     "text_input": "prompt",
     "input_ids": "prompt",
@@ -50,14 +52,28 @@ def refusal_of(text: str) -> Refusal:
     lowered = text.lower()
     if any(word in lowered for word in _BUSY):
         return Refusal("busy", text)
-    found = _FIELD.match(text)
-    own = (found["own"] or found["public"]) if found is not None else ""
-    if found is not None and own in _fields():
-        name = _NAMES.get(own, _NAMES.get(found["public"], found["public"]))
-        return Refusal("request", f"{name}: {found['message']}")
+    if (message := _of_fields(text)) is not None:
+        return Refusal("request", message)
     if any(word in lowered for word in _LOST):
         return Refusal("lost", text)
     return Refusal("server", text)
+
+
+def _of_fields(text: str) -> str | None:
+    """What is wrong with which fields, by OpenAI's names, each once; None where it is said of no field."""
+    said: list[str] = []
+    for part in _NEXT.split(text):
+        found = _FIELD.fullmatch(part)
+        own = (found["own"] or found["public"]) if found is not None else ""
+        if found is not None and own in _fields():
+            said.append(
+                f"{_NAMES.get(own, _NAMES.get(found['public'], found['public']))}: {found['message']}"
+            )
+        elif said:
+            said[-1] += f"; {part}"
+        else:
+            return None
+    return "; ".join(dict.fromkeys(said))
 
 
 @cache

@@ -89,7 +89,7 @@ def _refuse(sampling: Fields, output: Fields) -> None:
     refused = (
         ("n", (sampling.get("n") or 1) > 1, "Dynamo's workers give one answer a request; ask several times"),
         # 1 is also what the front makes of `logprobs: true` alone.
-        ("top_logprobs", (output.get("logprobs") or 0) > 1, "only the chosen token's is returned; use 0"),
+        ("top_logprobs", (output.get("logprobs") or 0) > 1, "only the chosen token's is returned; use 1"),
         # The front asks for them where a completion shall repeat its prompt.
         ("echo", output.get("prompt_logprobs") is not None, "a prompt is not returned; leave it out"),
         ("use_beam_search", bool(sampling.get("use_beam_search")), "is not offered here; leave it out"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from tpforge.errors import UsageError
 from tpforge.measure.runs.run import RUN_NAME, Run, read_run
 from tpforge.outputs.places import OUT
+from tpforge.outputs.recognized import what_it_is
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ def find_run(given: str, *, root: Path = OUT) -> FoundRun:
             return FoundRun(folder.parent, read_run(folder))
     known = sorted(path.parent.name for path in root.glob(f"*/runs/*/{RUN_NAME}"))
     there = f"under {root}/ there are: {', '.join(known)}" if known else f"there are none under {root}/"
-    raise UsageError(f"{given}: no such run; {there}; `tpforge bench` makes one")
+    kind = what_it_is(Path(given))
+    wrong = f"is {kind}, and no run;" if kind else "no such run;"
+    raise UsageError(f"{given}: {wrong} {there}; `tpforge bench` makes one")
 
 
 def find_runs(given: Sequence[str], *, root: Path = OUT) -> tuple[FoundRun, ...]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 from tpforge.errors import InputRefused
 from tpforge.measure.runs.samples import ErrorKind, MetricSummary, Sample
 from tpforge.outputs.atomic import atomic_folder, os_errors, write_into
+from tpforge.outputs.recognized import instead
 from tpforge.records import Record
 
 RUN_NAME, SAMPLES_NAME = "run.json", "samples.jsonl"
@@ -301,7 +302,7 @@ def read_run(folder: Path) -> Run:
     """
     path = folder if folder.is_file() else folder / RUN_NAME
     if not path.is_file():
-        raise InputRefused(f"{path}: no such run; `tpforge bench` writes one")
+        raise InputRefused(f"{path}: no such run;{instead(folder)} `tpforge bench` writes one")
     with os_errors(path):
         text = path.read_text("utf-8")
     if _OLDER.search(text[:200]):

@@ -308,7 +308,7 @@ def test_a_revision_of_a_directory_is_wrong_usage(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert "is a file; expected a Hugging Face directory" in refusal(tmp_path / "model.safetensors")
+    assert "is a file of weights; expected a Hugging Face" in refusal(tmp_path / "model.safetensors")
 
 
 def test_no_permission_is_the_environments_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

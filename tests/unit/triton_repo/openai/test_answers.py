@@ -61,6 +61,12 @@ def test_an_answer_of_all_its_tokens_ended_by_length_and_a_cancelled_one_by_that
             "lost",
             None,
         ),
+        (
+            "guided_decoding_guide: is not offered; leave it out; guided_decoding_guide_type: is not offered; "
+            "leave it out; request_output_len: is 0; expected 1 or more",
+            "request",
+            "response_format: is not offered; leave it out; max_tokens: is 0; expected 1 or more",
+        ),
     ],
 )
 def test_an_error_of_triton_is_the_clients_fault_only_by_a_field_of_its_request(

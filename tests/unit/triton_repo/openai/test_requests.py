@@ -135,6 +135,11 @@ def test_what_tensorrt_llm_cannot_do_is_refused_by_name(field: str, fields: dict
     assert refusal(**fields).startswith(f"{field}: ")
 
 
+def test_the_refusal_of_top_logprobs_names_a_value_that_is_taken() -> None:
+    assert refusal(output_options={"logprobs": 5}).endswith("use 1")
+    assert asked(output_options={"logprobs": 1})["return_log_probs"] == [[True]]
+
+
 @pytest.mark.parametrize("asked_for", [0, 1])
 def test_the_chosen_tokens_probability_is_asked_for_as_the_front_says_logprobs(asked_for: int) -> None:
     # Dynamo 1.6.1 makes 1 of `logprobs: true` without top_logprobs.

@@ -58,6 +58,11 @@ def describe(field: str, message: str) -> str:
     return f"{name}: {message}"
 
 
+def _shown(value: Any) -> str:
+    """A value as a client of any protocol would say it."""
+    return "an empty text" if value == b"" else repr(value)
+
+
 @dataclass(frozen=True)
 class _Unsupported:
     """What a field asks for, and the values that ask for nothing, as do `harmless_size` values or fewer."""
@@ -71,7 +76,7 @@ class _Unsupported:
         """What the user is told."""
         remedy = "leave it out"
         if self.harmless:
-            remedy += f", or give {' or '.join(repr(value) for value in self.harmless)}"
+            remedy += f", or give {' or '.join(map(_shown, self.harmless))}"
         return f"{self.feature} is not supported by the reference runtime; {remedy}"
 
 
