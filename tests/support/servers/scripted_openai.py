@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.servers.scripted_server import Running
+from tests.support.servers.scripted import Running, running
 
 _FLAW = "x-flaw"
 _STREAMS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -49,18 +47,8 @@ class HttpScript:
     version: str = "9.9"
 
 
-@contextmanager
-def scripted_openai(folder: Path, script: HttpScript | None = None) -> Iterator[Running]:
-    log = folder / "sent.jsonl"
-    text = json.dumps({**asdict(script or HttpScript()), "log": str(log)})
-    command = [sys.executable, "-m", "tests.support.servers.scripted_openai", text]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            port = int(process.stdout.readline())
-            yield Running(f"http://127.0.0.1:{port}", log, process)
-        finally:
-            process.kill()
+def scripted_openai(folder: Path, script: HttpScript | None = None) -> AbstractContextManager[Running]:
+    return running(__name__, script or HttpScript(), folder=folder, host="http://127.0.0.1")
 
 
 class _Server:

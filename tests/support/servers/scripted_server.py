@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grpc import aio
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from tests.support.servers.scripted import Running, running
 
 INPUTS = {"text_input": "BYTES", "max_tokens": "INT32", "min_tokens": "INT32", "stream": "BOOL"}
 
@@ -48,30 +49,8 @@ class Script:
     log: str = ""
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that answers at `url`; `sent()` are the stamps of its tokens, request by request."""
-
-    url: str
-    log: Path
-    process: subprocess.Popen[str]
-
-    def sent(self) -> list[list[float]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-
-@contextmanager
-def scripted_server(folder: Path, script: Script | None = None) -> Iterator[Running]:
-    log = folder / "sent.jsonl"
-    text = json.dumps({**asdict(script or Script()), "log": str(log)})
-    command = [sys.executable, "-m", "tests.support.servers.scripted_server", text]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            port = int(process.stdout.readline())
-            yield Running(f"localhost:{port}", log, process)
-        finally:
-            process.kill()
+def scripted_server(folder: Path, script: Script | None = None) -> AbstractContextManager[Running]:
+    return running(__name__, script or Script(), folder=folder, host="localhost")
 
 
 class _Server(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]

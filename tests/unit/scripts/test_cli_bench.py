@@ -18,8 +18,9 @@ import pytest
 from scripts.commands.measuring.bench import command_line, read_options
 from scripts.main import main
 from tests.support.patience import PATIENCE_S
+from tests.support.servers.scripted import Running
 from tests.support.servers.scripted_openai import HttpScript, scripted_openai
-from tests.support.servers.scripted_server import Running, Script, scripted_server
+from tests.support.servers.scripted_server import Script, scripted_server
 from tests.support.tiny import write_tiny_tokenizer
 from tpforge.measure.runs.metrics import summarize
 from tpforge.measure.runs.run import Run, Slo, read_run, read_samples

@@ -13,7 +13,8 @@ from scripts.flows import sweep as sweep_flow
 from scripts.flows import up
 from scripts.flows.benching.plan import BenchOptions, Server
 from scripts.flows.sweep import Measured, Telling, refuse_failed, run_sweep
-from tests.support.servers.scripted_server import Running, Script, scripted_server
+from tests.support.servers.scripted import Running
+from tests.support.servers.scripted_server import Script, scripted_server
 from tpforge.errors import InputRefused, PlanError, UsageError
 from tpforge.measure.runs.run import read_run
 from tpforge.recipe import Recipe

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.servers.scripted import Running
 from tests.support.servers.scripted_openai import HttpScript, scripted_openai
-from tests.support.servers.scripted_server import Running
 from tpforge.errors import UsageError
 from tpforge.measure.runs.prompts import Prompt
 from tpforge.measure.runs.samples import Sample
