@@ -15,6 +15,7 @@ ARGS ?=
 JOBS ?= auto
 
 TPFORGE := .venv/bin/tpforge
+PRINT_PACKAGES := 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 .PHONY: drills fuzz help setup setup-openai ready engine verify serve smoke bench stop status demo decide-demo test check check-manifests format docs measure families older-transformers lock sbom clean
 
@@ -93,7 +94,7 @@ families: ready ## Prove every model family again and write docs/families.json a
 older-transformers: ready ## Install transformers 4.57.3 beside, for the tests that ask it: .venv-transformers-4
 	.venv/bin/python -m venv .venv-transformers-4
 	.venv-transformers-4/bin/pip -q install --require-hashes --requirement requirements/transformers-4.lock
-	echo "$(CURDIR)/.venv/lib/python3.11/site-packages" > .venv-transformers-4/lib/python3.11/site-packages/beside.pth
+	.venv/bin/python -c $(PRINT_PACKAGES) > "$$(.venv-transformers-4/bin/python -c $(PRINT_PACKAGES))/beside.pth"
 
 lock: ## Write the locks again, each from its .in
 	scripts/dev/lock.sh --upgrade
