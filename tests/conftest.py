@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: beside other workers, threads over tiny tensors wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import signal
 import sys
 import tempfile
@@ -25,6 +26,10 @@ from triton_repo.openai.environment import environment_folder, is_complete
 # Compiled once and kept: else each process that runs tests, and each that a test starts, compiles it all.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Thousands of tests, torch and transformers are millions of objects that stay: to look through them all takes
+# half a second, and by Python's own thresholds that is done again and again.
+gc.set_threshold(20_000, 10, 10)
 
 # A shell without job control makes background processes, and their children, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -90,6 +90,7 @@ def until_ready(words: list[str], server: subprocess.Popen[str]) -> None:
     """As an orchestrator: the probe is asked until it is content, unless the container ends."""
     while looked(words):
         assert server.poll() is None, server.communicate()[1]
+        time.sleep(0.5)  # A probe is a Python of its own, and the server needs the processors to load.
 
 
 def looked(words: list[str]) -> int:

@@ -225,8 +225,10 @@ class _Repeat:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking at all objects while tokens wait to be stamped; young ones are collected."""
-    gc.collect()
+    """Keep Python from looking at all objects while tokens wait to be stamped; young ones are collected.
+
+    What is garbage already waits, too: to collect it here takes half a second where much is loaded.
+    """
     gc.freeze()
     try:
         yield

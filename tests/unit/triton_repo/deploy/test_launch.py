@@ -21,6 +21,8 @@ import pytest
 from tests.support.ports import free_ports
 from triton_repo.deploy import files
 
+pytestmark = pytest.mark.apart
+
 TOLD = 'trap "echo told >>{0}; exit 0" TERM; echo up >>{0}; while :; do sleep 0.1; done'
 
 

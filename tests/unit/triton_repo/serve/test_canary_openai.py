@@ -19,6 +19,8 @@ from triton_repo.serve.heartbeat import OPENAI_CANARY
 from triton_repo.serve.launched import LaunchedProgram
 from triton_repo.serve.ports import Ports
 
+pytestmark = pytest.mark.apart
+
 Answer = tuple[int, str] | None
 """Status and text; None is an answer that never comes."""
 TOKEN: Answer = (200, json.dumps({"choices": [{"text": " x"}]}))
@@ -111,7 +113,7 @@ def test_a_server_that_is_busy_with_others_is_alive(counted: dict[str, Callable[
 )
 def test_a_server_that_makes_nothing_is_stuck(counted: dict[str, Callable[[int], Answer]]) -> None:
     with server(v1=stuck, **counted) as url:
-        assert canary(url, "--alive", "--timeout", "3") == (1, "canary: no progress within 3 s")
+        assert canary(url, "--alive", "--timeout", "1.5") == (1, "canary: no progress within 1.5 s")
 
 
 def test_a_server_that_refuses_to_generate_is_told_with_its_words() -> None:
