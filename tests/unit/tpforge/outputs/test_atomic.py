@@ -157,7 +157,7 @@ def test_an_os_error_becomes_one_line_with_the_path_and_the_remedy(code: int, wo
 
 
 def test_a_copy_that_finds_the_disk_full_names_what_it_writes() -> None:
-    with pytest.raises(EnvironmentUnusable, match="^/new/b: the disk is full"), os_errors(Path("/some/out")):
+    with pytest.raises(EnvironmentUnusable, match=r"^/new/b: the disk is full"), os_errors(Path("/some/out")):
         raise OSError(errno.ENOSPC, "No space left on device", "/old/a", None, "/new/b")
 
 
