@@ -248,6 +248,7 @@ def os_errors(path: Path, *, instead: str = "give another --out") -> Iterator[No
         errno.EMFILE: "this process has too many files open (`ulimit -n`); raise the limit",
         errno.ENFILE: "this machine has too many files open; end what holds them",
         errno.EIO: f"the disk does not answer; look at the machine's log, and {instead}",
+        errno.ENAMETOOLONG: f"the name is too long for the file system; {instead}, with a shorter name",
         errno.EEXIST: f"a part of the path is a file, not a directory; {instead}",
     }
     try:
@@ -255,7 +256,10 @@ def os_errors(path: Path, *, instead: str = "give another --out") -> Iterator[No
     except OSError as error:
         if error.errno not in remedies:
             raise
-        raise EnvironmentUnusable(f"{error.filename or path}: {remedies[error.errno]}") from error
+        # Of a copy that failed by what is written, the second name is that of what was to be written.
+        is_written = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        named = (error.filename2 if is_written else None) or error.filename or path
+        raise EnvironmentUnusable(f"{named}: {remedies[error.errno]}") from error
     except UnicodeDecodeError as error:
         raise InputRefused(f"{path}: is not UTF-8 text: {error}") from error
 

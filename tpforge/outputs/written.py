@@ -33,8 +33,6 @@ _ENGINE = "engine.json"
 _OF_AN_ENGINE = (_ENGINE, "parity.json", "quality.json")
 _OF_A_RUN = ("run.json", "samples.jsonl", "metrics.csv", "quality.json")
 _EXPORTS_OF_A_RUN = "aiperf*.json"
-# Below this size a file is hashed whatever its times say.
-_ALWAYS_HASHED = 16 << 20
 _CANNOT_LINK = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -71,16 +69,12 @@ def write_record(folder: Path) -> None:
 
 def renew_record(folder: Path, name: str) -> None:
     """Note that a command of ours wrote `name` in a folder that has a record; does nothing in one without."""
-    record = folder / RECORD_NAME
-    if not record.is_file():
+    if not (folder / RECORD_NAME).is_file():
         return
-    before = record.stat()
     written = _parsed(folder)
     others = (file for file in written.files if file.path != name)
     files = sorted([*others, _hashed(name, folder / name)], key=lambda file: file.path)
     _write(folder, written.model_copy(update={"files": tuple(files)}))
-    # The other files' times are compared with those of the record.
-    os.utime(record, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def read_written(folder: Path) -> Written:
@@ -140,14 +134,13 @@ def carry_over(old: Path, new: Path, *, written: Written, carried: Carried) -> N
     """
     ours = {file.path: file for file in written.files}
     known = {*ours, *written.links, *written.unhashed}
-    since = _time_of_record(old)
     # Those of the user first: they keep their names, and a NAME.kept of an earlier run is one of them.
     for name, path in sorted(_entries(old), key=lambda entry: entry[0] in known):
         inode = path.lstat().st_ino
         if carried.inodes.get(name) == inode:
             continue
         carried.inodes[name] = inode
-        if _is_as_written(path, ours.get(name), written, name=name, since=since):
+        if _is_as_written(path, ours.get(name), written, name=name):
             continue
         target = _place(new, name)
         if os.path.lexists(target) and _is_equal(path, target):
@@ -160,25 +153,15 @@ def carry_over(old: Path, new: Path, *, written: Written, carried: Carried) -> N
     _carry_empty_folders(old, new, known=known)
 
 
-def _is_as_written(path: Path, file: FileRecord | None, written: Written, *, name: str, since: int) -> bool:
-    """Whether a file or link is ours, and as we left it."""
+def _is_as_written(path: Path, file: FileRecord | None, written: Written, *, name: str) -> bool:
+    """Whether a file or link is ours, and as we left it: by its bytes, since times can be set back."""
     if name in written.unhashed:
         return True
     if path.is_symlink():
         return written.links.get(name) == str(path.readlink())
     if file is None or not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size != file.size:
         return False
-    times = path.stat()
-    if file.size >= _ALWAYS_HASHED and max(times.st_mtime_ns, times.st_ctime_ns) <= since:
-        return True
     return _hashed(name, path).sha256 == file.sha256
-
-
-def _time_of_record(folder: Path) -> int:
-    try:
-        return (folder / RECORD_NAME).stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _is_equal(first: Path, second: Path) -> bool:

@@ -156,6 +156,20 @@ def test_an_os_error_becomes_one_line_with_the_path_and_the_remedy(code: int, wo
         raise OSError(code, os.strerror(code))
 
 
+def test_a_copy_that_finds_the_disk_full_names_what_it_writes() -> None:
+    with pytest.raises(EnvironmentUnusable, match=r"^/new/b: the disk is full"), os_errors(Path("/some/out")):
+        raise OSError(errno.ENOSPC, "No space left on device", "/old/a", None, "/new/b")
+
+
+def test_a_name_that_is_too_long_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EnvironmentUnusable, match="too long for the file system; give another --out"),
+        atomic_folder(tmp_path / ("n" * 250)),
+    ):
+        pass
+    assert names(tmp_path) == set()
+
+
 def test_an_unexpected_os_error_is_not_hidden() -> None:
     with pytest.raises(FileNotFoundError), os_errors(Path("/some/out")):
         raise FileNotFoundError(errno.ENOENT, "gone")

@@ -155,27 +155,18 @@ def test_a_link_of_ours_is_replaced_like_a_file(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"link", RECORD_NAME}
 
 
-def test_a_large_file_is_hashed_only_when_its_times_say_that_it_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(written, "_ALWAYS_HASHED", 2)
-    hashed: list[str] = []
-    hash_one = written._hashed
-
-    def counted(name: str, path: Path) -> object:
-        hashed.append(name)
-        return hash_one(name, path)
-
+def test_an_edit_is_found_though_size_and_times_deny_it(tmp_path: Path) -> None:
+    """As after the clock was set back: the record is of a later time than the edit."""
     out = tmp_path / "out"
-    write(out, {"large": "12345", "edited": "12345"})
-    for name in ("large", RECORD_NAME):  # as if it had been written a minute before
-        os.utime(out / name, ns=(0, (out / RECORD_NAME).stat().st_ctime_ns + 10**9))
-    (out / "edited").write_text("54321")
-    os.utime(out / "edited", ns=(0, (out / RECORD_NAME).stat().st_mtime_ns + 1))
-    monkeypatch.setattr(written, "_hashed", counted)
-    write(out, {})
-    assert texts(out) == {"edited.kept": "54321"}
-    assert "edited" in hashed and "large" not in hashed
+    write(out, {"weights": "w" * (20 << 20)})
+    with (out / "weights").open("r+") as file:
+        file.write("mine")
+    later = (out / "weights").stat().st_ctime_ns + 3600 * 10**9
+    os.utime(out / "weights", ns=(0, 0))
+    os.utime(out / RECORD_NAME, ns=(later, later))
+    write(out, {"weights": "w" * (20 << 20)})
+    assert (out / "weights").read_text().startswith("wwww")
+    assert (out / "weights.kept").read_text().startswith("mine")
 
 
 def test_files_whose_hashes_are_noted_or_in_engine_json_are_not_read_again(
