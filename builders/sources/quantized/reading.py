@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from builders.sources.quantized.companions import companion_problems
+from builders.sources.quantized.companions import ONE, companion_problems
 from builders.sources.quantized.layout import Layout
 from builders.sources.safetensors_reader import TensorEntry
 from tpforge.errors import InputRefused
@@ -56,7 +56,7 @@ class QuantizedWeights:
 
     def _scale(self, name: str) -> float:
         values = self.tensor(name).float().flatten().tolist()
-        if len(values) != 1 or not 0 < values[0] < math.inf:
+        if len(values) != 1 or not _is_scale(values[0]):
             raise InputRefused(f"{name}: found {values[:4]}, expected one positive number")
         return float(values[0])
 
@@ -104,6 +104,7 @@ def find_quantized(
         if shape is None:
             continue
         problems += _uneven(layout, module, entries, tensor=tensor)
+        problems += _no_scales(layout, module, entries, tensor=tensor)
         shapes[f"{module}.weight"] = shape
         optional = [f"{module}.{one}" for one in layout.optional]
         belonging.update(needed, (one for one in optional if one in entries))
@@ -168,6 +169,29 @@ def _uneven(
         f"{name}: found zero points stored as {found.pop()}, expected {layout.even_zero} of symmetric "
         f"matrices; they are those of checkpoint_format {other}, which is not the declared one"
     ]
+
+
+def _no_scales(
+    layout: Layout,
+    module: str,
+    entries: Mapping[str, TensorEntry],
+    *,
+    tensor: Callable[[str], torch.Tensor],
+) -> Iterator[str]:
+    """Scales of a whole matrix that are no positive numbers; reads them, which are one number each.
+
+    A matrix that is joined with others is divided by the largest of their scales.
+    """
+    for suffix, one in {**layout.beside, **layout.optional}.items():
+        name = f"{module}.{suffix}"
+        if one is not ONE or name not in entries or math.prod(entries[name].shape) != 1:
+            continue
+        if entries[name].dtype in one.dtypes and not _is_scale(value := float(tensor(name))):
+            yield f"{name}: found {value}, expected one positive number"
+
+
+def _is_scale(value: float) -> bool:
+    return 0 < value < math.inf
 
 
 def _kv_names(entries: Iterable[str]) -> dict[int, tuple[str, ...]]:

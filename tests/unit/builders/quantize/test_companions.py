@@ -91,6 +91,27 @@ def test_companions_of_a_wrong_shape_or_type_are_refused(
     assert words in refusal(folder)
 
 
+@pytest.mark.parametrize("value", [0.0, -0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("method", "suffix"),
+    [
+        ("fp8", "weight_scale"),
+        ("fp8", "input_scale"),
+        ("fp8 static", "weight_scale"),
+        ("smooth", "input_scale"),
+        ("modelopt nvfp4", "weight_scale_2"),
+        ("packed nvfp4", "weight_global_scale"),
+    ],
+)
+def test_a_scale_of_a_whole_matrix_is_a_positive_number(
+    tmp_path: Path, method: str, suffix: str, value: float
+) -> None:
+    folder = written(tmp_path, method)
+    held = load_file(folder / "model.safetensors")[f"{DOWN}.{suffix}"]
+    changed(folder, **{suffix: torch.full_like(held, value)})
+    assert f"{DOWN}.{suffix}: found {value}, expected one positive number" in refusal(folder)
+
+
 @pytest.mark.parametrize("group", [16, 64])
 def test_dynamic_rules_are_refused_by_that_name(tmp_path: Path, group: int) -> None:
     rules = {"+:.*down_proj.*": {"group_size": group}}
