@@ -36,6 +36,8 @@ NVLINK_SHARE, HOSTS_SHARE = 0.7, 0.7
 
 TIME_WEIGHT = 0.7
 """Of a row of the time per token beside one of tokens/s: such rows are more alike."""
+LONG_ANSWER = 1000
+"""Tokens from which on answers, and not prompts, take most of a row's time."""
 FREE_OF_EXPERTS = (("exchange_us", 50.0, 0.0, 1000.0), ("exchange", 0.5, 0.03, 1.0))
 
 
@@ -59,6 +61,7 @@ def make_fit(values: Sequence[float]) -> Fit:
             pcie=found.pop("pcie"), nvlink=NVLINK_SHARE, hosts=HOSTS_SHARE, exchange=before.links.exchange
         ),
         exchange_us=before.exchange_us,
+        active_share=before.active_share,
         first_token=before.first_token,
         **{key: value for key, value in found.items() if "." not in key},
     )
@@ -116,3 +119,23 @@ def fit_exchange(fit: Fit) -> Fit:
         diff_step=1e-2,
     )
     return with_values(found.x)
+
+
+def pipeline_rows() -> list[Row]:
+    """Those with long answers: how fast prompts are read is no matter of a pipeline, and off by itself."""
+    return [row for row in rows("pipeline_calibration") if row.load.output_tokens >= LONG_ANSWER]
+
+
+def fit_pipeline(fit: Fit) -> Fit:
+    """With what the rest of a pipeline's batch costs a pass: fitted to Llama 3.1 405B at PP8 in 1.0."""
+    from scipy.optimize import minimize_scalar
+
+    data = pipeline_rows()
+
+    def with_share(share: float) -> Fit:
+        return fit.model_copy(update={"active_share": float(f"{share:.3g}")})
+
+    def squares(share: float) -> float:
+        return sum(math.log(row.estimate(with_share(share)) / row.measured) ** 2 for row in data)
+
+    return with_share(minimize_scalar(squares, bounds=(0, 1), method="bounded").x)

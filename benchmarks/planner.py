@@ -13,7 +13,7 @@ from pathlib import Path
 import tomli_w
 
 from benchmarks.bands import throughput_bands, time_bands
-from benchmarks.fitting import fit_exchange, fit_values
+from benchmarks.fitting import fit_exchange, fit_pipeline, fit_values
 from benchmarks.latency import fit_first_token, latency_rows
 from benchmarks.measured import Measured
 from benchmarks.planner_tables import tables
@@ -34,7 +34,8 @@ def calibration_text(fit: Fit) -> str:
     """calibration.toml."""
     head = [
         "# Written by `python -m benchmarks.planner --fit` from rows in benchmarks/data. Values are fitted",
-        "# to planner_calibration.csv, planner_experts_calibration.csv and one model of planner_latency.csv.",
+        "# to planner_calibration.csv, planner_experts_calibration.csv, planner_pipeline_calibration.csv and",
+        "# one model of planner_latency.csv.",
         "# Bands are of all others, held out by release, GPU and model (see benchmarks/bands.py); those",
         "# without rows are assumed.",
     ]
@@ -55,7 +56,7 @@ def calibration_text(fit: Fit) -> str:
 def fit_again() -> Fit:
     """All free values."""
     times = [row for row in latency_rows() if row.is_fitted]
-    fit = fit_exchange(fit_values(rows("calibration"), times))
+    fit = fit_pipeline(fit_exchange(fit_values(rows("calibration"), times)))
     return fit.model_copy(update={"first_token": fit_first_token(fit)})
 
 

@@ -12,21 +12,24 @@ length, all at once; tokens a second are output tokens.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from benchmarks.bench_settings import BenchSettings, by_rule, of_table
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
 from tpforge.plan.calibration import Fit
-from tpforge.plan.hardware import find_gpu, make_cluster
+from tpforge.plan.hardware import Gpu, find_gpu, make_cluster
 from tpforge.plan.known import find_known
+from tpforge.plan.kv import KV_BITS
 from tpforge.plan.load import Load
 from tpforge.plan.memory import Settings, rank_memory
 from tpforge.plan.throughput import Engine, StepModel, speed
+from tpforge.quantization import find_format
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
-from tpforge.shards.weights import RankShapes, rank_shapes
+from tpforge.shards.weights import Blueprint, RankShapes, rank_shapes
 
 DATA = Path(__file__).with_name("data")
 # num_requests by input and output length, as the documents give it.
@@ -129,6 +132,8 @@ def _row(values: dict[str, str], *, attention_dp: bool = False) -> Row:
             attention_dp=attention_dp and tp > 1,
             moe_ep=tp if attention_dp else 1,
             runtime="tensorrt" if values["release"] in _OF_ENGINES else "pytorch",
+            lengths=lengths,
+            release=values["release"],
         ),
     )
 
@@ -145,10 +150,13 @@ def engine_of(
     moe_ep: int = 1,
     attention_dp: bool = False,
     runtime: Runtime,
+    lengths: tuple[int, int] | None = None,
+    release: str | None = None,
 ) -> Engine:
     """The engine of a row: an FP8 cache with quantized weights, 16 bits with others.
 
-    Windows bound no cache: the pages set no max_attention_window.
+    Windows bound no cache: the pages set no max_attention_window. Of a `release` and `lengths` it is run with
+    what trtllm-bench set for them.
     """
     settings = Settings(
         DType.FLOAT16,
@@ -158,17 +166,45 @@ def engine_of(
         runtime=runtime,
     )
     shapes, kind = _shapes(model, tp, pp, moe_ep, attention_dp), find_gpu(gpu)
+    if lengths is not None and release is not None:
+        own = _of_bench(model, shapes, kind, settings=settings, lengths=lengths, release=release)
+        settings = replace(
+            settings,
+            max_batch_size=own.max_batch_size,
+            max_num_tokens=own.max_num_tokens,
+            max_seq_len=sum(lengths),
+        )
     memory = rank_memory(shapes, gpu=kind, settings=settings)
     return Engine(shapes, memory, make_cluster(kind, num_gpus=tp * pp), settings)
 
 
+def _of_bench(
+    model: str, shapes: RankShapes, gpu: Gpu, *, settings: Settings, lengths: tuple[int, int], release: str
+) -> BenchSettings:
+    if release == "0.14":
+        return of_table(model, tp_size=shapes.mapping.tp_size, request_tokens=sum(lengths))
+    held = settings.weight_format
+    return by_rule(
+        shapes,
+        parameters=_blueprint(model).num_parameters,
+        gpu=gpu,
+        weight_bits=16 if held is None else find_format(held).weight_bits,
+        kv_bits=KV_BITS[settings.kv_dtype],
+        lengths=lengths,
+        runtime=settings.runtime,
+    )
+
+
 @cache
-def _shapes(model: str, tp: int, pp: int, moe_ep: int, attention_dp: bool) -> RankShapes:
+def _blueprint(model: str) -> Blueprint:
     known = find_known(_NAMES.get(model, model))
     assert known is not None, f"{model} is not among the known models"
     # The sliding window of Mistral 7B holds only where max_attention_window says so, and the pages do not.
     left_out = {"sliding_window": None} if model in _NAMES else {}
-    config = known.config | left_out
-    blueprint = blueprint_from_config(config, name=model, where=model)
+    return blueprint_from_config(known.config | left_out, name=model, where=model)
+
+
+@cache
+def _shapes(model: str, tp: int, pp: int, moe_ep: int, attention_dp: bool) -> RankShapes:
     mapping = Mapping(tp_size=tp, pp_size=pp, moe_ep_size=moe_ep)
-    return rank_shapes(blueprint, mapping=mapping, attention_dp=attention_dp)
+    return rank_shapes(_blueprint(model), mapping=mapping, attention_dp=attention_dp)

@@ -17,7 +17,7 @@ from tpforge.plan.option import Option
 from tpforge.units import GIB, counted, format_bytes
 
 BAR_WIDTH = 48
-_MARKS = {"weights": "W", "activations": "a", "logits": "l", "KV cache": "K", "free": ".", "other": "o"}
+_MARKS = {"weights": "W", "activations": "a", "buffers": "b", "KV cache": "K", "free": ".", "other": "o"}
 _SHOWN = 10
 OPTION_HEADER = ("option", "GPUs", "tokens/s", "8 of 10 within", "per GPU", "batch", "TTFT", "TPOT", "comm.")
 ORDERS = {
@@ -208,7 +208,8 @@ def simulated_text(plan: Plan) -> str:
 def memory_parts(memory: RankMemory) -> list[tuple[str, int]]:
     """The stack of a rank: its lines, the cache, what stays free; the small ones together."""
     lines = {line.name: line.num_bytes for line in memory.lines}
-    shown = [(name, lines.pop(name)) for name in ("weights", "activations", "logits")]
+    shown = [(name, lines.pop(name)) for name in ("weights", "activations")]
+    shown.append(("buffers", sum(lines.pop(name, 0) for name in ("logits", "runtime buffers", "decoder"))))
     kv = min(memory.kv_bytes, max(0, memory.free_bytes))
     return [
         *shown,

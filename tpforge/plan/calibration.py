@@ -72,9 +72,10 @@ class Fit(Record):
     of the memory rate, by architecture or ``gddr``. blend: the p-norm that joins arithmetic and reading.
     kv_read: how much dearer the cache is to read than weights. attention_share: of the 16-bit peak, for
     prompts. vector_passes: times that the vectors of a layer pass through memory. layer_us, request_us:
-    overheads of a layer of a step, and by runtime of a request of it. wait_us: of an all-reduce of a step
-    that reads prompts and so is no captured graph, for the slowest rank. exchange_us: of a layer that sends
-    tokens to their experts, in which the ranks wait for each other.
+    overheads of a layer of a step, and by runtime of a request of it. active_share: of the latter, what a
+    pass of a pipeline costs for a request that runs in another part of the batch. wait_us: of an all-reduce
+    of a step that reads prompts and so is no captured graph, for the slowest rank. exchange_us: of a layer
+    that sends tokens to their experts, in which the ranks wait for each other.
     """
 
     flops: dict[str, float]
@@ -87,6 +88,7 @@ class Fit(Record):
     vector_passes: float
     layer_us: float
     request_us: dict[Runtime, float]
+    active_share: float
     wait_us: float
     exchange_us: float
     links: LinkShares

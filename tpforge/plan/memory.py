@@ -6,12 +6,15 @@ elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from tpforge.dtypes import DType
+from tpforge.plan.engine_buffers import activation_bytes, decoder_bytes, runtime_bytes
 from tpforge.plan.hardware import Gpu
 from tpforge.plan.kv import TOKENS_PER_BLOCK, KvLayout, kv_layout, kv_tokens, longest_request, max_requests
+from tpforge.quantization import find_format
 from tpforge.runtime import Runtime
 from tpforge.shards.weights import Basis, RankShapes, weight_basis, weight_bytes
 from tpforge.units import GIB, MIB
@@ -23,6 +26,7 @@ MAX_NUM_TOKENS = 8192
 _CONTEXT_BYTES = round(0.75 * GIB)
 _DECODER_BYTES = 223 * MIB
 _AICONFIGURATOR = "aiconfigurator-core 0.12.0"
+_LOGS = "what TensorRT-LLM 0.15 to 0.17 printed when it loaded engines"
 _MEMORY_MD = "NVIDIA/TensorRT-LLM, docs memory.md (worked example)"
 # Activations of a rank, in 16-bit values per token and hidden unit, by tp_size.
 _ACTIVATIONS = {1: 11.0, 2: 6.5, 4: 5.0, 8: 5.0}
@@ -46,6 +50,7 @@ class MemoryLine:
 class Settings:
     """What an engine is run with, as far as memory depends on it; types by their names in KV_BITS and
     formats. `is_windowed`: the cache keeps no more of a layer than its window (max_attention_window is set).
+    `max_batch_size` and `max_num_tokens` are of one pass: a pipeline has one for each of its stages at once.
     """
 
     dtype: DType
@@ -54,6 +59,7 @@ class Settings:
     kv_fraction: float = KV_FRACTION
     max_num_tokens: int = MAX_NUM_TOKENS
     max_batch_size: int = 2048
+    max_seq_len: int = 0
     tokens_per_block: int = TOKENS_PER_BLOCK
     is_windowed: bool = False
     runtime: Runtime = "tensorrt"
@@ -126,12 +132,9 @@ def rank_memory(shapes: RankShapes, *, gpu: Gpu, settings: Settings) -> RankMemo
 def _stage_memory(shapes: RankShapes, *, stage: int, gpu: Gpu, settings: Settings) -> RankMemory:
     lines = (
         _weights(shapes, stage=stage, settings=settings),
-        _activations(shapes, settings=settings),
-        _logits(shapes, stage=stage, settings=settings),
+        _activations(shapes, gpu=gpu, settings=settings),
         *_communication(shapes, settings=settings),
-        MemoryLine(
-            "runtime buffers", _DECODER_BYTES, "assumed", "43 MB runtime + 180 MB decoder state", _MEMORY_MD
-        ),
+        *_runtime(shapes, stage=stage, settings=settings),
         MemoryLine(
             "CUDA context",
             _CONTEXT_BYTES,
@@ -166,7 +169,9 @@ def _weights(shapes: RankShapes, *, stage: int, settings: Settings) -> MemoryLin
     )
 
 
-def _activations(shapes: RankShapes, *, settings: Settings) -> MemoryLine:
+def _activations(shapes: RankShapes, *, gpu: Gpu, settings: Settings) -> MemoryLine:
+    if settings.runtime == "tensorrt" and shapes.model.moe is None:
+        return _activations_of_an_engine(shapes, gpu=gpu, settings=settings)
     tp_size, attention = shapes.attention_tp_size, shapes.model.attention
     table = _ACTIVATIONS_MOE if shapes.model.moe else _ACTIVATIONS
     factor = table[max(size for size in table if size <= tp_size)]
@@ -181,15 +186,49 @@ def _activations(shapes: RankShapes, *, settings: Settings) -> MemoryLine:
     )
 
 
-def _logits(shapes: RankShapes, *, stage: int, settings: Settings) -> MemoryLine:
-    is_last = stage == shapes.mapping.pp_size - 1
-    size = 4 * settings.max_batch_size * shapes.model.vocab_size if is_last else 0
+def _activations_of_an_engine(shapes: RankShapes, *, gpu: Gpu, settings: Settings) -> MemoryLine:
+    """Of a compiled engine, whose tensors TensorRT lays out for the largest step that it is built for."""
+    model, held = shapes.model, settings.weight_format
+    width = model.mlp.intermediate_size / shapes.mapping.tp_size
+    size = activation_bytes(
+        settings.max_num_tokens,
+        hidden=model.hidden_size,
+        width=width,
+        requests=settings.max_batch_size,
+        vocab=model.vocab_size,
+        products_of_fp8=held is not None and find_format(held).activations_on(gpu.sm) == "fp8",
+    )
     return MemoryLine(
-        "logits",
+        "activations",
         size,
         "modelled",
-        f"4 B x {settings.max_batch_size} requests x {shapes.model.vocab_size} on the last stage",
+        f"{settings.max_num_tokens} tokens: residual, norm and the gated product of {width:g}; logits of "
+        f"{settings.max_batch_size} requests",
+        _LOGS,
+    )
+
+
+def _runtime(shapes: RankShapes, *, stage: int, settings: Settings) -> Iterator[MemoryLine]:
+    """Logits and what samples from them; a compiled engine's runtime allocates all of it when it loads."""
+    is_last, vocab = stage == shapes.mapping.pp_size - 1, shapes.model.vocab_size
+    requests, longest = settings.max_batch_size if is_last else 0, settings.max_seq_len
+    if settings.runtime == "tensorrt":
+        size = runtime_bytes(requests, vocab=vocab, longest=longest)
+        formula = f"4 B x {requests} requests x (2 x {vocab} + {longest} tokens)"
+        yield MemoryLine("runtime buffers", size, "modelled", formula, _LOGS)
+        size = decoder_bytes(requests, vocab=vocab, longest=longest)
+        formula = f"4 B x {requests} requests x 4 x ({vocab} + {longest} tokens)"
+        yield MemoryLine("decoder", size, "modelled", formula, _LOGS)
+        return
+    yield MemoryLine(
+        "logits",
+        4 * requests * vocab,
+        "modelled",
+        f"4 B x {requests} requests x {vocab} on the last stage",
         "one float32 row a request, gathered over the tp ranks",
+    )
+    yield MemoryLine(
+        "runtime buffers", _DECODER_BYTES, "assumed", "43 MB runtime + 180 MB decoder state", _MEMORY_MD
     )
 
 

@@ -150,7 +150,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     problems = (*_of_architecture(option, shapes, ask), *problems)
     if problems:
         return replace(option, rejection=Rejection("format", "; ".join(problems)))
-    settings = _settings(option, ask)
+    settings = _settings(option, shapes, ask)
     memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
     option = replace(option, memory=memory, notes=tuple(dict.fromkeys((*option.notes, *notes))))
     if rejection := _no_room(memory, ask):
@@ -188,18 +188,28 @@ def _load_of_a_replica(option: Option, ask: Ask) -> Load:
     )
 
 
-def _settings(option: Option, ask: Ask) -> Settings:
-    """What the engine is run with: a batch as large as the load of a replica, up to MAX_BATCH_SIZE."""
+def _settings(option: Option, shapes: RankShapes, ask: Ask) -> Settings:
+    """What the engine is run with: a batch as large as the load of a replica, up to MAX_BATCH_SIZE.
+
+    No larger than the cache holds: buffers are allocated for all of it, however few requests run.
+    """
     concurrency = _load_of_a_replica(option, ask).concurrency
-    return Settings(
+    # One pass of a pipeline has a part of the batch.
+    stages = option.mapping.pp_size
+    least = Settings(
         dtype=option.dtype,
         weight_format=option.weight_format,
         kv_dtype=option.kv_dtype,
         kv_fraction=ask.kv_fraction,
-        max_batch_size=min(MAX_BATCH_SIZE, concurrency or MAX_BATCH_SIZE),
+        max_batch_size=1,
+        max_seq_len=max(ask.max_len, ask.load.request_tokens),
         is_windowed=ask.runtime == "tensorrt",
         runtime=ask.runtime,
     )
+    memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=least)
+    held = memory.max_requests(ask.load.request_tokens) // memory.cache_groups
+    wanted = min(max(1, held), concurrency or MAX_BATCH_SIZE * stages)
+    return replace(least, max_batch_size=min(MAX_BATCH_SIZE, -(-wanted // stages)))
 
 
 def _deployment(option: Option, shapes: RankShapes, ask: Ask, *, speed: Speed) -> Deployment:

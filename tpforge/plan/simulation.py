@@ -71,9 +71,11 @@ class Server:
     def __init__(self, model: StepModel, *, load: Load, scale: float) -> None:
         self._model, self._load, self._scale = model, load, scale
         settings = model.engine.settings
-        # With attention data parallelism every rank has a batch and a budget of its own.
+        # With attention data parallelism every rank has a batch and a budget of its own, and a step of a
+        # pipeline is one of each of its parts of the batch.
         groups = model.engine.memory.cache_groups
-        self._slots, self._budget = settings.max_batch_size * groups, settings.max_num_tokens * groups
+        passes = groups * model.engine.shapes.mapping.pp_size
+        self._slots, self._budget = settings.max_batch_size * passes, settings.max_num_tokens * passes
         self._room = model.engine.memory.kv_bytes * groups
         self._per_step = load.drafts.tokens_per_step
         self._used_bytes, self._bytes = 0, dict[int, int]()

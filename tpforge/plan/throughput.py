@@ -110,7 +110,8 @@ def largest_batch(engine: Engine, load: Load) -> Batch | None:
     fitting = engine.memory.max_requests(load.request_tokens)
     if fitting < 1:
         return None
-    most = engine.settings.max_batch_size * engine.memory.cache_groups
+    stages = engine.shapes.mapping.pp_size
+    most = engine.settings.max_batch_size * engine.memory.cache_groups * stages
     limits = [Batch(fitting, "KV cache"), Batch(most, "max batch size")]
     if load.concurrency is not None:
         limits.insert(0, Batch(load.concurrency, "concurrency"))
@@ -233,7 +234,9 @@ class StepModel:
         everyones, heads = tokens.total, own.batch * own.queries
         passes = max(1.0, own.total / engine.settings.max_num_tokens)
         num_layers = max(1, engine.shapes.model.num_layers / self._pp_size)
-        overhead = passes * fit.layer_us * num_layers + own.batch * fit.request_us[engine.settings.runtime]
+        # Of a pipeline every pass goes over all that run, also those of the other parts of the batch.
+        requests = own.batch * (1 + fit.active_share * (self._pp_size - 1))
+        overhead = passes * fit.layer_us * num_layers + requests * fit.request_us[engine.settings.runtime]
         width = self._widths(own.total, everyones=everyones, measured=stage.has_measured_experts)
         return StepTime(
             linear=stage.seconds(own.total, heads=heads, everyones=everyones, passes=passes),

@@ -60,7 +60,7 @@ def test_it_is_asked_for_the_chosen_option_and_shown_beside_ours(
     pairs = dict(zip(words[2:-3:2], words[3:-3:2], strict=False))
     assert (pairs["--system"], pairs["--tp-size"], pairs["--pp-size"]) == ("h100_sxm", "2", "1")
     assert (pairs["--gemm-quant-mode"], pairs["--kvcache-quant-mode"]) == ("fp8", "fp8")
-    assert (pairs["--isl"], pairs["--osl"], pairs["--batch-size"]) == ("1000", "1000", "240")
+    assert (pairs["--isl"], pairs["--osl"], pairs["--batch-size"]) == ("1000", "1000", "242")
     assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 80
 
 

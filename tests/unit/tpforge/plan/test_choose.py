@@ -59,7 +59,7 @@ def test_replicas_of_a_small_tp_win_over_one_wide_engine() -> None:
 
 
 def test_a_model_starved_of_cache_on_one_gpu_gets_two_and_the_plan_says_why() -> None:
-    found = plan("llama-3.3-70b", "h100", 8)
+    found = plan("llama-3.3-70b", "h100", 8, ask=Ask(Load(1500, 1500), 3000))
     assert (found.chosen.mapping.tp_size, found.chosen.precision) == (2, "fp8")
     assert "starved of KV cache" in advice(found)["tensor-parallelism"]
     assert advice(found)["one-gpu"].startswith("one GPU holds it only quantized (fp8)")

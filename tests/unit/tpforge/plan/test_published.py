@@ -54,10 +54,11 @@ def test_the_median_error_on_dense_models_of_each_kind_of_gpu_is_under_25_percen
         assert statistics.median(abs(error) for row, error in dense() if row.gpu == kind) < 0.25, kind
 
 
-def test_the_order_of_tp_sizes_is_right_in_nine_of_ten_groups() -> None:
+def test_the_order_of_tp_sizes_is_right_in_eight_of_ten_groups_and_wrong_in_none() -> None:
     found = orders(dense(), per_gpu=False, bands=calibration().bands)
     assert found.groups > 50
-    assert found.right / found.groups >= 0.9
+    assert found.right / found.groups >= 0.8
+    assert not found.wrong
 
 
 def test_the_order_per_gpu_is_right_or_called_undecided_in_85_of_100_groups() -> None:
@@ -65,7 +66,7 @@ def test_the_order_per_gpu_is_right_or_called_undecided_in_85_of_100_groups() ->
     found = orders(dense(), per_gpu=True, bands=calibration().bands)
     assert found.groups == orders(dense(), per_gpu=False, bands=calibration().bands).groups
     assert (found.right + found.undecided) / found.groups >= 0.85
-    assert found.right >= 45
+    assert found.right >= 50
 
 
 def test_orders_per_gpu_are_judged_by_tokens_of_one_gpu_and_near_ones_are_undecided() -> None:
@@ -75,18 +76,18 @@ def test_orders_per_gpu_are_judged_by_tokens_of_one_gpu_and_near_ones_are_undeci
     # Four GPUs give twice as much: more in total, and less per GPU; the estimates agree with the total.
     assert orders([(one, 0.0), (wide, 0.0)], per_gpu=True, bands=bands).right == 1
     assert len(orders([(one, 0.0), (wide, 3.0)], per_gpu=True, bands=bands).wrong) == 1
-    # By estimate 1.25 times as many per GPU: the band over NVLink reaches below 0.8 of that.
-    assert orders([(one, 0.0), (wide, 1.5)], per_gpu=True, bands=bands).undecided == 1
+    # By estimate 1.2 times as many per GPU: the band over NVLink reaches below 0.83 of that.
+    assert orders([(one, 0.0), (wide, 1.4)], per_gpu=True, bands=bands).undecided == 1
     assert orders([(one, 0.0), (wide, 3.0)], per_gpu=False, bands=bands).right == 1
 
 
-def test_orders_in_which_eight_gpus_are_slower_than_four_are_among_them() -> None:
+def test_where_eight_gpus_are_slower_than_four_none_is_thought_to_be_worth_eight() -> None:
     groups: dict[tuple[str, ...], dict[int, tuple[float, float]]] = {}
     for row, error in (*dense(), *errors(rows("calibration"), calibration().fit)):
         groups.setdefault(row.group, {})[row.tp] = (row.measured, row.measured * (1 + error))
     slower = [group for group in groups.values() if 8 in group and 4 in group and group[8][0] < group[4][0]]
     assert len(slower) > 5
-    assert any(group[8][1] < group[4][1] for group in slower)
+    assert all(group[8][1] < 1.25 * group[4][1] for group in slower)
 
 
 def test_the_first_token_of_one_request_is_estimated_within_25_percent_in_the_median() -> None:
