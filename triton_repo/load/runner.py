@@ -225,10 +225,15 @@ class _Repeat:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking at all objects while tokens wait to be stamped; young ones are collected."""
+    """Keep Python from looking at all objects while tokens wait to be stamped; young ones are collected.
+
+    What somebody else has frozen stays so, since what is frozen can be freed only all at once.
+    """
+    was_frozen = gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
