@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from benchmarks.published import DATA, engine_of
 from tpforge.plan.calibration import FirstToken, Fit
 from tpforge.plan.load import Load
-from tpforge.plan.percentiles import simulate
+from tpforge.plan.percentiles import Simulated, simulate
 from tpforge.plan.throughput import Engine, Speed, StepModel, speed
 
 FITTED_MODEL = "llama-3.1-70b"
@@ -100,26 +100,28 @@ def latency_tables(
         **dict(sorted(groups.items())),
     }
     header = ("data", "rows", "median error", "bias", "9 of 10 within")
+    served = _simulated(found, fit)
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
     for title, share in (
         ("Time to the first token under load", _ttft_share),
         ("Time per token under load", _tpot_share),
     ):
         cells = [(name, *_numbers(rows, share)) for name, rows in groups.items()]
-        tables.append(
-            (title, header, [("not fitted to, simulated, each 4th", *_simulated(found, fit, share)), *cells])
-        )
+        simulated = _spread([_mean_ms(one, share) / share(row) - 1 for row, one in served])
+        tables.append((title, header, [("not fitted to, simulated, each 4th", *simulated), *cells]))
     return tables
 
 
-def _simulated(found: Sequence[Found], fit: Fit, share: Share) -> tuple[str, ...]:
-    """The means of the simulated scheduler, of a part of the rows that nothing was fitted to."""
-    errors = []
-    for row, one in [each for each in found if not each[0].is_fitted][::SIMULATED]:
-        served = simulate(StepModel(row.engine, fit), row.load, busy=one.batch)
-        mean = (served.ttft if share is _ttft_share else served.tpot).mean_ms
-        errors.append(mean / share(row) - 1)
-    return _spread(errors)
+def _simulated(found: Sequence[Found], fit: Fit) -> list[tuple[LatencyRow, Simulated]]:
+    """What the simulated scheduler does, of a part of the rows that nothing was fitted to."""
+    return [
+        (row, simulate(StepModel(row.engine, fit), row.load, busy=one.batch))
+        for row, one in [each for each in found if not each[0].is_fitted][::SIMULATED]
+    ]
+
+
+def _mean_ms(served: Simulated, share: Share) -> float:
+    return (served.ttft if share is _ttft_share else served.tpot).mean_ms
 
 
 def _ttft_share(row: LatencyRow) -> float:

@@ -1,5 +1,6 @@
 """What holds for every test, and which tests stay together when several processes run them."""
 
+import gc
 import os
 
 os.environ["XDG_CONFIG_HOME"] = (
@@ -100,6 +101,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("apart") is None:
             file = _file_of(item)
             _keep_together(item, "the session's servers" if file in asking else file)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: no search for cycles need go through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _keep_together(item: pytest.Item, group: str) -> None:

@@ -6,6 +6,7 @@ The judge is transformers on the meta device; its own config, as it saves it, is
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -29,11 +30,17 @@ _CORRECTIONS = ("e_score_correction_bias", "expert_bias", "layer_scalar")
 """Buffers of transformers that checkpoints hold as weights."""
 
 
-def is_made_by_transformers(name: str) -> bool:
-    """Whether transformers has the class, without loading it."""
+@cache
+def names_of_transformers() -> frozenset[str]:
+    """All that transformers has, none of it loaded; it takes long to say."""
     import transformers
 
-    return OTHER_NAMES.get(name, name) in dir(transformers)
+    return frozenset(dir(transformers))
+
+
+def is_made_by_transformers(name: str) -> bool:
+    """Whether transformers has the class, without loading it."""
+    return OTHER_NAMES.get(name, name) in names_of_transformers()
 
 
 def test_transformers_has_most_classes_of_the_table() -> None:

@@ -5,21 +5,13 @@ They are forked by a process that has all of it loaded: loading takes longer tha
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from scripts.main import main
-
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(
-    [
-        *("torch", "builders.conversion.convert", "engines.transfer.transport"),
-        *("scripts.flows.build", "scripts.flows.deploy"),
-    ]
-)
+from tests.support.forked import FORKING
 
 
 def run_watched(words: list[str], *, limit_s: float) -> tuple[int | None, str]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.main import main
-from tests.drills.children import FORKING
 from tests.drills.figures import Figure
 from tests.drills.kills import COMMANDS, MINE, contents
+from tests.support.forked import FORKING
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _MAKING = ("os.mkdir", "os.rename", "os.link", "os.symlink")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from engines.store import MANIFEST_NAME, read_manifest
 from scripts.main import main
-from tests.drills.children import FORKING
 from tests.drills.figures import Figure
+from tests.support.forked import FORKING
 from tests.support.tiny_engine import write_tiny_engine
 from tpforge.outputs.written import RECORD_NAME
 

@@ -227,10 +227,13 @@ class _Repeat:
 def _without_garbage_collection() -> Iterator[None]:
     """Keep Python from looking at all objects while tokens wait to be stamped; young ones are collected.
 
-    What is garbage already waits, too: to collect it here takes half a second where much is loaded.
+    What somebody else has frozen stays so, since what is frozen can be freed only all at once.
     """
+    was_frozen = gc.get_freeze_count() > 0
+    gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()

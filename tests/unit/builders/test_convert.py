@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,8 @@ from tests.support.conversions import (
     load_ranks,
     load_source,
 )
+from tests.support.forked import run_forked
+from tests.support.interrupted import convert_killed
 from tests.support.tiny import write_tiny_llama
 from tpforge.dtypes import DType
 from tpforge.errors import EnvironmentUnusable, InputRefused, PlanError, UsageError
@@ -270,38 +269,15 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import builders.conversion.convert, builders.conversion.rank_writing as module
-from builders.conversion.planned import plan_conversion
-from builders.sources import open_source
-from tpforge.outputs.atomic import atomic_folder
-from tpforge.shards.mapping import Mapping
-
-write, count = module._write_slice, 0
-def counted(*arguments):
-    global count
-    count += 1
-    if count == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(*arguments)
-module._write_slice = counted
-with open_source(sys.argv[1]) as source, atomic_folder(Path(sys.argv[2])) as out:
-    builders.conversion.convert.convert(source, plan_conversion(source, mapping=Mapping(tp_size=2)), out=out)
-"""
-
-
 def test_kill_9_in_the_middle_leaves_no_output_and_the_next_run_succeeds(tmp_path: Path) -> None:
     model = write_tiny_llama(tmp_path / "model")
     out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, str(model), str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([*command, "9"], check=False, env=environment)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run_forked(convert_killed, model, out, 9, cwd=tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
     assert (tmp_path / ".out.partial" / "rank0.safetensors").stat().st_size > 0
-    subprocess.run([*command, "-1"], check=True, env=environment)
+    done = run_forked(convert_killed, model, out, -1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
     assert len(load_ranks(out)) == 2
 

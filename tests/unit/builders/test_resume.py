@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,38 +13,16 @@ from builders.conversion.rank_writing import Meter
 from scripts.cli.meter import ByteMeter
 from scripts.cli.output import Output
 from tests.support.conversions import assert_equal, convert_to, load_ranks
+from tests.support.forked import run_forked
+from tests.support.interrupted import convert_until
 from tests.support.tiny import write_tiny_llama
 from tpforge.outputs.written import RECORD_NAME
 
-# Ends after the given number of target tensors, by the given signal; 0: runs to its end. Blocks are as small
-# as can be; those that are on their way arrive before the signal does.
-INTERRUPTED = """
-import os, sys
-import builders.conversion.hashed_file as files
-import builders.conversion.rank_writing as module
-from scripts.main import main
-files._LEAST_BLOCK_BYTES = files._MOST_BLOCK_BYTES = 4096
-write, count = module._write_tensor, 0
-def counted(*arguments, **options):
-    global count
-    if count == int(sys.argv[1]):
-        for writer in arguments[2]:
-            with writer._changed:
-                writer._changed.wait_for(lambda: not writer._on_the_way)
-        os.kill(os.getpid(), int(sys.argv[2]))
-    count += 1
-    write(*arguments, **options)
-module._write_tensor = counted
-status = main(["convert", sys.argv[3], "--tp", "2", "--pp", "2", "--out", "out", *sys.argv[4:]])
-print(f"wrote {count} tensors")
-sys.exit(status)
-"""
 NUM_TENSORS = 2 * 7 + 3
 
 
 def run(folder: Path, model: Path, *options: str, stop: int = -1, number: int = 0) -> tuple[int, str, str]:
-    command = [sys.executable, "-c", INTERRUPTED, str(stop), str(number), str(model), *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = run_forked(convert_until, stop, number, model, options, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
 

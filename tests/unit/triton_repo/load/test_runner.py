@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from triton_repo.load.counting import Counting
 from triton_repo.load.exchange import Exchange, Reading
 from triton_repo.load.measuring import Measured, Plan, measure
 from triton_repo.load.reading import read_repetition
-from triton_repo.load.runner import Extent, run_repetition
+from triton_repo.load.runner import Extent, _without_garbage_collection, run_repetition
 from triton_repo.load.schedule import Closed, Load, Open
 from triton_repo.load.triton_target import TritonOptions, TritonTarget, describe_model
 
@@ -259,3 +260,17 @@ def test_levels_are_numbered_as_they_are_recorded(monkeypatch: pytest.MonkeyPatc
     found, _ = virtually(monkeypatch, script, Closed(1), Closed(2), warmup_s=0.2, duration_s=0.5)
     assert [level.name for level in found.levels] == ["concurrency 2"]
     assert {sample.level for sample in found.samples} == {0}
+
+
+def test_a_run_frees_what_it_kept_from_the_search_for_cycles_unless_others_keep_more() -> None:
+    gc.unfreeze()
+    try:
+        with _without_garbage_collection():
+            assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
+    kept = gc.get_freeze_count()
+    with _without_garbage_collection():
+        pass
+    assert gc.get_freeze_count() >= kept
