@@ -150,8 +150,8 @@ def translate(
         )
     if _HTTP_ALONE in details:
         return ServerUnreachable(
-            f"{url}: an HTTP server answers there, and not gRPC ({details}); give the server's gRPC port, or for "
-            "OpenAI's API take smoke or bench with --api openai"
+            f"{url}: an HTTP server answers there, and not gRPC ({details}); give the server's gRPC port, or "
+            "for OpenAI's API take smoke or bench with --api openai"
         )
     if code is grpc.StatusCode.UNAVAILABLE and not details.startswith(_UNAVAILABLE_REFUSALS):
         return ServerUnreachable(f"{url}: the connection to the server is lost: {details}")
