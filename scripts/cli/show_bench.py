@@ -50,6 +50,13 @@ _PROMPTS = {
 }
 
 
+def first_tokens(recent: Sequence[float], *, any_before: bool) -> str:
+    """The median time to the answers that began of late; a long answer goes on without a new one."""
+    if recent:
+        return f"TTFT {statistics.median(recent) * 1e3:.0f} ms"
+    return "no new answer" if any_before else "no token yet"
+
+
 class BenchMeter:
     """Called about twice a second with where the run is; prints as often as the output can bear."""
 
@@ -78,7 +85,7 @@ class BenchMeter:
             f"{progress.level} ({progress.level_index + 1}/{progress.num_levels})",
             f"repeat {progress.repeat + 1}/{progress.num_repeats}",
             f"{now - repetition.begun:.0f} s",
-            f"TTFT {statistics.median(ttft) * 1e3:.0f} ms" if ttft else "no token yet",
+            first_tokens(ttft, any_before=any(first for _, first in firsts)),
             f"{tokens / min(_RECENT_S, now - repetition.begun):.0f} tokens/s",
             f"{repetition.num_ended} done, {in_flight} in flight",
         ]

@@ -28,6 +28,8 @@ _UNAVAILABLE_REFUSALS = ("[", "This protocol is restricted", "explicit model loa
 _UNPROVEN = ("Hostname Verification Check failed", "CERTIFICATE_VERIFY_FAILED")
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 """What grpcio says of a call that its own side ended; a server that ends sends the same status."""
+_HTTP_ALONE = "Received http2 header with status"
+"""What gRPC says of an answer by HTTP/2 that is none of gRPC's, as from the front of OpenAI's API."""
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
@@ -98,7 +100,8 @@ def check_url(url: str) -> str:
     """
     bare = url.removeprefix("grpc://")
     if "//" in bare or ":" not in bare:
-        raise UsageError(f"{url!r} is not HOST:PORT of a gRPC endpoint, like localhost:8001")
+        by_http = "; smoke and bench take http:// with --api openai" if bare.startswith("http") else ""
+        raise UsageError(f"{url!r} is not HOST:PORT of a gRPC endpoint, like localhost:8001{by_http}")
     return bare
 
 
@@ -144,6 +147,11 @@ def translate(
         return ServerUnreachable(
             f"{url}: nothing answers there ({details}); start a server with `tpforge serve`, "
             "or give the HOST:PORT of its gRPC port"
+        )
+    if _HTTP_ALONE in details:
+        return ServerUnreachable(
+            f"{url}: an HTTP server answers there, and not gRPC ({details}); give the server's gRPC port, or "
+            "for OpenAI's API take smoke or bench with --api openai"
         )
     if code is grpc.StatusCode.UNAVAILABLE and not details.startswith(_UNAVAILABLE_REFUSALS):
         return ServerUnreachable(f"{url}: the connection to the server is lost: {details}")

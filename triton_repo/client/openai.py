@@ -19,6 +19,7 @@ from tpforge.closing import Closing
 from tpforge.errors import UsageError
 from tpforge.system.opener import open_url, whole_answer
 from triton_repo.client.channel import DeadlineExceeded, RequestRefused, ServerUnreachable
+from triton_repo.client.other_answers import speaks_http2
 from triton_repo.load.openai_target import CHAT, PLAIN, events_of, text_of
 
 __all__ = ["CHAT", "PLAIN", "HttpRefused", "OpenAiClient", "OpenAiStream", "base_of", "text_of"]
@@ -167,6 +168,11 @@ def _errors(client: OpenAiClient) -> Iterator[None]:
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError):
             raise DeadlineExceeded(f"{client.url}: nothing came for {client.deadline_s:g} s") from error
+        if "BadStatusLine" in f"{type(error).__name__} {error}" and speaks_http2(client.url):
+            raise ServerUnreachable(
+                f"{client.url}: a gRPC server answers there, and not HTTP; leave out --api openai, or give "
+                "the port of OpenAI's API"
+            ) from error
         raise ServerUnreachable(f"{client.url}: {type(error).__name__}: {error}") from error
 
 

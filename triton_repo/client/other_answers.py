@@ -38,13 +38,11 @@ def recognized(url: str, *, tls: Tls | None) -> Iterator[None]:
 
 def what_answers(url: str, *, tls: Tls | None) -> str | None:
     """What answers at HOST:PORT instead of what was asked for, and what to do; None when nothing does."""
-    host, _, port = url.removeprefix("grpc://").rpartition(":")
-    if not port.isdigit():
+    address = _address(url)
+    if address is None:
         return None
-    address = (host.strip("[]"), int(port))
     if tls is not None:
-        first = _reply(address, _HTTP2)
-        if len(first) > 3 and first[3] == _SETTINGS:
+        if _speaks_http2(address):
             return "a gRPC server without TLS answers there; leave out --tls and its files"
     elif _speaks_tls(address):
         return "a server answers there by TLS; give --tls, or --tls-root FILE for an authority of your own"
@@ -54,6 +52,25 @@ def what_answers(url: str, *, tls: Tls | None) -> str | None:
             "the one after its HTTP port (8001 beside 8000)"
         )
     return None
+
+
+def speaks_http2(url: str) -> bool:
+    """Whether a server answers there by HTTP/2 without TLS from the first byte, as one of gRPC does."""
+    address = _address(url)
+    return address is not None and _speaks_http2(address)
+
+
+def _address(url: str) -> tuple[str, int] | None:
+    """Host and port of HOST:PORT or of a URL."""
+    host, _, port = (
+        url.partition("//")[2].partition("/")[0].rpartition(":") if "//" in url else url.rpartition(":")
+    )
+    return (host.strip("[]"), int(port)) if port.isdigit() else None
+
+
+def _speaks_http2(address: tuple[str, int]) -> bool:
+    first = _reply(address, _HTTP2)
+    return len(first) > 3 and first[3] == _SETTINGS
 
 
 def _speaks_tls(address: tuple[str, int]) -> bool:

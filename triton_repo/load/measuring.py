@@ -232,7 +232,7 @@ def _left_out(load: Load, repeats: Sequence[ReadRepeat], *, extent: Extent) -> l
         why = "no request was due then"
         instead = "give a longer --duration, or a higher --rate"
     window = "the warmup" if extent.duration_s is None else f"{extent.warmup_s:g} s of warmup"
-    where = f"after {window} in repeat {', '.join(map(str, empty))}"
+    where = f"after {window} in repeat {', '.join(str(number + 1) for number in empty)}"
     return [f"{load.name}: no request began {where}, which is left out: {why}; {instead}"]
 
 

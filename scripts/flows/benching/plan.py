@@ -16,7 +16,7 @@ from engines.chat import chat_prompt, find_template
 from scripts.flows.serve import find_openai_server, find_server, find_trtllm_grpc
 from tpforge.errors import UsageError
 from tpforge.extras import has_extra
-from tpforge.manifest import Manifest
+from tpforge.manifest import Limits, Manifest
 from tpforge.measure.runs.prompts import Prompt
 from tpforge.measure.runs.run import Slo
 from tpforge.outputs.atomic import os_errors
@@ -114,10 +114,33 @@ def plan_bench(url: str | None, options: BenchOptions) -> Asked:
         InputRefused: prompts, trace or tokenizer are wrong.
     """
     server = find(url, options)
+    if server.manifest is not None:
+        refuse_lengths(options, server.manifest.limits)
     tokenizer = _tokenizer(options, server)
     chosen, trace = _loads(options)
     choice = _choice(options, server)
     return Asked(server, tokenizer, trace, choice, _plan(options, chosen, trace, choice, tokenizer))
+
+
+def refuse_lengths(options: BenchOptions, limits: Limits) -> None:
+    """Refuse lengths of which the engine would refuse every request, before prompts are made of them.
+
+    Raises:
+        UsageError: names the limit.
+    """
+    isl, osl = options.isl or 1, options.osl or 1
+    if isl > limits.max_input_len:
+        raise UsageError(
+            f"--isl {isl}: the engine takes prompts of at most {limits.max_input_len} tokens (max_input_len)"
+        )
+    if isl + osl > limits.max_seq_len:
+        asked = " ".join(
+            f"{name} {value}" for name, value in (("--isl", options.isl), ("--osl", options.osl)) if value
+        )
+        raise UsageError(
+            f"{asked}: prompt and answer have at most {limits.max_seq_len} tokens together in this engine "
+            "(max_seq_len)"
+        )
 
 
 def find(url: str | None, options: BenchOptions) -> Server:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.flows.benching.plan import BenchOptions
+from scripts.flows.benching.plan import BenchOptions, refuse_lengths
 from scripts.flows.benching.preview import preview_bench
 from scripts.main import main
 from tests.support.runs import level_of, run_of
 from tpforge.errors import UsageError
+from tpforge.manifest import Limits
 from tpforge.measure.comparison.power import smallest_change
 from tpforge.measure.runs.run import write_run
 
@@ -52,3 +53,20 @@ def test_wrong_options_are_refused_as_they_would_be(capsys: pytest.CaptureFixtur
         preview_bench(NOWHERE, BenchOptions(concurrency=(1,), rates=(2.0,)))
     assert main(["bench", "--dry-run", "--sweep", "grid.toml"]) == 2
     assert "--dry-run is of one measurement" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"isl": 65}, "--isl 65: the engine takes prompts of at most 64 tokens"),
+        ({"isl": 60, "osl": 41}, "--isl 60 --osl 41: prompt and answer have at most 100 tokens together"),
+        ({"osl": 100}, "--osl 100: prompt and answer have at most 100 tokens together"),
+    ],
+)
+def test_lengths_that_the_engine_refuses_are_refused_before_prompts_are_made(
+    options: dict[str, int], words: str
+) -> None:
+    limits = Limits(max_batch_size=1, max_input_len=64, max_seq_len=100)
+    with pytest.raises(UsageError, match=words):
+        refuse_lengths(BenchOptions(**options), limits)
+    refuse_lengths(BenchOptions(isl=64, osl=36), limits)

@@ -75,6 +75,14 @@ class Sign(Record):
     source: str
 
 
+class Harmless(Record):
+    """A pattern of lines that are no sign, and why not."""
+
+    pattern: str
+    why: str
+    source: str
+
+
 class Finding(Record):
     """Something that was found; `count` says how often, `evidence` shows the first of them."""
 
@@ -98,10 +106,21 @@ class Diagnosis(Record):
 
 
 @cache
-def log_signs() -> tuple[Sign, ...]:
-    """The table of diagnosis.toml."""
+def _table() -> dict[str, list[dict[str, str]]]:
     text = resources.files("tpforge.measure.failures").joinpath("diagnosis.toml").read_text("utf-8")
-    return tuple(Sign.model_validate(row) for row in tomllib.loads(text)["sign"])
+    return tomllib.loads(text)
+
+
+@cache
+def log_signs() -> tuple[Sign, ...]:
+    """The signs of diagnosis.toml."""
+    return tuple(Sign.model_validate(row) for row in _table()["sign"])
+
+
+@cache
+def _harmless() -> re.Pattern[str]:
+    """All lines that are no sign, by the table."""
+    return re.compile("|".join(Harmless.model_validate(row).pattern for row in _table()["harmless"]))
 
 
 def diagnose_log(lines: Iterable[str], *, name: str) -> list[Finding]:
@@ -117,6 +136,8 @@ def diagnose_log(lines: Iterable[str], *, name: str) -> list[Finding]:
     unknown: list[str] = []
     for number, line in enumerate(lines, start=1):
         text = " ".join(_QUOTED.split(line, maxsplit=1)[0].split())
+        if _harmless().search(text):
+            continue
         num_known = sum(counts.values())
         for index, (_, pattern) in enumerate(signs):
             if pattern.search(text):

@@ -15,7 +15,7 @@ import pytest
 from scripts.main import main
 from tests.support.certificates import make_certificate
 from tests.support.servers.grpc_server import serving
-from triton_repo.client.channel import Tls
+from triton_repo.client.channel import ServerUnreachable, Tls, translate
 from triton_repo.client.other_answers import what_answers
 
 
@@ -45,6 +45,29 @@ def test_http_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
         assert "an HTTP server answers there" in (what_answers(url, tls=None) or "")
         assert main(["generate", "hello", "--url", url, "--deadline", "5"]) == 3
         assert f"error: {url}: an HTTP server answers there, and not gRPC" in capsys.readouterr().err
+
+
+def test_http2_that_is_not_grpc_is_told_apart() -> None:
+    """As the front of OpenAI's API answers: by HTTP/2, with a status of HTTP and none of gRPC."""
+
+    class Answer(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNIMPLEMENTED
+
+        def details(self) -> str:
+            return "Received http2 header with status: 404"
+
+    found = translate(Answer(), url="localhost:8003", deadline_s=5)
+    assert isinstance(found, ServerUnreachable)
+    assert "localhost:8003: an HTTP server answers there, and not gRPC" in str(found)
+
+
+def test_grpc_is_told_apart_from_the_api_of_openai(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(nobody) as (_, url):
+        assert main(["smoke", f"http://{url}", "--api", "openai", "--deadline", "5"]) == 3
+        assert f"http://{url}: a gRPC server answers there, and not HTTP" in capsys.readouterr().err
+        assert main(["smoke", f"http://{url}"]) == 2
+        assert "smoke and bench take http:// with --api openai" in capsys.readouterr().err
 
 
 def test_grpc_by_tls_is_told_apart_from_grpc_without(

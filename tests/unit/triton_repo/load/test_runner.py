@@ -250,7 +250,7 @@ def test_a_repeat_in_which_no_request_began_is_left_out_and_named(monkeypatch: p
     assert {sample.repeat for sample in found.samples} == {0, 1}
     assert summarize(found.samples, level.repeats) == level.metrics
     assert (
-        "concurrency 1: no request began after 0.2 s of warmup in repeat 0, which is left out: a request "
+        "concurrency 1: no request began after 0.2 s of warmup in repeat 1, which is left out: a request "
         "took up to 1.5 s; --duration 15 has ten of a user's, --max-tokens bounds them"
     ) in found.notes
 

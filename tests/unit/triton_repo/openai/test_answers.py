@@ -62,11 +62,10 @@ def test_an_answer_of_all_its_tokens_ended_by_length_and_a_cancelled_one_by_that
             None,
         ),
         (
-            "guided_decoding_guide: is not offered; leave it out; "
-            "guided_decoding_guide_type: is not offered; leave it out; "
-            "request_output_len: is 0; expected 1 or more",
+            "guided_decoding_guide: is not offered; omit it; guided_decoding_guide_type: is not offered; "
+            "omit it; request_output_len: is 0; expected 1 or more",
             "request",
-            "response_format: is not offered; leave it out; max_tokens: is 0; expected 1 or more",
+            "response_format: is not offered; omit it; max_tokens: is 0; expected 1 or more",
         ),
     ],
 )
