@@ -10,7 +10,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: beside other workers, threads over tiny tensors wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import gc
 import signal
 import sys
 import tempfile
