@@ -48,12 +48,12 @@ def convert_killed(model: Path, out: Path, stop: int) -> int:
     """Convert as a build does, killed before the slice number `stop`; -1: never."""
     write, count = writing._write_slice, 0
 
-    def counted(*arguments: Any) -> None:
+    def counted(*arguments: Any, **named: Any) -> None:
         nonlocal count
         count += 1
         if count == stop:
             os.kill(os.getpid(), signal.SIGKILL)
-        write(*arguments)
+        write(*arguments, **named)
 
     writing._write_slice = counted
     with open_source(str(model)) as source, atomic_folder(out) as folder:
