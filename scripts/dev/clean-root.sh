@@ -25,14 +25,15 @@ done
 export CLEAN_ROOT=$root
 # shellcheck disable=SC2016  # The inner shell expands them.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child -- bash -euc '
+    # Before the folders that are bound: one may lie in /dev/shm.
+    mount --rbind /dev "$CLEAN_ROOT/dev"
+    mount --rbind /sys "$CLEAN_ROOT/sys"
+    mount -t proc none "$CLEAN_ROOT/proc"
     for folder in /usr /etc "${@:2:$1}"; do
         mount --bind "$folder" "$CLEAN_ROOT$folder"
         mount -o remount,bind,ro "$CLEAN_ROOT$folder"
     done
     mount -t tmpfs none "$CLEAN_ROOT/usr/local"
-    mount --rbind /dev "$CLEAN_ROOT/dev"
-    mount --rbind /sys "$CLEAN_ROOT/sys"
-    mount -t proc none "$CLEAN_ROOT/proc"
     shift "$(($1 + 1))"
     exec chroot "$CLEAN_ROOT" /usr/bin/env --ignore-environment --chdir=/root HOME=/root LANG=C.UTF-8 \
         PATH=/root/.local/bin:/usr/bin:/usr/sbin "$@"
