@@ -62,6 +62,7 @@ NEEDED = {
     "tpforge build demo": "the demo model, which make demo builds",
     "tpforge build DIR": "what the command before it calibrated",
     "tpforge render": "the demo's engine: tests/unit/scripts/test_render.py",
+    "tpforge inspect": "a checkpoint: tests/unit/scripts/test_inspect.py",
     "tpforge plan": "nothing, and tests/unit/scripts/planning/test_planning_page.py holds its output",
     "tpforge gpus": "nothing, and tests/unit/scripts/planning/test_planning_page.py holds its output",
     "make": "test_the_targets_of_make_are_there_and_call_what_there_is",
