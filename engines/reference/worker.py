@@ -1,16 +1,15 @@
-"""A rank that is a process of its own: run as ``python -m PACKAGE.worker`` by `ranks`, for nobody else.
+"""A rank that is a process of its own: it joins the others by torch.distributed and obeys its owner.
 
-It joins the other ranks by torch.distributed and obeys its parent until that goes away.
+It does not start: `rank_parent` forks it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import signal
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,6 @@ from .model import RankModel
 from .process import attend_without_cudnn
 from .processors import usable_processors
 from .ranks import START_TIMEOUT_S
-
-_PR_SET_PDEATHSIG = 1
 
 
 class _Group:
@@ -71,13 +68,18 @@ def _forward(model: RankModel, batch: Batch, exchange: Callable[[Exchange], Tens
 
 
 @torch.inference_mode()
-def _serve_rank(arguments: list[str]) -> None:
-    """Be a rank until the parent goes away."""
-    folder, rank_text, num_slots, device_type, compute_dtype, store, descriptor = arguments
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle.
-    rank, config = int(rank_text), load_config(folder)
-    parent: Connection[Any, Any] = Connection(int(descriptor))
+def serve_rank(
+    folder: Path,
+    *,
+    rank: int,
+    num_slots: int,
+    device_type: str,
+    compute_dtype: str,
+    store: Path,
+    parent: Connection[Any, Any],
+) -> None:
+    """Be a rank of the engine in `folder` until the other end of `parent` is closed."""
+    config = load_config(folder)
     if device_type == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
@@ -93,7 +95,7 @@ def _serve_rank(arguments: list[str]) -> None:
         world_size=config.world_size,
         timeout=timedelta(seconds=START_TIMEOUT_S),
     )
-    model = RankModel(config, rank=rank, num_slots=int(num_slots), device=device, dtype=dtype)
+    model = RankModel(config, rank=rank, num_slots=num_slots, device=device, dtype=dtype)
     group = _Group(config, rank=rank, device=device, dtype=dtype)
     is_reporter = rank == (config.pp_size - 1) * config.tp_size
     parent.send_bytes(b"ready")
@@ -112,7 +114,3 @@ def _serve_rank(arguments: list[str]) -> None:
 
 def _to_bytes(tensor: Tensor) -> bytes:
     return ctypes.string_at(tensor.data_ptr(), tensor.nbytes)
-
-
-if __name__ == "__main__":
-    _serve_rank(sys.argv[1:])

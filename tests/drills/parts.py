@@ -59,11 +59,13 @@ def _stub(server: Server) -> int:
 
 
 def _rank(server: Server) -> int:
-    return next(
-        int(child.pid)
-        for child in psutil.Process(_stub(server)).children()
-        if any("worker" in word for word in child.cmdline())
-    )
+    return int(ranks_of(_stub(server))[0].pid)
+
+
+def ranks_of(stub: int) -> list[psutil.Process]:
+    """The processes of a model's ranks, in rank order: children of the one that they are forked from."""
+    (parent,) = psutil.Process(stub).children()
+    return sorted(parent.children(), key=lambda rank: int(rank.pid))
 
 
 PARTS: dict[str, Callable[[Server], int]] = {

@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 from threading import Event, Thread
 
-import psutil
 import pytest
 
+from tests.drills.parts import ranks_of
 from tests.e2e.conftest import Engine, Serving, served
 from tests.support.patience import PATIENCE_S, wait_until
 from tpforge.errors import TpforgeError
@@ -112,8 +112,7 @@ def test_killed_rank_process_fails_requests_and_the_next_is_answered(
 ) -> None:
     requests = start_requests(processes_server, model)
     restarts = status(processes_server.server.state_dir).restarts
-    stub = psutil.Process(stub_pid(processes_server, "tensorrt_llm"))
-    ranks = stub.children()  # tensorrt_llm's process has no others.
+    ranks = ranks_of(stub_pid(processes_server, "tensorrt_llm"))
     assert len(ranks) == 2
     ranks[1].kill()
     expect_failure_then_answer(requests, processes_server.server.grpc_url)
