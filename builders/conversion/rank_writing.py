@@ -57,6 +57,10 @@ class Meter:
         return self.done / self.total if self.total else 1.0
 
 
+_WORTH_A_THREAD = 1 << 18
+"""Bytes of a tensor; handing a smaller one to other threads takes longer than copying it."""
+
+
 @dataclass(frozen=True)
 class Threads:
     """Those that cut slices out of the source, and those that hash and write them."""
@@ -146,12 +150,15 @@ def _write_tensor(
         return
     for pieces in zip(*(tensor.slices for tensor in tensors), strict=True):
         wholes = _read(source, pieces)
-        _results(
-            [
-                pool.submit(_write_slice, writer, wholes[piece.source, piece.transform], piece, dtype)
-                for writer, piece in zip(writers, pieces, strict=True)
-            ]
-        )
+        slices = [
+            (writer, wholes[piece.source, piece.transform], piece, dtype)
+            for writer, piece in zip(writers, pieces, strict=True)
+        ]
+        if max(whole.nbytes for whole in wholes.values()) < _WORTH_A_THREAD:
+            for one in slices:
+                _write_slice(*one)
+        else:
+            _results([pool.submit(_write_slice, *one) for one in slices])
 
 
 def _write_packed(

@@ -178,14 +178,27 @@ class Declared:
 
     def _layer(self, index: int) -> Layer:
         prefix = self.row.prefix.format(layer=index)
+        one = self._layer_of_each_kind[self.attention_kinds[index], self.mlp_kinds[index]]
+        named = (
+            Tensor(prefix + held.name, held.shape, held.cut, held.is_linear, held.heads)
+            for held in one.tensors
+        )
+        return Layer(kind=one.kind, tensors=tuple(named), caches=one.caches)
+
+    @cached_property
+    def _layer_of_each_kind(self) -> dict[tuple[str, str], Layer]:
+        """A layer of each kind, the names of its tensors from the layer on."""
+        kinds = dict.fromkeys(zip(self.attention_kinds, self.mlp_kinds, strict=True))
+        return {kind: self._layer_of(*kind) for kind in kinds}
+
+    def _layer_of(self, attention: str, mlp: str) -> Layer:
         uses: list[tuple[Use, Mapping[str, int]]] = [(use, {}) for use in self.row.each]
-        kinds = (self.row.attention, self.attention_kinds[index]), (self.row.mlp, self.mlp_kinds[index])
-        for table, kind in kinds:
+        for table, kind in ((self.row.attention, attention), (self.row.mlp, mlp)):
             name, own = _parted(kind)
             uses += [(use, own) for use in table.kinds[name]]
         return Layer(
-            kind=(self.attention_kinds[index], self.mlp_kinds[index]),
-            tensors=tuple(one for use, own in uses for one in self._tensors(use, prefix=prefix, extra=own)),
+            kind=(attention, mlp),
+            tensors=tuple(one for use, own in uses for one in self._tensors(use, prefix="", extra=own)),
             caches=tuple(self._cache(row, use, own) for use, own in uses for row in block(use.block).cache),
         )
 

@@ -185,7 +185,7 @@ def judge(
     """Build and verify with the mistake made: the one is silent, and the other fails, but for `nothing`."""
     mistake(monkeypatch)
     model, engine = make(tmp_path / "model"), tmp_path / "engine"
-    limits = ["--max-input-len", "448", "--max-seq-len", "480", "--max-batch-size", "1"]
+    limits = ["--max-input-len", "448", "--max-seq-len", "480", "--max-batch-size", "8"]
     assert main(["build", str(model), "--tp", "2", *limits, "--out", str(engine)]) == 0
     is_right = mistake is nothing
     assert main(["verify", str(engine)]) == (0 if is_right else 6)

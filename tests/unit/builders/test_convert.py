@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from builders.conversion import rank_writing
 from builders.sources import open_source
 from tests.support.conversions import (
     assert_equal,
@@ -38,9 +39,13 @@ def chunked(count: int, tp_size: int) -> list[list[int | None]]:
     return [list(part) for part in torch.arange(count).reshape(tp_size, -1).tolist()]
 
 
+@pytest.mark.parametrize("worth", [0, rank_writing._WORTH_A_THREAD], ids=["on threads", "on none"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("tp_size", [1, 2, 4, 8])
-def test_every_value_lies_where_the_format_wants_it(tmp_path: Path, tp_size: int, bias: bool) -> None:
+def test_every_value_lies_where_the_format_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tp_size: int, bias: bool, worth: int
+) -> None:
+    monkeypatch.setattr(rank_writing, "_WORTH_A_THREAD", worth)
     model = write_tiny_llama(
         tmp_path / "model", num_heads=8, head_size=8, values="arange", bias=bias, num_files=2
     )

@@ -10,6 +10,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def beside_models() -> set[str]:
     }
 
 
+@cache
 def distributions_used() -> dict[str, str]:
     """The distribution of every foreign module, with a file that uses it."""
     ours = set(PACKAGES) | beside_models() | set(ELSEWHERE) | set(sys.stdlib_module_names)
