@@ -140,10 +140,14 @@ def conversion_provenance(source: Source, planned: Planned) -> Provenance:
 
 
 def _input(path: Path) -> Input:
-    """A file of the model, by size and time: hashing it would take as long as the conversion."""
+    """A file of the model, by size and times: hashing it would take as long as the conversion.
+
+    The time of its last write can be set by anybody, as `rsync --times` does; that of its last change cannot.
+    """
     status = path.stat()
     place = path.resolve()
-    return Input(location=str(place), identity=f"{place} {status.st_size} {status.st_mtime_ns}")
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return Input(location=str(place), identity=f"{place} {status.st_size} {times}")
 
 
 def _remove_strays(out: Path, *, names: set[str]) -> None:

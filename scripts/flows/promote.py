@@ -16,7 +16,6 @@ from engines.store import read_manifest
 from scripts.flows.serve import known_engine
 from tpforge.errors import UsageError
 from triton_repo.promote.promotion import ROUTER_FOLDER, Backend, RouterSwitch
-from triton_repo.promote.router import Router
 from triton_repo.serve.local import status
 
 if TYPE_CHECKING:
@@ -53,6 +52,9 @@ def plan_promotion(
         UsageError: candidate or fallback has no server that is ready, or they are the same.
         InputRefused: the fallback is not the engine of the record.
     """
+    # Imported here: it loads grpc, and what is wrong with the arguments is said before.
+    from triton_repo.promote.router import Router
+
     router = Router(ROUTER_FOLDER)
     route = router.route if router.state is not None else None
     back = fallback or (route.engine if route else None)

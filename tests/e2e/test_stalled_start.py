@@ -99,6 +99,7 @@ def test_a_model_that_hangs_again_is_a_clear_error_and_its_stack_is_in_the_log(
     source.write_text(hangs.replace("from typing import Any", "import time\nfrom typing import Any"))
     with pytest.raises(Stalled, match=r"the process of model preprocessing \(pid \d+\) did nothing for 15 s"):
         serve(repository, options=options, progress=lambda _message: None)
-    stacks = (options.state_dir / "triton.log").read_text().split("Fatal Python error: Aborted")[1:]
-    assert ["in initialize" in stack for stack in stacks] == [True, True]
+    log = (options.state_dir / "triton.log").read_text()
+    assert log.count("in initialize") == 2
+    assert "Fatal Python error" not in log
     assert read_state(options.state_dir) is None, "nothing is left to be stopped"

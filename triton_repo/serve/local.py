@@ -111,7 +111,8 @@ class Status:
     """What is known of the server of a folder.
 
     `phase` is the supervisor's (starting, ready, restarting, stopping, failed), or ``stopped`` when there is
-    none, or ``crashed`` when the supervisor was killed and its state file stayed.
+    none, or ``crashed`` when the supervisor was killed and its state file stayed, or ``unreadable`` when it
+    runs and its state file is of another version or damaged.
     """
 
     state_dir: Path
@@ -155,23 +156,36 @@ def stop(state_dir: Path) -> Status:
         EnvironmentUnusable: it belongs to another user, or does not end.
     """
     before = status(state_dir)
+    if (holder := state.unreadable_holder(state_dir)) is not None:
+        _end_supervisor(holder, drain_s=DRAIN_S)  # It ends what it started, or its guard does.
     found = state.read_state(state_dir)
     if found is None:
         return before
-    if state.is_supervised(state_dir, found) and processes.send_signal(found.supervisor, signal.SIGTERM):
-        if not processes.wait_gone(found.supervisor, timeout_s=found.drain_s + _STOP_BEYOND_S):
-            processes.send_signal(found.supervisor, signal.SIGKILL)
-        if not processes.wait_gone(found.supervisor, timeout_s=_KILL_TIMEOUT_S):
-            raise EnvironmentUnusable(f"process {found.supervisor.pid} does not end though it was killed")
+    if state.is_supervised(state_dir, found):
+        _end_supervisor(found.supervisor, drain_s=found.drain_s)
     if child := _detached.pop(found.supervisor.pid, None):
         child.wait()
     clean_state(found, state_dir)
     return before
 
 
+def _end_supervisor(supervisor: processes.ProcessId, *, drain_s: float) -> None:
+    if not processes.send_signal(supervisor, signal.SIGTERM):
+        return
+    if not processes.wait_gone(supervisor, timeout_s=drain_s + _STOP_BEYOND_S):
+        processes.send_signal(supervisor, signal.SIGKILL)
+    if not processes.wait_gone(supervisor, timeout_s=_KILL_TIMEOUT_S):
+        raise EnvironmentUnusable(f"process {supervisor.pid} does not end though it was killed")
+
+
 def status(state_dir: Path) -> Status:
     """What runs in a folder; a pid that another process has by now is not mistaken for it."""
     found = state.read_state(state_dir)
+    if found is None and (holder := state.unreadable_holder(state_dir)) is not None:
+        message = (
+            f"process {holder.pid} runs a server here and its state cannot be read; `tpforge stop` ends it"
+        )
+        return Status(state_dir, "unreadable", message)
     if found is None:
         return Status(state_dir, "stopped", "no server runs here")
     server = _server(state_dir, found)

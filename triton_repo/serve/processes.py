@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,13 @@ def identify(pid: int) -> ProcessId | None:
 def is_alive(process: ProcessId) -> bool:
     """Whether this very process runs, and not another one under its pid."""
     return identify(process.pid) == process
+
+
+def all_processes() -> Iterator[ProcessId]:
+    """Every process that runs on this machine."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (process := identify(int(entry.name))) is not None:
+            yield process
 
 
 def has_open(process: ProcessId, path: Path) -> bool:

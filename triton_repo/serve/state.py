@@ -28,7 +28,7 @@ from triton_repo.serve.private import (
     read_private,
     write_private,
 )
-from triton_repo.serve.processes import MARK, REGIONS, ProcessId, has_open, is_alive
+from triton_repo.serve.processes import MARK, REGIONS, ProcessId, all_processes, has_open, is_alive
 from triton_repo.serve.security import Security
 from triton_repo.serve.tritonserver import DRAIN_S
 
@@ -116,6 +116,20 @@ def known_folders() -> tuple[Path, ...]:
 def is_supervised(state_dir: Path, state: ServerState) -> bool:
     """Whether the supervisor that a state names runs: proven by the folder's lock, which one alone holds."""
     return is_alive(state.supervisor) and has_open(state.supervisor, private_folder(state_dir) / _LOCK_FILE)
+
+
+def unreadable_holder(state_dir: Path) -> ProcessId | None:
+    """The process that holds a folder's lock while its state is there and says nothing to this version.
+
+    Another version of tpforge may have written it, or somebody else. None too where a process that starts or
+    stops a server has the lock for a moment.
+    """
+    path = state_file(state_dir)
+    if read_private(path) is None or _read(path) is not None:
+        return None
+    lock = path.with_name(_LOCK_FILE)
+    holders = [process for process in all_processes() if has_open(process, lock)]
+    return min(holders, key=lambda process: process.start_ticks, default=None)
 
 
 def _read(path: Path) -> _Kept | None:

@@ -44,6 +44,7 @@ from triton_repo.serve.readiness import (
 from triton_repo.serve.server_plan import ServerPlan
 from triton_repo.serve.tritonserver import (
     find_tritonserver,
+    make_room_for_files,
     plain_path,
     prepare_backends,
     server_command,
@@ -139,6 +140,7 @@ class Supervisor:
 
     def _prepare_tritonserver(self) -> None:
         plan = self._plan
+        make_room_for_files()
         server = find_tritonserver(plan.tritonserver)
         if server.is_wheel:
             check_interpreter()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -24,6 +25,8 @@ from triton_repo.serve.security import Security
 DRAIN_S = 30.0
 """For so long requests in flight may go on when a server is told to end; new ones are refused at once."""
 _STUB = "triton_python_backend_stub"
+_LEAST_FILES = 256
+"""Open at a time: an idle tritonserver 2.51 has 69, and each connection of a client one more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,22 @@ def prepare_backends(server: TritonServer, folder: Path) -> Path | None:
         (folder / "python" / _STUB).unlink(missing_ok=True)
         (folder / "python" / _STUB).symlink_to(stub)
     return folder
+
+
+def make_room_for_files() -> None:
+    """Let this process and what it starts have enough files open, where that is allowed.
+
+    Raises:
+        EnvironmentUnusable: the limit that only root may raise is too low; Triton would end without a word.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _LEAST_FILES:
+        raise EnvironmentUnusable(
+            f"only {hard} files may be open here (`ulimit -n`), expected {_LEAST_FILES} or more for a "
+            "server; raise the limit"
+        )
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_LEAST_FILES, hard))
 
 
 def plain_path(path: Path, *, beside: Path, name: str) -> Path:

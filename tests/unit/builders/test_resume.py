@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def assert_same_files(found: Path, wanted: Path) -> None:
         assert_equal(one, other)
     for path in wanted.glob("[!.]*"):
         assert (found / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_other_weights_of_the_same_size_and_time_are_not_mixed_in(tmp_path: Path) -> None:
+    """As `rsync --times` puts the next checkpoint of a training run in the place of the last one."""
+    model = write_tiny_llama(tmp_path / "model", values="arange")
+    run(tmp_path, model, stop=5, number=signal.SIGINT)
+    weights = model / "model.safetensors"
+    before, data = weights.stat(), bytearray(weights.read_bytes())
+    data[-4096:] = bytes(4096)
+    weights.write_bytes(data)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    status, output, errors = run(tmp_path, model, "--resume")
+    assert status == 0, errors
+    assert f"wrote {NUM_TENSORS} tensors" in output
+    assert_same_files(tmp_path / "out", expected(tmp_path, model))
 
 
 def test_a_journal_of_another_conversion_counts_as_empty(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ It imports numpy, tokenizers and Triton's own module, relatively, and nothing of
 """
 
 import faulthandler
+import signal
 
-# A process that is aborted because it hangs, or that crashes, writes where it was to the server's log.
-faulthandler.enable(file=2)
+# A process that hangs is ended by this signal, and first writes where it was to the server's log.
+faulthandler.register(signal.SIGQUIT, file=2, chain=True)
