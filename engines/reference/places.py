@@ -91,7 +91,8 @@ class Places:
         biases = self._alibi.biases(positions, keys).masked_fill(~mask, -math.inf).to(self._dtype)
         if isinstance(batch, Prefill):
             return biases
-        return biases.transpose(0, 1).unflatten(1, (self._num_kv_heads, -1))
+        requests, stop = mask.shape
+        return biases.transpose(0, 1).reshape(requests, self._num_kv_heads, -1, stop)
 
 
 @dataclass(frozen=True)
