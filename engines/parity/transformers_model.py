@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.parity.phimoe_rope import tell_length
 from engines.parity.rounded_weights import round_weights
 from engines.parity.whole_gguf import parsed_once, whole_gguf
 from tpforge.errors import InputRefused
@@ -39,6 +40,7 @@ def load_transformers(
         if weights and not is_gguf:
             model = _with_weights(source_path, weights, rounded=rounded, attention=attention).eval()
             round_weights(model, rounded, vectors_alone=True)
+            tell_length(model)
             return model
         with (
             parsed_once() if is_gguf else nullcontext(),
@@ -58,6 +60,7 @@ def load_transformers(
         places = dict(model.named_parameters())
         for name, values in (weights or {}).items():
             places[name].copy_(values)
+    tell_length(model)
     return model.eval()
 
 

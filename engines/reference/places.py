@@ -44,7 +44,7 @@ class Places:
     ) -> None:
         self._windows = tuple(dict.fromkeys(config.windows))
         self._device, self._dtype = device, dtype
-        self._slopes = _rank_slopes(config, tp_rank=tp_rank, device=device)
+        self._alibi = _rank_alibi(config, tp_rank=tp_rank, device=device)
         self._num_kv_heads = max(1, config.num_kv_heads // config.tp_size)
         self._tables = _tables(config, self._windows, device=device, dtype=dtype)
 
@@ -60,7 +60,7 @@ class Places:
             prompt_length, is_plain = None, min(batch.positions) + 1 == stop
         masks: dict[int | None, Mask] = {}
         for window in self._windows:
-            no_mask = is_plain and self._slopes is None and (window is None or stop <= window)
+            no_mask = is_plain and self._alibi is None and (window is None or stop <= window)
             keys = torch.arange(stop, device=self._device)
             masks[window] = None if no_mask else self._mask(batch, positions, keys, window)
         return self._place(positions, stop, masks, prompt_length=prompt_length)
@@ -86,14 +86,38 @@ class Places:
         mask = keys[None, :] <= positions[:, None]
         if window is not None:
             mask &= keys[None, :] > positions[:, None] - window
-        if self._slopes is None:
+        if self._alibi is None:
             return mask if isinstance(batch, Prefill) else mask[:, None, None, :]
-        distances = (keys[None, :] - positions[:, None]).float()
-        distances = distances.masked_fill(~mask, -math.inf)
+        biases = self._alibi.biases(positions, keys).masked_fill(~mask, -math.inf).to(self._dtype)
         if isinstance(batch, Prefill):
-            return (self._slopes[:, None, None] * distances).to(self._dtype)
-        slopes = self._slopes.view(self._num_kv_heads, -1)
-        return (slopes[None, :, :, None] * distances[:, None, None, :]).to(self._dtype)
+            return biases
+        requests, stop = mask.shape
+        return biases.transpose(0, 1).reshape(requests, self._num_kv_heads, -1, stop)
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """What the heads of a rank add to their scores; `slopes` are [heads].
+
+    `is_rounded`: a bias is that of the key's position in bfloat16, as transformers' Falcon has it from its
+    training, and not that of the distance. TensorRT-LLM does not round.
+    """
+
+    slopes: Tensor
+    scale: float
+    is_rounded: bool
+
+    def biases(self, positions: Tensor, keys: Tensor) -> Tensor:
+        """[heads, positions, keys] in float32, 0 for the position itself."""
+        if self.is_rounded:
+            of_keys, of_positions = (self._rounded(one) for one in (keys, positions))
+            return (of_keys[:, None, :] - of_positions[:, :, None]) * self.scale
+        distances = (keys[None, :] - positions[:, None]).float()
+        return self.slopes[:, None, None] * self.scale * distances
+
+    def _rounded(self, places: Tensor) -> Tensor:
+        # Of whole numbers too: 0.707 x 100 is 70.5 in bfloat16.
+        return (self.slopes.bfloat16()[:, None] * places).float()
 
 
 def alibi_slopes(num_heads: int, *, bias_max: float = 8) -> Tensor:
@@ -107,14 +131,14 @@ def alibi_slopes(num_heads: int, *, bias_max: float = 8) -> Tensor:
     return torch.tensor(whole + between)
 
 
-def _rank_slopes(config: EngineConfig, *, tp_rank: int, device: torch.device) -> Tensor | None:
+def _rank_alibi(config: EngineConfig, *, tp_rank: int, device: torch.device) -> Alibi | None:
     if not config.position.startswith("alibi"):
         return None
     count = config.num_heads // config.tp_size
     slopes = alibi_slopes(config.num_heads, bias_max=config.alibi_bias_max)
-    if config.position == "alibi_with_scale":
-        slopes = slopes * config.multipliers.score_scale
-    return slopes[tp_rank * count : (tp_rank + 1) * count].to(device)
+    own = slopes[tp_rank * count : (tp_rank + 1) * count].to(device)
+    is_falcon = config.position == "alibi_with_scale"
+    return Alibi(own, config.multipliers.score_scale if is_falcon else 1.0, is_rounded=is_falcon)
 
 
 def _tables(
