@@ -91,7 +91,7 @@ def category_axis(label: str, values: Sequence[float], *, start: float, stop: fl
 
 
 def format_number(value: float) -> str:
-    """A number for a tick or a table: three significant digits, thousands grouped; an exponent only below 1e-7."""
+    """A number for a tick or a table: three significant digits, thousands grouped, an exponent below 1e-7."""
     if value == 0:
         return "0"
     size = abs(float(f"{value:.3g}"))
