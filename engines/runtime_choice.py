@@ -31,7 +31,7 @@ class RuntimeChoice:
 
     @property
     def line(self) -> str:
-        """The choice in one line."""
+        """The choice in one line, by names that options and keys of a recipe have alike."""
         return f"runtime {self.runtime}: {self.because}; {self.otherwise}"
 
 
@@ -54,13 +54,13 @@ def choose_runtime(
         return _of_release(host, release, where)
     if trtllm is not None:
         raise EnvironmentUnusable(
-            f"--trtllm {trtllm}: {obstacle}; to prepare an engine for another host give --runtime tensorrt "
-            "or pytorch, for this one leave --trtllm out"
+            f"trtllm {trtllm}: {obstacle}; to prepare an engine for another host give runtime tensorrt or "
+            "pytorch, for this one leave trtllm out"
         )
     return RuntimeChoice(
         "reference",
         obstacle,
-        "--runtime tensorrt or pytorch prepares an engine for a host that has it",
+        "runtime tensorrt or pytorch prepares an engine for a host that has it",
     )
 
 
@@ -98,7 +98,7 @@ def _of_release(host: Host, release: Release, where: Where) -> RuntimeChoice:
         return RuntimeChoice(
             "tensorrt",
             f"{has}, which compiles engines",
-            "--runtime pytorch takes its LLM API, --runtime reference ours",
+            "runtime pytorch takes its LLM API, runtime reference ours",
             release.trtllm,
             where,
         )
@@ -106,12 +106,12 @@ def _of_release(host: Host, release: Release, where: Where) -> RuntimeChoice:
         return RuntimeChoice(
             "reference",
             f"{has}, whose arguments no table here has",
-            "--trtllm names another release; `tpforge versions` lists them",
+            "trtllm names another release; `tpforge versions` lists them",
         )
     return RuntimeChoice(
         "pytorch",
         f"{has}, which has the LLM API and compiles no engines here",
-        "--runtime reference takes ours",
+        "runtime reference takes ours",
         release.trtllm,
         where,
     )

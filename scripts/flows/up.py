@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from builders.sources import models
 from engines.store import read_manifest
@@ -25,6 +25,7 @@ from scripts.flows.smoke import SmokeRequest, smoke_server
 from tpforge.errors import VerificationFailed
 from tpforge.extras import require_extra
 from tpforge.manifest import Manifest, Parity
+from tpforge.outputs.atomic import claimed
 from tpforge.outputs.deciding_code import code_key
 from tpforge.outputs.places import Places
 from tpforge.outputs.provenance import Input, Provenance, engine_input, made_of
@@ -79,6 +80,13 @@ class Run:
         self.stages: list[Stage] = []
         self._progress, self._on_stage = progress, on_stage
         self._started: Places | None = None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def engine(self) -> Places:
         """Build, verify and render.
@@ -90,6 +98,8 @@ class Run:
             built = build.fresh_engine(self.recipe, progress=self._progress)
             stage.unchanged = built.reused
             stage.result = _engine_text(built.places, built.manifest)
+            # From here on two runs would take each other's proof, repository and server away.
+            self._held.enter_context(claimed(built.places.stages))
         with self.stage("verify") as stage:
             self._verify(stage, built.places)
         with self.stage("render") as stage:
@@ -242,14 +252,14 @@ def run_recipe(recipe: Recipe, *, progress: Progress, on_stage: OnStage) -> Run:
     Raises:
         TpforgeError: a stage failed; a server that this run started is stopped then.
     """
-    run = Run(recipe, progress=progress, on_stage=on_stage)
-    try:
-        url = run.serve(run.engine())
-        if recipe.smoke.enabled:
-            run.smoke(url, junit=recipe.smoke.junit)
-    except BaseException:
-        run.stop_started()
-        raise
+    with Run(recipe, progress=progress, on_stage=on_stage) as run:
+        try:
+            url = run.serve(run.engine())
+            if recipe.smoke.enabled:
+                run.smoke(url, junit=recipe.smoke.junit)
+        except BaseException:
+            run.stop_started()
+            raise
     return run
 
 
@@ -270,27 +280,27 @@ def run_demo(recipe: Recipe, *, keep: bool, progress: Progress, on_stage: OnStag
 
     require_extra("convert", needed_by="the demo")
     find_tritonserver(recipe.serve.tritonserver)
-    run = Run(recipe, progress=progress, on_stage=on_stage)
-    done = False
-    try:
-        if recipe.serve.openai:
-            with run.stage("openai front") as stage:
-                folder, is_new = install(progress=progress)
-                stage.unchanged, stage.result = not is_new, folder.name
-        with run.stage("demo model") as stage:
-            path = models.demo_model()
-            stage.result = f"{path.name}, {format_bytes(path.stat().st_size)}, SHA-256 as pinned"
-        places = run.engine()
-        run.use_free_ports()
-        url = run.serve(places)
-        run.smoke(url)
-        _ask(run, places, url)
-        if run.recipe.serve.openai:
-            _ask_openai(run, places)
-        done = True
-    finally:
-        if not (keep and done):
-            run.stop_started()
+    with Run(recipe, progress=progress, on_stage=on_stage) as run:
+        done = False
+        try:
+            if recipe.serve.openai:
+                with run.stage("openai front") as stage:
+                    folder, is_new = install(progress=progress)
+                    stage.unchanged, stage.result = not is_new, folder.name
+            with run.stage("demo model") as stage:
+                path = models.demo_model()
+                stage.result = f"{path.name}, {format_bytes(path.stat().st_size)}, SHA-256 as pinned"
+            places = run.engine()
+            run.use_free_ports()
+            url = run.serve(places)
+            run.smoke(url)
+            _ask(run, places, url)
+            if run.recipe.serve.openai:
+                _ask_openai(run, places)
+            done = True
+        finally:
+            if not (keep and done):
+                run.stop_started()
     return run
 
 

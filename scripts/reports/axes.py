@@ -13,6 +13,7 @@ from typing import Literal
 Kind = Literal["linear", "log"]
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _DECADE = (1.0, 2.0, 5.0)
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def category_axis(label: str, values: Sequence[float], *, start: float, stop: fl
 
 
 def format_number(value: float) -> str:
-    """A number for a tick or a table: three significant digits, thousands grouped, no exponent."""
+    """A number for a tick or a table: three significant digits, thousands grouped, an exponent below 1e-7."""
     if value == 0:
         return "0"
     size = abs(float(f"{value:.3g}"))
     if size >= 100:
         return f"{value:,.0f}"
-    digits = max(0, 2 - math.floor(math.log10(size)))
-    return f"{value:.{min(digits, 9)}f}"
+    digits = 2 - math.floor(math.log10(size))
+    return f"{value:.{digits}f}" if digits <= _MOST_DIGITS else f"{value:.2e}"
 
 
 def tick_text(value: float) -> str:

@@ -86,7 +86,9 @@ def proportion_interval(successes: int, trials: int, *, confidence: float = 0.95
     share, weight = successes / trials, z * z / trials
     center = (share + weight / 2) / (1 + weight)
     half = z * math.sqrt(share * (1 - share) / trials + weight / (4 * trials)) / (1 + weight)
-    low, high = max(0.0, center - half), min(1.0, center + half)
+    # At both ends the bound is the end itself, which the difference of two rounded numbers misses.
+    low = 0.0 if successes == 0 else max(0.0, center - half)
+    high = 1.0 if successes == trials else min(1.0, center + half)
     return Interval(mean=share, low=low, high=high, n=trials, confidence=confidence)
 
 

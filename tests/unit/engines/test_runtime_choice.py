@@ -50,7 +50,7 @@ def test_without_it_the_reference_runtime_is_chosen_and_says_why(fields: dict[st
     choice = choose_runtime(host(**fields))
     assert (choice.runtime, choice.trtllm) == ("reference", None)
     assert reason in choice.because
-    assert "--runtime tensorrt or pytorch prepares an engine" in choice.otherwise
+    assert "runtime tensorrt or pytorch prepares an engine" in choice.otherwise
 
 
 def test_a_docker_that_does_not_answer_is_no_docker() -> None:
@@ -61,7 +61,7 @@ def test_a_docker_that_does_not_answer_is_no_docker() -> None:
 
 
 def test_a_release_that_was_asked_for_is_never_replaced_by_the_reference_runtime() -> None:
-    with pytest.raises(EnvironmentUnusable, match=r"--trtllm 1\.2\.1: this host has no NVIDIA GPU"):
+    with pytest.raises(EnvironmentUnusable, match=r"trtllm 1\.2\.1: this host has no NVIDIA GPU"):
         choose_runtime(host(gpus=()), trtllm="1.2.1")
     installed = host(packages=(("tensorrt_llm", "1.2.1"),))
     with pytest.raises(EnvironmentUnusable, match=r"1\.4\.0rc1 is not the one installed \(1\.2\.1\)"):

@@ -50,7 +50,15 @@ def test_no_axis_without_values_or_with_infinite_ones() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (1234.4, "1,234"), (99.96, "100"), (12.345, "12.3"), (0.01234, "0.0123")],
+    [
+        (0, "0"),
+        (1234.4, "1,234"),
+        (99.96, "100"),
+        (12.345, "12.3"),
+        (0.01234, "0.0123"),
+        (1.2e-7, "0.000000120"),
+        (3e-15, "3.00e-15"),
+    ],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert format_number(value) == text

@@ -35,7 +35,7 @@ def test_a_host_without_a_gpu_builds_for_the_reference_runtime_and_says_why(
     on(monkeypatch, Host())
     assert main(["build", str(model), "--tp", "2", "--name", "x"]) == 0
     said = capsys.readouterr().err
-    assert "runtime reference: this host has no NVIDIA GPU; --runtime tensorrt or pytorch prepares" in said
+    assert "runtime reference: this host has no NVIDIA GPU; runtime tensorrt or pytorch prepares" in said
     manifest = read_manifest(Path("out/x/engine"))
     assert (manifest.runtime, manifest.command[-2:]) == ("reference", ("--runtime", "reference"))
     assert (manifest.runtime_because or "").startswith("runtime reference: this host has no NVIDIA GPU")
@@ -61,7 +61,7 @@ def test_an_option_of_another_runtime_than_the_chosen_one_is_refused(
     assert main(["build", str(model), "--llm-arg", "enable_lora=true"]) == 2
     assert "--llm-arg: is for --runtime pytorch, and this is reference" in capsys.readouterr().err
     assert main(["build", str(model), "--trtllm", "1.4.0rc1"]) == 3
-    assert "--trtllm 1.4.0rc1: this host has no NVIDIA GPU" in capsys.readouterr().err
+    assert "trtllm 1.4.0rc1: this host has no NVIDIA GPU" in capsys.readouterr().err
 
 
 def test_a_recipe_without_a_runtime_and_doctor_choose_alike(

@@ -21,6 +21,7 @@ from tpforge.measure.comparison.verdicts import DEFAULT_PRIMARY, Primary
 from tpforge.measure.runs.run import Fact, Level, Run
 from tpforge.outputs.atomic import os_errors
 from tpforge.records import Record
+from tpforge.units import counted
 
 DECISION_NAME = "decision.json"
 Status = Literal["done", "missing", "not needed"]
@@ -217,7 +218,8 @@ def findings_of(comparison: Comparison, *, names: dict[str, str]) -> str:
     against = f"{names[comparison.candidate]} against {names[comparison.baseline]}"
     busier = len(comparison.busier_host)
     if busier:
-        conclusion += f". But the host was not equally busy at {busier} levels, from which a part may come"
+        levels = counted(busier, "level")
+        conclusion += f". But the host was not equally busy at {levels}, from which a part may come"
     return f"{against}: {text}{conclusion}"
 
 

@@ -133,5 +133,12 @@ def test_interval_of_a_share_is_scipys_wilson_interval(successes: int, trials: i
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("trials", range(1, 60))
+def test_interval_of_none_or_all_begins_or_ends_exactly_there(trials: int) -> None:
+    none, every = proportion_interval(0, trials), proportion_interval(trials, trials)
+    assert none is not None and every is not None
+    assert (none.low, every.high) == (0.0, 1.0)
+
+
 def test_share_of_no_trials_is_unknown() -> None:
     assert proportion_interval(0, 0) is None
