@@ -18,7 +18,7 @@ from tpforge.plan.throughput import Engine, Speed
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 
-Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
+Cause = Literal["sharding", "gpus", "format", "memory", "length", "latency", "load"]
 
 
 @dataclass(frozen=True)
