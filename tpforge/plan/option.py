@@ -137,6 +137,11 @@ class Option:
         return min(able, self.load.requests_per_second * self.load.output_tokens)
 
     @property
+    def serves_rate(self) -> bool:
+        """Whether requests come at a rate and all are answered, so that tokens/s are what is asked for."""
+        return self.load is not None and self.load.requests_per_second is not None and self.rejection is None
+
+    @property
     def tokens_between(self) -> tuple[float, float]:
         """Where 8 of 10 measurements of `tokens_per_second` would lie; what a rate asks for is the most."""
         if self.band is None:
