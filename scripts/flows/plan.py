@@ -223,7 +223,7 @@ def _ask(
     wishes: LoadWishes, *, blueprints: list[Blueprint], goal: Goal, prices: Prices, gpu: str | None = None
 ) -> Ask:
     _check_load(wishes)
-    alone = goal == "latency" and wishes.rate is None
+    alone = goal == "latency" and wishes.rate is None and not wishes.saturated
     load = Load(
         wishes.isl,
         wishes.osl,
@@ -266,6 +266,15 @@ def _check_load(wishes: LoadWishes) -> None:
         raise UsageError(
             "--draft-tokens and --acceptance belong together: how many tokens are drafted for a step, and "
             "which share of them your own prompts accept"
+        )
+    limits = {"--ttft-ms": wishes.ttft_ms, "--tpot-ms": wishes.tpot_ms}
+    if wishes.saturated and (kept := [name for name, limit in limits.items() if limit is not None]):
+        raise UsageError(f"--saturated runs all that fit, however slow each is; leave it or {kept[0]} out")
+    request = wishes.isl + wishes.osl
+    if wishes.max_len is not None and wishes.max_len < request and not wishes.requests:
+        raise UsageError(
+            f"--max-len {wishes.max_len} is shorter than a request of {request} tokens (--isl and --osl "
+            f"together); give at least {request}"
         )
     if wishes.min_gpus and not (wishes.rate or wishes.concurrency):
         raise UsageError("--min-gpus needs the load that must be served; give --rate or --concurrency")

@@ -247,7 +247,8 @@ def options_text(plan: Plan, *, limit: int | None) -> str:
     rows += [(f"instead: {one.model}, {one.label}", *option_cells(one)[1:]) for one in plan.instead]
     more = f"\n{len(working) - limit} more: --all" if limit is not None and len(working) > limit else ""
     title = f"options that work, the best first by {ORDERS[plan.goal]}; of those within 10 % the simplest"
-    return f"{title}\n{table(rows, header=OPTION_HEADER)}{more}{undecided_text(plan)}"
+    doubt = undecided_text(plan)
+    return f"{title}\n{table(rows, header=OPTION_HEADER)}{more}" + (f"\n{doubt}" if doubt else "")
 
 
 def undecided_text(plan: Plan) -> str:
@@ -256,7 +257,7 @@ def undecided_text(plan: Plan) -> str:
     if not labels:
         return ""
     return (
-        f"\nundecided: also within the band of {plan.chosen.label}: "
+        f"undecided: also within the band of {plan.chosen.label}: "
         f"{_joined(labels, limit=3)}; measure them (tpforge bench --sweep)"
     )
 

@@ -9,13 +9,16 @@ from typing import Any
 
 from scripts.reports.page import inline, render_html
 from scripts.reports.plan import (
+    FRONTIER_HEADER,
     OPTION_HEADER,
     basis_text,
+    frontier_rows,
     headline,
     memory_parts,
     option_cells,
     rejected_rows,
     summary_rows,
+    undecided_text,
 )
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
 from tpforge import __version__
@@ -43,6 +46,9 @@ def _values(plan: Plan) -> dict[str, Any]:
         "basis": basis_text(band),
         "warnings": [one.text for one in plan.advice if one.level == "warning"],
         "notes": [one.text for one in plan.advice if one.level == "note"],
+        "undecided": undecided_text(plan),
+        "frontier_header": FRONTIER_HEADER,
+        "frontier": frontier_rows(plan),
         "figures": [(caption, inline(plot)) for caption, plot in _figures(plan)],
         "lines": [
             (line.name, f"{line.num_bytes / GIB:.2f}", line.basis, line.formula, line.source)

@@ -46,6 +46,16 @@ class Case:
         return max(found, key=lambda one: one.tokens_per_second, default=None)
 
 
+def compared(option: Option, chosen: Option) -> str:
+    """How an option does beside the chosen one: in tokens/s, or in time where both give all that is asked."""
+    tpot, chosen_tpot = (one.speed.tpot_ms / one.scale if one.speed else 0.0 for one in (option, chosen))
+    times = f"{tpot:.1f} ms per token against {chosen_tpot:.1f}"
+    if option.serves_rate and chosen.serves_rate and option.num_gpus == chosen.num_gpus:
+        return f"the same requests/s at {times}"
+    change = option.tokens_per_gpu / chosen.tokens_per_gpu - 1
+    return f"{100 * change:+.0f} % tokens/s per GPU and {times}"
+
+
 def bits_of(option: Option) -> int:
     """Bits of a weight."""
     return 16 if option.weight_format is None else find_format(option.weight_format).weight_bits

@@ -197,11 +197,19 @@ def best_option(
     """The option that would be chosen; None when none works."""
     if max(ask.max_len, ask.load.request_tokens) > blueprint.model.max_position_embeddings:
         return None
+    found = weigh(blueprint, cluster, ask, goal=goal, calibration=calibration)
+    return found[0] if found and found[0].rejection is None else None
+
+
+def weigh(
+    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, goal: Goal, calibration: Calibration
+) -> tuple[Option, ...]:
+    """All options: those that work, the best first, then the others."""
     options = list_options(blueprint, cluster, ask, calibration=calibration)
     if ask.limits_waits:
         options, _ = _simulated(options, ask, goal=goal, calibration=calibration)
     working = [one for one in options if one.rejection is None]
-    return rank_options(working, goal=goal)[0] if working else None
+    return (*rank_options(working, goal=goal), *(one for one in options if one.rejection is not None))
 
 
 def rank_options(options: Sequence[Option], *, goal: Goal) -> tuple[Option, ...]:

@@ -18,7 +18,7 @@ from tpforge.plan.throughput import Engine, Speed
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 
-Cause = Literal["sharding", "format", "memory", "length", "latency", "load"]
+Cause = Literal["sharding", "gpus", "format", "memory", "length", "latency", "load"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ class Option:
         if self.load is None or self.load.requests_per_second is None:
             return able
         return min(able, self.load.requests_per_second * self.load.output_tokens)
+
+    @property
+    def serves_rate(self) -> bool:
+        """Whether requests come at a rate and all are answered, so that tokens/s are what is asked for."""
+        return self.load is not None and self.load.requests_per_second is not None and self.rejection is None
 
     @property
     def tokens_between(self) -> tuple[float, float]:

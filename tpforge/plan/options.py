@@ -86,6 +86,11 @@ def _sized(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibra
     full = _judged(option, shapes, ask, calibration=calibration)
     if not ask.fewest_gpus or full.rejection is not None:
         return full
+    if not runs_all(full, ask):
+        assert full.speed is not None
+        most = full.speed.batch * full.replicas
+        reason = f"runs {counted(most, 'request')} at once of the {ask.load.concurrency} asked for"
+        return replace(full, rejection=Rejection("load", reason))
 
     def with_replicas(count: int) -> Option:
         return _judged(replace(option, replicas=count), shapes, ask, calibration=calibration)
@@ -144,7 +149,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     if option.num_gpus > option.cluster.num_gpus:
         found, held = option.mapping.world_size, option.cluster.num_gpus
         return replace(
-            option, rejection=Rejection("sharding", f"{counted(found, 'rank')}, but {counted(held, 'GPU')}")
+            option, rejection=Rejection("gpus", f"{counted(found, 'rank')}, but {counted(held, 'GPU')}")
         )
     problems, notes = _gate(option, shapes, ask)
     problems = (*_of_architecture(option, shapes, ask), *problems)
@@ -267,6 +272,12 @@ def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...]
 
 def _no_room(memory: RankMemory, ask: Ask) -> Rejection | None:
     total = format_bytes(memory.gpu.memory_bytes)
+    if memory.free_bytes > 0 and not memory.fits:
+        return Rejection(
+            "memory",
+            f"{memory.kv_fraction:g} of the {format_bytes(memory.free_bytes)} that are free hold no token of "
+            "a KV cache",
+        )
     if not memory.fits:
         return Rejection(
             "memory",

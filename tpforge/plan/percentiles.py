@@ -14,7 +14,7 @@ from tpforge.plan.calibration import Fit
 from tpforge.plan.load import Load, Tokens
 from tpforge.plan.operating import above
 from tpforge.plan.option import Ask, Option, Rejection
-from tpforge.plan.simulation import Request, Server, Waited, serve_as_they_come, serve_at_once
+from tpforge.plan.simulation import Request, Server, serve_as_they_come, serve_at_once
 from tpforge.plan.throughput import StepModel
 
 REQUESTS = 400
@@ -91,12 +91,17 @@ def simulate(model: StepModel, load: Load, *, busy: int, scale: float = 1.0) -> 
     chance = random.Random(_SEED)
     server.begin(list(_amid(load, busy, chance)))
     coming = _requests(load, chance)
+    beside_s = _beside(model, load, busy=busy) / scale
     if load.requests_per_second is not None:
         waited = serve_as_they_come(server, coming, enough=REQUESTS)
-    else:
-        waiting = max(0, (load.concurrency or busy) - busy)
-        waited = serve_at_once(server, coming, number=waiting, enough=REQUESTS)
-    return _summarized(waited, _beside(model, load, busy=busy) / scale)
+        return _summarized(waited.first_s, waited.token_s, beside_s)
+    line = max(0, (load.concurrency or busy) - busy)
+    held = min(line, REQUESTS)
+    waited = serve_at_once(server, coming, number=held, enough=held + REQUESTS)
+    # The first ones found a shorter line; of a longer one than is held, the rest go ahead as fast as these.
+    first_s = waited.first_s[held:]
+    rest_s = (line - held) / held * sum(first_s) / len(first_s) if held else 0.0
+    return _summarized(first_s, waited.token_s, beside_s + rest_s)
 
 
 def simulate_requests(
@@ -146,9 +151,9 @@ def _beside(model: StepModel, load: Load, *, busy: int) -> float:
     return first.start_ms / 1e3 + ahead + first.steps * model.step(busy, load).total * (1 - 1 / busy)
 
 
-def _summarized(waited: Waited, beside_s: float) -> Simulated:
-    first = [beside_s + one for one in waited.first_s]
-    return Simulated(len(first), _wait(first), _wait(waited.token_s or (0.0,)))
+def _summarized(first_s: Sequence[float], token_s: Sequence[float], beside_s: float) -> Simulated:
+    first = [beside_s + one for one in first_s]
+    return Simulated(len(first), _wait(first), _wait(token_s or (0.0,)))
 
 
 def _wait(seconds: Sequence[float]) -> Wait:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tpforge.plan.calibration import Calibration
-from tpforge.plan.choose import Goal, best_option, check_ask
+from tpforge.plan.choose import Goal, check_ask, weigh
 from tpforge.plan.hardware import Gpu, Prices, make_cluster
-from tpforge.plan.option import Ask, Option, runs_all
+from tpforge.plan.option import Ask, Cause, Option, runs_all
 from tpforge.shards.weights import Blueprint
 
 COUNTS = (1, 2, 4, 8)
@@ -71,17 +71,38 @@ def _pick(
     price = prices.per_gpu_hour.get(gpu.name)
     if budget is not None and price is None:
         return Pick(gpu, None, "no price in --gpu-file, so that the budget cannot be held to")
-    reason = f"not with {COUNTS[-1]} of them"
+    reason = ""
     for count in COUNTS:
         if budget is not None and price is not None and price * count > budget:
             reason = f"{count} cost {price * count:.2f} an hour, more than {budget:.2f}"
             break
         cluster = make_cluster(gpu, num_gpus=count)
         wish = replace(ask, price=price)
-        option = best_option(blueprint, cluster, wish, goal=goal, calibration=calibration)
-        if option is not None and runs_all(option, ask):
-            return Pick(gpu, option)
+        options = weigh(blueprint, cluster, wish, goal=goal, calibration=calibration)
+        best = next((one for one in options if runs_all(one, ask)), None)
+        if best is not None:
+            return Pick(gpu, best)
+        reason = f"{_why_not(options)} with {count} of them"
     return Pick(gpu, None, reason)
+
+
+def _why_not(options: Sequence[Option]) -> str:
+    """What the option that came nearest lacks, in words that kinds of GPUs share."""
+    causes = {one.rejection.cause for one in options if one.rejection is not None}
+    if any(one.rejection is None for one in options):
+        return "not all requests run at once"
+    return next(text for cause, text in _LACKS.items() if cause in causes)
+
+
+_LACKS: dict[Cause, str] = {
+    "latency": "too slow for the limits",
+    "load": "too slow for the load",
+    "length": "no room for the longest request",
+    "memory": "no room for the weights and a cache",
+    "format": "no format of these weights loads there, even",
+    "gpus": "too few",
+    "sharding": "the heads or layers cannot be divided",
+}
 
 
 def _order(pick: Pick) -> tuple[bool, bool, float, int, float]:

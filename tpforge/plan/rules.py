@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from tpforge.plan.calibration import STARVED
-from tpforge.plan.case import Advice, Case
+from tpforge.plan.case import Advice, Case, compared
 from tpforge.plan.memory import rank_memory
 from tpforge.plan.operating import above
 from tpforge.plan.option import Ask, Option
@@ -46,13 +46,11 @@ def worth_of_tensor_parallelism(case: Case) -> Advice | None:
     if least.mapping.world_size == case.chosen.mapping.world_size:
         if most.mapping.world_size == least.mapping.world_size:
             return None
-        change = most.tokens_per_gpu / case.chosen.tokens_per_gpu - 1
-        return Advice(
-            "tensor-parallelism",
-            "note",
-            f"{most.label} would give {100 * change:+.0f} % tokens/s per GPU and {_tpot(most):.1f} ms "
-            f"per token against {_tpot(case.chosen):.1f}",
-        )
+        said = compared(most, case.chosen)
+        return Advice("tensor-parallelism", "note", f"{most.label} would give {said}")
+    if case.chosen.serves_rate and least.serves_rate:
+        said = f"{case.chosen.label} gives {compared(case.chosen, least)} of {least.label}"
+        return Advice("tensor-parallelism", "note", said)
     change = case.chosen.tokens_per_gpu / least.tokens_per_gpu - 1
     if least in _halves(case) and change < 0:
         # Doubling that loses is diminishing_returns' to say, as a warning.
@@ -224,12 +222,11 @@ def attention_data_parallelism(case: Case) -> Advice | None:
         and (one.mapping.world_size, one.precision, one.kv_dtype)
         == (chosen.mapping.world_size, chosen.precision, chosen.kv_dtype)
     ]
-    fastest = max(others, key=lambda one: one.tokens_per_gpu, default=None)
+    fastest = max(others, key=lambda one: (one.tokens_per_gpu, -_tpot(one)), default=None)
     if fastest is None:
         return None
-    change = 100 * (fastest.tokens_per_gpu / chosen.tokens_per_gpu - 1)
     return Advice(
-        "attention-dp", "note", f"{fastest.label} would give {change:+.0f} % tokens/s per GPU (modelled)"
+        "attention-dp", "note", f"{fastest.label} would give {compared(fastest, chosen)} (modelled)"
     )
 
 

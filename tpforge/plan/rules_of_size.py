@@ -5,7 +5,7 @@ Speed and links are the other rules'.
 
 from __future__ import annotations
 
-from tpforge.plan.case import Advice, Case
+from tpforge.plan.case import Advice, Case, compared
 from tpforge.plan.operating import above
 from tpforge.plan.option import Option
 
@@ -93,10 +93,10 @@ def smaller_model(case: Case) -> Advice | None:
         if option is None:
             said.append(f"{model.name} does not do it on these GPUs")
             continue
-        said.append(
-            f"{model.name} ({option.label}) would give {option.tokens_per_second:.0f} tokens/s against "
-            f"{case.chosen.tokens_per_second:.0f}"
-        )
+        does = f"{option.tokens_per_second:.0f} tokens/s against {case.chosen.tokens_per_second:.0f}"
+        if option.serves_rate:
+            does = compared(option, case.chosen)
+        said.append(f"{model.name} ({option.label}) would give {does}")
     if not said:
         return None
     are_smaller = all(one.num_parameters < case.blueprint.num_parameters for one in case.alternatives)

@@ -6,6 +6,7 @@ It measures and plans nothing: the run's level is estimated as any option is, an
 from __future__ import annotations
 
 from tpforge.errors import InputRefused
+from tpforge.measure.runs.engine_facts import formats_of
 from tpforge.measure.runs.run import Level, Run
 from tpforge.plan.calibration import Calibration
 from tpforge.plan.hardware import Cluster
@@ -32,7 +33,7 @@ def calibrate(
     measured = level.metrics[_THROUGHPUT].avg
     tp, pp = _integer(run, "tp"), _integer(run, "pp")
     _check(run, blueprint, cluster)
-    weights, kv = _formats(run, own=str(run.engine["precision"].value))
+    weights, kv = formats_of(run.engine)
     lengths = [round(level.metrics[f"{side}_sequence_length"].avg) for side in ("input", "output")]
     wish = Ask(
         Load(max(1, lengths[0]), max(1, lengths[1]), level.concurrency),
@@ -90,11 +91,3 @@ def _check(run: Run, blueprint: Blueprint, cluster: Cluster) -> None:
         problems.append(f"its GPU is {gpu or 'unknown'}, the plan is of {cluster.gpu.title}")
     if problems:
         raise InputRefused.listing(f"--calibrate: {run.id} cannot scale this plan:", problems)
-
-
-def _formats(run: Run, *, own: str) -> tuple[str | None, str]:
-    """The formats of weights and cache that `engine_facts` spells: ``fp8, groups of 128, KV cache fp8``."""
-    parts = str(run.engine["quantization"].value or "none").split(", ")
-    weights = None if parts[0] in ("none", "weights as they are") else parts[0]
-    kv = next((part.removeprefix("KV cache ") for part in parts if part.startswith("KV cache ")), own)
-    return weights, kv

@@ -11,6 +11,7 @@ from scripts.cli.options.common import DEBUG, DESCRIBE, JSON, SIZE
 from scripts.cli.options.load import ABOVE_ZERO, ISL, MAX_LEN, OSL, RATE, SATURATED, TPOT_MS, TTFT_MS
 from scripts.cli.output import Output
 from scripts.reports.columns import table
+from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
     from scripts.flows.plan import Goal
@@ -63,6 +64,7 @@ def command(
 
     output = Output(as_json=as_json)
     if model is None:
+        _refuse_load()
         kinds, _ = known_gpus(gpu_file)
         output.result(table([_specification(gpu) for gpu in kinds], header=_HEADER))
         output.record("gpus", {"gpus": [gpu.model_dump(mode="json") for gpu in kinds]})
@@ -79,6 +81,19 @@ def command(
             "picks": [_fields(pick) for pick in picked.picks],
         },
     )
+
+
+def _refuse_load() -> None:
+    """What is asked of no model changes nothing in the table."""
+    context = click.get_current_context()
+    asked = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in ("model", "gpu_file", "as_json")
+        and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if asked:
+        raise UsageError(f"{', '.join(asked)}: of which model? Give --model, or leave it out for the table")
 
 
 _HEADER = (
@@ -106,6 +121,7 @@ def _specification(gpu: Gpu) -> tuple[str, ...]:
 
 
 def _text(picks: tuple[Pick, ...], *, currency: str) -> str:
+    has_prices = any(pick.price_per_hour is not None for pick in picks)
     rows = []
     for pick in picks:
         option = pick.option
@@ -120,8 +136,7 @@ def _text(picks: tuple[Pick, ...], *, currency: str) -> str:
                 f"{low:.0f}-{high:.0f}",
                 f"{option.tokens_per_gpu:.0f}",
                 f"{option.speed.tpot_ms / option.scale:.1f} ms",
-                "-" if price is None else f"{price:.2f}",
-                "-" if cost is None else f"{cost:.2f}",
+                *(("-" if one is None else f"{one:.2f}" for one in (price, cost)) if has_prices else ()),
             )
         )
     header = (
@@ -131,8 +146,7 @@ def _text(picks: tuple[Pick, ...], *, currency: str) -> str:
         "8 of 10 within",
         "per GPU",
         "TPOT",
-        f"{currency} per hour".lstrip(),
-        f"{currency} per million output tokens".lstrip(),
+        *(f"{currency} {what}".lstrip() for what in ("per hour", "per million output tokens") if has_prices),
     )
     refused = _refused(picks)
     parts = [table(rows, header=header)]

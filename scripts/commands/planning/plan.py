@@ -140,6 +140,8 @@ def command(
     from scripts.reports.plan import plan_text
 
     output = Output(as_json=as_json)
+    if html is not None and recipe is not None and html.absolute() == recipe.absolute():
+        raise UsageError(f"--html and --recipe both name {html}; give each a file of its own")
     for path in (html, recipe):
         if path is not None and path.exists() and not force:
             raise InputRefused(f"{path}: exists already; use --force to replace it")

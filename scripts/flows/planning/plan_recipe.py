@@ -14,9 +14,11 @@ from builders.asked_quantization import PORTABLE
 from tpforge.errors import InputRefused
 from tpforge.plan.choose import Plan
 from tpforge.plan.known import find_known
+from tpforge.plan.memory import KV_FRACTION
 from tpforge.quantization import find_format
 from tpforge.trtllm.architectures import architecture_problems, architecture_support
 from tpforge.trtllm.versions import DEFAULT_RELEASE
+from tpforge.units import counted
 
 
 def recipe_text(plan: Plan, *, model: str, path: Path, describe: Path | None = None) -> str:
@@ -33,9 +35,14 @@ def recipe_text(plan: Plan, *, model: str, path: Path, describe: Path | None = N
     named = _named(model, folder=path.parent)
     head = [
         f"# {option.label}, chosen by tpforge plan for {plan.cluster.num_gpus} x {plan.cluster.gpu.title}:",
-        f"# about {option.tokens_per_second:.0f} tokens/s of {option.replicas} replica(s); "
-        "this is one of them.",
+        f"# about {option.tokens_per_second:.0f} tokens/s"
+        + (f" of {option.replicas} replicas; this is one of them." if option.replicas > 1 else "."),
     ]
+    if drafted := plan.ask.load.drafts.num_tokens:
+        head += [
+            f"# That is with {counted(drafted, 'token')} drafted for a step: this recipe drafts none; see "
+            "speculative_config of the LLM API."
+        ]
     source, weights = named, _weights(plan)
     if weights is None:
         assert option.weight_format is not None
@@ -61,9 +68,14 @@ def recipe_text(plan: Plan, *, model: str, path: Path, describe: Path | None = N
     if plan.ask.runtime == "tensorrt":
         tables["tensorrt"] = {"container": "docker"}
         longest = tables["limits"]["max_seq_len"]
+        parameters: dict[str, Any] = {}
         if windows := plan.blueprint.model.repeated_windows(longest=longest):
             # As render does by itself; stated, since the plan counts on it.
-            tables["repository"] = {"parameters": {"max_attention_window_size": windows}}
+            parameters["max_attention_window_size"] = windows
+        if plan.ask.kv_fraction != KV_FRACTION:
+            parameters["kv_cache_free_gpu_mem_fraction"] = plan.ask.kv_fraction
+        if parameters:
+            tables["repository"] = {"parameters": parameters}
     if own := _pytorch(plan, describe=describe, folder=path.parent):
         tables["pytorch"] = own
     return "\n".join(head) + "\n" + tomli_w.dumps({**given, **tables})
@@ -88,8 +100,13 @@ def _pytorch(plan: Plan, *, describe: Path | None, folder: Path) -> dict[str, An
     arguments: dict[str, Any] = {"enable_attention_dp": True} if plan.chosen.attention_dp else {}
     if plan.chosen.dtype != plan.blueprint.model.dtype:
         arguments["dtype"] = plan.chosen.dtype.value
+    cache: dict[str, Any] = {}
     if plan.chosen.kv_dtype != plan.chosen.dtype.value:
-        arguments["kv_cache_config"] = {"dtype": plan.chosen.kv_dtype}
+        cache["dtype"] = plan.chosen.kv_dtype
+    if plan.ask.kv_fraction != KV_FRACTION:
+        cache["free_gpu_memory_fraction"] = plan.ask.kv_fraction
+    if cache:
+        arguments["kv_cache_config"] = cache
     return {**own, "llm_args": arguments} if arguments else own
 
 
@@ -146,11 +163,17 @@ def _kv_cache(plan: Plan) -> str | None:
 
 
 def _limits(plan: Plan) -> dict[str, int]:
-    load, speed = plan.ask.load, plan.chosen.speed
-    assert speed is not None
+    load, speed, engine = plan.ask.load, plan.chosen.speed, plan.chosen.engine
+    assert speed is not None and engine is not None
+    batch, groups = speed.batch, engine.memory.cache_groups
+    if load.requests_per_second is not None:
+        # Requests come at random: that many run in the mean, and now and then as many as there is room for.
+        held = engine.memory.max_requests(load.request_tokens)
+        batch = max(batch, min(held, engine.settings.max_batch_size * groups))
     max_len = max(plan.ask.max_len, load.request_tokens)
     return {
-        "max_batch_size": speed.batch,
+        # With attention data parallelism every rank has a batch of its own.
+        "max_batch_size": -(-batch // groups),
         "max_input_len": min(max_len - 1, max(load.input_tokens, max_len - load.output_tokens)),
         "max_seq_len": max_len,
     }

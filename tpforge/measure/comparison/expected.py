@@ -5,10 +5,14 @@ Estimates and measurements stay apart: a prediction is a record of its own, besi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from tpforge.errors import InputRefused
+from tpforge.measure.runs.engine_facts import formats_of
 from tpforge.measure.runs.found_runs import FoundRun
 from tpforge.measure.runs.run import Level, Prediction, Run
+from tpforge.plan.hardware import find_gpu
 from tpforge.plan.record import OptionRecord, PlanRecord
 from tpforge.units import counted
 
@@ -24,53 +28,88 @@ def with_plan(runs: Sequence[FoundRun], plan: PlanRecord) -> tuple[tuple[FoundRu
 
 
 def with_predictions(run: Run, plan: PlanRecord) -> tuple[Run, str | None]:
-    """The run with the plan's estimates at the level that has the plan's load; or why it has none."""
-    if run.environment["gpu"].value is None:
+    """The run with the plan's estimates at the level that has the plan's load; or why it has none.
+
+    Of a plan of several replicas those of one, which the run is.
+    """
+    gpu = run.environment["gpu"].value
+    if gpu is None:
         return run, f"{run.id}: the plan is for {plan.gpu}, and this run had no GPU that could be read"
+    if (measured_on := _known_gpu(str(gpu))) not in (None, _known_gpu(plan.gpu)):
+        return run, f"{run.id}: the plan is for {plan.gpu}, and this run was on {measured_on}"
     option = find_option(run, plan)
     if option is None or option.speed is None:
-        return run, f"{run.id}: the plan has no estimate for its tp, pp, weights and one replica"
-    loads = {plan.concurrency, option.speed.batch}
+        return run, f"{run.id}: the plan has no estimate for its tp, pp, weights and KV cache"
     levels = tuple(
         level.model_copy(update={"predicted": _predictions(option, plan)})
-        if level.concurrency in loads and level.concurrency is not None
+        if _has_load(level, option, plan)
         else level
         for level in run.levels
     )
     if levels == run.levels:
-        return (
-            run,
-            f"{run.id}: has no level of {counted(option.speed.batch, 'request')} at once, as the plan has",
-        )
+        return run, f"{run.id}: has no level of {_load_of_a_replica(option, plan)}, as the plan has"
     return run.model_copy(update={"levels": levels}), _other_lengths(run, plan)
 
 
+def _known_gpu(name: str) -> str | None:
+    """The name in the table of what a driver or a plan calls a GPU; None for one that is not in it."""
+    try:
+        return find_gpu(name).name
+    except InputRefused:
+        return None
+
+
+def _has_load(level: Level, option: OptionRecord, plan: PlanRecord) -> bool:
+    """Whether a level has the requests that the plan gives one replica."""
+    assert option.speed is not None
+    if plan.requests_per_second is not None:
+        rate = plan.requests_per_second / option.replicas
+        return level.rate_per_s is not None and math.isclose(level.rate_per_s, rate, rel_tol=0.01)
+    loads = {option.speed.batch} | ({plan.concurrency} if option.replicas == 1 else set())
+    return level.concurrency is not None and level.concurrency in loads
+
+
+def _load_of_a_replica(option: OptionRecord, plan: PlanRecord) -> str:
+    assert option.speed is not None
+    if plan.requests_per_second is not None:
+        return f"{plan.requests_per_second / option.replicas:g} requests/s"
+    return f"{counted(option.speed.batch, 'request')} at once"
+
+
 def find_option(run: Run, plan: PlanRecord) -> OptionRecord | None:
-    """The plan's option with the mapping and the weights of the run's engine."""
+    """The plan's option with the mapping and the formats of the run's engine.
+
+    No run tells of attention data parallelism: an option without it comes first.
+    """
     engine = run.engine
-    quantization = engine["quantization"].value
-    weights = engine["precision"].value
-    if isinstance(quantization, dict):
-        weights = quantization.get("format")
-    elif isinstance(quantization, str) and quantization != "none":
-        weights = quantization
-    wanted = (engine["tp"].value, engine["pp"].value, engine["moe_ep"].value or 1, 1, weights)
-    for option in plan.options:
-        if (option.tp, option.pp, option.moe_ep, option.replicas, option.weights) == wanted:
-            return option
-    return None
+    weights, kv = formats_of(engine)
+    sizes = (engine["tp"].value, engine["pp"].value, engine["moe_ep"].value or 1)
+    wanted = (*sizes, weights or engine["precision"].value, kv)
+    found = (
+        option
+        for option in plan.options
+        if (option.tp, option.pp, option.moe_ep, option.weights, option.kv_cache) == wanted
+    )
+    return min(found, key=lambda option: option.attention_dp, default=None)
 
 
 def _predictions(option: OptionRecord, plan: PlanRecord) -> dict[str, Prediction]:
     speed = option.speed
     assert speed is not None
     source = f"tpforge plan, {plan.gpu}, {plan.input_tokens} tokens in, {plan.output_tokens} out"
+    share = 1 / option.replicas
+    if speed.requests and plan.requests_per_second is None:
+        # Of the requests at once of all replicas, those of the fullest one.
+        share = speed.batch / speed.requests if option.replicas > 1 else 1.0
+
+    def prediction(value: float, low: float, high: float, *, unit: str) -> Prediction:
+        return Prediction(value=value, unit=unit, low=low, high=high, source=source)
+
+    tokens = (share * one for one in (speed.tokens_per_second, speed.low, speed.high))
     return {
-        "output_token_throughput": Prediction(
-            value=speed.tokens_per_second, unit="tokens/sec", low=speed.low, high=speed.high, source=source
-        ),
-        "time_to_first_token": Prediction(value=speed.ttft_ms, unit="ms", source=source),
-        "inter_token_latency": Prediction(value=speed.tpot_ms, unit="ms", source=source),
+        "output_token_throughput": prediction(*tokens, unit="tokens/sec"),
+        "time_to_first_token": prediction(speed.ttft_ms, speed.ttft_low_ms, speed.ttft_high_ms, unit="ms"),
+        "inter_token_latency": prediction(speed.tpot_ms, speed.tpot_low_ms, speed.tpot_high_ms, unit="ms"),
     }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tpforge.quantization import Quantization
 
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt")
+_AS_THEY_ARE, _KV = "weights as they are", "KV cache "
 _UNKNOWN_ENGINE = "the server was not started here; name its engine with --engine"
 
 
@@ -71,9 +72,9 @@ def _quantization(found: Quantization | None) -> str:
     """``none``, ``int8_wo``, ``int4_wo, groups of 128, KV cache fp8``."""
     if found is None:
         return "none"
-    parts = [found.format or "weights as they are"]
+    parts = [found.format or _AS_THEY_ARE]
     parts += [f"groups of {found.group_size}"] if found.group_size else []
-    parts += [f"KV cache {found.kv_cache}"] if found.kv_cache else []
+    parts += [f"{_KV}{found.kv_cache}"] if found.kv_cache else []
     return ", ".join(parts)
 
 
@@ -81,6 +82,20 @@ def _runtime_version(manifest: Manifest) -> Fact:
     if manifest.runtime != "reference":
         return Fact(unavailable_because=f"the version of {manifest.runtime} on the server is not told")
     return Fact(value=f"tpforge {manifest.tpforge_version}, torch {metadata.version('torch')}")
+
+
+def formats_of(engine: Mapping[str, Fact]) -> tuple[str | None, str]:
+    """The formats of weights and of the cache in an engine's facts, as `engine_facts` spells them.
+
+    None and the engine's own type where they are not quantized.
+    """
+    found, own = engine["quantization"].value, str(engine["precision"].value)
+    if isinstance(found, dict):
+        return str(found["format"]) if found.get("format") else None, str(found.get("kv_cache") or own)
+    parts = str(found or "none").split(", ")
+    weights = None if parts[0] in ("none", _AS_THEY_ARE) else parts[0]
+    kv = next((part.removeprefix(_KV) for part in parts if part.startswith(_KV)), own)
+    return weights, kv
 
 
 def _known(value: str | None, otherwise: str) -> Fact:

@@ -240,3 +240,21 @@ def test_a_plan_looks_at_so_few_steps_that_it_takes_less_than_a_second(
         assert main(["plan", "llama-3.3-70b", "--gpu", gpu, "--gpus", "8", "--json"]) == 0
         assert 0 < len(steps) < 50_000, gpu
     capsys.readouterr()
+
+
+def test_the_page_says_what_the_terminal_says_of_doubt_and_of_a_users_speed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from html import unescape
+
+    file = tmp_path / "plan.html"
+    assert main([*MODEL, "--html", str(file)]) == 0
+    shown = capsys.readouterr().out
+    page = unescape(file.read_text("utf-8"))
+    undecided = next(line for line in shown.splitlines() if line.startswith("undecided: "))
+    assert undecided in page
+    front = shown.partition("what a user's speed costs")[2].partition("taken:")[0].splitlines()[2:]
+    assert len(front) > 2
+    for row in front:
+        for cell in filter(None, row.split("  ")):
+            assert f">{cell.strip()}<" in page

@@ -161,3 +161,63 @@ def test_attention_data_parallelism_is_written_as_the_llm_apis_argument(model: P
     recipe = parse_recipe(file.read_text("utf-8"), path=file)
     assert recipe.pytorch.llm_args == {"enable_attention_dp": True, "kv_cache_config": {"dtype": "fp8"}}
     assert (recipe.tp, recipe.moe_ep) == (8, 8)
+
+
+def test_a_share_of_memory_that_was_planned_with_is_what_the_server_gets(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = planned(model, "h100", "--format", "none", "--kv-fraction", "0.5")
+    assert tomllib.loads(file.read_text("utf-8"))["repository"]["parameters"] == {
+        "kv_cache_free_gpu_mem_fraction": 0.5
+    }
+    assert main(["up", str(file), "--dry-run"]) == 0
+    for_llm_api = planned(
+        model, "h100", "--format", "none", "--kv-fraction", "0.5", "--runtime", "pytorch", "--force"
+    )
+    arguments = tomllib.loads(for_llm_api.read_text("utf-8"))["pytorch"]["llm_args"]
+    assert arguments["kv_cache_config"]["free_gpu_memory_fraction"] == 0.5
+    assert main(["up", str(for_llm_api), "--dry-run"]) == 0
+    default = planned(model, "h100", "--format", "none", "--force")
+    assert "repository" not in tomllib.loads(default.read_text("utf-8"))
+
+
+def test_requests_that_come_at_random_find_all_the_room_that_was_simulated(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = planned(model, "h100", "--format", "none", "--rate", "2", "--json")
+    plan = json.loads(capsys.readouterr().out)["chosen"]
+    limits = tomllib.loads(file.read_text("utf-8"))["limits"]
+    assert plan["speed"]["batch"] < limits["max_batch_size"] == min(2048, plan["memory"]["max_requests"])
+
+
+def test_a_rank_of_attention_data_parallelism_has_its_share_of_the_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--gpu",
+        "h200",
+        "--gpus",
+        "8",
+        "--tp",
+        "8",
+        "--runtime",
+        "pytorch",
+        "--saturated",
+        "--kv",
+        "fp8",
+    ]
+    assert main(["plan", "qwen3-235b-a22b-fp8", *words, "--recipe", "out.toml", "--json"]) == 0
+    chosen = json.loads(capsys.readouterr().out)["chosen"]
+    assert chosen["attention_dp"]
+    limits = tomllib.loads(Path("out.toml").read_text("utf-8"))["limits"]
+    assert limits["max_batch_size"] == -(-chosen["speed"]["batch"] // 8)
+
+
+def test_a_recipe_says_that_it_drafts_nothing_and_counts_replicas_in_words(model: Path) -> None:
+    words = ("--format", "none", "--draft-tokens", "3", "--acceptance", "0.7", "--gpus", "2", "--saturated")
+    head = [
+        line for line in planned(model, "h100", *words).read_text("utf-8").splitlines() if line[:1] == "#"
+    ]
+    assert any("3 tokens drafted for a step: this recipe drafts none" in line for line in head)
+    assert "replica(s)" not in "".join(head)

@@ -94,3 +94,56 @@ def test_compare_shows_them_in_a_column_of_their_own(
     (tmp_path / "bad.json").write_text("[]")
     assert main([*arguments, str(tmp_path / "bad.json")]) == 4
     assert "is not what tpforge plan --json prints" in capsys.readouterr().err
+
+
+def printed(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> PlanRecord:
+    assert (
+        main(["plan", "llama-3.1-8b", "--gpu", "h100-sxm", "--isl", "8", "--osl", "4", *words, "--json"]) == 0
+    )
+    (tmp_path / "plan.json").write_text(capsys.readouterr().out, "utf-8")
+    return plan_of(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "weights", "kv"),
+    [
+        ("none", "bfloat16", "bfloat16"),
+        ("weights as they are, KV cache fp8", "bfloat16", "fp8"),
+        ("fp8", "fp8", "bfloat16"),
+        ("fp8, KV cache fp8", "fp8", "fp8"),
+        ("int4_awq, groups of 128", "int4_awq", "bfloat16"),
+        ("int4_awq, groups of 128, KV cache fp8", "int4_awq", "fp8"),
+    ],
+)
+def test_the_option_has_the_weights_and_the_cache_that_the_engine_records(
+    plan_file: Path, quantization: str, weights: str, kv: str
+) -> None:
+    option = find_option(run("r", quantization=quantization), plan_of(plan_file))
+    assert option is not None
+    assert (option.weights, option.kv_cache) == (weights, kv)
+
+
+def test_a_run_of_one_replica_is_held_to_the_estimate_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = printed(tmp_path, capsys, "--gpus", "2", "--concurrency", "8", "--tp", "1")
+    alone = printed(tmp_path, capsys, "--gpus", "1", "--concurrency", "4", "--tp", "1")
+    found, note = with_predictions(run("r", tp=1), plan)
+    single, _ = with_predictions(run("r", tp=1), alone)
+    assert note is None
+    assert found.levels[0].predicted == {}
+    for name, prediction in single.levels[1].predicted.items():
+        other = found.levels[1].predicted[name]
+        assert (other.value, other.low, other.high) == pytest.approx(
+            (prediction.value, prediction.low, prediction.high), rel=1e-3
+        )
+        assert prediction.low is not None and prediction.high is not None
+        assert prediction.low < prediction.value < prediction.high
+
+
+def test_a_run_on_another_kind_of_gpu_is_not_compared(plan_file: Path) -> None:
+    other = run("r", gpu="NVIDIA L40S")
+    found, note = with_predictions(other, plan_of(plan_file))
+    assert found == other
+    assert note == "r: the plan is for h100-sxm, and this run was on l40s"
+    assert with_predictions(run("r", gpu="NVIDIA H100 80GB HBM3"), plan_of(plan_file))[1] is None

@@ -92,3 +92,14 @@ def test_waits_and_speeds_that_are_said_are_scaled_as_the_estimates_are() -> Non
             said.append(float(words.partition(" ")[0]))
         slower = said[1] / said[0]
         assert slower == pytest.approx(2.0 if rule == "kv-starvation" else 0.5, rel=0.06)
+
+
+def test_at_a_rate_that_all_serve_rules_compare_times_and_not_equal_tokens() -> None:
+    ask = Ask(Load(1000, 1000, requests_per_second=4.0), 2000, ttft_ms=800, runtime="pytorch")
+    found = plan("qwen3-235b-a22b", "h200-sxm", 8, ask=ask, alternatives=("qwen3-30b-a3b",))
+    said = advice(found)
+    for rule in ("tensor-parallelism", "attention-dp", "smaller-model"):
+        assert "the same requests/s at " in said[rule], rule
+        assert "+0 %" not in said[rule]
+    unstated = advice(plan("llama-3.1-8b", "h100-sxm", 8))["tensor-parallelism"]
+    assert "% tokens/s per GPU and" in unstated

@@ -199,3 +199,15 @@ def test_a_trace_is_served_as_it_comes() -> None:
     ]
     assert [one.num_requests for one in waits] == [80, 80]
     assert waits[0].ttft.p95_ms > 3 * waits[1].ttft.p95_ms
+
+
+@pytest.mark.parametrize("concurrency", [40, 300, 1500, 10**9])
+def test_a_line_of_any_length_is_waited_for_whole(concurrency: int) -> None:
+    """By Little's law: a request waits for as many answers as stand before it, divided by the slots."""
+    model, load = Scripted(slots=16), replace(LOAD, concurrency=concurrency)
+    found = simulate(model, load, busy=16)
+    assert found.num_requests >= REQUESTS
+    step_s = 10e-3 + 16e-3 + 16 * 1e-8 * 1050 + 1e-6 * 1000 * 16 / 100
+    waits_s = (concurrency - 16) / 16 * 100 * step_s
+    assert found.ttft.mean_ms == pytest.approx(1e3 * waits_s, rel=0.06 if concurrency > 40 else 0.3)
+    assert found.ttft.p95_ms - found.ttft.p50_ms < 1e3 * 100 * step_s
