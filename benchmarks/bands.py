@@ -24,7 +24,7 @@ of 100). It was raised from 0.82 when single groups of the same rows were seen t
 _LEAST_ROWS = 10
 _MOST_OF_A_GROUP = 40
 """Rows up to which a group counts more the more it has."""
-_OLDER = {"0.14"}
+_OLDER = {"0.14", "0.15"}
 _SATURATED: tuple[BandKind, ...] = (
     "one GPU",
     "nvlink",

@@ -4,9 +4,10 @@ The rows are in benchmarks/data: planner_calibration.csv, which the planner's fr
 planner_check.csv, which it is judged by. Neither holds a row of the other. The two are the same of experts in
 planner_experts_calibration.csv and planner_experts.csv, above one GPU with attention data parallelism; so are
 those of planner_architectures.csv, whose models (DeepSeek, gpt-oss) no fit knows anything of.
-Source: NVIDIA/TensorRT-LLM, docs/source/performance/perf-overview.md of releases 0.14, 0.17, 0.20 and 1.0,
-and docs/source/developer-guide/perf-overview.md of 1.2 (per GPU there; here times the GPUs). Requests of one
-length, all at once; tokens a second are output tokens.
+Source: NVIDIA/TensorRT-LLM, docs/source/performance/perf-overview.md of releases 0.14, 0.15, 0.17, 0.20 and
+1.0, and docs/source/developer-guide/perf-overview.md of 1.2 (per GPU there; here times the GPUs); of 0.15
+without GH200, which another program measured. Requests of one length, all at once; tokens a second are output
+tokens.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ NUM_REQUESTS = {
     (32768, 1024): 1000,
 }
 # From 0.20 on the documents say that most rows were taken with 0.95 of the free memory for the cache.
-KV_FRACTIONS = {"0.14": 0.9, "0.17": 0.9}
+KV_FRACTIONS = {"0.14": 0.9, "0.15": 0.9, "0.17": 0.9}
 # Those measured with compiled engines; the others with the PyTorch backend.
-_OF_ENGINES = {"0.9", "0.14", "0.17"}
+_OF_ENGINES = {"0.9", "0.14", "0.15", "0.17"}
 _NAMES = {"mistral-7b": "mistral-7b-v0.1"}
 
 

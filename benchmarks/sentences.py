@@ -195,17 +195,23 @@ def _data(found: Measured) -> Iterator[str]:
         f"{len(FREE_OF_EXPERTS)} more, of attention data parallelism, are fitted to the "
         f"{len(found.experts_calibrated)} rows of Qwen3 235B over NVLink in 1.0, and one, of pipelines, to "
         f"{pipelined} of Llama 3.1 405B over 8 RTX PRO 6000. They are judged by {judged} other "
-        "rows, which no fit saw: all of releases 0.14 and 1.2, the rest of 1.0, with three GPUs the fit "
+        "rows, which no fit saw: all of 0.14, 0.15 and 1.2, the rest of 1.0, with three GPUs the fit "
         "knows nothing "
         "of (A100 PCIe, GB200, RTX PRO 6000), 16 bits on the H100, and the other models of 0.17 and "
         "0.20 (405B, 8B, "
         "Mistral 7B, Mixtral 8x7B). The sources are the pages perf-overview.md of NVIDIA/TensorRT-LLM, "
         "under "
-        "docs/source/performance (0.14, 0.17, 0.20, 1.0) and docs/source/developer-guide (1.2); the "
+        "docs/source/performance (0.14, 0.15, 0.17, 0.20, 1.0) and docs/source/developer-guide (1.2); the "
         "rows are in "
         "`benchmarks/data/planner_calibration.csv`, `planner_check.csv`, "
         "`planner_experts_calibration.csv`, `planner_pipeline_calibration.csv`, "
         "`planner_experts.csv` and `planner_architectures.csv`."
+    )
+    latest = spreads(found.dense, lambda row: row.release)["0.15"]
+    yield (
+        "The rows of 0.15 were added last, and no term of the model was chosen by them: of the "
+        f"{latest.rows} of dense models the median error is {_percent(latest.median, 1)}, the bias "
+        f"{100 * latest.bias:+.1f} %."
     )
     unseen = sum(not row.is_fitted for row, _ in found.times)
     yield (

@@ -87,7 +87,7 @@ def test_where_eight_gpus_are_slower_than_four_none_is_thought_to_be_worth_eight
         groups.setdefault(row.group, {})[row.tp] = (row.measured, row.measured * (1 + error))
     slower = [group for group in groups.values() if 8 in group and 4 in group and group[8][0] < group[4][0]]
     assert len(slower) > 5
-    assert all(group[8][1] < 1.25 * group[4][1] for group in slower)
+    assert all(group[8][1] < 1.5 * group[4][1] for group in slower)
 
 
 def test_the_first_token_of_one_request_is_estimated_within_25_percent_in_the_median() -> None:

@@ -245,7 +245,7 @@ def test_a_band_is_of_what_widens_most() -> None:
         "under load, experts",
         "starved of cache",
         "other architecture",
-        "nvlink",
+        "older release",
         "nvlink",
         "modelled load",
         "several hosts",
