@@ -55,7 +55,7 @@ def convert_killed(model: Path, out: Path, stop: int) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         write(*arguments, **named)
 
-    writing._write_slice = counted  # type: ignore[assignment]
+    writing._write_slice = counted
     with open_source(str(model)) as source, atomic_folder(out) as folder:
         planned = plan_conversion(source, mapping=Mapping(tp_size=2))
         builders.conversion.convert.convert(source, planned, out=folder)
