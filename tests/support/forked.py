@@ -16,12 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(
-    [
-        *("torch", "builders.conversion.convert", "engines.transfer.transport"),
-        *("scripts.flows.build", "scripts.flows.deploy", "scripts.flows.convert"),
-    ]
-)
+FORKING.set_forkserver_preload(["tests.support.preloaded"])
 
 
 @dataclass(frozen=True)
