@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,7 @@ def test_the_tensors_of_a_checkpoint_are_gathered_as_often_whatever_their_number
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once a name, a header of 300,000 tensors would take hours."""
-    right = vars(Weights)["entries"].fget
+    right = vars(Weights)["entries"].func
     asked: list[int] = []
 
     def counted(weights: Weights) -> dict[str, TensorEntry]:
@@ -214,7 +215,9 @@ def test_the_tensors_of_a_checkpoint_are_gathered_as_often_whatever_their_number
         found: dict[str, TensorEntry] = right(weights)
         return found
 
-    monkeypatch.setattr(Weights, "entries", property(counted))
+    watched = cached_property(counted)
+    watched.__set_name__(Weights, "entries")
+    monkeypatch.setattr(Weights, "entries", watched)
     counts = []
     for num_more in (0, 500):
         write_tiny_llama(tmp_path / f"{num_more}")
