@@ -6,6 +6,7 @@ size and SHA-256. The digest of that file names the whole. It makes no engine an
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -227,14 +228,25 @@ def _names(engine_dir: Path, manifest: Manifest, progress: Progress) -> list[str
 
     Raises:
         InputRefused: engine.json lists a name that no pull would take.
+        OSError: a folder of it cannot be read.
     """
     listed = {*UNLISTED, *(record.path for record in manifest.files)}
     if problems := sorted(f"{name}: {problem}" for name in listed if (problem := path_problem(name))):
         raise InputRefused.listing(f"{engine_dir}: engine.json lists files no engine can hold:", problems)
-    there = {path.relative_to(engine_dir).as_posix() for path in engine_dir.rglob("*") if path.is_file()}
+    there = {path.relative_to(engine_dir).as_posix() for path in _files_of(engine_dir)}
     for name in sorted(name for name in there - listed if not is_beside(name)):
         progress(f"left out {name}: engine.json does not list it")
     return sorted(there & listed)
+
+
+def _files_of(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; one that cannot be read is an error, and its files are not "missing"."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for root, _, names in os.walk(folder, onerror=fail):
+        yield from (path for name in names if (path := Path(root) / name).is_file())
 
 
 def _transfer(

@@ -5,6 +5,7 @@ It prints nothing; what is compared is `builders.proof.verify` and `engines.pari
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from builders.conversion.planned import plan_of
 from builders.sources.models import input_files, open_model
 from scripts.flows.quantize import quality_of
 from tpforge.dtypes import DType
-from tpforge.errors import InputRefused, VerificationFailed
+from tpforge.errors import EnvironmentUnusable, InputRefused, VerificationFailed
 from tpforge.extras import require_extra
 from tpforge.manifest import GoldenAnswer, Manifest, Parity, Quality, WeightError
 from tpforge.outputs.atomic import write_into
@@ -54,6 +55,7 @@ def verify_engine(
 
     Raises:
         EnvironmentUnusable: torch or transformers is not installed.
+        EnvironmentUnusable: nothing can be written into the engine, found before anything is computed.
         InputRefused: the folder is no engine, or the source is missing or not the one it was made of.
         VerificationFailed: a file of the engine is not the one that was built; nothing is written.
     """
@@ -64,6 +66,11 @@ def verify_engine(
     from engines.store import write_manifest
 
     manifest = _sound_manifest(places, progress=progress)
+    if not os.access(places.engine, os.W_OK):
+        raise EnvironmentUnusable(
+            f"{places.engine}: the proof is kept in the engine, and nothing can be written there; make it "
+            "writable, or verify a copy"
+        )
     with _open_source(manifest, model) as source:
         _expect_own_source(source, manifest, places, progress=progress)
         tensors = _compare_tensors(source, manifest, places, progress=progress)

@@ -1,6 +1,7 @@
 """scripts.flows.prove on tiny engines: golden answers are kept, and what is wrong fails with status 6."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -75,6 +76,17 @@ def test_swapped_rank_files_fail_with_6_and_leave_no_golden_answers(
     assert failed.parity is not None
     assert (failed.parity.passed, failed.golden) == (False, ())
     assert failed.parity.num_unequal_tensors > 0
+
+
+def test_an_engine_that_cannot_be_written_is_refused_before_anything_is_computed(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a read-only file system: the proof took hours, and was lost when it was to be written."""
+    asked = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: path != ENGINE and asked(path, mode))
+    monkeypatch.setattr("engines.parity.parity.measure_parity", lambda *_, **__: pytest.fail("computed"))
+    assert main(["verify", str(ENGINE)]) == 3
+    assert "nothing can be written there; make it writable, or verify a copy" in capsys.readouterr().err
 
 
 def test_a_damaged_file_fails_with_6_before_anything_is_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -174,6 +175,21 @@ def test_an_engine_whose_files_have_other_sizes_is_not_pushed(engine: Path, tmp_
         "  checkpoint/rank0.safetensors: 255 bytes, engine.json says 256",
     ]
     assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_that_cannot_be_read_is_not_called_missing(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path) == engine / "checkpoint":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(PermissionError, match="checkpoint"):
+        push(engine, open_remote(f"file://{tmp_path}/store"), progress=quiet)
 
 
 def test_an_altered_file_ends_the_push_and_what_is_there_is_no_engine(engine: Path, tmp_path: Path) -> None:
