@@ -15,9 +15,13 @@ from builders.sources.json_files import read_json_object
 from tpforge.errors import InputRefused
 
 _LAYERS = ("full_attention", "sliding_attention")
+_LONG_ROPE = ("longrope", "su")
+_ORIGINAL = "original_max_position_embeddings"
 _CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 _RENAMED = {"qwen3_moe": {"num_local_experts": "num_experts"}}
 """By model type, keys that transformers 5 saves, and the names by which 4.57 looks for them."""
+_BARE_LONG_ROPES = ("phi3", "phi4_multimodal")
+"""Model types whose class in 4.57 refuses a long rope with other keys than its type and two lists."""
 _NO_CLASSES = ("quantization_config", "compression_config", "generation_config")
 """Objects of config.json that are of no class of a model."""
 _NEW_TOKENIZER_KEYS = ("backend", "is_local", "local_files_only")
@@ -75,6 +79,8 @@ def older_config(values: dict[str, Any], *, where: str) -> dict[str, Any]:
         if key.endswith("_config") and key not in _NO_CLASSES and isinstance(inner, dict)
     }
     found = values | parts | _older_rope(values.get("rope_parameters"), where=where)
+    if values.get("model_type") in _BARE_LONG_ROPES:
+        found |= _bare_long_rope(found)
     for newer, older in _RENAMED.get(str(values.get("model_type")), {}).items():
         if newer in values:
             found.setdefault(older, values[newer])
@@ -100,6 +106,19 @@ def _older_rope(parameters: object, *, where: str) -> dict[str, Any]:
             "release has no spelling; use a release with transformers 5"
         )
     return full | {"rope_local_base_freq": sliding.get("rope_theta")}
+
+
+def _bare_long_rope(found: dict[str, Any]) -> dict[str, Any]:
+    """The long rope with the three keys alone, and its original length beside it, where the class looks.
+
+    A factor on cosine and sine that is stated is left out: it is what the lengths give, or is refused before.
+    """
+    scaling = found.get("rope_scaling")
+    if not isinstance(scaling, dict) or scaling.get("rope_type", scaling.get("type")) not in _LONG_ROPE:
+        return {}
+    bare = {"type": _LONG_ROPE[0], **{key: scaling.get(key) for key in ("short_factor", "long_factor")}}
+    original = found.get(_ORIGINAL, scaling.get(_ORIGINAL))
+    return {"rope_scaling": bare, **({} if original is None else {_ORIGINAL: original})}
 
 
 def _flat(rope: dict[str, Any]) -> dict[str, Any]:

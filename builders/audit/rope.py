@@ -16,6 +16,7 @@ _TOP_KEYS = ("rope_theta", "partial_rotary_factor")
 _TYPE_KEYS = ("rope_type", "type")
 # Phi-3's name for it before transformers had one.
 _SYNONYMS = {"su": "longrope", None: "default"}
+_BESIDE = "original_max_position_embeddings"
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -76,6 +77,12 @@ def _within_scaling(config: dict[str, Any], old: dict[str, Any]) -> list[str]:
 def _scaling_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _plain(old), _plain(new)
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    if before["rope_type"] == after["rope_type"] == "longrope" and None in (
+        before.get(_BESIDE),
+        after.get(_BESIDE),
+    ):
+        # Transformers 4 has it beside the scaling alone, where families compare it.
+        keys = [key for key in keys if key != _BESIDE]
     if not keys:
         return []
     found = ", ".join(f"{key} {shown(before.get(key))} against {shown(after.get(key))}" for key in keys)

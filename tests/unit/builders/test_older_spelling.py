@@ -128,6 +128,51 @@ def test_every_class_within_a_config_is_spelled_anew() -> None:
     assert found["quantization_config"] == values["quantization_config"]
 
 
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 48,
+    "long_factor": [2.0] * 48,
+    "original_max_position_embeddings": 4096,
+}
+LONG = {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+
+
+@pytest.mark.parametrize("beside", [{"original_max_position_embeddings": 4096}, {}])
+def test_a_long_rope_of_phi_3_has_the_three_keys_that_its_older_class_takes(beside: dict[str, Any]) -> None:
+    values = {"model_type": "phi3", "rope_parameters": LONG_ROPE, **beside}
+    found = older_config(values, where="")
+    lists = {key: LONG_ROPE[key] for key in ("short_factor", "long_factor")}
+    assert found["rope_scaling"] == {"type": "longrope", **lists}
+    assert (found["original_max_position_embeddings"], found["rope_theta"]) == (4096, 10000.0)
+    # The folder can be looked at again, and is left as it is.
+    assert older_config(found, where="") == found
+    assert rope_disagreements(found) == []
+    assert rope_disagreements({**found, "rope_scaling": {**found["rope_scaling"], "long_factor": [1.0]}})
+
+
+def test_a_long_rope_that_states_its_scale_is_respelled_for_the_older_class_too() -> None:
+    bare = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    published = {"model_type": "phi3", "rope_scaling": bare, **LONG}
+    assert older_config(published, where="") == published
+    stated = published | {"rope_scaling": {**bare, "attention_factor": 1.19}}
+    assert older_config(stated, where="") == published
+    # Of Phi-3.5-MoE the class takes all keys, and looks for them.
+    moe = {**stated, "model_type": "phimoe"}
+    assert older_config(moe, where="") == moe
+
+
+@pytest.mark.skipif(not OLDER.is_file(), reason="make older-transformers: .venv-transformers-4 is missing")
+def test_transformers_4_takes_a_long_rope_that_5_saved(tmp_path: Path) -> None:
+    AutoConfig.for_model("phi3", rope_parameters=dict(LONG_ROPE), **LONG).save_pretrained(tmp_path)
+    respell(tmp_path)
+    found = subprocess.run([OLDER, "-c", READ_KEYS, tmp_path], capture_output=True, text=True, check=True)
+    (config,) = json.loads(found.stdout)
+    # With more than three keys the class fails.
+    assert config["rope_scaling"]["long_factor"] == LONG_ROPE["long_factor"]
+    assert {key: config[key] for key in LONG} == LONG
+
+
 # Classes that the LLM API of TensorRT-LLM 1.2 runs and both versions have.
 OF_BOTH = {
     "deepseek_v3": {"n_routed_experts": 6},
