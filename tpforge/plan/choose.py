@@ -29,6 +29,8 @@ Goal = Literal["throughput", "latency", "cost", "gpus"]
 NEARLY = 0.10
 """Options this near the best count as equal: it is less than the error of any estimate."""
 _MAX_GPUS = 64
+_HOST = 8
+"""GPUs of a host."""
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,11 @@ def nearest_working(
         found.append(f"{option.num_gpus} x {option.cluster.gpu.title}: {option.label}")
     if option := _another_gpu(cluster, lambda where: best(where, narrowed)):
         found.append(f"{option.num_gpus} x {option.cluster.gpu.title}: {option.label}")
+    if not found:
+        # Neither more of these nor as many of others: a host full of others.
+        host = cluster.model_copy(update={"num_gpus": max(_HOST, cluster.num_gpus)})
+        if option := _another_gpu(host, lambda where: best(where, narrowed)):
+            found.append(f"{option.num_gpus} x {option.cluster.gpu.title}: {option.label}")
     shorter = replace(ask, max_len=0, ttft_ms=None, tpot_ms=None, load=replace(ask.load, concurrency=1))
     if not found and (option := best(cluster, shorter)) is not None:
         found.append(f"without the limits on length and latency: {option.label}")

@@ -17,6 +17,7 @@ from tpforge.plan.load import Load
 from tpforge.plan.operating import Limits, operate
 from tpforge.plan.option import Ask
 from tpforge.plan.picker import pick_gpus
+from tpforge.plan.throughput import Batch, StepModel, StepTime, largest_batch, speed_at
 
 LOAD = Load(1000, 1000)
 
@@ -139,3 +140,36 @@ def test_a_plan_with_a_stated_load_or_limit_has_no_frontier() -> None:
     assert plan("llama-3.1-8b", "h100", 1).frontier
     assert not plan("llama-3.1-8b", "h100", 1, ask=Ask(LOAD, 2000, tpot_ms=20)).frontier
     assert not plan("llama-3.1-8b", "h100", 1, ask=Ask(Load(1000, 1000, 4), 2000)).frontier
+
+
+def test_what_the_frontier_leaves_out_is_beaten_and_most_of_it_is_not_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = plan("qwen3-235b-a22b", "h200", 8, ask=Ask(LOAD, 2000, runtime="pytorch"))
+    steps: list[int] = []
+    whole = StepModel.steps
+
+    def counted_steps(model: StepModel, batch: int, load: Load) -> tuple[StepTime, StepTime]:
+        steps.append(batch)
+        return whole(model, batch, load)
+
+    monkeypatch.setattr(StepModel, "steps", counted_steps)
+    points = frontier(found.working, LOAD, calibration=calibration())
+    computed = len(steps)
+    every = []
+    for option in found.working:
+        assert option.engine is not None and option.speed is not None
+        model, most = StepModel(option.engine, calibration().fit), largest_batch(option.engine, LOAD)
+        assert most is not None
+        sizes = {round(2 ** (power / 4)) for power in range(60)} | {option.speed.batch}
+        for size in [one for one in sizes if one < most.size] + [most.size]:
+            speed = speed_at(model, LOAD, batch=Batch(size, "concurrency"))
+            every.append((1e3 / speed.tpot_ms, speed.tokens_per_second / option.mapping.world_size))
+    best, front = 0.0, []
+    for user, gpu in sorted(every, key=lambda one: (-one[0], -one[1])):
+        if gpu > best:
+            best = gpu
+            front.append((user, gpu))
+    assert [one.user for one in points] == pytest.approx([user for user, _ in front])
+    assert [one.gpu for one in points] == pytest.approx([gpu for _, gpu in front])
+    assert computed < len(every) / 2

@@ -11,7 +11,7 @@ import pytest
 
 from builders.blueprint import find_blueprint
 from tests.unit.tpforge.plan.test_choose import plan
-from tpforge.errors import NothingFits
+from tpforge.errors import InputRefused, NothingFits
 from tpforge.plan.calibration import calibration
 from tpforge.plan.hardware import Prices, find_gpu, make_cluster
 from tpforge.plan.load import Load
@@ -82,3 +82,12 @@ def test_what_an_error_says_would_work_works() -> None:
     for line in nearest:
         count, title = line.partition("works: ")[2].partition(":")[0].split(" x ")
         assert works("llama-3.3-70b", title, int(count), ask), line
+
+
+def test_where_neither_more_nor_others_of_as_many_do_it_a_host_of_others_is_named() -> None:
+    with pytest.raises(InputRefused) as refused:
+        plan("glm-5-fp8", "rtx-4090", 1, ask=Ask(Load(1000, 1000), 2000, runtime="pytorch"))
+    (line,) = [line for line in str(refused.value).splitlines() if "nearest that works" in line]
+    count, title = line.partition("works: ")[2].partition(":")[0].split(" x ")
+    found = plan("glm-5-fp8", title, int(count), ask=Ask(Load(1000, 1000), 2000, runtime="pytorch"))
+    assert found.chosen.precision == "fp8_block"
