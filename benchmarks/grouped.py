@@ -38,6 +38,7 @@ class KernelRow:
 
     gpu: Gpu
     format: str
+    experts: int
     arithmetic: float
     num_bytes: float
     seconds: float
@@ -53,7 +54,7 @@ class KernelRow:
     def estimate(self, kernel: Grouped) -> float:
         """Seconds."""
         reading = self.num_bytes / (self.gpu.bandwidth_gb_s * 1e9)
-        return kernel.seconds(self.arithmetic / self.peak, reading, layers=1)
+        return kernel.seconds(self.arithmetic / self.peak, reading, layers=1, experts=self.experts)
 
 
 def kernel_rows() -> list[KernelRow]:
@@ -63,19 +64,20 @@ def kernel_rows() -> list[KernelRow]:
 
 
 def fitted(rows: Sequence[KernelRow]) -> Grouped:
-    """The three values of rows of one format and kind of GPU."""
+    """The four values of rows of one format and kind of GPU."""
     from scipy.optimize import least_squares
 
     first = rows[0]
 
     def with_values(values: Sequence[float]) -> Grouped:
-        flops, bandwidth, layer_us = (float(f"{value:.3g}") for value in values)
+        flops, bandwidth, layer_us, expert_us = (float(f"{value:.3g}") for value in values)
         return Grouped(
             sms=_SMS[first.gpu.sm],
             format=first.format,
             flops=flops,
             bandwidth=bandwidth,
             layer_us=layer_us,
+            expert_us=expert_us,
             rows=len(rows),
             median_error=0,
         )
@@ -86,11 +88,11 @@ def fitted(rows: Sequence[KernelRow]) -> Grouped:
 
     found = least_squares(
         residuals,
-        [0.5, 0.8, 50.0],
-        bounds=([0.05, 0.1, 0.0], [1.0, 1.2, 400.0]),
+        [0.5, 0.8, 30.0, 0.1],
+        bounds=([0.05, 0.1, 0.0, 0.0], [1.0, 1.2, 400.0, 10.0]),
         loss="soft_l1",
         f_scale=0.1,
-        x_scale=[0.5, 0.8, 50.0],
+        x_scale=[0.5, 0.8, 30.0, 0.1],
         diff_step=1e-2,
     )
     sizes = [abs(math.exp(one) - 1) for one in residuals(found.x)]
@@ -122,6 +124,7 @@ def _row(values: dict[str, str]) -> KernelRow:
     return KernelRow(
         gpu=find_gpu(values["gpu"]),
         format=values["format"],
+        experts=experts,
         arithmetic=2 * expert * top_k * tokens,
         num_bytes=touched(moe, tokens=tokens) * experts * expert * _BITS[values["format"]] / 8,
         seconds=float(values["ms"]) / 1e3,

@@ -2,7 +2,8 @@
 
 It measures nothing. Both are fitted to rows of Llama 3.1 70B alone (B200, H200) and judged by the rest.
 Source: aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0), systems/silicon_sample.csv: the rows of backend
-trtllm, served as one pool, without attention data parallelism, of the models that the planner knows.
+trtllm, served as one pool, without attention data parallelism, of the models that the planner knows. Their
+precision is its gemm_quant_mode, which tells FP8 in blocks from FP8.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _kernels() -> str:
     return (
         f"Products of experts take what {sum(one.rows for one in kernels)} measured kernels took "
         "(aiconfigurator-core "
-        f"0.12.0, TensorRT-LLM 1.3.0rc20, of the A100 1.0.0): three values for each of {len(kernels)} "
+        f"0.12.0, TensorRT-LLM 1.3.0rc20, of the A100 1.0.0): four values for each of {len(kernels)} "
         "pairs of a kind of "
         f"GPU and a format, whose median errors on those rows are {_percent(errors[0])} to "
         f"{_percent(errors[-1])}. What "

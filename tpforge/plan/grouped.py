@@ -20,8 +20,8 @@ _BY_ACTIVATIONS = {"float": "bfloat16", "fp8": "fp8", "fp4": "nvfp4"}
 class Grouped(Record):
     """One row of grouped.toml: of GPUs of some compute capabilities, with weights in a format.
 
-    A layer takes arithmetic / (flops x peak) + the weights it reads / (bandwidth x memory rate) + layer_us.
-    Routing, sorting tokens by expert and adding up are in it.
+    A layer takes arithmetic / (flops x peak) + the weights it reads / (bandwidth x memory rate) + layer_us
+    + expert_us for each expert that the rank holds. Routing, sorting by expert and adding up are in it.
     """
 
     sms: tuple[int, ...]
@@ -29,12 +29,14 @@ class Grouped(Record):
     flops: float
     bandwidth: float
     layer_us: float
+    expert_us: float
     rows: int
     median_error: float
 
-    def seconds(self, arithmetic: float, reading: float, *, layers: float) -> float:
-        """Of `layers` together, whose arithmetic and reading take so many seconds at the peaks."""
-        return arithmetic / self.flops + reading / self.bandwidth + layers * self.layer_us * 1e-6
+    def seconds(self, arithmetic: float, reading: float, *, layers: float, experts: float) -> float:
+        """Of `layers` of `experts` each, whose arithmetic and reading take so many seconds at the peaks."""
+        each = (self.layer_us + experts * self.expert_us) * 1e-6
+        return arithmetic / self.flops + reading / self.bandwidth + layers * each
 
 
 @cache

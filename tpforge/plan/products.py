@@ -62,7 +62,8 @@ class StageProducts:
         reading = passes * touched(self._moe, tokens=each) * self._held
         if self._kernel is None:
             return self._joined(arithmetic, reading)
-        return self._kernel.seconds(arithmetic, reading, layers=passes * self._layers)
+        held = self._moe.num_experts / self._mapping.moe_ep_size
+        return self._kernel.seconds(arithmetic, reading, layers=passes * self._layers, experts=held)
 
     def _joined(self, arithmetic: float, reading: float) -> float:
         """The p-norm of both."""

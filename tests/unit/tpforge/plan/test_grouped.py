@@ -39,6 +39,22 @@ def test_a_measured_kernel_by_hand() -> None:
     assert row.estimate(kernel) == pytest.approx(4.624e-3, rel=0.15)
 
 
+def test_fp8_in_blocks_costs_time_for_each_expert_that_a_rank_holds() -> None:
+    """The fastest layers of few tokens on the H100 take longer the more experts they have."""
+    rows = [row for row in of("h100-sxm", "fp8_block") if row.seconds < 2.2e-4]
+    least = {count: min(row.seconds for row in rows if row.experts == count) for count in (128, 256, 512)}
+    assert least[128] < least[256] < least[512]
+    kernel = find_grouped(find_gpu("h100"), "fp8_block")
+    assert kernel is not None
+    more = kernel.seconds(0, 0, layers=10, experts=256) - kernel.seconds(0, 0, layers=10, experts=128)
+    assert more == pytest.approx(10 * 128 * kernel.expert_us * 1e-6)
+    blocks = [one.expert_us for one in grouped_kernels() if one.format == "fp8_block" and 90 in one.sms]
+    assert blocks == [kernel.expert_us]
+    assert kernel.expert_us > 0.1
+    # Of formats without blocks none takes half as much.
+    assert all(one.expert_us < 0.1 for one in grouped_kernels() if one.format != "fp8_block")
+
+
 def test_a_format_that_was_not_measured_takes_the_row_of_what_its_products_run_on() -> None:
     h100, b200 = find_gpu("h100"), find_gpu("b200")
     taken = {
