@@ -6,7 +6,6 @@ It is run as ``python -m PACKAGE.rank_parent`` by `ranks`, for nobody else. What
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -15,7 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from .worker import serve_rank
+from .process import loading
+
+with loading():
+    from .worker import serve_rank
 
 _PR_SET_PDEATHSIG = 1
 
@@ -25,7 +27,6 @@ def _main(arguments: list[str]) -> None:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle.
     owner: Connection[Any, Any] = Connection(int(told))
-    gc.freeze()  # What is loaded stays shared: collecting would touch all of it in every rank.
     connections, me = [int(descriptor) for descriptor in descriptors], os.getpid()
     pids: dict[int, int] = {}
     for rank, connection in enumerate(connections):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.reference.process import loading
 from tests.support.servers.scripted import Running, running
 
 _FLAW = "x-flaw"
@@ -56,7 +57,8 @@ class _Server:
         self.script, self.num_requests = script, 0
         self.engine: Any = None
         if script.engine:
-            from tests.support.servers.engine_answers import EngineAnswers
+            with loading():
+                from tests.support.servers.engine_answers import EngineAnswers
 
             self.engine = EngineAnswers(Path(script.engine))
 

@@ -44,6 +44,24 @@ print(os.environ.get("GOMP_SPINCOUNT"), torch.backends.cuda.cudnn_sdp_enabled())
     assert run(code) == "None True"
 
 
+def test_what_is_loaded_is_not_looked_through_and_what_comes_later_is() -> None:
+    code = """
+import gc
+from engines.reference.process import loading
+started = []
+gc.callbacks.append(lambda phase, info: started.append(phase))
+with loading():
+    print(gc.isenabled(), end=" ")
+    loaded = [[] for _ in range(100_000)]
+print(len(started), gc.isenabled(), gc.get_freeze_count() > 100_000)
+gc.disable()
+with loading():
+    pass
+print(gc.isenabled())
+"""
+    assert run(code) == "False 0 True True\nFalse"
+
+
 def test_a_model_of_triton_sets_the_waiting_before_torch_is_looked_for() -> None:
     code = """
 import os, runpy, sys, unittest.mock

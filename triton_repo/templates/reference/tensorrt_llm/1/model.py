@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from reference.process import spin_briefly
+from reference.process import loading, spin_briefly
 from serving.answers import Event
 from serving.bad_text import BadText
 from serving.generating import GeneratingModel, Runtime
@@ -15,7 +15,8 @@ from serving.tokenizer import Tokenizer
 # Triton started this process for this model alone; torch, which reads it once, comes with the runtime.
 spin_briefly()
 
-from reference import EngineError, RequestError, Sampling, Scheduler  # noqa: E402
+with loading():
+    from reference import EngineError, RequestError, Sampling, Scheduler
 
 
 class _Reference:
