@@ -58,7 +58,7 @@ TARGETS = {
 }
 
 
-_PLACEHOLDERS = ("VALUE_", "RELEASENAME", "NAMESPACEOFRELEASE")
+_PLACEHOLDERS = ("VALUE_", "RELEASENAME", "NAMESPACEOFRELEASE", "PICKEROFRELEASE")
 
 
 def target_files(target: str, deployment: Deployment) -> dict[str, str]:

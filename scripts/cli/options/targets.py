@@ -68,7 +68,7 @@ def kubernetes_options() -> Decorator:
         click.option(
             "--gateway",
             metavar="[NAMESPACE/]NAME",
-            help="kubernetes: the Gateway that chooses pods of trtllm-serve by an endpoint picker.",
+            help="kubernetes, helm: the Gateway that chooses pods of trtllm-serve by an endpoint picker.",
         ),
         click.option(
             "--monitor-label",

@@ -20,6 +20,8 @@ from triton_repo.deploy.kubernetes.network import client_ports, namespace
 Object = dict[str, Any]
 PICKER_PORT = 9002
 CHART, CHART_VERSION = "oci://ghcr.io/llm-d/charts/llm-d-router-gateway", "v0.9.0"
+PICKER_VALUES = "endpoint-picker.yaml"
+_TARGETS = ("kubernetes", "helm")
 _POOLS = "inference.networking.k8s.io"
 _GATEWAYS = "gateway.networking.k8s.io"
 
@@ -32,8 +34,8 @@ def refuse_gateway(deployment: Deployment, target: str) -> None:
     """
     if deployment.options.gateway is None:
         return
-    if target != "kubernetes":
-        raise UsageError(f"--gateway: is of target kubernetes, not of {target}")
+    if target not in _TARGETS:
+        raise UsageError(f"--gateway: is of targets {' and '.join(_TARGETS)}, not of {target}")
     if deployment.server == "triton":
         raise UsageError(
             "--gateway: an endpoint picker reads requests of OpenAI's API, which Triton does not take; leave "
@@ -43,29 +45,41 @@ def refuse_gateway(deployment: Deployment, target: str) -> None:
 
 def gateway_files(deployment: Deployment) -> dict[str, str]:
     """The overlay over production, and the values of the picker's chart; none where no gateway is named."""
-    if deployment.options.gateway is None:
+    kinds = gateway_objects(deployment, picker=deployment.name)
+    if not kinds:
         return {}
-    kinds = {
-        "inferencepool": _pool(deployment),
-        "httproute": _route(deployment),
-        "network": _policy(deployment),
-    }
     overlay = {
         "resources": ["../production", *(f"{kind}.yaml" for kind in kinds)],
         "namespace": deployment.options.namespace,
     }
-    install = (
-        f"helm upgrade --install {deployment.name} {CHART} --version {CHART_VERSION} \\\n"
-        f"  --namespace {deployment.options.namespace} --values endpoint-picker.yaml"
-    )
     return {
         "overlays/gateway/kustomization.yaml": to_yaml(overlay),
         **{f"overlays/gateway/{kind}.yaml": to_documents([found]) for kind, found in kinds.items()},
-        "endpoint-picker.yaml": to_yaml(picker_values(deployment), comment=install),
+        **picker_files(deployment, picker=deployment.name),
     }
 
 
-def _pool(deployment: Deployment) -> Object:
+def gateway_objects(deployment: Deployment, *, picker: str) -> dict[str, Object]:
+    """Pool, route and policy; none where no gateway is named. `picker`: the release of the picker's chart."""
+    if deployment.options.gateway is None:
+        return {}
+    return {
+        "inferencepool": _pool(deployment, picker=picker),
+        "httproute": _route(deployment),
+        "network": _policy(deployment),
+    }
+
+
+def picker_files(deployment: Deployment, *, picker: str) -> dict[str, str]:
+    """The values of the picker's chart, with the line that installs it as the release `picker`."""
+    install = (
+        f"helm upgrade --install {picker} {CHART} --version {CHART_VERSION} \\\n"
+        f"  --namespace {deployment.options.namespace} --values {PICKER_VALUES}"
+    )
+    return {PICKER_VALUES: to_yaml(picker_values(deployment), comment=install)}
+
+
+def _pool(deployment: Deployment, *, picker: str) -> Object:
     """The pods, the port of their API, and whom a gateway asks for one of them.
 
     A gateway whose picker does not answer chooses by itself.
@@ -78,7 +92,7 @@ def _pool(deployment: Deployment) -> Object:
             "selector": {"matchLabels": labels(deployment)},
             "targetPorts": [{"number": deployment.ports.http}],
             "endpointPickerRef": {
-                "name": _picker(deployment),
+                "name": f"{picker}-epp",  # The Service that the chart makes of a release.
                 "port": {"number": PICKER_PORT},
                 "failureMode": "FailOpen",
             },
@@ -145,11 +159,6 @@ def picker_values(deployment: Deployment) -> Object:
             },
         }
     }
-
-
-def _picker(deployment: Deployment) -> str:
-    """The Service that the chart makes of a release of the engine's name."""
-    return f"{deployment.name}-epp"
 
 
 def _gateway(deployment: Deployment) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from tpforge.yaml_text import to_yaml
 from triton_repo.deploy import files
 from triton_repo.deploy.deployment import PULL_S, Deployment, refuse_several_nodes
 from triton_repo.deploy.kubernetes import names, objects
+from triton_repo.deploy.kubernetes.gateway import gateway_objects, picker_files
 from triton_repo.deploy.kubernetes.helm_values import schema, values, without_values
 from triton_repo.deploy.kubernetes.network import namespace
 from triton_repo.deploy.kubernetes.objects import Object
@@ -22,7 +23,9 @@ from triton_repo.deploy.kubernetes.pods import PROBE_S
 from triton_repo.deploy.kubernetes.watching import watching
 from triton_repo.monitoring.dashboard import dashboard_json, uid
 
-_RELEASE, _NAMESPACE = "RELEASENAME", "NAMESPACEOFRELEASE"
+_RELEASE, _NAMESPACE, _PICKER = "RELEASENAME", "NAMESPACEOFRELEASE", "PICKEROFRELEASE"
+_PICKER_STEM = 33
+"""Letters of a release in the name of its picker's: the picker's chart cuts names of releases after 40."""
 _DASHBOARD = {"name": "@name@", "namespace": "@namespace@", "uid": "@uid@"}
 """Placeholders of the dashboard, which is a file of the chart and no template."""
 _IGNORED = """\
@@ -56,7 +59,9 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         "version": __version__,
         "appVersion": deployment.trtllm or __version__,
     }
-    templates = {f"templates/{kind}.yaml": _documents(found) for kind, found in _objects(generic).items()}
+    found = _objects(generic)
+    templates = {f"templates/{kind}.yaml": _documents(one) for kind, one in found.items()}
+    picker = picker_files(deployment, picker=_picker_of(deployment.name)) if "gateway" in found else {}
     return {
         "Chart.yaml": to_yaml(chart),
         "values.yaml": to_yaml(values(deployment).model_dump(mode="json")),
@@ -66,7 +71,8 @@ def helm_files(deployment: Deployment) -> dict[str, str]:
         **{f"files/{name}": text for name, text in files.config(deployment).items()},
         "files/tpforge.json": _dashboard(),
         "Dockerfile": files.dockerfile(deployment),
-        ".helmignore": _IGNORED,
+        ".helmignore": _IGNORED + "".join(f"{name}\n" for name in picker),
+        **picker,
     }
 
 
@@ -75,6 +81,9 @@ def _objects(generic: Deployment) -> dict[str, list[Object]]:
     # An installation switches the autoscaler on, and brings the metrics.
     watched = watching(generic.model_copy(update={"tells_load": True}), names.metadata(generic))
     found = {**objects.objects(generic), **watched}
+    # A release of its own: under the engine's name it would take the engine's place.
+    if gateway := gateway_objects(generic, picker=_PICKER):
+        found["gateway"] = list(gateway.values())
     spec = found["deployment"][0]["spec"]
     spec["replicas"] = _placeholder("replicas")
     spec["progressDeadlineSeconds"] = _placeholder("loadTimeout.rollout")
@@ -110,6 +119,11 @@ def _objects(generic: Deployment) -> dict[str, list[Object]]:
     scaler["minReplicas"] = _placeholder("replicas")
     scaler["maxReplicas"] = _placeholder("autoscaling.maxReplicas")
     return found
+
+
+def _picker_of(release: str) -> str:
+    """The release of the endpoint picker beside an engine's."""
+    return release[:_PICKER_STEM].removesuffix("-") + "-picker"
 
 
 def _placeholder(name: str) -> str:
@@ -159,6 +173,7 @@ def _document(value: Object) -> str:
         text = re.sub(placeholder, make, text, flags=re.MULTILINE)
     text = re.sub(r"^(\s*)- from: VALUE_\S+\n((?:\1  .*\n)+)", _allow_from, text, flags=re.MULTILINE)
     text = re.sub(r"VALUE_(\w+?)_END", _expression, text)
+    text = text.replace(_PICKER, f'{{{{ .Release.Name | trunc {_PICKER_STEM} | trimSuffix "-" }}}}-picker')
     text = text.replace(_RELEASE, "{{ .Release.Name }}").replace(_NAMESPACE, "{{ .Release.Namespace }}")
     text = text.replace(_OPEN, '{{ "{{" }}').replace(_CLOSE, '{{ "}}" }}')
     condition = _CONDITIONS.get(value["kind"])

@@ -159,10 +159,63 @@ def test_without_a_gateway_nothing_of_it_is_written() -> None:
     [
         ("llama70b-tensorrt", "kubernetes", "which Triton does not take"),
         ("smollm2-reference", "kubernetes", "which Triton does not take"),
-        (CASE, "compose", "is of target kubernetes, not of compose"),
-        (CASE, "helm", "is of target kubernetes, not of helm"),
+        ("llama70b-tensorrt", "helm", "which Triton does not take"),
+        (CASE, "compose", "is of targets kubernetes and helm, not of compose"),
+        (CASE, "kserve", "is of targets kubernetes and helm, not of kserve"),
     ],
 )
 def test_a_gateway_that_nothing_would_ask_is_refused(case: str, target: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         target_files(target, deployment_of(case, target, gateway="inference"))
+
+
+def charted(
+    name: str, *, release: str, folder: Path, **changes: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The objects of a chart's gateway as Helm renders them for a release, and the chart's files."""
+    helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
+    found = deployment_of(CASE, "helm", **{"gateway": "gateways/inference", **changes})
+    files = target_files("helm", found.model_copy(update={"name": name}))
+    for path, text in files.items():
+        place = folder / name / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8")
+    with helm.Chart.load(str(folder / name)) as opened:
+        rendered = opened.render({}, name=release, namespace="llm")
+    texts = [text for path, text in rendered.items() if path.endswith("/gateway.yaml")]
+    return {one["kind"]: one for text in texts for one in yaml.safe_load_all(text) if one}, files
+
+
+@pytest.mark.manifests
+def test_a_chart_has_the_gateway_of_target_kubernetes(tmp_path: Path) -> None:
+    chart, files = charted(NAME, release=NAME, folder=tmp_path)
+    expected = {one["kind"]: one for one in overlay().values() if one.get("kind") in chart}
+    # The picker cannot have the release's own name, which is the engine's; its chart cuts long names.
+    own = chart["InferencePool"]["spec"]["endpointPickerRef"]
+    service = PICKER["service"]
+    release = own["name"].removesuffix(service["suffix"])
+    assert release != NAME and release.endswith("-picker") and len(release) <= service["longest_release"]
+    assert f"helm upgrade --install {release} oci://" in files["endpoint-picker.yaml"]
+    assert yaml.safe_load(files["endpoint-picker.yaml"]) == overlay()["endpoint-picker.yaml"]
+    own["name"] = NAME + service["suffix"]
+    assert chart == expected and len(chart) == 3
+    assert "endpoint-picker.yaml" in files[".helmignore"].splitlines()
+
+
+@pytest.mark.manifests
+@pytest.mark.parametrize("release", ["a", "b" * 40, f"{'c' * 32}-{'d' * 7}"])
+def test_a_release_of_any_name_names_a_picker_that_its_chart_does_not_cut(
+    release: str, tmp_path: Path
+) -> None:
+    chart, files = charted(release, release=release, folder=tmp_path)
+    picker = chart["InferencePool"]["spec"]["endpointPickerRef"]["name"].removesuffix("-epp")
+    assert len(picker) <= PICKER["service"]["longest_release"] and "--" not in picker
+    assert f"helm upgrade --install {picker} oci://" in files["endpoint-picker.yaml"]
+    assert chart["HTTPRoute"]["spec"]["rules"][0]["backendRefs"][0]["name"] == release
+    assert chart["InferencePool"]["metadata"]["name"] == release
+
+
+@pytest.mark.manifests
+def test_a_chart_without_a_gateway_has_nothing_of_it(tmp_path: Path) -> None:
+    chart, files = charted(NAME, release=NAME, folder=tmp_path, gateway=None)
+    assert chart == {} and not any("gateway" in path or "picker" in path for path in files)
