@@ -128,8 +128,8 @@ def near_capacity(case: Case) -> Advice | None:
     return Advice(
         "near-capacity",
         "warning",
-        f"{rate:g} requests/s are {100 * rate / most:.0f} % of the {most:.3g} that it bears at most, and 8 of "
-        f"10 such estimates hold from {low:.3g} to {high:.3g}: beyond, the queue grows without end; add a "
+        f"{rate:g} requests/s are {100 * rate / most:.0f} % of the {most:.3g} that it bears at most, and 8 "
+        f"of 10 such estimates hold from {low:.3g} to {high:.3g}: beyond, the queue grows without end; add a "
         "replica",
     )
 
