@@ -67,6 +67,7 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
     rows = [
         ("load", f"{load.input_tokens} tokens in, {load.output_tokens} out; {load_text(plan)}"),
         *modelled_rows(load),
+        *capacity_rows(option),
         ("throughput", f"{option.tokens_per_second:.0f} output tokens/s ({band_text(option)})"),
         ("per GPU", f"{option.tokens_per_gpu:.0f} output tokens/s"),
         ("per user", f"{1e3 * option.scale / speed.tpot_ms:.0f} output tokens/s"),
@@ -98,6 +99,15 @@ def summary_rows(plan: Plan) -> list[tuple[str, str]]:
         money = f"{option.cost_per_million:.2f} {plan.ask.currency or '(of the currency of the price)'}"
         rows.append(("price of a million output tokens", money))
     return rows
+
+
+def capacity_rows(option: Option) -> list[tuple[str, str]]:
+    """What a rate is of the most that is borne."""
+    most, load = option.most_per_second, option.load
+    if most is None or load is None or load.requests_per_second is None:
+        return []
+    share = 100 * load.requests_per_second / most
+    return [("bears at most", f"{most:.3g} requests/s, however slowly: {share:.0f} % of it is asked for")]
 
 
 def modelled_rows(load: Load) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tpforge.plan.calibration import Fit
@@ -45,11 +45,15 @@ def above(value: float, limit: float) -> str:
 
 @dataclass(frozen=True)
 class Operation:
-    """The speed at the load an option is judged at, and why it does not do."""
+    """The speed at the load an option is judged at, and why it does not do.
+
+    `most_per_second` are the requests a second that the largest batch serves, where a rate is stated.
+    """
 
     speed: Speed
     cause: Literal["latency", "load"] | None = None
     reason: str | None = None
+    most_per_second: float | None = None
 
 
 def operate(engine: Engine, load: Load, *, limits: Limits, fit: Fit, scale: float) -> Operation:
@@ -81,13 +85,13 @@ def _at_rate(at: Callable[..., Speed], load: Load, *, most: Batch, limits: Limit
         return scale * at(size).tokens_per_second / load.output_tokens >= rate
 
     full = at(most.size)
+    served = scale * full.tokens_per_second / load.output_tokens
     if not serves(most.size):
-        served = scale * full.tokens_per_second / load.output_tokens
         return Operation(
-            full, "load", f"serves {served:.2f} requests/s per replica of the {rate:.2f} asked for"
+            full, "load", f"serves {served:.2f} requests/s per replica of the {rate:.2f} asked for", served
         )
     size = 1 + bisect_left(range(1, most.size + 1), True, key=serves)
-    return _judged(at(size, "rate"), limits, scale=scale)
+    return replace(_judged(at(size, "rate"), limits, scale=scale), most_per_second=served)
 
 
 def _within(at: Callable[..., Speed], *, most: Batch, limits: Limits, scale: float) -> Operation:

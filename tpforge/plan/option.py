@@ -74,7 +74,8 @@ class Rejection:
 class Option:
     """`replicas` equal engines on a cluster. What could not be computed for a rejected one is None.
 
-    `load` is what all of them together get; None: more than can run.
+    `load` is what all of them together get; None: more than can run. `most_per_replica` are the requests a
+    second that one bears at most, however slowly, where a rate is asked for.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Option:
     notes: tuple[str, ...] = ()
     attention_dp: bool = False
     load: Load | None = None
+    most_per_replica: float | None = None
     engine: Engine | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -135,6 +137,11 @@ class Option:
         if self.load is None or self.load.requests_per_second is None:
             return able
         return min(able, self.load.requests_per_second * self.load.output_tokens)
+
+    @property
+    def most_per_second(self) -> float | None:
+        """The requests a second that all replicas bear at most, however slowly, where a rate is asked for."""
+        return None if self.most_per_replica is None else self.replicas * self.most_per_replica
 
     @property
     def serves_rate(self) -> bool:

@@ -177,6 +177,7 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         tpot_band=calibration.tpot_band(band),
         scale=calibration.scale,
         engine=engine,
+        most_per_replica=operation.most_per_second,
     )
     if operation.cause is None or operation.reason is None:
         return option

@@ -53,6 +53,7 @@ class SpeedRecord(Record):
     """Estimates of all replicas together, but for `batch`, `ttft_ms` and `tpot_ms`, which are of one.
 
     `requests` run at once, no more than a stated number; tokens/s are no more than a stated rate asks for.
+    `most_requests_per_second` is what is borne at most, however slowly, where a rate is stated.
 
     8 of 10 measurements of groups held out lay between `low` and `high` tokens/s; `band_rows` is how many
     rows there were, 0 for an assumed band. `ttft_*` and `tpot_*` are the same of the times.
@@ -65,6 +66,7 @@ class SpeedRecord(Record):
     band_rows: int
     tokens_per_second_per_gpu: float
     requests: int | None = None
+    most_requests_per_second: float | None = None
     batch: int
     batch_limit: str
     ttft_ms: float
@@ -292,6 +294,7 @@ def _speed(option: Option) -> SpeedRecord | None:
         band_rows=band.rows,
         tokens_per_second_per_gpu=round(option.tokens_per_gpu, 1),
         requests=option.num_running,
+        most_requests_per_second=None if option.most_per_second is None else round(option.most_per_second, 4),
         batch=speed.batch,
         batch_limit=speed.limit,
         ttft_ms=round(ttft, 1),

@@ -119,6 +119,21 @@ def starved_of_cache(case: Case) -> Advice | None:
     return None
 
 
+def near_capacity(case: Case) -> Advice | None:
+    """A rate that the estimate bears, but not all of what its band holds possible."""
+    option, rate, most = case.chosen, case.ask.load.requests_per_second, case.chosen.most_per_second
+    if rate is None or most is None or option.band is None or rate <= most * option.band.low:
+        return None
+    low, high = most * option.band.low, most * option.band.high
+    return Advice(
+        "near-capacity",
+        "warning",
+        f"{rate:g} requests/s are {100 * rate / most:.0f} % of the {most:.3g} that it bears at most, and 8 "
+        f"of 10 such estimates hold from {low:.3g} to {high:.3g}: beyond, the queue grows without end; add a "
+        "replica",
+    )
+
+
 def unbounded_windows(case: Case) -> Advice | None:
     """Layers with a window keep tokens that they never read again, unless the runtime is told."""
     engine, tokens = case.chosen.engine, case.ask.load.request_tokens
@@ -266,6 +281,7 @@ RULES: tuple[Callable[[Case], Advice | None], ...] = (
     slow_link,
     diminishing_returns,
     starved_of_cache,
+    near_capacity,
     unbounded_windows,
     duplicated_heads,
     coarse_precision,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.tpforge.plan.test_choose import plan
+from tests.unit.tpforge.plan.test_choose import advice, plan
+from tpforge.errors import NothingFits
 from tpforge.plan.load import Load
 from tpforge.plan.option import Ask
 
@@ -45,3 +46,33 @@ def test_a_rate_is_answered_with_the_tokens_that_it_asks_for_and_no_more(rate: f
         assert low < high == one.tokens_per_second
     # All serve it: of equals the simplest.
     assert found.chosen.mapping.world_size == min(one.mapping.world_size for one in found.working)
+
+
+def test_the_most_that_is_borne_is_the_rate_at_which_options_begin_to_be_refused() -> None:
+    ask = Ask(Load(1000, 1000, requests_per_second=5.0), 2000, formats=("fp8",), kv_dtypes=("fp8",))
+    most = plan("llama-3.1-8b", "h100", 2, ask=ask).chosen.most_per_second
+    assert most is not None
+    for share, works in ((0.999, True), (1.001, False)):
+        load = Load(1000, 1000, requests_per_second=share * most)
+        asked = Ask(load, 2000, formats=("fp8",), kv_dtypes=("fp8",), tp_sizes=(1,))
+        if works:
+            found = plan("llama-3.1-8b", "h100", 2, ask=asked)
+            assert found.chosen.most_per_second == pytest.approx(most)
+        else:
+            with pytest.raises(NothingFits, match="requests/s per replica of the"):
+                plan("llama-3.1-8b", "h100", 2, ask=asked)
+
+
+def test_a_rate_within_the_band_of_the_most_is_warned_of_and_one_below_is_not() -> None:
+    def said(rate: float) -> str | None:
+        ask = Ask(Load(1000, 1000, requests_per_second=rate), 2000, formats=("fp8",), tp_sizes=(1,))
+        return advice(plan("llama-3.1-8b", "h100", 1, ask=ask)).get("near-capacity")
+
+    assert said(5.0) is None
+    warned = said(13.0)
+    assert warned is not None
+    low, high = (float(word) for word in warned.partition("hold from ")[2].partition(":")[0].split(" to "))
+    assert low < 13.0 < high
+    unstated = plan("llama-3.1-8b", "h100", 1)
+    assert "near-capacity" not in advice(unstated)
+    assert unstated.chosen.most_per_second is None
