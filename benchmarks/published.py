@@ -22,10 +22,10 @@ from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
 from tpforge.plan.calibration import Fit
 from tpforge.plan.hardware import Gpu, find_gpu, make_cluster
-from tpforge.plan.known import find_known
 from tpforge.plan.kv import KV_BITS
 from tpforge.plan.load import Load
 from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.models.known import find_known
 from tpforge.plan.throughput import Engine, StepModel, speed
 from tpforge.quantization import find_format
 from tpforge.runtime import Runtime

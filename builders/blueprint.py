@@ -28,7 +28,7 @@ from tpforge.architectures.table import find_architecture, refuse_unknown
 from tpforge.architectures.weights import DeclaredTensors
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
-from tpforge.plan.known import find_known, known_models
+from tpforge.plan.models.known import find_known, known_models
 from tpforge.quantization import find_format
 from tpforge.shards.sharding import ShardPlan
 from tpforge.shards.weights import Blueprint, FamilyTensors

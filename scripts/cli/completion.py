@@ -50,7 +50,7 @@ def _engines() -> Iterable[str]:
 
 
 def _models() -> Iterable[str]:
-    from tpforge.plan.known import known_models
+    from tpforge.plan.models.known import known_models
 
     return ["demo", *(model.name for model in known_models())]
 

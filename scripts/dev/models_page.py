@@ -9,7 +9,7 @@ from builders.blueprint import find_blueprint
 from builders.families.common.registry import is_of_family
 from tpforge.architectures.declared import read_declared
 from tpforge.architectures.table import Architecture, Kinds, find_architecture
-from tpforge.plan.known import KnownModel, known_models
+from tpforge.plan.models.known import KnownModel, known_models
 from tpforge.trtllm.architectures import Support, architecture_support, supported_architectures
 
 _HEAD = """# Models

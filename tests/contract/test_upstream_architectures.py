@@ -22,7 +22,7 @@ from tests.support.checkpoints.hollow import write_hollow_checkpoint
 from tests.support.upstream.schema import misfits
 from tpforge.architectures.table import find_architecture
 from tpforge.errors import InputRefused
-from tpforge.plan.known import known_models
+from tpforge.plan.models.known import known_models
 from tpforge.recipe import EngineRecipe
 from tpforge.trtllm.architectures import Support, architecture_support, llm_backend, supported_architectures
 from tpforge.trtllm.versions import find_release

@@ -17,7 +17,7 @@ from scripts.main import main
 from tests.support.published.configs import PUBLISHED
 from tests.support.published.older import OLDER
 from tests.support.tiny import write_tiny_llama
-from tpforge.plan.known import known_models
+from tpforge.plan.models.known import known_models
 
 UPSTREAM = Path(__file__).parents[2] / "contract" / "upstream" / "model_configs.json"
 ABSENT: dict[str, Any] = {}

@@ -99,7 +99,7 @@ def test_the_recipe_is_one_that_up_reads(tmp_path: Path) -> None:
 def test_a_directory_with_nothing_but_a_config_can_be_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tpforge.plan.known import find_known
+    from tpforge.plan.models.known import find_known
 
     known = find_known("qwen3-8b")
     assert known is not None
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_planned_as_what_its_config_says_it_holds(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from tpforge.plan.known import find_known
+    from tpforge.plan.models.known import find_known
 
     known = find_known("llama-3.1-8b")
     assert known is not None
@@ -148,7 +148,7 @@ def test_a_checkpoint_is_planned_as_what_its_config_says_it_holds(
 def test_a_checkpoint_of_a_quantization_that_is_not_read_is_refused_with_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tpforge.plan.known import find_known
+    from tpforge.plan.models.known import find_known
 
     known = find_known("llama-3.1-8b")
     assert known is not None
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_a_quantization_that_is_not_read_is_refused_with_its_nam
 
 
 def test_the_recipe_names_a_model_in_any_folder(tmp_path: Path) -> None:
-    from tpforge.plan.known import find_known
+    from tpforge.plan.models.known import find_known
 
     known = find_known("qwen3-8b")
     assert known is not None

@@ -1,11 +1,11 @@
-"""tpforge.plan.known: models by the names that people give them, planned as what they are."""
+"""tpforge.plan.models.known: models by the names that people give them, planned as what they are."""
 
 from __future__ import annotations
 
 import pytest
 
 from builders.blueprint import find_blueprint
-from tpforge.plan.known import find_known, known_models
+from tpforge.plan.models.known import find_known, known_models
 
 
 @pytest.mark.parametrize(

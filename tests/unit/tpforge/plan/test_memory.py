@@ -14,9 +14,9 @@ from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError, UsageError
 from tpforge.plan.gpu_file import read_gpu_file
 from tpforge.plan.hardware import find_gpu, gpus, make_cluster
-from tpforge.plan.known import find_known, known_models
 from tpforge.plan.kv import KvLayout, LayerKv, kv_layout, kv_tokens, longest_request, max_requests
 from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.models.known import find_known, known_models
 from tpforge.quantization import Quantization, find_format
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import Blueprint, rank_shapes, weight_bytes

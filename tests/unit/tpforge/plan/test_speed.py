@@ -19,9 +19,9 @@ from tpforge.plan.communication import (
     send_seconds,
 )
 from tpforge.plan.hardware import find_gpu, make_cluster
-from tpforge.plan.known import find_known
 from tpforge.plan.load import Load, Tokens
 from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.models.known import find_known
 from tpforge.plan.throughput import Engine, Speed, StepModel, speed
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes, stage_work

@@ -32,7 +32,7 @@ class KnownModel(Record):
 @cache
 def known_models() -> tuple[KnownModel, ...]:
     """All of them, in the order of the tables."""
-    folder = files("tpforge.plan")
+    folder = files("tpforge.plan.models")
     older = tomllib.loads(folder.joinpath("models.toml").read_text(encoding="utf-8"))
     today = json.loads(folder.joinpath("todays_models.json").read_text(encoding="utf-8"))["models"]
     return (*(_known(name, row) for name, row in older.items()), *map(KnownModel.model_validate, today))
