@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from builders.blueprint import find_blueprint
+from scripts.flows.planning.gpu_file import read_gpu_file
 from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused, NothingFits, UsageError
 from tpforge.plan.calibration import calibration
 from tpforge.plan.choose import Plan, decide
-from tpforge.plan.gpu_file import read_gpu_file
 from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, make_cluster
 from tpforge.plan.load import Load
 from tpforge.plan.option import Ask

@@ -22,7 +22,9 @@ def one_gpu(case: Case) -> Advice | None:
         return _said("one GPU holds the model in 16 bits, with cache: TP is not needed to fit")
     quantized = case.single(8) or case.single(4)
     if quantized is None:
-        return _said(_why_not_one(tried))
+        return _said(
+            _why_not_one(tried, which="that was asked for" if case.ask.formats else "that loads there")
+        )
     causes = {one.rejection.cause for one in tried if one.weight_format is None and one.rejection}
     wider = "one GPU holds it {}: TP is a choice, not a need"
     if causes <= {"memory", "length"} and causes:
@@ -41,13 +43,13 @@ def _said(text: str) -> Advice:
     return Advice("one-gpu", "note", text)
 
 
-def _why_not_one(tried: list[Option]) -> str:
+def _why_not_one(tried: list[Option], *, which: str) -> str:
     """The nearest of the options on one GPU, none of which works: too slow, too short, or too large."""
     for cause, text in (
         ("latency", "one GPU holds it, but not within the limits"),
         ("load", "one GPU holds it, but does not serve the load"),
         ("length", "one GPU holds the weights, but not the cache of the longest request"),
-        ("memory", "no precision that loads there fits one GPU"),
+        ("memory", f"no precision {which} fits one GPU"),
         ("format", "no precision that was asked for loads on this GPU"),
     ):
         near = [one for one in tried if one.rejection is not None and one.rejection.cause == cause]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tpforge.plan.gpu_file import read_gpu_file
+from scripts.flows.planning.gpu_file import read_gpu_file
 from tpforge.plan.hardware import Gpu, Prices, gpus
 
 

@@ -10,9 +10,9 @@ from builders.blueprint import blueprint_from_config, find_blueprint
 from builders.conversion.division import TableLayout
 from builders.conversion.planning import plan_rank_files, plan_shards
 from builders.families.common.registry import find_family
+from scripts.flows.planning.gpu_file import read_gpu_file
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError, UsageError
-from tpforge.plan.gpu_file import read_gpu_file
 from tpforge.plan.hardware import find_gpu, gpus, make_cluster
 from tpforge.plan.kv import KvLayout, LayerKv, kv_layout, kv_tokens, longest_request, max_requests
 from tpforge.plan.memory import Settings, rank_memory

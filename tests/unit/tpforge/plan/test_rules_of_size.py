@@ -130,3 +130,9 @@ def test_a_quantized_checkpoint_is_not_planned_in_another_format(formats: tuple[
         plan("gpt-oss-20b", "h100", 1, ask=replace(ASK, runtime="pytorch", formats=formats))
     own = replace(ASK, runtime="pytorch", formats=(*formats, "mxfp4"))
     assert plan("gpt-oss-20b", "h100", 1, ask=own).chosen.precision == "mxfp4"
+
+
+def test_only_what_was_asked_for_is_said_not_to_fit_where_a_format_was_named() -> None:
+    found = plan("qwen2.5-32b", "a10", 4, ask=replace(ASK, formats=(None,)))
+    assert advice(found)["one-gpu"].startswith("no precision that was asked for fits one GPU (")
+    assert "that loads there fits" in advice(plan("llama-3.1-405b", "h100", 8))["one-gpu"]

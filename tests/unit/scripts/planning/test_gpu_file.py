@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.flows.planning.gpu_file import read_gpu_file
 from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused
-from tpforge.plan.gpu_file import read_gpu_file
 from tpforge.plan.hardware import find_gpu, gpus
 
 ROW = {
