@@ -15,7 +15,8 @@ from engines.recorded_engine import find_recorded
 from engines.store import read_manifest
 from scripts.flows.serve import known_engine
 from tpforge.errors import UsageError
-from triton_repo.promote.promotion import ROUTER_FOLDER, Backend, RouterSwitch
+from tpforge.outputs.places import ROUTER_FOLDER
+from triton_repo.promote.promotion import Backend, RouterSwitch
 from triton_repo.serve.local import status
 
 if TYPE_CHECKING:

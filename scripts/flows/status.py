@@ -9,9 +9,11 @@ from pathlib import Path
 
 from scripts.flows import serve
 from tpforge.errors import TpforgeError
+from tpforge.outputs.places import ROUTER_FOLDER
 from tpforge.units import counted
 from triton_repo.monitoring.watch import Reading, memory_rows, rows, scrape
 from triton_repo.serve.local import Status
+from triton_repo.serve.private import private_folder
 from triton_repo.serve.state import read_state
 
 _DEADLINE_S = 10.0
@@ -41,6 +43,26 @@ def look(engine: str | None) -> list[Looked]:
         Looked(str(serve.places_of_server(status).engine), status, _answers(status))
         for status in serve.servers(engine)
     ]
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The router of `tpforge promote`: where it listens, and to which engine and server requests go."""
+
+    url: str
+    engine: str
+    target: str
+
+
+def routed() -> Routed | None:
+    """The router where it runs; gRPC is imported only where one has run."""
+    if not private_folder(ROUTER_FOLDER).is_dir():
+        return None
+    from triton_repo.promote.router import Router
+
+    router = Router(ROUTER_FOLDER)
+    state, route = router.state, router.route
+    return None if state is None or route is None else Routed(state.url, route.engine, route.target)
 
 
 def picture(engine: str | None, before: Picture | None) -> Picture:

@@ -16,6 +16,9 @@ from tpforge.shards.mapping import Mapping
 OUT = Path(chosen("out").value or "out")
 """Outputs of the commands, under the current directory unless a person set another folder."""
 
+ROUTER_FOLDER = OUT / "router"
+"""Log of the router of `tpforge promote`, and the name under which its state is kept in `state_home`."""
+
 DEMO_MODEL = "demo"
 """The word that stands for the demo model wherever a MODEL is asked for."""
 

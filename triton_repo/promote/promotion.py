@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from tpforge.errors import RegressionFound, TpforgeError, VerificationFailed
-from tpforge.outputs.places import OUT
 from tpforge.progress import Progress
 from tpforge.units import counted
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from triton_repo.client.channel import Tls
     from triton_repo.promote.router import Router
 
-ROUTER_FOLDER = OUT / "router"
 _PROMPT = "The capital of France is"
 
 

@@ -122,7 +122,7 @@ def command(engine: str | None, target: str, stop: bool, as_json: bool, **values
 
 
 def _stop(output: Output) -> None:
-    from triton_repo.promote.promotion import ROUTER_FOLDER
+    from tpforge.outputs.places import ROUTER_FOLDER
     from triton_repo.promote.router import Router
 
     router = Router(ROUTER_FOLDER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -33,7 +34,7 @@ def command(engine: str | None, watch: bool, every: float, times: int | None, as
 
     ENGINE says whose; without it all under out/.
     """
-    from scripts.flows.status import look
+    from scripts.flows.status import look, routed
 
     output = Output(as_json=as_json)
     if watch:
@@ -50,7 +51,11 @@ def command(engine: str | None, watch: bool, every: float, times: int | None, as
     for one in found:
         if one.status.phase in ("failed", "crashed", "restarting"):
             output.note(f"{one.status.state_dir}: {one.status.message}")
-    output.record("status", {"servers": [_fields(one) for one in found]})
+    router = routed() if engine is None else None
+    if router is not None:
+        output.result(f"router {router.url}: new requests go to {router.engine} ({router.target})")
+    fields = {"servers": [_fields(one) for one in found], "router": asdict(router) if router else None}
+    output.record("status", fields)
 
 
 def _row(one: Looked) -> tuple[str, ...]:
