@@ -12,7 +12,8 @@ from tpforge.errors import UsageError
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 """fsspec's packages by the scheme of a URL; tpforge itself needs none of them."""
-SCHEMES = (*DRIVERS, "file", "http", "https")
+SCHEMES = (*DRIVERS, "http", "https")
+"""What containers on another host can pull; a file:// of this one they do not have."""
 STORAGE_SCHEMES = ("s3", "gs", "pvc", "oci")
 """What KServe brings to /mnt/models as a folder; an https URL is one archive or file to it.
 
@@ -35,7 +36,8 @@ def refuse_engine_url(url: str | None, *, digest: str | None, any_digest: bool) 
         raise UsageError(f"--engine-url: is no URL: {error}") from error
     if place.scheme not in SCHEMES:
         raise UsageError(
-            f"--engine-url: the scheme {place.scheme or 'is missing'!s} cannot be pulled; "
+            f"--engine-url: {f'{place.scheme}:// ' if place.scheme else 'a place without scheme '}"
+            "cannot be pulled by containers; "
             f"expected one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
         )
     # The URL itself is not repeated: it would be in the log.

@@ -6,6 +6,30 @@ import click
 
 from scripts.cli.options.common import SIZE, Decorator, together
 
+ON_KUBERNETES = ("kubernetes", "helm", "multi-node", "dynamo", "kserve")
+"""Targets whose ranks are pods."""
+
+
+def targets_of() -> dict[str, tuple[str, ...]]:
+    """For which targets an option is, by its parameter's name; those of all targets are left out."""
+    groups = (
+        (kubernetes_options(), ON_KUBERNETES),
+        (pod_options(), ON_KUBERNETES),
+        (multi_node_options(), ("multi-node",)),
+        (dynamo_options(), ("dynamo", "dynamo-compose")),
+        (slurm_options(), ("slurm",)),
+    )
+    found = {name: targets for options, targets in groups for name in _names(options)}
+    return {**found, "storage_uri": ("kserve",)}
+
+
+def _names(options: Decorator) -> list[str]:
+    @click.command()
+    @options
+    def command() -> None: ...
+
+    return [param.name for param in command.params if param.name is not None]
+
 
 def kubernetes_options() -> Decorator:
     """Kubernetes, and Helm's chart: where pods run, who reaches them, what watches them."""

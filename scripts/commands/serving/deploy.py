@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from scripts.cli.options.common import DEBUG, FORCE, JSON, SIZE, out_option
 from scripts.cli.options.targets import (
@@ -15,6 +16,7 @@ from scripts.cli.options.targets import (
     multi_node_options,
     pod_options,
     slurm_options,
+    targets_of,
 )
 from scripts.cli.output import Output
 from tpforge.errors import UsageError
@@ -104,6 +106,7 @@ def command(
     from tpforge.outputs.places import find_engine
     from triton_repo.deploy.options import DeployOptions
 
+    _refuse_other_targets(target)
     output = Output(as_json=as_json)
     given = {key: value for key, value in values.items() if value is not None}
     given["environment"] = tuple(_setting(word, option="--env") for word in values["environment"])
@@ -114,8 +117,7 @@ def command(
     try:
         options = DeployOptions.model_validate(given)
     except ValidationError as error:
-        problems = [f"--{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-        raise UsageError("; ".join(problems)) from error
+        raise UsageError("; ".join(_problem(dict(one)) for one in error.errors())) from error
     written = write_deployment(find_engine(engine), target, options, plan=plan, out=out, force=force)
     for warning in written.deployment.warnings:
         output.note(f"warning: {warning}")
@@ -136,6 +138,38 @@ def command(
         apply(written)
     else:
         output.note(f"start it: cd {shlex.quote(str(written.folder))} && {shlex.join(written.apply)}")
+
+
+def _refuse_other_targets(target: str) -> None:
+    """Refuse what was said for another target, and would be passed over here.
+
+    Raises:
+        UsageError: names every such option with its targets; or an autoscaler whose most is below its least.
+    """
+    context = click.get_current_context()
+    said = {
+        param.name: param.opts[0]
+        for param in context.command.params
+        if param.name and context.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    }
+    problems = [
+        f"{said[name]}: is for {' and '.join(targets)}, and changes nothing for {target}; leave it out"
+        for name, targets in targets_of().items()
+        if name in said and target not in targets
+    ]
+    least, most = context.params.get("replicas", 1), context.params.get("max_replicas", 1)
+    if "max_replicas" in said and most < least:
+        problems.append(f"--max-replicas {most}: is less than --replicas {least}")
+    if problems:
+        raise UsageError("; ".join(sorted(problems)))
+
+
+def _problem(found: dict[str, Any]) -> str:
+    """What is wrong with which option, in its own spelling."""
+    field = found["loc"][0]
+    params = click.get_current_context().command.params
+    option = next((param.opts[0] for param in params if param.name == field), f"--{field}")
+    return f"{option} {found['input']}: {found['msg'].removeprefix('Value error, ')}"
 
 
 def _setting(word: str, *, option: str) -> tuple[str, str]:

@@ -36,8 +36,8 @@ def dynamo_files(deployment: Deployment) -> dict[str, str]:
     Raises:
         UsageError: Dynamo cannot run the engine, the image is not known, or options contradict each other.
     """
-    objects.refuse_local(deployment)
     refuse_workers(deployment)
+    objects.refuse_local(deployment)
     kinds = {"graph": [_graph(deployment)], "storage": [objects.storage(deployment)]}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

@@ -64,7 +64,7 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
         )
     if deployment.num_nodes == 1:
         raise UsageError(
-            f"{deployment.name}: {counted(deployment.world_size, 'rank')} fit one node of "
+            f"{deployment.name}: {counted(deployment.world_size, 'rank')} {'fits' if deployment.world_size == 1 else 'fit'} one node of "
             f"{counted(deployment.gpus_per_node, 'GPU')}; use --target kubernetes"
         )
     objects.refuse_local(deployment)

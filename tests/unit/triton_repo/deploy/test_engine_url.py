@@ -15,9 +15,9 @@ DIGEST = "ab" * 32
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("ftp://host/it", "the scheme ftp cannot be pulled; expected one of s3://, gs://"),
-        ("oci://registry/it", "the scheme oci cannot be pulled"),
-        ("models/it", "the scheme is missing"),
+        ("ftp://host/it", "ftp:// cannot be pulled by containers; expected one of s3://, gs://"),
+        ("oci://registry/it", "oci:// cannot be pulled by containers"),
+        ("models/it", "a place without scheme cannot be pulled"),
         ("https://user:hunter2@host/it", "holds a password"),
         ("s3://key:hunter2@bucket/it", "holds a password"),
         ("https://host/it?sv=1&sig=hunter2", "holds a password or a signature"),
