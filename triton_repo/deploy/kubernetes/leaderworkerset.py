@@ -63,8 +63,9 @@ def leaderworkerset_files(deployment: Deployment) -> dict[str, str]:
             "tensorrt or pytorch, or use --target kubernetes"
         )
     if deployment.num_nodes == 1:
+        fit = "fits" if deployment.world_size == 1 else "fit"
         raise UsageError(
-            f"{deployment.name}: {counted(deployment.world_size, 'rank')} {'fits' if deployment.world_size == 1 else 'fit'} one node of "
+            f"{deployment.name}: {counted(deployment.world_size, 'rank')} {fit} one node of "
             f"{counted(deployment.gpus_per_node, 'GPU')}; use --target kubernetes"
         )
     objects.refuse_local(deployment)
