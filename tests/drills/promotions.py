@@ -18,7 +18,7 @@ from tests.e2e.test_promote_interrupted import promotion
 from tests.e2e.test_promote_secured import installed
 from tests.support.patience import PATIENCE_S, wait_until
 from tests.support.ports import free_ports
-from triton_repo.promote.promotion import ROUTER_FOLDER
+from tpforge.outputs.places import ROUTER_FOLDER
 from triton_repo.promote.router import Router
 from triton_repo.serve.local import Server
 from triton_repo.serve.security import Security

@@ -16,8 +16,9 @@ from tests.e2e.conftest import Engine
 from tests.e2e.test_promote_secured import active, installed
 from tests.support.patience import wait_until
 from tests.support.ports import free_ports
+from tpforge.outputs.places import ROUTER_FOLDER
 from triton_repo.client.client import Client
-from triton_repo.promote.promotion import ROUTER_FOLDER, Backend, RouterSwitch
+from triton_repo.promote.promotion import Backend, RouterSwitch
 from triton_repo.promote.router import Router
 from triton_repo.serve.local import Server
 from triton_repo.serve.security import Security

@@ -23,10 +23,9 @@ from tpforge.measure.decisions.decided import decide
 from tpforge.measure.decisions.decision import Request
 from tpforge.measure.runs.engine_facts import engine_facts
 from tpforge.measure.runs.found_runs import FoundRun
-from tpforge.outputs.places import Places
+from tpforge.outputs.places import ROUTER_FOLDER, Places
 from tpforge.repository_options import ReferenceOptions
 from triton_repo.client.client import Client
-from triton_repo.promote.promotion import ROUTER_FOLDER
 from triton_repo.promote.router import Router
 from triton_repo.render.repository import render
 from triton_repo.serve.local import ServeOptions, Server, serve
