@@ -17,6 +17,7 @@ from tpforge.errors import InputRefused, PlanError
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.padding import HeadLayout
 from tpforge.trtllm.architectures import architecture_support, pytorch_only
+from tpforge.units import counted
 
 if TYPE_CHECKING:
     from builders.audit.survey import Survey
@@ -192,7 +193,8 @@ def _divide(layout: TableLayout, mapping: Mapping, stored: QuantizedWeights | No
 
 
 def _heads(heads: HeadLayout, tp_size: int) -> str:
-    held = f"{heads.num_heads // tp_size} heads, {max(1, heads.num_kv_heads // tp_size)} KV a rank"
+    own, own_kv = counted(heads.num_heads // tp_size, "head"), max(1, heads.num_kv_heads // tp_size)
+    held = f"{own}, {own_kv} KV per rank"
     if tp_size > heads.num_kv_heads:
         held += f", each KV head on {tp_size // heads.num_kv_heads} ranks"
     return held

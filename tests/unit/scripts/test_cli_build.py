@@ -194,8 +194,8 @@ def test_inspect_counts_parameters_and_says_how_the_model_divides(
     embedding, layer = 320 * 64, 64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 128 + 2 * 64
     assert found["num_parameters"] == 2 * embedding + 2 * layer + 64
     divisions = {row["tp"]: row["division"] for row in found["divisions"]}
-    assert divisions[2] == "2 heads, 1 KV a rank"
-    assert divisions[4] == "1 heads, 1 KV a rank, each KV head on 2 ranks"
+    assert divisions[2] == "2 heads, 1 KV per rank"
+    assert divisions[4] == "1 head, 1 KV per rank, each KV head on 2 ranks"
     assert divisions[8].startswith("impossible: tp=8 is more than the 4 attention heads")
 
 

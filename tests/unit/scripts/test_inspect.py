@@ -113,7 +113,7 @@ def test_stages_that_would_be_empty_are_impossible(
 ) -> None:
     folder = write_tiny_llama(tmp_path)
     stages = {one["pp"]: one["division"] for one in inspect(capsys, folder)["stages"]}
-    assert stages[2] == "4 heads, 2 KV a rank"
+    assert stages[2] == "4 heads, 2 KV per rank"
     assert stages[4].startswith("impossible: pp=4 leaves a stage without layers: the model has 2")
     asked = inspect(capsys, folder, "--pp", "4", status=4)
     assert asked["problems"] == [stages[4]]
