@@ -18,6 +18,7 @@ from builders.sources.json_files import read_json_object
 from builders.sources.tokenizer_files import find_tokenizer_files
 from builders.sources.weight_files import Weights
 from tpforge.errors import EnvironmentUnusable, VerificationFailed
+from tpforge.outputs.atomic import exclusive
 from tpforge.progress import Progress
 from tpforge.system.programs import run_lines
 
@@ -80,12 +81,14 @@ def environment(cache: Path, *, progress: Progress) -> Path:
     pins = (*PINS, f"torch=={torch.__version__.partition('+')[0]}")
     folder = cache / f"modelopt-{VERSION}"
     python, stamp = folder / "bin" / "python", folder / ".pins"
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == "\n".join(pins):
-        return python
-    progress(f"making an environment for nvidia-modelopt {VERSION} in {folder}")
-    _run([sys.executable, "-m", "venv", "--clear", str(folder)], what="python -m venv")
-    _run([str(python), "-m", "pip", "install", "--quiet", *pins], what="pip install nvidia-modelopt")
-    stamp.write_text("\n".join(pins), encoding="utf-8")
+    # Of two at once the second waits, and finds it made: it would clear away what the first installs.
+    with exclusive(folder):
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == "\n".join(pins):
+            return python
+        progress(f"making an environment for nvidia-modelopt {VERSION} in {folder}")
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)], what="python -m venv")
+        _run([str(python), "-m", "pip", "install", "--quiet", *pins], what="pip install nvidia-modelopt")
+        stamp.write_text("\n".join(pins), encoding="utf-8")
     return python
 
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from builders.quantize.calibration import modelopt
 from builders.quantize.calibration.modelopt import repair
 from scripts.main import main
 from tests.support.quantized.checkpoints import write_quantized
@@ -117,3 +119,25 @@ def test_a_repaired_checkpoint_builds(model: Path, made: Path, tmp_path: Path) -
     assert config["rotary_base"] == 5e5
     assert config["quantization"]["quant_algo"] == "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
     shutil.rmtree(tmp_path / "engine")
+
+
+def test_of_two_that_make_the_environment_the_second_waits_and_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    second: list[threading.Thread] = []
+
+    def make() -> None:
+        modelopt.environment(tmp_path, progress=lambda _: None)
+
+    def run(command: list[str], *, what: str) -> None:
+        asked.append(what)
+        if what == "python -m venv":
+            (tmp_path / f"modelopt-{modelopt.VERSION}").mkdir()
+            second.append(threading.Thread(target=make))
+            second[0].start()
+
+    monkeypatch.setattr(modelopt, "_run", run)
+    make()
+    second[0].join()
+    assert asked == ["python -m venv", "pip install nvidia-modelopt"]
