@@ -171,11 +171,14 @@ def _named(names: list[str]) -> str:
 
 def _fields(pick: Pick) -> dict[str, object]:
     option = pick.option
+    low, high = option.tokens_between if option else (None, None)
     return {
         "gpu": pick.gpu.name,
         "gpus": option.num_gpus if option else None,
         "option": option.label if option else None,
         "tokens_per_second": round(option.tokens_per_second, 1) if option else None,
+        "low": None if low is None else round(low, 1),
+        "high": None if high is None else round(high, 1),
         "tpot_ms": round(option.speed.tpot_ms / option.scale, 2) if option and option.speed else None,
         "price_per_hour": pick.price_per_hour,
         "cost_per_million": option.cost_per_million if option else None,

@@ -5,6 +5,8 @@ What they mean by themselves is tests/unit/scripts/planning/test_plan.py's.
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,18 @@ def test_why_a_kind_does_not_do_it_is_said_of_the_kind(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "no room for the weights and a cache with 8 of them" in said
     assert "not with 8 of them" not in said
+
+
+def test_the_picks_as_json_have_the_bands_that_the_table_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GPUS, "--concurrency", "8"]) == 0
+    table = capsys.readouterr().out
+    assert main([*GPUS, "--concurrency", "8", "--json"]) == 0
+    picks = json.loads(capsys.readouterr().out)["picks"]
+    for pick in picks:
+        if pick["gpus"] is not None:
+            row = next(
+                one for one in table.splitlines() if one.startswith(f"{pick['gpus']} x {pick['gpu']} ")
+            )
+            low, high = (float(end) for end in re.findall(r"  (\d+)-(\d+)  ", row)[0])
+            assert (low, high) == pytest.approx((pick["low"], pick["high"]), abs=0.6)
+    assert any(pick["low"] is None and pick["reason"] for pick in picks)
