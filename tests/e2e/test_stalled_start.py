@@ -43,7 +43,7 @@ def repository(tiny_engine: Engine, tmp_path: Path) -> Path:
 
 @contextmanager
 def stopping(state_dir: Path, model: str, *, times: int) -> Iterator[list[int]]:
-    """Stops the process of `model` as soon as it is there, in each of so many starts; their pids."""
+    """Stops so many processes of `model`, which may have two, as soon as they are there; their pids."""
     stopped: list[int] = []
     over = Event()
 
@@ -53,7 +53,7 @@ def stopping(state_dir: Path, model: str, *, times: int) -> Iterator[list[int]]:
             if found is None or found.server is None:
                 continue
             for stub, name in processes.stubs_of(found.server.pid).items():
-                if name == model and stub.pid not in stopped:
+                if name == model and len(stopped) < times:
                     os.kill(stub.pid, signal.SIGSTOP)
                     stopped.append(stub.pid)
 
@@ -100,6 +100,6 @@ def test_a_model_that_hangs_again_is_a_clear_error_and_its_stack_is_in_the_log(
     with pytest.raises(Stalled, match=r"the process of model preprocessing \(pid \d+\) did nothing for 15 s"):
         serve(repository, options=options, progress=lambda _message: None)
     log = (options.state_dir / "triton.log").read_text()
-    assert log.count("in initialize") == 2
+    assert log.count("in initialize") >= 2, "one or more in each of two starts"
     assert "Fatal Python error" not in log
     assert read_state(options.state_dir) is None, "nothing is left to be stopped"

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +67,8 @@ class StartWatch:
     """Looks at a tritonserver and all below it, about once a second however often it is asked.
 
     Parts are looked at each for itself: the process of a model that is loading with those below it, one
-    that Triton split off for a model and that never became it, and the server as a whole.
+    that Triton split off for a model and that never became it, and the server as a whole. A part may wait for
+    Triton itself: it hangs when that does nothing either.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class StartWatch:
         self._parts: dict[str, _Quiet] = {}
 
     def stall(self, *, loading: Collection[str], log_size: int) -> Stall | None:
-        """What has done nothing for a minute, the smallest part of it; None while all move.
+        """What has done nothing for a minute, the smallest parts of it; None while all move.
 
         `loading` are the models that are not loaded yet. A log that grows is a server that moves.
         """
@@ -92,15 +93,21 @@ class StartWatch:
         self._looked += elapsed_s
         if log_size != self._log_size:
             self._parts, self._log_size = {}, log_size
-        parts = _parts(self._look(self._server_pid), loading)
+        found = self._look(self._server_pid)
+        parts = _parts(found, loading)
         self._parts = {name: self._parts.get(name, _Quiet()) for name in parts}
         for name, part in parts.items():
             quiet = self._parts[name]
-            if not quiet.look(part, elapsed_s=min(elapsed_s, _LONGEST_LOOK_S)):
-                self._parts[name] = _Quiet(last={one.pid: one for one in part})
-            elif quiet.seconds >= QUIET_S:
-                return _describe(name, part)
-        return None
+            waited_for = {one.pid: one for one in (found[0], *part)}
+            if not quiet.look(tuple(waited_for.values()), elapsed_s=min(elapsed_s, _LONGEST_LOOK_S)):
+                self._parts[name] = _Quiet(last=waited_for)
+        if max((quiet.seconds for quiet in self._parts.values()), default=0.0) < QUIET_S:
+            return None
+        # One of several processes of a model may hang, and the others wait: the log does not tell which.
+        still = [name for name in parts if self._parts[name].seconds >= QUIET_S - _LONGEST_LOOK_S]
+        whole = list(parts)[-1]
+        smallest = [name for name in still if name != whole] or still
+        return _describe({name: parts[name] for name in smallest})
 
 
 def show_stacks(stall: Stall) -> None:
@@ -144,11 +151,11 @@ def _below(child: Activity, others: Sequence[Activity]) -> tuple[Activity, ...]:
     return tuple(below)
 
 
-def _describe(name: str, part: Sequence[Activity]) -> Stall:
-    pids = tuple(one.pid for one in part)
+def _describe(parts: Mapping[str, Sequence[Activity]]) -> Stall:
+    pids = tuple(one.pid for part in parts.values() for one in part)
     waits = "; ".join(f"{pid}: {waits_of(pid)}" for pid in pids)
     return Stall(
-        f"{name} did nothing for {QUIET_S:.0f} s while it was to load: it neither ran nor waited for a "
+        f"{', '.join(parts)} did nothing for {QUIET_S:.0f} s of a start: it neither ran nor waited for a "
         f"processor or a disk, nor read or wrote; its threads wait in the kernel ({waits})",
         pids,
     )

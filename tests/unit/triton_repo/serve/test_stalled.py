@@ -65,6 +65,13 @@ def test_a_process_that_does_nothing_beside_one_that_loads_is_found_after_a_minu
     assert found[1].pids == (2,)
 
 
+def test_of_two_processes_of_a_model_both_are_named() -> None:
+    """One hangs, the other has loaded and waits: the log does not tell which."""
+    found = watched(lambda seconds: [stub("preprocessing", 2), stub("preprocessing", 4), busy(seconds)])
+    assert found is not None and found[1].pids == (2, 4)
+    assert "preprocessing (pid 2), the process of model preprocessing (pid 4) did nothing" in found[1].cause
+
+
 def test_one_that_only_looks_whether_there_is_work_does_nothing() -> None:
     """A stub's own thread wakes some three times a second, and waits a while for a processor then."""
     found = watched(lambda seconds: [stub("preprocessing", 2, ran_s=0.03 * seconds), busy(seconds)])
@@ -94,6 +101,18 @@ def test_a_process_below_it_that_works_is_its_work() -> None:
     stopped = watched(lambda seconds: ranks(min(seconds, 100.0)))
     assert stopped is not None and 100 + 0.9 * QUIET_S <= stopped[0] <= 100 + QUIET_S + 3
     assert stopped[1].pids == (3, 4)
+
+
+def test_a_model_that_waits_for_a_starved_triton_does_not_hang() -> None:
+    seconds = 0.0
+
+    def look(_pid: int) -> list[Activity]:
+        return [process(1, SERVER, parent=0, ran_s=0.5 * seconds), stub("preprocessing", 2)]
+
+    watch = StartWatch(1, look=look, now=lambda: seconds)
+    while seconds < 600:
+        assert watch.stall(loading=("preprocessing",), log_size=7) is None
+        seconds += 1.0
 
 
 def test_a_model_that_is_loaded_may_wait() -> None:
