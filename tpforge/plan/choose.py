@@ -204,10 +204,16 @@ def best_option(
 
 
 def weigh(
-    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, goal: Goal, calibration: Calibration
+    blueprint: Blueprint,
+    cluster: Cluster,
+    ask: Ask,
+    *,
+    goal: Goal,
+    calibration: Calibration,
+    wanted: Callable[[Option], bool] = lambda option: True,
 ) -> tuple[Option, ...]:
-    """All options: those that work, the best first, then the others."""
-    options = list_options(blueprint, cluster, ask, calibration=calibration)
+    """All wanted options: those that work, the best first, then the others."""
+    options = list_options(blueprint, cluster, ask, calibration=calibration, wanted=wanted)
     if ask.limits_waits:
         options, _ = _simulated(options, ask, goal=goal, calibration=calibration)
     working = [one for one in options if one.rejection is None]

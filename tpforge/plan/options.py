@@ -7,7 +7,7 @@ reason.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tpforge.dtypes import DType
@@ -40,15 +40,29 @@ _STATED = ("concurrency", "rate", "latency limit", "operating point")
 """Limits of a batch that memory is not: there are as many requests as wanted."""
 
 
+def _every(option: Option) -> bool:
+    return True
+
+
 def list_options(
-    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, calibration: Calibration
+    blueprint: Blueprint,
+    cluster: Cluster,
+    ask: Ask,
+    *,
+    calibration: Calibration,
+    wanted: Callable[[Option], bool] = _every,
 ) -> tuple[Option, ...]:
-    """Every option, those that do not work among them, in a fixed order."""
-    return tuple(_options(blueprint, cluster, ask, calibration=calibration))
+    """Every option, those that do not work among them, in a fixed order; of those to be judged the wanted."""
+    return tuple(_options(blueprint, cluster, ask, calibration=calibration, wanted=wanted))
 
 
 def _options(
-    blueprint: Blueprint, cluster: Cluster, ask: Ask, *, calibration: Calibration
+    blueprint: Blueprint,
+    cluster: Cluster,
+    ask: Ask,
+    *,
+    calibration: Calibration,
+    wanted: Callable[[Option], bool],
 ) -> Iterator[Option]:
     dtype = _float_type(blueprint.model.dtype, cluster)
     for mapping, attention_dp in _divisions(blueprint, cluster, ask):
@@ -78,7 +92,8 @@ def _options(
                     reason = f"the checkpoint holds {stored} and is run as that alone"
                     yield replace(option, rejection=Rejection("format", reason))
                     continue
-                yield _sized(option, shapes, ask, calibration=calibration)
+                if wanted(option):
+                    yield _sized(option, shapes, ask, calibration=calibration)
 
 
 def _sized(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibration) -> Option:

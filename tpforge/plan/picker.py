@@ -72,18 +72,58 @@ def _pick(
     if budget is not None and price is None:
         return Pick(gpu, None, "no price in --gpu-file, so that the budget cannot be held to")
     reason = ""
+    tried = _Tried(ask)
     for count in COUNTS:
         if budget is not None and price is not None and price * count > budget:
             reason = f"{count} cost {price * count:.2f} an hour, more than {budget:.2f}"
             break
         cluster = make_cluster(gpu, num_gpus=count)
         wish = replace(ask, price=price)
-        options = weigh(blueprint, cluster, wish, goal=goal, calibration=calibration)
+        options = weigh(blueprint, cluster, wish, goal=goal, calibration=calibration, wanted=tried.may_work)
+        tried.add(options)
         best = next((one for one in options if runs_all(one, ask)), None)
         if best is not None:
             return Pick(gpu, best)
-        reason = f"{_why_not(options)} with {count} of them"
+        reason = f"{_why_not(tried.options)} with {count} of them"
     return Pick(gpu, None, reason)
+
+
+class _Tried:
+    """Options on fewer GPUs of a kind: what more of them do not change is not judged again."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._load = ask.load
+        self._found: dict[tuple[object, ...], Option] = {}
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """Each as it was judged last."""
+        return tuple(self._found.values())
+
+    def add(self, options: Sequence[Option]) -> None:
+        """Remember how they were judged."""
+        self._found |= {_division(one): one for one in options}
+
+    def may_work(self, option: Option) -> bool:
+        """Whether more replicas may do what fewer did not: no room stays none, nor does a limit that one
+        request alone breaks; a rate is shared.
+        """
+        earlier = self._found.get(_division(option))
+        if earlier is None or earlier.rejection is None or self._load.concurrency is not None:
+            return True
+        rate, most = self._load.requests_per_second, earlier.most_per_replica
+        match earlier.rejection.cause:
+            case "format" | "memory" | "length":
+                return False
+            case "latency":
+                return rate is not None
+            case "load":
+                return rate is None or most is None or most * option.replicas >= rate
+        return True
+
+
+def _division(option: Option) -> tuple[object, ...]:
+    return option.mapping, option.attention_dp, option.weight_format, option.kv_dtype
 
 
 def _why_not(options: Sequence[Option]) -> str:
