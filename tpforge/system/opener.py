@@ -101,9 +101,15 @@ def read_url(
     """All that a server answers; for small answers of a server that is ours or was named by its user.
 
     Raises:
+        urllib.error.HTTPError: the server answered with an error, whose body is not read.
         UsageError, OSError: see `open_url`; an answer that breaks off is an OSError too.
     """
-    with open_url(url, timeout_s=timeout_s, method=method, body=body, headers=headers, roots=roots) as answer:
+    try:
+        answer = open_url(url, timeout_s=timeout_s, method=method, body=body, headers=headers, roots=roots)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+    with answer:
         try:
             return whole_answer(answer, url=url)
         except http.client.HTTPException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def server(root: Path, name: str, phase: state.Phase, *, log: str | None = None,
     if phase != "stopping":
         me = processes.identify(os.getpid())
         assert me is not None
-        gone = me.model_copy(update={"start_ticks": me.start_ticks - 1})
+        gone = replace(me, start_ticks=me.start_ticks - 1)
         found = state.ServerState(
             phase=phase,
             message="",

@@ -202,6 +202,25 @@ def test_a_port_that_speaks_no_http_or_breaks_off_is_an_error_of_the_network(sai
         thread.join()
 
 
+def test_the_connection_of_an_error_is_not_left_to_chance() -> None:
+    """Python would close it when the error is collected, which may be much later, and warn."""
+
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            opener.read_url(f"http://127.0.0.1:{listening.getsockname()[1]}/x", timeout_s=5)
+        thread.join()
+    assert raised.value.code == 404
+    assert raised.value.fp.closed
+
+
 @pytest.mark.parametrize(
     "head", ["", "Content-Length: 999999999999999999\r\n", "Transfer-Encoding: chunked\r\n"]
 )
