@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tpforge.model import AttentionSpec
 from tpforge.shards.weights import RankCache, RankShapes
@@ -51,6 +52,12 @@ class AttentionWork:
     def of_answer(self, tokens: float) -> float:
         """Operations for one new token of a request of so many."""
         return self._answer * sum(one.num_layers * one.of_answer(tokens) for one in self._layers)
+
+
+@lru_cache(maxsize=1024)
+def attention_work(shapes: RankShapes) -> AttentionWork:
+    """Computed once for ranks of the same shapes, whatever their formats and GPUs."""
+    return AttentionWork(shapes)
 
 
 def _widths(attention: AttentionSpec) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tpforge.errors import UsageError
 from tpforge.shards.weights import RankShapes
@@ -92,6 +93,14 @@ def kv_layout(
     """
     if kv_dtype not in KV_BITS:
         raise UsageError(f"KV cache type {kv_dtype!r} is unknown; known are {', '.join(KV_BITS)}")
+    return _layout(shapes, stage, kv_dtype, tokens_per_block, is_windowed)
+
+
+@lru_cache(maxsize=4096)
+def _layout(
+    shapes: RankShapes, stage: int, kv_dtype: str, tokens_per_block: int, is_windowed: bool
+) -> KvLayout:
+    """Asked for every GPU and format of weights."""
     if shapes.caches is not None:
         own = _own_layers(shapes, stage=stage, kv_dtype=kv_dtype, is_windowed=is_windowed)
         return KvLayout(tuple(own), tokens_per_block)

@@ -6,7 +6,8 @@ How long they take is `throughput`'s.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
 
@@ -45,8 +46,7 @@ class Load:
         return self.prefix_hit > 0 or self.drafts.num_tokens > 0
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """What passes through a step: of `batch` requests `queries` each, that see `context`, and prompts.
 
     `prompt`: tokens of `prompts` that are read, of which each sees `seen` others in the mean.
@@ -61,8 +61,16 @@ class Tokens:
 
     def of_a_rank(self, groups: int) -> Tokens:
         """Those of one of so many ranks with requests of their own: a prompt is read by one of them."""
-        read = min(groups, max(1.0, self.prompts))
-        return self if groups == 1 else replace(self, batch=self.batch / groups, prompt=self.prompt / read)
+        if groups == 1:
+            return self
+        return self._with(self.batch / groups, self.prompt / min(groups, max(1.0, self.prompts)))
+
+    def part(self, parts: int) -> Tokens:
+        """One of so many equal parts of requests and prompts."""
+        return self._with(self.batch / parts, self.prompt / parts)
+
+    def _with(self, batch: float, prompt: float) -> Tokens:
+        return Tokens(batch, self.context, prompt, self.seen, self.queries, self.prompts)
 
     @property
     def total(self) -> float:

@@ -124,8 +124,7 @@ def rank_memory(shapes: RankShapes, *, gpu: Gpu, settings: Settings) -> RankMemo
     Raises:
         UsageError: the KV cache's type is none of KV_BITS.
     """
-    stages = range(shapes.mapping.pp_size)
-    found = [_stage_memory(shapes, stage=stage, gpu=gpu, settings=settings) for stage in stages]
+    found = [_stage_memory(shapes, stage=stage, gpu=gpu, settings=settings) for stage in shapes.stages]
     return min(found, key=lambda one: one.kv_tokens if one.fits else one.free_bytes)
 
 

@@ -280,7 +280,7 @@ def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...]
             ask.version,
             option.cluster.gpu.sm,
             shapes.model.architecture,
-            shapes.linears(),
+            shapes.linears,
         )
     )
     return verdict.problems, verdict.notes

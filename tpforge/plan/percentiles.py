@@ -134,8 +134,7 @@ def _evenness(model: StepModel, load: Load, *, busy: int) -> float:
     prompts = max(1.0, busy * load.drafts.tokens_per_step / load.output_tokens)
     context = load.input_tokens + load.output_tokens / 2
     answers = Tokens(busy, context, queries=1 + load.drafts.num_tokens)
-    mixed = replace(
-        answers,
+    mixed = answers._replace(
         prompt=prompts * load.read_tokens,
         seen=load.input_tokens - load.read_tokens / 2,
         prompts=prompts,

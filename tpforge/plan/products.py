@@ -39,13 +39,24 @@ class StageProducts:
         rate = gpu.bandwidth_gb_s * 1e9 if self._kernel is not None else self._bandwidth
         self._routed, self._held = _seconds(work.experts, gpu=gpu) / peak, work.expert_bytes / rate
         self._padding = 1.0 if self._moe is None else tile_padding(self._moe, mapping=self._mapping)
-        layers = range(shapes.model.num_layers) if self._moe is not None else ()
-        self._layers = sum(map(shapes.model.has_experts, layers)) / shapes.mapping.pp_size
+        self._layers = shapes.num_expert_layers / shapes.mapping.pp_size
 
     @property
     def has_measured_experts(self) -> bool:
         """Whether what lies between the products of routed experts is in their time."""
         return self._kernel is not None
+
+    def takes_at_most(self, other: StageProducts) -> bool:
+        """Whether a step of any tokens takes no longer than in another stage of the same engine."""
+        mine, others = self._parts, other._parts
+        return self._kernel is other._kernel and all(
+            one <= more for one, more in zip(mine, others, strict=True)
+        )
+
+    @property
+    def _parts(self) -> tuple[float, ...]:
+        """All that differs between stages of one engine: time grows with each."""
+        return self._dense, self._head, self._read, self._routed, self._held
 
     def seconds(self, own: float, *, heads: float, everyones: float, passes: float) -> float:
         """Of a rank's `own` tokens, of which `heads` want logits, and of its experts of all ranks' tokens."""

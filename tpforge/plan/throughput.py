@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import reduce
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from tpforge.plan.attention import AttentionWork
+from tpforge.plan.attention import attention_work
 from tpforge.plan.calibration import Fit
 from tpforge.plan.communication import (
     allreduce_seconds,
@@ -27,7 +28,7 @@ from tpforge.plan.load import Load, Tokens
 from tpforge.plan.memory import RankMemory, Settings
 from tpforge.plan.products import StageProducts, runs_on
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
-from tpforge.shards.weights import RankShapes, stage_work
+from tpforge.shards.weights import RankShapes, StageWork, stage_work
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,8 @@ class Engine:
     settings: Settings
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """Seconds of one step of a replica, by what takes them."""
+class StepTime(NamedTuple):
+    """Seconds of one step of a replica, by what takes them. A plan makes many: a named tuple costs least."""
 
     linear: float
     attention: float
@@ -164,19 +164,22 @@ class StepModel:
         self.engine = engine
         self.fit = fit
         shapes, settings = engine.shapes, engine.settings
-        works = Counter(
-            stage_work(shapes, stage=stage, dtype=settings.dtype, weight_format=settings.weight_format)
-            for stage in range(shapes.mapping.pp_size)
-        )
+        works: Counter[StageWork] = Counter()
+        for stage, count in shapes.stages.items():
+            work = stage_work(shapes, stage=stage, dtype=settings.dtype, weight_format=settings.weight_format)
+            works[work] += count
         gpu, held = engine.cluster.gpu, settings.weight_format
         # What is asked of every step, and stages with the same work, once.
+        self._groups = shapes.cache_groups
         self._stages = {
             StageProducts(work, shapes, gpu=gpu, weight_format=held, fit=fit): count
             for work, count in works.items()
         }
         self._pp_size = shapes.mapping.pp_size
-        self._expert_layers = sum(shapes.model.has_experts(index) for index in range(shapes.model.num_layers))
-        self._scores = AttentionWork(shapes)
+        self._slowest = tuple(_slowest(self._stages))
+        self._layers = max(1, shapes.model.num_layers / self._pp_size)
+        self._expert_layers = shapes.num_expert_layers
+        self._scores = attention_work(shapes)
         self._sent_as = runs_on(held, gpu=gpu)
         self._bandwidth = gpu.bandwidth_gb_s * 1e9 * fit.bandwidth_share(gpu)
         self._flops = gpu.peak_flops("float") * fit.attention_share
@@ -196,7 +199,7 @@ class StepModel:
         prompts = batch * drafts.tokens_per_step / load.output_tokens
         chunks = math.ceil(load.read_tokens / self.engine.settings.max_num_tokens)
         share = 1 - math.exp(-prompts * chunks / self._pp_size)
-        reading = replace(answers, prompt=prompts * load.read_tokens / share, seen=_seen(load))
+        reading = Tokens(batch, context, prompts * load.read_tokens / share, _seen(load), answers.queries)
         return self.time(reading, drafts=drafts).times(share).plus(without, times=1 - share), without
 
     def time(self, tokens: Tokens, *, drafts: Drafts = NO_DRAFTS) -> StepTime:
@@ -215,7 +218,7 @@ class StepModel:
         size = load.read_tokens, load.input_tokens
         if size not in self._alone:
             tokens = Tokens(0, 0, load.read_tokens, _seen(load), prompts=1)
-            each = (self._stage_time(stage, tokens).times(count) for stage, count in self._stages.items())
+            each = (time.times(self._stages[stage]) for stage, time in self.stage_times(tokens))
             self._alone[size] = reduce(lambda total, one: total.plus(one, times=1), each)
         return self._alone[size]
 
@@ -223,27 +226,42 @@ class StepModel:
         """The slowest stage, times the stages a token passes; each holds a part of the batch at a time."""
         pp_size = self._pp_size
         if pp_size > 1:
-            tokens = replace(tokens, batch=tokens.batch / pp_size, prompt=tokens.prompt / pp_size)
-        slowest = max((self._stage_time(one, tokens) for one in self._stages), key=lambda one: one.total)
+            tokens = tokens.part(pp_size)
+        times = (time for _, time in self._times(tokens, self._slowest))
+        slowest = max(times, key=lambda one: one.total)
         return slowest.times(pp_size) if pp_size > 1 else slowest
 
-    def _stage_time(self, stage: StageProducts, tokens: Tokens) -> StepTime:
-        """Of one rank: its own tokens, and of all tokens what is its experts' and is sent."""
+    def stage_times(self, tokens: Tokens) -> Iterator[tuple[StageProducts, StepTime]]:
+        """A pass of one rank of each kind of stage."""
+        return self._times(tokens, self._stages)
+
+    def _times(
+        self, tokens: Tokens, stages: Iterable[StageProducts]
+    ) -> Iterator[tuple[StageProducts, StepTime]]:
+        """Of one rank of each: its own tokens, and of all tokens what is its experts' and is sent.
+
+        Stages differ in their products, and in which vectors are in the time of those.
+        """
         engine, fit = self.engine, self.fit
-        own = tokens.of_a_rank(engine.shapes.cache_groups)
-        everyones, heads = tokens.total, own.batch * own.queries
-        passes = max(1.0, own.total / engine.settings.max_num_tokens)
-        num_layers = max(1, engine.shapes.model.num_layers / self._pp_size)
+        own = tokens.of_a_rank(self._groups)
+        everyones, heads, total = tokens.total, own.batch * own.queries, own.total
+        passes = max(1.0, total / engine.settings.max_num_tokens)
         # Of a pipeline every pass goes over all that run, also those of the other parts of the batch.
         requests = own.batch * (1 + fit.active_share * (self._pp_size - 1))
-        overhead = passes * fit.layer_us * num_layers + requests * fit.request_us[engine.settings.runtime]
-        width = self._widths(own.total, everyones=everyones, measured=stage.has_measured_experts)
-        return StepTime(
-            linear=stage.seconds(own.total, heads=heads, everyones=everyones, passes=passes),
-            attention=self._attention(own),
-            communication=self._communication(own, everyones=everyones, passes=passes, num_layers=num_layers),
-            overhead=overhead * 1e-6 + fit.vector_passes * 2 * width * num_layers / self._bandwidth,
-        )
+        overhead = passes * fit.layer_us * self._layers + requests * fit.request_us[engine.settings.runtime]
+        attention = self._attention(own)
+        communication = self._communication(own, everyones=everyones, passes=passes)
+        for stage in stages:
+            width = self._widths(total, everyones=everyones, measured=stage.has_measured_experts)
+            yield (
+                stage,
+                StepTime(
+                    linear=stage.seconds(total, heads=heads, everyones=everyones, passes=passes),
+                    attention=attention,
+                    communication=communication,
+                    overhead=overhead * 1e-6 + fit.vector_passes * 2 * width * self._layers / self._bandwidth,
+                ),
+            )
 
     def _attention(self, tokens: Tokens) -> float:
         """Of new tokens the slower of reading the cache, once for all queries, and of the scores; of prompts
@@ -255,7 +273,7 @@ class StepModel:
         prompts = tokens.prompt * self._scores.of_prompt(tokens.seen) if tokens.prompt else 0.0
         return max(read / self._bandwidth, answers / flops) + prompts / flops
 
-    def _communication(self, own: Tokens, *, everyones: float, passes: float, num_layers: float) -> float:
+    def _communication(self, own: Tokens, *, everyones: float, passes: float) -> float:
         """Two all-reduces a layer over the tp ranks, or tokens to the experts and back; to the next stage."""
         engine, shapes, pp_size = self.engine, self.engine.shapes, self._pp_size
         links, cluster = self.fit.links, engine.cluster
@@ -270,7 +288,7 @@ class StepModel:
             once += self.fit.wait_us * 1e-6 if own.prompt and tp_size > 1 else 0.0
             logits = 2 * own.batch * own.queries / passes * shapes.model.vocab_size
             gathered = gather_seconds(logits, ranks=tp_size, cluster=cluster, shares=links)
-            total = passes * (2 * num_layers * once + gathered / pp_size)
+            total = passes * (2 * self._layers * once + gathered / pp_size)
         if pp_size > 1:
             sent = 2 * hidden * own.total / passes
             total += passes * send_seconds(sent, cluster=engine.cluster, ranks=tp_size, shares=self.fit.links)
@@ -287,6 +305,15 @@ class StepModel:
             routed = 0 if measured else model.moe.top_k * model.moe.intermediate_size
             width = routed + model.moe.shared_intermediate_size
         return model.hidden_size * own + 3 * width / tp_size / 4 * everyones
+
+
+def _slowest(stages: Iterable[StageProducts]) -> list[StageProducts]:
+    """Those that may take longest, in their order: of none does another take as long in every step."""
+    kept: list[StageProducts] = []
+    for stage in stages:
+        if not any(map(stage.takes_at_most, kept)):
+            kept = [*(one for one in kept if not one.takes_at_most(stage)), stage]
+    return kept
 
 
 def _seen(load: Load) -> float:

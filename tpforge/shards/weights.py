@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from tpforge.dtypes import DType
@@ -23,6 +24,8 @@ from tpforge.shards.padding import plan_padding
 from tpforge.shards.sharding import Rule, Shape, ShardPlan, Stage, rank_tensors
 
 Basis = Literal["exact", "modelled", "assumed"]
+_KEPT = 8192
+"""Sums that are remembered of each sort: a plan asks for the same ones for every GPU, load and cache type."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Blueprint:
     TensorRT-LLM's definition cannot take a plan. `stored_format` is what its weights are quantized as, None
     where they are floats. `runtimes` are those of TensorRT-LLM that can run it. `notes` are of what
     a plan takes for given, `warnings` of what keeps the checkpoint from being used as it is. `known` keeps
-    what `rank_shapes` has computed.
+    what `shapes` gave, `divided` what `rank_shapes` made of it.
     """
 
     name: str
@@ -46,6 +49,9 @@ class Blueprint:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     known: dict[tuple[int, int, bool], RankShapes] = field(default_factory=dict, compare=False, repr=False)
+    divided: dict[tuple[Mapping, bool, bool], RankShapes] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 AS_FLOATS = "floats"
@@ -87,14 +93,14 @@ Kind = Hashable
 """Layers of one kind hold tensors of the same shapes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RankShapes:
     """The tensors of one tp rank: of the first and the last stage, and of a layer of each kind.
 
     `kinds` is the kind of every layer of the model. With `has_attention_dp` the tp ranks divide requests and
     experts, and each holds all of the rest. `caches` says what a layer of a kind keeps, None where
     every layer has keys and values of `model.attention`. `tied` is what the first stage holds
-    of `last` too, where it is not the last.
+    of `last` too, where it is not the last. One equals itself alone, so that sums over it are looked up fast.
     """
 
     model: ModelSpec
@@ -118,11 +124,35 @@ class RankShapes:
         """Ranks of a stage with requests of their own in their caches."""
         return self.mapping.tp_size if self.has_attention_dp else 1
 
+    @cached_property
+    def stages(self) -> dict[int, int]:
+        """The first stage of those that are alike, and how many they are.
+
+        They hold layers of the same kinds and windows in the same order, and as little beside them.
+        """
+        last = self.mapping.pp_size - 1
+        first: dict[tuple[object, ...], int] = {}
+        counts: Counter[int] = Counter()
+        for stage in range(self.mapping.pp_size):
+            layers = self._held(stage)
+            held = tuple((self.kinds[layer], self.model.window(layer)) for layer in layers)
+            counts[first.setdefault((stage == 0, stage == last, held), stage)] += 1
+        return dict(counts)
+
     def layers(self, stage: int) -> dict[Kind, int]:
         """How many layers of each kind the pipeline stage holds."""
-        held = self.mapping.layers(stage * self.mapping.tp_size, num_layers=self.model.num_layers)
-        return dict(Counter(self.kinds[layer] for layer in held))
+        return dict(Counter(self.kinds[layer] for layer in self._held(stage)))
 
+    def _held(self, stage: int) -> range:
+        return self.mapping.layers(stage * self.mapping.tp_size, num_layers=self.model.num_layers)
+
+    @cached_property
+    def num_expert_layers(self) -> int:
+        """Layers of the whole model that have experts."""
+        model = self.model
+        return sum(map(model.has_experts, range(model.num_layers))) if model.moe is not None else 0
+
+    @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """The matrices that a quantized engine quantizes, each name and shape once."""
         found: dict[Linear, None] = {}
@@ -141,8 +171,14 @@ def rank_shapes(
     Raises:
         PlanError: the model cannot be sharded so.
     """
-    if attention_dp:
-        return _with_attention_dp(blueprint, mapping=mapping, pad=pad)
+    key = (mapping, pad, attention_dp)
+    if key not in blueprint.divided:
+        divide = _with_attention_dp if attention_dp else _divided
+        blueprint.divided[key] = divide(blueprint, mapping=mapping, pad=pad)
+    return blueprint.divided[key]
+
+
+def _divided(blueprint: Blueprint, *, mapping: Mapping, pad: bool) -> RankShapes:
     key = (mapping.tp_size, mapping.moe_ep_size, pad)
     if key not in blueprint.known:
         blueprint.known[key] = blueprint.shapes(*key)
@@ -221,9 +257,13 @@ class FamilyTensors:
 
 def weight_bytes(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: str | None) -> int:
     """Bytes of the weights on a rank of `stage`, with scales and padding, in a format or as floats."""
+    return _weight_bytes(shapes, stage, dtype, weight_format)
 
+
+@lru_cache(maxsize=_KEPT)
+def _weight_bytes(shapes: RankShapes, stage: int, dtype: DType, weight_format: str | None) -> int:
     def size(tensors: tuple[HeldTensor, ...]) -> int:
-        return sum(_tensor_bytes(tensor, dtype=dtype, weight_format=weight_format) for tensor in tensors)
+        return sum(_tensor_bytes(tensor, dtype, weight_format) for tensor in tensors)
 
     counts = shapes.layers(stage)
     total = sum(counts.get(kind, 0) * size(tensors) for kind, tensors in shapes.layer.items())
@@ -273,6 +313,11 @@ class StageWork:
 
 def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: str | None) -> StageWork:
     """The work of a rank of `stage`; vectors (norms, biases) are left out."""
+    return _stage_work(shapes, stage, dtype, weight_format)
+
+
+@lru_cache(maxsize=_KEPT)
+def _stage_work(shapes: RankShapes, stage: int, dtype: DType, weight_format: str | None) -> StageWork:
     moe = shapes.model.moe
     routed = moe.top_k / moe.num_experts if moe else 0.0
     elements: dict[bool, Counter[str | None]] = {True: Counter(), False: Counter()}
@@ -282,7 +327,7 @@ def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: s
             if len(tensor.shape) < 2:
                 continue
             of_experts = is_of_experts(tensor)
-            sizes[of_experts] += count * _tensor_bytes(tensor, dtype=dtype, weight_format=weight_format)
+            sizes[of_experts] += count * _tensor_bytes(tensor, dtype, weight_format)
             held = _format_of(tensor, weight_format=weight_format)
             elements[of_experts][held] += count * math.prod(tensor.shape)
     is_last = stage == shapes.mapping.pp_size - 1
@@ -293,7 +338,7 @@ def stage_work(shapes: RankShapes, *, stage: int, dtype: DType, weight_format: s
         dense_bytes=sizes[False],
         expert_bytes=sizes[True],
         head_weights=sum(math.prod(tensor.shape) for tensor in heads),
-        head_bytes=sum(_tensor_bytes(tensor, dtype=dtype, weight_format=None) for tensor in heads),
+        head_bytes=sum(_tensor_bytes(tensor, dtype, None) for tensor in heads),
     )
 
 
@@ -319,7 +364,8 @@ def _sample(model: ModelSpec) -> ModelSpec:
     return model.model_copy(update={"num_layers": len(chosen), "attention": attention, "moe": moe})
 
 
-def _tensor_bytes(tensor: HeldTensor, *, dtype: DType, weight_format: str | None) -> int:
+@lru_cache(maxsize=_KEPT)
+def _tensor_bytes(tensor: HeldTensor, dtype: DType, weight_format: str | None) -> int:
     held = _format_of(tensor, weight_format=weight_format)
     if held is None:
         return math.prod(tensor.shape) * (tensor.dtype or dtype).num_bytes

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scripts.main import main
+from tpforge.plan.products import StageProducts
 from tpforge.plan.record import PlanRecord
-from tpforge.plan.throughput import StepModel
 from tpforge.recipe import parse_recipe
 
 MODEL = ("plan", "llama-3.3-70b", "--gpu", "h100-sxm", "--gpus", "8")
@@ -223,22 +222,29 @@ def test_options_within_the_band_of_the_chosen_one_are_called_undecided_and_not_
     assert json.loads(capsys.readouterr().out)["undecided"] == []
 
 
-def test_a_plan_looks_at_so_few_steps_that_it_takes_less_than_a_second(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        ("plan llama-3.3-70b --gpu h100-sxm --gpus 8", 4_000),
+        ("plan llama-3.3-70b --gpu l40s --gpus 8", 4_000),
+        ("plan glm-4.5 --gpu gb300 --gpus 72", 45_000),
+        ("gpus --model llama-3.3-70b --rate 5 --ttft-ms 1000 --tpot-ms 50", 45_000),
+    ],
+)
+def test_so_few_steps_are_looked_at_that_a_plan_takes_less_than_a_second(
+    words: str, most: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """About 10 microseconds a step of a stage; counted, since a busy machine takes longer for each."""
     steps: list[float] = []
-    stage_time = StepModel._stage_time
+    seconds = StageProducts.seconds
 
-    def counted(self: StepModel, work: Any, tokens: Any) -> Any:
-        steps.append(tokens.total)
-        return stage_time(self, work, tokens)
+    def counted(self: StageProducts, own: float, **other: float) -> float:
+        steps.append(own)
+        return seconds(self, own, **other)
 
-    monkeypatch.setattr(StepModel, "_stage_time", counted)
-    for gpu in ("h100-sxm", "a100-sxm-80gb", "l40s"):
-        steps.clear()
-        assert main(["plan", "llama-3.3-70b", "--gpu", gpu, "--gpus", "8", "--json"]) == 0
-        assert 0 < len(steps) < 50_000, gpu
+    monkeypatch.setattr(StageProducts, "seconds", counted)
+    assert main([*words.split(), "--json"]) == 0
+    assert 0 < len(steps) < most
     capsys.readouterr()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +15,7 @@ from tpforge.plan.calibration import calibration
 from tpforge.plan.frontier import frontier
 from tpforge.plan.hardware import Prices, gpus
 from tpforge.plan.load import Load
-from tpforge.plan.operating import Limits, operate
+from tpforge.plan.operating import Limits, first_size, operate
 from tpforge.plan.option import Ask
 from tpforge.plan.picker import pick_gpus
 from tpforge.plan.throughput import Batch, StepModel, StepTime, largest_batch, speed_at
@@ -173,3 +174,21 @@ def test_what_the_frontier_leaves_out_is_beaten_and_most_of_it_is_not_computed(
     assert [one.user for one in points] == pytest.approx([user for user, _ in front])
     assert [one.gpu for one in points] == pytest.approx([gpu for _, gpu in front])
     assert computed < len(every) / 2
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100, 4096])
+@pytest.mark.parametrize("grows", [lambda size: size, lambda size: size**0.3, lambda size: size**2], ids=str)
+@pytest.mark.parametrize("at", [0.0, 1.0, 1.5, 2.0, 9.7, 50.0, 3000.0, 1e9])
+def test_the_first_size_is_that_of_a_walk_and_few_are_tried(
+    most: int, grows: Callable[[float], float], at: float
+) -> None:
+    tried: list[int] = []
+
+    def holds(size: int) -> bool:
+        tried.append(size)
+        return grows(size) >= grows(at)
+
+    found = first_size(most, holds, beyond=lambda size: grows(size) / (grows(at) or 1) - 1)
+    walk = itertools.takewhile(lambda size: grows(size) < grows(at), range(1, most + 1))
+    assert found == 1 + len(list(walk))
+    assert len(tried) <= 16

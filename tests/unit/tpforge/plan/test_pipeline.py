@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.fitting import pipeline_rows
 from benchmarks.published import Row, rows
+from builders.blueprint import find_blueprint
+from tpforge.dtypes import DType
 from tpforge.plan.calibration import calibration
+from tpforge.plan.kv import kv_layout
 from tpforge.plan.load import Load, Tokens
 from tpforge.plan.throughput import Engine, StepModel, largest_batch
+from tpforge.shards.mapping import Mapping
+from tpforge.shards.weights import rank_shapes, weight_bytes
 
 
 def over_eight_stages() -> Engine:
@@ -55,3 +61,31 @@ def test_the_share_is_fitted_to_rows_that_judge_nothing() -> None:
     assert len(fitted) == 6
     assert [row.load.output_tokens for row in pipeline_rows()] == [2048, 1000, 2000, 2048]
     assert 0 < calibration().fit.active_share < 1
+
+
+@pytest.mark.parametrize("name", ["gemma-2-9b", "glm-4.5", "llama-3.3-70b"])
+@pytest.mark.parametrize("pp_size", [1, 4, 8])
+def test_stages_that_are_alike_are_looked_at_once_and_all_are_counted(name: str, pp_size: int) -> None:
+    """Gemma's windows alternate, GLM begins with dense layers: each kind of stage is found by its bytes."""
+    shapes = rank_shapes(find_blueprint(name), mapping=Mapping(pp_size=pp_size))
+    each = Counter(
+        (
+            weight_bytes(shapes, stage=stage, dtype=DType.BFLOAT16, weight_format="fp8"),
+            kv_layout(shapes, stage=stage, kv_dtype="fp8"),
+        )
+        for stage in range(pp_size)
+    )
+    found: Counter[object] = Counter()
+    for stage, count in shapes.stages.items():
+        size = weight_bytes(shapes, stage=stage, dtype=DType.BFLOAT16, weight_format="fp8")
+        found[size, kv_layout(shapes, stage=stage, kv_dtype="fp8")] += count
+    assert found == each
+    assert len(shapes.stages) <= min(pp_size, 5)
+
+
+def test_a_stage_that_another_exceeds_in_all_is_never_the_slowest() -> None:
+    """A step of all stages, each asked for: the longest is what the model of steps says."""
+    model, tokens = StepModel(over_eight_stages(), calibration().fit), Tokens(800, 1000, 4096, 100)
+    every = [time.times(8) for _, time in model.stage_times(tokens.part(8))]
+    assert len(every) > 1
+    assert model.time(tokens) == max(every, key=lambda one: one.total)
