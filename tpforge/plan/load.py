@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from tpforge.plan.speculation import NO_DRAFTS, Drafts
@@ -35,7 +36,7 @@ class Load:
         """Tokens of a whole request."""
         return self.input_tokens + self.output_tokens
 
-    @property
+    @cached_property
     def read_tokens(self) -> int:
         """Tokens of a prompt that must be read: without the prefix, and at least the last one."""
         return max(1, round(self.input_tokens * (1 - self.prefix_hit)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from tpforge.dtypes import DType
 from tpforge.plan.engine_buffers import activation_bytes, decoder_bytes, runtime_bytes
@@ -124,6 +124,12 @@ def rank_memory(shapes: RankShapes, *, gpu: Gpu, settings: Settings) -> RankMemo
     Raises:
         UsageError: the KV cache's type is none of KV_BITS.
     """
+    return _rank_memory(shapes, gpu, settings)
+
+
+@lru_cache(maxsize=4096)
+def _rank_memory(shapes: RankShapes, gpu: Gpu, settings: Settings) -> RankMemory:
+    """Asked again for every number of GPUs and of replicas."""
     found = [_stage_memory(shapes, stage=stage, gpu=gpu, settings=settings) for stage in shapes.stages]
     return min(found, key=lambda one: one.kv_tokens if one.fits else one.free_bytes)
 

@@ -130,7 +130,8 @@ def first_size(most: int, holds: Callable[[int], bool], *, beyond: Callable[[int
     """The smallest size up to `most` that something `holds` for, as for all larger ones; else `most` + 1.
 
     `beyond` says how far a size is past the change, below 0 before it: a line through two sizes around it is
-    near, so that few are tried (false position, Illinois variant; a bisection would try a dozen).
+    near, so that few are tried (false position, Illinois variant; a bisection would try a dozen). Where it
+    changes more than once, as where all-reduce takes another protocol, one of the changes is found.
     """
     if holds(1):
         return 1

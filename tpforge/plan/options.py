@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
@@ -26,6 +27,7 @@ from tpforge.plan.option import Ask, Option, Rejection, runs_all
 from tpforge.plan.throughput import Engine, Speed
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
+from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import Blueprint, RankShapes, rank_shapes
 from tpforge.trtllm.architectures import architecture_problems
@@ -170,22 +172,26 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
     problems = (*_of_architecture(option, shapes, ask), *problems)
     if problems:
         return replace(option, rejection=Rejection("format", "; ".join(problems)))
-    settings = _settings(option, shapes, ask)
+    load = _load_of_a_replica(option, ask)
+    settings = _settings(option, shapes, ask, concurrency=load.concurrency)
     memory = rank_memory(shapes, gpu=option.cluster.gpu, settings=settings)
-    option = replace(option, memory=memory, notes=tuple(dict.fromkeys((*option.notes, *notes))))
+    notes = tuple(dict.fromkeys((*option.notes, *notes)))
     if rejection := _no_room(memory, ask):
-        return replace(option, rejection=rejection)
+        return replace(option, memory=memory, notes=notes, rejection=rejection)
     engine = Engine(shapes, memory, option.cluster.joined_for(option.mapping.tp_size), settings)
     operation = operate(
         engine,
-        _load_of_a_replica(option, ask),
+        load,
         limits=Limits(ask.ttft_ms, ask.tpot_ms, ask.wished_tpot_ms),
         fit=calibration.fit,
         scale=calibration.scale,
     )
     band = calibration.band(_deployment(option, shapes, ask, speed=operation.speed))
-    option = replace(
+    cause, reason = operation.cause, operation.reason
+    return replace(
         option,
+        memory=memory,
+        notes=notes,
         speed=operation.speed,
         band=band,
         ttft_band=calibration.ttft_band(band),
@@ -193,14 +199,14 @@ def _judged(option: Option, shapes: RankShapes, ask: Ask, *, calibration: Calibr
         scale=calibration.scale,
         engine=engine,
         most_per_replica=operation.most_per_second,
+        rejection=None if cause is None or reason is None else Rejection(cause, reason),
     )
-    if operation.cause is None or operation.reason is None:
-        return option
-    return replace(option, rejection=Rejection(operation.cause, operation.reason))
 
 
 def _load_of_a_replica(option: Option, ask: Ask) -> Load:
     """The requests at once, and those a second, that one of the replicas gets of all."""
+    if option.replicas == 1:
+        return ask.load
     concurrency, rate = ask.load.concurrency, ask.load.requests_per_second
     return replace(
         ask.load,
@@ -209,12 +215,11 @@ def _load_of_a_replica(option: Option, ask: Ask) -> Load:
     )
 
 
-def _settings(option: Option, shapes: RankShapes, ask: Ask) -> Settings:
+def _settings(option: Option, shapes: RankShapes, ask: Ask, *, concurrency: int | None) -> Settings:
     """What the engine is run with: a batch as large as the load of a replica, up to MAX_BATCH_SIZE.
 
     No larger than the cache holds: buffers are allocated for all of it, however few requests run.
     """
-    concurrency = _load_of_a_replica(option, ask).concurrency
     # One pass of a pipeline has a part of the batch.
     stages = option.mapping.pp_size
     least = Settings(
@@ -259,29 +264,32 @@ def _of_architecture(option: Option, shapes: RankShapes, ask: Ask) -> tuple[str,
 
 def _gate(option: Option, shapes: RankShapes, ask: Ask) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the formats of weights and cache object to, and note."""
-    own = option.dtype.value
-    kv = None if option.kv_dtype == own else option.kv_dtype
+    kv = None if option.kv_dtype == option.dtype.value else option.kv_dtype
+    sm = option.cluster.gpu.sm
     if option.weight_format is None:
-        if kv is None:
-            plain = Question("int8_wo", ask.runtime, None, ask.version, option.cluster.gpu.sm)
-            return tuple(runtime_problems(plain)), ()
-        # The gate judges a cache with a format of weights: INT8 weight-only loads wherever floats do.
-        verdict = judge(Question("int8_wo", ask.runtime, kv, ask.version, option.cluster.gpu.sm))
-        title = find_format("int8_wo").title
-        return (
-            tuple(problem for problem in verdict.problems if title not in problem),
-            tuple(note for note in verdict.notes if title not in note),
-        )
+        return _gate_of_floats(Question("int8_wo", ask.runtime, kv, ask.version, sm))
+    return _gate_of_format(option.weight_format, kv, sm, ask.runtime, ask.version, shapes)
+
+
+@lru_cache(maxsize=1024)
+def _gate_of_floats(question: Question) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """By a format of weights, since the gate judges a cache with one: INT8 loads wherever floats do."""
+    if question.kv_cache is None:
+        return tuple(runtime_problems(question)), ()
+    verdict, title = judge(question), find_format("int8_wo").title
+    return (
+        tuple(problem for problem in verdict.problems if title not in problem),
+        tuple(note for note in verdict.notes if title not in note),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _gate_of_format(
+    weight_format: str, kv: str | None, sm: int, runtime: Runtime, version: str | None, shapes: RankShapes
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Asked once for GPUs of one compute capability, and for all their numbers."""
     verdict = judge(
-        Question(
-            option.weight_format,
-            ask.runtime,
-            kv,
-            ask.version,
-            option.cluster.gpu.sm,
-            shapes.model.architecture,
-            shapes.linears,
-        )
+        Question(weight_format, runtime, kv, version, sm, shapes.model.architecture, shapes.linears)
     )
     return verdict.problems, verdict.notes
 

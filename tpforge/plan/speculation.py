@@ -6,6 +6,7 @@ It knows no model and no GPU: what drafts cost is the step's matter (see `throug
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Drafts:
     num_tokens: int
     acceptance: float
 
-    @property
+    @cached_property
     def tokens_per_step(self) -> float:
         """The mean of tokens that a request gets in a step: those accepted, and the model's own one.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, NamedTuple
@@ -217,27 +217,25 @@ class StepModel:
         """Reading one prompt of `load` alone, in one stage after the other."""
         size = load.read_tokens, load.input_tokens
         if size not in self._alone:
-            tokens = Tokens(0, 0, load.read_tokens, _seen(load), prompts=1)
-            each = (time.times(self._stages[stage]) for stage, time in self.stage_times(tokens))
+            times = self.stage_times(Tokens(0, 0, load.read_tokens, _seen(load), prompts=1))
+            each = (time.times(count) for time, count in zip(times, self._stages.values(), strict=True))
             self._alone[size] = reduce(lambda total, one: total.plus(one, times=1), each)
         return self._alone[size]
+
+    def stage_times(self, tokens: Tokens) -> list[StepTime]:
+        """A pass of each kind of stage."""
+        return self._times(tokens, self._stages)
 
     def _time(self, tokens: Tokens) -> StepTime:
         """The slowest stage, times the stages a token passes; each holds a part of the batch at a time."""
         pp_size = self._pp_size
         if pp_size > 1:
             tokens = tokens.part(pp_size)
-        times = (time for _, time in self._times(tokens, self._slowest))
-        slowest = max(times, key=lambda one: one.total)
+        times = self._times(tokens, self._slowest)
+        slowest = times[0] if len(times) == 1 else max(times, key=lambda one: one.total)
         return slowest.times(pp_size) if pp_size > 1 else slowest
 
-    def stage_times(self, tokens: Tokens) -> Iterator[tuple[StageProducts, StepTime]]:
-        """A pass of one rank of each kind of stage."""
-        return self._times(tokens, self._stages)
-
-    def _times(
-        self, tokens: Tokens, stages: Iterable[StageProducts]
-    ) -> Iterator[tuple[StageProducts, StepTime]]:
+    def _times(self, tokens: Tokens, stages: Iterable[StageProducts]) -> list[StepTime]:
         """Of one rank of each: its own tokens, and of all tokens what is its experts' and is sent.
 
         Stages differ in their products, and in which vectors are in the time of those.
@@ -251,17 +249,13 @@ class StepModel:
         overhead = passes * fit.layer_us * self._layers + requests * fit.request_us[engine.settings.runtime]
         attention = self._attention(own)
         communication = self._communication(own, everyones=everyones, passes=passes)
+        found = []
         for stage in stages:
+            linear = stage.seconds(total, heads=heads, everyones=everyones, passes=passes)
             width = self._widths(total, everyones=everyones, measured=stage.has_measured_experts)
-            yield (
-                stage,
-                StepTime(
-                    linear=stage.seconds(total, heads=heads, everyones=everyones, passes=passes),
-                    attention=attention,
-                    communication=communication,
-                    overhead=overhead * 1e-6 + fit.vector_passes * 2 * width * self._layers / self._bandwidth,
-                ),
-            )
+            vectors = fit.vector_passes * 2 * width * self._layers / self._bandwidth
+            found.append(StepTime(linear, attention, communication, overhead * 1e-6 + vectors))
+        return found
 
     def _attention(self, tokens: Tokens) -> float:
         """Of new tokens the slower of reading the cache, once for all queries, and of the scores; of prompts

@@ -177,7 +177,11 @@ def test_what_the_frontier_leaves_out_is_beaten_and_most_of_it_is_not_computed(
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 100, 4096])
-@pytest.mark.parametrize("grows", [lambda size: size, lambda size: size**0.3, lambda size: size**2], ids=str)
+@pytest.mark.parametrize(
+    "grows",
+    [lambda size: size, lambda size: size**0.3, lambda size: size**2],
+    ids=["evenly", "ever slower", "ever faster"],
+)
 @pytest.mark.parametrize("at", [0.0, 1.0, 1.5, 2.0, 9.7, 50.0, 3000.0, 1e9])
 def test_the_first_size_is_that_of_a_walk_and_few_are_tried(
     most: int, grows: Callable[[float], float], at: float

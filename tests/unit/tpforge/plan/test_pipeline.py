@@ -86,6 +86,6 @@ def test_stages_that_are_alike_are_looked_at_once_and_all_are_counted(name: str,
 def test_a_stage_that_another_exceeds_in_all_is_never_the_slowest() -> None:
     """A step of all stages, each asked for: the longest is what the model of steps says."""
     model, tokens = StepModel(over_eight_stages(), calibration().fit), Tokens(800, 1000, 4096, 100)
-    every = [time.times(8) for _, time in model.stage_times(tokens.part(8))]
+    every = [time.times(8) for time in model.stage_times(tokens.part(8))]
     assert len(every) > 1
     assert model.time(tokens) == max(every, key=lambda one: one.total)
