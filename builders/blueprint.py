@@ -19,17 +19,17 @@ from builders.families.common.registry import find_family, is_of_family
 from builders.model_type import model_type_problem
 from builders.sources.other_layouts import is_converted, no_checkpoint
 from builders.sources.quantization import MODELOPT_FILE
-from builders.stored_format import stored_format
+from builders.stored_format import refuse_unseen, stored_format
 from builders.transforms import transformed_shape
 from tpforge.architectures.declared import Declared, read_declared
 from tpforge.architectures.spec import declared_spec
-from tpforge.architectures.stored import stored_formats
+from tpforge.architectures.stored import declared_kv, stored_formats
 from tpforge.architectures.table import find_architecture, refuse_unknown
 from tpforge.architectures.weights import DeclaredTensors
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused
 from tpforge.plan.models.known import find_known, known_models
-from tpforge.quantization import find_format
+from tpforge.quantization import find_format, kv_formats
 from tpforge.shards.sharding import ShardPlan
 from tpforge.shards.weights import Blueprint, FamilyTensors
 from tpforge.trtllm.architectures import advice_on_unknown, pytorch_only
@@ -51,7 +51,7 @@ def find_blueprint(location: str, *, describe: Path | None = None) -> Blueprint:
     else:
         blueprint = blueprint_of(found)
     unnamed = model_type_problem(found.values, where=found.where)
-    return blueprint if unnamed is None else replace(blueprint, warnings=(unnamed,))
+    return blueprint if unnamed is None else replace(blueprint, warnings=(unnamed, *blueprint.warnings))
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,22 @@ def blueprint_of(found: FoundConfig) -> Blueprint:
     """
     class_name = _class_name(found.values, where=found.where)
     has_family = is_of_family(class_name) and pytorch_only(class_name) is None
-    if find_architecture(class_name) is not None and not (has_family and _is_read(found, class_name)):
-        return declared_blueprint(read_declared(found.values, where=found.where), found)
+    is_read, reason = _is_read(found, class_name) if has_family else (False, None)
+    if find_architecture(class_name) is not None and not is_read:
+        try:
+            return declared_blueprint(read_declared(found.values, where=found.where), found)
+        except InputRefused as error:
+            if reason is None:
+                raise
+            raise InputRefused(f"{error}; TensorRT engines are not made of it either: {reason}") from error
     if not has_family:
         raise refuse_unknown(class_name, where=found.where, advice=advice_on_unknown(class_name))
     blueprint = _of_family(found)
     if found.folder is None:
         return blueprint
     stored = stored_format(found.values, folder=found.folder, where=found.where)
-    return replace(blueprint, stored_format=stored)
+    kv, warnings = _stored_kv(found)
+    return replace(blueprint, stored_format=stored, stored_kv=kv, warnings=warnings)
 
 
 def _of_family(found: FoundConfig) -> Blueprint:
@@ -142,7 +149,10 @@ def declared_blueprint(declared: Declared, found: FoundConfig) -> Blueprint:
         InputRefused: TensorRT-LLM does not load its weights as they are quantized.
     """
     stored = stored_formats(declared, config=found.values, modelopt=found.modelopt, where=found.where)
+    if stored is None and found.folder is not None:
+        refuse_unseen(found.values, folder=found.folder, where=found.where)
     model = declared_spec(declared, where=found.where)
+    kv, warnings = _stored_kv(found)
     tensors = DeclaredTensors(declared, model, None if stored is None else stored.of)
     return Blueprint(
         name=found.name,
@@ -150,23 +160,37 @@ def declared_blueprint(declared: Declared, found: FoundConfig) -> Blueprint:
         num_parameters=declared.num_parameters,
         shapes=tensors.on_rank,
         stored_format=None if stored is None else stored.main,
+        stored_kv=kv,
         runtimes=("pytorch",),
         notes=declared_notes(declared, stored),
+        warnings=warnings,
     )
 
 
-def _is_read(found: FoundConfig, class_name: str) -> bool:
-    """Whether TensorRT engines are made of the weights as they lie."""
+def _stored_kv(found: FoundConfig) -> tuple[str | None, tuple[str, ...]]:
+    """The KV cache that the files declare, and a warning where it is none that is planned."""
+    kv = declared_kv(found.values, modelopt=found.modelopt)
+    known = [one.name for one in kv_formats()]
+    if kv is None or kv in known:
+        return kv, ()
+    return None, (
+        f"{found.where}: the checkpoint declares a KV cache in {kv}, which is not planned, expected one of "
+        f"{', '.join(known)}; its memory is shown for others",
+    )
+
+
+def _is_read(found: FoundConfig, class_name: str) -> tuple[bool, str | None]:
+    """Whether TensorRT engines are made of the weights as they lie; where a declaration is not read, why."""
     if found.folder is None:
-        return not any(key in found.values for key in _QUANTIZED) and found.modelopt is None
+        return not any(key in found.values for key in _QUANTIZED) and found.modelopt is None, None
     try:
         stored = stored_format(found.values, folder=found.folder, where=found.where)
-    except InputRefused:
-        return False
+    except InputRefused as error:
+        return False, str(error.__cause__ or error)
     if stored is None:
-        return found.modelopt is None
+        return found.modelopt is None, None
     support = find_format(stored).tensorrt
-    return support is not None and (not support.architectures or class_name in support.architectures)
+    return support is not None and (not support.architectures or class_name in support.architectures), None
 
 
 def _read(path: Path, *, name: str) -> FoundConfig:

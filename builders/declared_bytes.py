@@ -12,6 +12,7 @@ from typing import Any
 
 from builders.sources.json_files import read_json_object
 from builders.sources.quantization import MODELOPT_FILE
+from builders.stored_format import refuse_unseen
 from tpforge.architectures.declared import Declared
 from tpforge.architectures.spec import declared_spec
 from tpforge.architectures.stored import StoredFormats, stored_formats
@@ -31,7 +32,10 @@ def formats_in(
     """
     beside = folder / MODELOPT_FILE
     modelopt = read_json_object(beside) if beside.is_file() else None
-    return stored_formats(declared, config=config, modelopt=modelopt, where=where)
+    stored = stored_formats(declared, config=config, modelopt=modelopt, where=where)
+    if stored is None:
+        refuse_unseen(dict(config), folder=folder, where=where)
+    return stored
 
 
 def stored_bytes(declared: Declared, config: Mapping[str, Any], *, folder: Path, where: str) -> int | None:

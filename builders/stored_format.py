@@ -33,3 +33,22 @@ def stored_format(config: dict[str, Any], *, folder: Path, where: str) -> str | 
             f"{where}: the weights are quantized ({found.title}): {error}; or name what a plan is to take "
             "them for, by a config.json without quantization_config and --format"
         ) from error
+
+
+def refuse_unseen(config: dict[str, Any], *, folder: Path, where: str) -> None:
+    """Refuse what is quantized, though its formats were not found in it: MLX, older files of GPTQ and AWQ.
+
+    Raises:
+        InputRefused: with what the files declare.
+    """
+    found, problems = find_quantization(folder, config)
+    if problems:
+        raise InputRefused.listing(f"{where}: the quantization is not clear:", problems)
+    has_weights = found is not None and (found.method != "modelopt" or "quant_algo" in found.details)
+    if found is None or not has_weights:
+        return
+    beside = "" if found.declared_in == "config.json" else f", {found.declared_in}"
+    raise InputRefused(
+        f"{where}: its weights are quantized ({found.title}{beside}), which TensorRT-LLM's PyTorch backend "
+        "does not load; give a checkpoint in FP8, NVFP4 or MXFP4, or the unquantized one"
+    )

@@ -58,8 +58,8 @@ that says the kind of each layer, and the blocks of a layer; a new kind of atten
 takes a case of it: a name and the settings of a tiny config.
 
 What is not counted: layers of multi-token prediction (a server holds them only where it speculates),
-buffers, and the adapters of Phi-4-multimodal and others. MXFP8 checkpoints count as 16 bits: TensorRT-LLM
-dequantizes them on load.
+buffers, and the adapters of Phi-4-multimodal and others. Where some matrices of a checkpoint are MXFP8 they
+count as 16 bits: TensorRT-LLM dequantizes them on load. A checkpoint of MXFP8 alone is refused.
 """
 
 _NAMES = """

@@ -129,6 +129,8 @@ def test_the_parameters_are_those_of_transformers(class_name: str) -> None:
         # model.safetensors.index.json of the checkpoints, metadata.total_size.
         ("openai/gpt-oss-120b", 65_248_815_744 / 2**30),
         ("openai/gpt-oss-20b", 13_761_264_768 / 2**30),
+        # All files of the repository on huggingface.co, as they were added up in 2026.
+        ("nvidia/Kimi-K2.6-NVFP4", 554.34),
     ],
 )
 def test_a_quantized_checkpoint_is_as_large_as_its_files(name: str, gib: float) -> None:

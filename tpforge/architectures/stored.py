@@ -7,17 +7,18 @@ TensorRT-LLM, tensorrt_llm/_torch/model_config.py.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import translate
 from typing import Any
 
+from tpforge.architectures.compressed_groups import compressed_groups
 from tpforge.architectures.declared import Declared, Tensor
+from tpforge.architectures.module_names import from_layers, kept_by_name, kept_modules, modules_of
 from tpforge.errors import InputRefused
 
 AS_FLOATS = "floats"
+_INSTEAD = "give a checkpoint in FP8, NVFP4 or MXFP4, or the unquantized one"
 _ALGORITHMS = {
     "FP8": "fp8",
     "FP8_PER_CHANNEL_PER_TOKEN": "fp8_rowwise",
@@ -35,9 +36,6 @@ _ALGORITHMS = {
     "MXFP8": AS_FLOATS,
 }
 """The rows of quantization.toml by ModelOpt's names."""
-
-
-_NUMBERED = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,14 @@ def stored_formats(
     declared = _declared(config) or _modelopt(modelopt)
     if declared is None:
         return None
-    of = _formats(declared, config=model.config, where=where)
+    of = _formats(declared, model=model, where=where)
     counts: Counter[str] = Counter()
     for layer in model.layers:
         for tensor in layer.tensors:
             counts[of(tensor)] += tensor.num_elements
     formats = [name for name, _ in counts.most_common() if name != AS_FLOATS]
     if not formats:
+        _refuse_whole_mxfp8(declared, where=where)
         return None
     return StoredFormats(formats[0], ", ".join(formats), of)
 
@@ -81,96 +80,135 @@ def _declared(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _modelopt(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    inner = values.get("quantization") if values else None
-    if not isinstance(inner, Mapping) or inner.get("quant_algo") is None:
+    inner = _modelopt_values(values)
+    if inner is None or (inner.get("quant_algo") is None and not inner.get("quantized_layers")):
         return None
     return {"quant_method": "modelopt", **inner}
 
 
-def _formats(
-    declared: Mapping[str, Any], *, config: Mapping[str, Any], where: str
-) -> Callable[[Tensor], str]:
+def declared_kv(config: Mapping[str, Any], *, modelopt: Mapping[str, Any] | None) -> str | None:
+    """The format of the KV cache that a checkpoint declares, which TensorRT-LLM takes unless told otherwise.
+
+    ModelOpt names it; compressed-tensors, and ModelOpt's newer files, describe its numbers.
+    """
+    for one in (_modelopt_values(modelopt), _declared(config)):
+        scheme = one.get("kv_cache_scheme") if one else None
+        algorithm = one.get("kv_cache_quant_algo") if one else None
+        if isinstance(algorithm, str):
+            return algorithm.lower()
+        if isinstance(scheme, Mapping) and isinstance(scheme.get("num_bits"), int):
+            prefix = {"float": "fp", "int": "int"}.get(str(scheme.get("type")), str(scheme.get("type")))
+            return f"{prefix}{scheme['num_bits']}"
+    return None
+
+
+def _modelopt_values(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What ModelOpt's file says, nested as it was or flat as it is today."""
+    inner = values.get("quantization", values) if values else None
+    return inner if isinstance(inner, Mapping) else None
+
+
+def _formats(declared: Mapping[str, Any], *, model: Declared, where: str) -> Callable[[Tensor], str]:
     method = declared.get("quant_method") or ("modelopt" if declared.get("quant_algo") else None)
     if method == "fp8" and declared.get("quant_algo") != "MIXED_PRECISION":
-        return _fp8(declared, expert_dtype=config.get("expert_dtype"))
+        return _fp8(declared, expert_dtype=model.config.get("expert_dtype"), where=where)
     if method == "fp8":
         experts = _algorithm(declared.get("moe_quant_algo"), where=where)
-        return _all_linears("fp8_block", experts=experts, kept=_matcher([]))
+        return _all_linears("fp8_block", experts=experts, kept=kept_modules({}))
     if method in ("modelopt", "nvfp4"):
         return _of_modelopt(declared, where=where)
     if method == "mxfp4":
-        kept = _matcher([*_texts(declared, "modules_to_not_convert"), "*.shared_expert*"])
+        kept = kept_modules(declared, "*.shared_expert*")
         return lambda tensor: "mxfp4" if _is_expert(tensor) and not kept(tensor) else AS_FLOATS
     if method == "compressed-tensors":
-        return _of_compressed(declared, where=where)
+        return _of_compressed(declared, model=model, where=where)
+    if method == "mxfp8":
+        raise InputRefused(_of_mxfp8(where))
     raise InputRefused(
-        f"{where}: its weights are quantized by {method}, which TensorRT-LLM's PyTorch backend does not "
-        "load; give a checkpoint in FP8, NVFP4 or MXFP4, or the unquantized one"
+        f"{where}: its weights are quantized by {_called(method, declared)}, which TensorRT-LLM's PyTorch "
+        f"backend does not load; {_INSTEAD}"
     )
 
 
-def _fp8(declared: Mapping[str, Any], *, expert_dtype: Any) -> Callable[[Tensor], str]:
+def _refuse_whole_mxfp8(declared: Mapping[str, Any], *, where: str) -> None:
+    """Of some matrices MXFP8 counts as 16 bits; a checkpoint of nothing else is none of 16 bits."""
+    if declared.get("quant_algo") == "MXFP8":
+        raise InputRefused(_of_mxfp8(where))
+
+
+def _called(method: object, declared: Mapping[str, Any]) -> str:
+    """The method by its name, or by what it declares."""
+    if method is not None:
+        return str(method)
+    if "load_in_4bit" in declared or "load_in_8bit" in declared:
+        return "bitsandbytes"
+    if {"bits", "group_size"} <= declared.keys():
+        return "MLX"
+    return (
+        f"a method without a name ({', '.join(sorted(map(str, declared))) or 'nothing'} in its declaration)"
+    )
+
+
+def _of_mxfp8(where: str) -> str:
+    return (
+        f"{where}: its weights are MXFP8, which TensorRT-LLM dequantizes to 16 bits when it loads MiniMax-M3 "
+        f"and says nothing of for other models; plan the unquantized checkpoint, or {_INSTEAD}"
+    )
+
+
+def _fp8(declared: Mapping[str, Any], *, expert_dtype: Any, where: str) -> Callable[[Tensor], str]:
     """FP8 in blocks, or one scale per tensor; the routed experts of DeepSeek-V4 in MXFP4."""
-    name = "fp8_block" if declared.get("weight_block_size") else "fp8"
-    kept = _matcher(_texts(declared, "modules_to_not_convert"))
+    block = declared.get("weight_block_size")
+    if block not in (None, [], [128, 128]):
+        raise InputRefused(
+            f"{where}: its weights are FP8 in blocks of {block}, expected 128 x 128, which alone "
+            f"TensorRT-LLM loads; {_INSTEAD}"
+        )
+    if not block and declared.get("activation_scheme") != "static":
+        raise InputRefused(
+            f"{where}: its weights are FP8 with one scale for a matrix and dynamic activations, which "
+            f"TensorRT-LLM's PyTorch backend does not load; {_INSTEAD}"
+        )
+    name, kept = "fp8_block" if block else "fp8", kept_modules(declared)
     return _all_linears(name, experts="mxfp4" if expert_dtype == "fp4" else name, kept=kept)
 
 
 def _of_modelopt(declared: Mapping[str, Any], *, where: str) -> Callable[[Tensor], str]:
-    kept = _matcher([*_texts(declared, "exclude_modules"), *_texts(declared, "ignore")])
-    if declared.get("quant_algo") != "MIXED_PRECISION":
-        name = _algorithm(declared.get("quant_algo"), where=where)
-        return _all_linears(name, experts=name, kept=kept)
-    layers = declared.get("quantized_layers")
+    algorithm, layers = declared.get("quant_algo"), declared.get("quantized_layers")
+    if algorithm is None and not layers and declared_kv({"quantization_config": declared}, modelopt=None):
+        return lambda tensor: AS_FLOATS
+    if algorithm != "MIXED_PRECISION" and not (algorithm is None and layers):
+        name = _algorithm(algorithm, where=where)
+        return _all_linears(name, experts=name, kept=kept_modules(declared))
     if not isinstance(layers, Mapping):
         raise InputRefused(
             f"{where}: MIXED_PRECISION without quantized_layers, which says the format of each"
         )
     named = {
-        _from_layers(module): _algorithm(
+        from_layers(module): _algorithm(
             one.get("quant_algo") if isinstance(one, Mapping) else None, where=where
         )
         for module, one in layers.items()
     }
 
     def of(tensor: Tensor) -> str:
-        around = (_from_layers(one) for one in _modules(tensor))
+        around = (from_layers(one) for one in modules_of(tensor))
         return next((named[one] for one in around if one in named), AS_FLOATS)
 
     return of
 
 
-def _of_compressed(declared: Mapping[str, Any], *, where: str) -> Callable[[Tensor], str]:
-    groups = declared.get("config_groups")
-    weights = [one.get("weights") for one in groups.values()] if isinstance(groups, Mapping) else []
-    if len(weights) != 1 or not isinstance(weights[0], Mapping):
-        raise InputRefused(
-            f"{where}: compressed-tensors with {len(weights)} groups of matrices, expected one: "
-            "TensorRT-LLM refuses groups that select by class"
-        )
-    name = _compressed_name(weights[0])
-    if name is None:
-        bits, kind = weights[0].get("num_bits"), weights[0].get("type")
-        raise InputRefused(
-            f"{where}: its weights are {kind}{bits} of compressed-tensors, which TensorRT-LLM's PyTorch "
-            "backend does not load; give a checkpoint in FP8, NVFP4 or MXFP4, or the unquantized one"
-        )
-    return _all_linears(name, experts=name, kept=_matcher(_texts(declared, "ignore")))
+def _of_compressed(declared: Mapping[str, Any], *, model: Declared, where: str) -> Callable[[Tensor], str]:
+    tensors = (*model.outer, *(one for layer in model.layers for one in layer.tensors))
+    matrices = [one for one in tensors if one.is_linear]
+    held, kept = compressed_groups(declared, matrices=matrices, where=where), kept_by_name(declared)
+    takes_head = len(declared["config_groups"]) > 1
 
+    def of(tensor: Tensor) -> str:
+        is_head = tensor.name.startswith("lm_head.") and not takes_head
+        return AS_FLOATS if not tensor.is_linear or is_head or kept(tensor) else held(tensor) or AS_FLOATS
 
-def _compressed_name(weights: Mapping[str, Any]) -> str | None:
-    match weights.get("type"), weights.get("num_bits"), weights.get("strategy"), weights.get("group_size"):
-        case "float", 8, "channel", _:
-            return "fp8_rowwise"
-        case "float", 8, "block", _:
-            return "fp8_block"
-        case "float", 4, _, 16:
-            return "nvfp4"
-        case "float", 4, _, 32:
-            return "mxfp4"
-        case "int", 8, _, _:
-            return "int8_w8a8"
-    return None
+    return of
 
 
 def _all_linears(name: str, *, experts: str, kept: Callable[[Tensor], bool]) -> Callable[[Tensor], str]:
@@ -189,54 +227,5 @@ def _algorithm(name: object, *, where: str) -> str:
     return found
 
 
-def _texts(values: Mapping[str, Any], key: str) -> list[str]:
-    found = values.get(key)
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-
-
 def _is_expert(tensor: Tensor) -> bool:
     return tensor.cut in ("experts", "experts in")
-
-
-def _modules(tensor: Tensor) -> list[str]:
-    """The module of a tensor, and the modules around it: ``experts.0.up_proj``, ``experts.0``, ...
-
-    Mixtral, MiniMax and DeepSeek-V4 name the matrices of an expert by numbers.
-    """
-    parts = tensor.name.removesuffix(".weight").split(".")
-    numbered = [".".join((*parts[:-1], _NUMBERED[parts[-1]]))] if parts[-1] in _NUMBERED else []
-    return [*numbered, *(".".join(parts[:count]) for count in range(len(parts), 0, -1))]
-
-
-def _matcher(patterns: list[str]) -> Callable[[Tensor], bool]:
-    """Whether a tensor's module is named: exactly, by ``*``, by a part of its path, or as ``re:`` says.
-
-    A checkpoint's names may have another root than the table's (``model.``, ``language_model.``), so that an
-    exact name is compared by what follows ``layers.``.
-    """
-    exact, globs = set(), []
-    for one in patterns:
-        if one.startswith("re:"):
-            globs.append(f"(?:{one.removeprefix('re:')})\\Z")
-        elif "*" in one:
-            globs.append(translate(f"*{_from_layers(one)}"))
-            globs.append(translate(f"*{_from_layers(one)}.*"))
-        else:
-            exact.add(_from_layers(one))
-    wild = re.compile("|".join(globs)) if globs else None
-
-    def matches(tensor: Tensor) -> bool:
-        name = tensor.name.removesuffix(".weight")
-        parts = name.split(".")
-        around = (_from_layers(one) for one in _modules(tensor))
-        if any(one in exact for one in around) or any(one in exact for one in parts):
-            return True
-        return wild is not None and wild.match(name) is not None
-
-    return matches
-
-
-def _from_layers(name: str) -> str:
-    """``model.layers.3.mlp`` and ``language_model.model.layers.3.mlp`` as ``layers.3.mlp``."""
-    _, found, rest = name.partition("layers.")
-    return f"layers.{rest}" if found else name

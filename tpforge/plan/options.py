@@ -87,8 +87,9 @@ def _options(
             yield replace(base, rejection=Rejection("sharding", str(error)))
             continue
         stored = blueprint.stored_format
+        declared_kv = () if blueprint.stored_kv is None else (blueprint.stored_kv,)
         for weight_format in ask.formats or ((stored,) if stored else FORMATS):
-            for kv_dtype in ask.kv_dtypes or (dtype.value, "fp8"):
+            for kv_dtype in ask.kv_dtypes or declared_kv or (dtype.value, "fp8"):
                 option = replace(base, weight_format=weight_format, kv_dtype=kv_dtype)
                 if stored not in (None, weight_format):
                     reason = f"the checkpoint holds {stored} and is run as that alone"

@@ -200,6 +200,13 @@ def coarse_precision(case: Case) -> Advice | None:
         # A checkpoint that is published so changes nothing; a cache of fewer bits than its floats does.
         if chosen.kv_dtype == chosen.dtype.value:
             return None
+        if chosen.kv_dtype == case.blueprint.stored_kv:
+            return Advice(
+                "quality",
+                "note",
+                f"the KV cache is in {chosen.kv_dtype} because the checkpoint declares it, and TensorRT-LLM "
+                f"takes that by itself; --kv {chosen.dtype.value} plans another",
+            )
         return Advice(
             "quality",
             "note",

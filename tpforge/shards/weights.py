@@ -34,9 +34,9 @@ class Blueprint:
 
     `shapes` gives what a rank holds for tp_size, moe_ep_size and whether padding is allowed; `objections` why
     TensorRT-LLM's definition cannot take a plan. `stored_format` is what its weights are quantized as, None
-    where they are floats. `runtimes` are those of TensorRT-LLM that can run it. `notes` are of what
-    a plan takes for given, `warnings` of what keeps the checkpoint from being used as it is. `known` keeps
-    what `shapes` gave, `divided` what `rank_shapes` made of it.
+    where they are floats; `stored_kv` is the KV cache that its files declare. `runtimes` are those of
+    TensorRT-LLM that can run it. `notes` are of what a plan takes for given, `warnings` of what keeps the
+    checkpoint from being used as it is. `known` keeps what `shapes` gave, `divided` what `rank_shapes` made of it.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Blueprint:
     shapes: Callable[[int, int, bool], RankShapes]
     objections: Callable[[ShardPlan], list[str]] = lambda plan: []
     stored_format: str | None = None
+    stored_kv: str | None = None
     runtimes: tuple[Runtime, ...] = ("tensorrt", "pytorch")
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

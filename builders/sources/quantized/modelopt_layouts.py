@@ -23,7 +23,7 @@ def modelopt_layout(values: dict[str, Any]) -> Layout:
     """
     inner = values.get("quantization")
     held = inner if isinstance(inner, dict) else values
-    kv_cache = held.get("kv_cache_quant_algo")
+    kv_cache = _kv_algorithm(held)
     if kv_cache not in (None, "FP8"):
         raise InputRefused(
             f"a ModelOpt checkpoint with kv_cache_quant_algo {kv_cache} is not read, expected FP8; "
@@ -31,6 +31,15 @@ def modelopt_layout(values: dict[str, Any]) -> Layout:
             "(`tpforge quantize`), and give --kv-cache here"
         )
     return replace(_modelopt_weights(held), kv_cache="fp8" if kv_cache else None)
+
+
+def _kv_algorithm(held: dict[str, Any]) -> object:
+    """ModelOpt's name of the cache's format; its newer files describe the numbers instead."""
+    scheme = held.get("kv_cache_scheme")
+    if held.get("kv_cache_quant_algo") is not None or not isinstance(scheme, dict):
+        return held.get("kv_cache_quant_algo")
+    kind, bits = scheme.get("type"), scheme.get("num_bits")
+    return "FP8" if (kind, bits) == ("float", 8) else f"of {kind}{bits}"
 
 
 def _modelopt_weights(held: dict[str, Any]) -> Layout:

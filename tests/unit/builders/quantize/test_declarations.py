@@ -204,3 +204,22 @@ def test_mlxs_quantization_is_named(tmp_path: Path) -> None:
 def test_what_is_published_declares_nothing_that_is_refused(method: str) -> None:
     values = CONFIGS[method](32)
     assert not list(layouts.declaration_problems(values["quant_method"], values))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"kv_cache_quant_algo": "FP8"},
+        {"kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"}},
+        {"kv_cache_quant_algo": None, "kv_cache_scheme": None},
+    ],
+)
+def test_modelopts_kv_cache_is_read_by_its_name_and_by_its_numbers(said: dict[str, object]) -> None:
+    expected = "fp8" if any(said.values()) else None
+    assert layouts.find_layout("modelopt", {"quant_algo": "FP8", **said}).kv_cache == expected
+
+
+def test_a_kv_cache_of_other_numbers_is_refused() -> None:
+    scheme = {"dynamic": False, "num_bits": 4, "type": "float"}
+    with pytest.raises(InputRefused, match="of float4 is not read"):
+        layouts.find_layout("modelopt", {"quant_algo": "NVFP4", "kv_cache_scheme": scheme})
