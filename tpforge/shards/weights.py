@@ -36,7 +36,8 @@ class Blueprint:
     TensorRT-LLM's definition cannot take a plan. `stored_format` is what its weights are quantized as, None
     where they are floats; `stored_kv` is the KV cache that its files declare. `runtimes` are those of
     TensorRT-LLM that can run it. `notes` are of what a plan takes for given, `warnings` of what keeps the
-    checkpoint from being used as it is. `known` keeps what `shapes` gave, `divided` what `rank_shapes` made of it.
+    checkpoint from being used as it is. `known` keeps what `shapes` gave, `divided` what `rank_shapes` made
+    of it.
     """
 
     name: str
