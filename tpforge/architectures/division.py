@@ -15,9 +15,8 @@ MOST = 64
 
 def division_problems(model: Declared, *, tp_size: int, moe_ep_size: int = 1) -> tuple[str, ...]:
     """Why a model does not divide over that many ranks, each reason once; none when it does."""
-    tensors = {_alike(tensor): tensor for layer in model.layers for tensor in layer.tensors}
     moe_tp_size = tp_size // moe_ep_size
-    found = (_problem(one, tp_size, moe_ep_size, moe_tp_size) for one in tensors.values())
+    found = (_problem(one, tp_size, moe_ep_size, moe_tp_size) for one in _distinct(model))
     return tuple(dict.fromkeys(one for one in found if one is not None))
 
 
@@ -39,7 +38,10 @@ def require_division(model: Declared, *, tp_size: int, moe_ep_size: int = 1) -> 
 
 def tp_sizes(model: Declared) -> tuple[int, ...]:
     """The sizes up to MOST that divide the model."""
-    return tuple(size for size in range(1, MOST + 1) if not division_problems(model, tp_size=size))
+    tensors = _distinct(model)
+    return tuple(
+        size for size in range(1, MOST + 1) if not any(_problem(one, size, 1, size) for one in tensors)
+    )
 
 
 def ep_sizes(model: Declared) -> tuple[int, ...]:
@@ -51,6 +53,11 @@ def ep_sizes(model: Declared) -> tuple[int, ...]:
         if one.cut in ("experts", "experts in")
     }
     return tuple(size for size in range(1, MOST + 1) if counts and not any(count % size for count in counts))
+
+
+def _distinct(model: Declared) -> tuple[Tensor, ...]:
+    """One of the tensors of the layers that are divided alike, each."""
+    return tuple({_alike(tensor): tensor for layer in model.layers for tensor in layer.tensors}.values())
 
 
 def _alike(tensor: Tensor) -> tuple[object, ...]:
