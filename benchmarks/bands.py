@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from benchmarks.latency import estimates, latency_rows
 from benchmarks.published import Row, rows
-from tpforge.plan.calibration import STARVED, Band, BandKind, Fit, TimeBand
-from tpforge.plan.throughput import largest_batch, speed
+from tpforge.plan.speed.calibration import STARVED, Band, BandKind, Fit, TimeBand
+from tpforge.plan.speed.throughput import largest_batch, speed
 
 SHARE = 0.8
 GOAL = 0.85

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tpforge.plan.hardware import Gpu
+from tpforge.plan.hardware.gpus import Gpu
 from tpforge.runtime import Runtime
 from tpforge.shards.weights import RankShapes
 

@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 
 from benchmarks.published import DATA
-from tpforge.plan.engine_buffers import activation_bytes, decoder_bytes, runtime_bytes
+from tpforge.plan.memory.engine_buffers import activation_bytes, decoder_bytes, runtime_bytes
 from tpforge.units import MIB
 
 RECENT = ("0.15", "0.17")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from benchmarks.latency import LatencyRow, estimates
 from benchmarks.published import Row, rows
-from tpforge.plan.calibration import Fit, calibration
-from tpforge.plan.communication import LinkShares
+from tpforge.plan.hardware.communication import LinkShares
+from tpforge.plan.speed.calibration import Fit, calibration
 
 FAMILIES = ("ampere", "ada", "hopper", "blackwell")
 MEMORIES = ("ampere", "gddr", "hopper", "blackwell")

@@ -21,12 +21,12 @@ import tomli_w
 from benchmarks.published import DATA
 from tpforge.model import MoeSpec
 from tpforge.outputs.atomic import write_atomic
-from tpforge.plan.experts import touched
-from tpforge.plan.grouped import Grouped
-from tpforge.plan.hardware import Gpu, find_gpu
+from tpforge.plan.hardware.gpus import Gpu, find_gpu
+from tpforge.plan.speed.experts import touched
+from tpforge.plan.speed.grouped import Grouped
 from tpforge.quantization import find_format
 
-TOML = Path(__file__).resolve().parent.parent / "tpforge/plan/grouped.toml"
+TOML = Path(__file__).resolve().parent.parent / "tpforge/plan/speed/grouped.toml"
 _SMS = {80: (80, 86), 89: (89,), 90: (90,), 100: (100, 103), 120: (120, 121)}
 """A measured compute capability, and those that are taken to be like it."""
 _BITS = {"bfloat16": 16.0, "fp8": 8.0, "fp8_block": 8.0, "nvfp4": 4.5, "mxfp4": 4.25}

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.published import DATA, engine_of
-from tpforge.plan.calibration import FirstToken, Fit
-from tpforge.plan.load import Load
-from tpforge.plan.percentiles import Simulated, simulate
-from tpforge.plan.throughput import Engine, Speed, StepModel, speed
+from tpforge.plan.options.percentiles import Simulated, simulate
+from tpforge.plan.speed.calibration import FirstToken, Fit
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Engine, Speed, StepModel, speed
 
 FITTED_MODEL = "llama-3.1-70b"
 SIMULATED = 4

@@ -15,7 +15,7 @@ from benchmarks.beside_aiconfigurator import Beside, beside
 from benchmarks.latency import Found, estimates, latency_rows
 from benchmarks.orders import Error, Orders, orders
 from benchmarks.published import Row, first_token_ms, first_tokens, rows
-from tpforge.plan.calibration import Fit, calibration
+from tpforge.plan.speed.calibration import Fit, calibration
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from itertools import combinations
 
 from benchmarks.bands import kind_of
 from benchmarks.published import Row
-from tpforge.plan.calibration import Band
+from tpforge.plan.speed.calibration import Band
 
 Error = tuple[Row, float]
 """A row, and estimate / measured - 1."""

@@ -21,10 +21,10 @@ from benchmarks.published import rows
 from benchmarks.sentences import blocks, with_blocks
 from scripts.reports.columns import table
 from tpforge.outputs.atomic import write_atomic
-from tpforge.plan.calibration import Band, Fit, calibration
+from tpforge.plan.speed.calibration import Band, Fit, calibration
 
 ROOT = Path(__file__).resolve().parent.parent
-TOML = ROOT / "tpforge/plan/calibration.toml"
+TOML = ROOT / "tpforge/plan/speed/calibration.toml"
 PAGE = ROOT / "docs/planning.md"
 ASSUMED_BAND = (0.6, 1.4)
 ASSUMED_BAND_HOSTS = (0.4, 1.4)

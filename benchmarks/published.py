@@ -20,13 +20,13 @@ from pathlib import Path
 from benchmarks.bench_settings import BenchSettings, by_rule, of_table
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
-from tpforge.plan.calibration import Fit
-from tpforge.plan.hardware import Gpu, find_gpu, make_cluster
-from tpforge.plan.kv import KV_BITS
-from tpforge.plan.load import Load
-from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.hardware.gpus import Gpu, find_gpu, make_cluster
+from tpforge.plan.memory.kv import KV_BITS
+from tpforge.plan.memory.rank import Settings, rank_memory
 from tpforge.plan.models.known import find_known
-from tpforge.plan.throughput import Engine, StepModel, speed
+from tpforge.plan.speed.calibration import Fit
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Engine, StepModel, speed
 from tpforge.quantization import find_format
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping

@@ -17,10 +17,10 @@ from benchmarks.measured import Measured, Spread, spreads
 from benchmarks.planner_tables import BEYOND, deployment, misses, tables
 from benchmarks.published import DATA, engine_of
 from tpforge.errors import InputRefused
-from tpforge.plan.grouped import grouped_kernels
-from tpforge.plan.load import Load
-from tpforge.plan.memory import RankMemory
-from tpforge.plan.throughput import speed
+from tpforge.plan.memory.rank import RankMemory
+from tpforge.plan.speed.grouped import grouped_kernels
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import speed
 from tpforge.units import MIB
 
 WIDTH = 132

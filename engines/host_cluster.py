@@ -1,13 +1,13 @@
 """This host's GPUs as the cluster that a plan is made for.
 
-It looks at nothing itself; `host` does, and `tpforge.plan.hardware` knows the kinds.
+It looks at nothing itself; `host` does, and `tpforge.plan.hardware.gpus` knows the kinds.
 """
 
 from __future__ import annotations
 
 from engines.host import Host
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.plan.hardware import Cluster, Gpu, gpus, make_cluster
+from tpforge.plan.hardware.gpus import Cluster, Gpu, gpus, make_cluster
 
 HOST = "host"
 """The name for --gpu that stands for the GPUs of this host."""

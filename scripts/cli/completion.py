@@ -56,7 +56,7 @@ def _models() -> Iterable[str]:
 
 
 def _gpus() -> Iterable[str]:
-    from tpforge.plan.hardware import gpus
+    from tpforge.plan.hardware.gpus import gpus
 
     return ["host", *(gpu.name for gpu in gpus())]
 

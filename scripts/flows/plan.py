@@ -13,14 +13,14 @@ from builders.blueprint import find_blueprint
 from scripts.flows.planning.gpu_file import read_gpu_file
 from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused, NothingFits, UsageError
-from tpforge.plan.calibration import calibration
-from tpforge.plan.choose import Plan, decide
-from tpforge.plan.hardware import Cluster, Gpu, Prices, find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
-from tpforge.plan.picker import Pick, pick_gpus
-from tpforge.plan.simulation import Request
-from tpforge.plan.speculation import Drafts
+from tpforge.plan.choice.choose import Plan, decide
+from tpforge.plan.choice.picker import Pick, pick_gpus
+from tpforge.plan.hardware.gpus import Cluster, Gpu, Prices, find_gpu, make_cluster
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.simulation import Request
+from tpforge.plan.speed.speculation import Drafts
 from tpforge.progress import Progress
 from tpforge.quantization import find_format
 from tpforge.runtime import Runtime
@@ -120,7 +120,7 @@ def plan(wishes: PlanWishes, *, note: Progress) -> Plan:
     fitted = calibration().scaled(wishes.scale)
     if wishes.calibrate is not None:
         from tpforge.measure.runs.found_runs import find_run
-        from tpforge.plan.scaled_by_run import calibrate
+        from tpforge.plan.options.scaled_by_run import calibrate
 
         run = find_run(wishes.calibrate).run
         fitted, scaled = calibrate(run, blueprint, cluster, ask, calibration=fitted)

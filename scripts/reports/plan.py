@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.reports.columns import table
-from tpforge.plan.calibration import Band, TimeBand
-from tpforge.plan.choose import Plan
-from tpforge.plan.frontier import at_user_speeds
-from tpforge.plan.load import Load
-from tpforge.plan.memory import RankMemory
-from tpforge.plan.option import Option
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.memory.rank import RankMemory
+from tpforge.plan.options.frontier import at_user_speeds
+from tpforge.plan.options.option import Option
+from tpforge.plan.speed.calibration import Band, TimeBand
+from tpforge.plan.speed.load import Load
 from tpforge.units import GIB, counted, format_bytes
 
 BAR_WIDTH = 48

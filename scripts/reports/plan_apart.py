@@ -1,13 +1,13 @@
 """Prefill and decode apart, in words and as JSON, beside the plan that does both in one engine.
 
-It computes nothing; see `tpforge.plan.disaggregated`.
+It computes nothing; see `tpforge.plan.choice.disaggregated`.
 """
 
 from __future__ import annotations
 
 from scripts.reports.columns import table
-from tpforge.plan.choose import Plan
-from tpforge.plan.disaggregated import MOST_BUSY, Disaggregation, Worker
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.choice.disaggregated import MOST_BUSY, Disaggregation, Worker
 from tpforge.units import counted
 
 HEADER = ("way", "GPUs", "requests/s", "tokens/s", "per GPU", "TTFT", "TPOT")

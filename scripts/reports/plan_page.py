@@ -22,8 +22,8 @@ from scripts.reports.plan import (
 )
 from scripts.reports.svg import Bar, Point, Series, bar_plot, line_plot
 from tpforge import __version__
-from tpforge.plan.choose import Plan
-from tpforge.plan.option import Option
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.options.option import Option
 from tpforge.units import GIB, counted
 
 _STACKS = 8

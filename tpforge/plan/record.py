@@ -14,10 +14,10 @@ from pydantic import Field
 
 from tpforge.errors import InputRefused
 from tpforge.outputs.atomic import os_errors
-from tpforge.plan.choose import Plan
-from tpforge.plan.memory import RankMemory
-from tpforge.plan.option import Option
-from tpforge.plan.percentiles import Wait
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.memory.rank import RankMemory
+from tpforge.plan.options.option import Option
+from tpforge.plan.options.percentiles import Wait
 from tpforge.records import Record
 from tpforge.shards.weights import Basis
 

@@ -6,9 +6,9 @@ It decides nothing: a deployment that crosses is warned about, not refused.
 from __future__ import annotations
 
 from tpforge.manifest import Manifest
-from tpforge.plan.calibration import calibration
-from tpforge.plan.communication import allreduce_seconds
-from tpforge.plan.hardware import Cluster, find_gpu
+from tpforge.plan.hardware.communication import allreduce_seconds
+from tpforge.plan.hardware.gpus import Cluster, find_gpu
+from tpforge.plan.speed.calibration import calibration
 from triton_repo.deploy.deployment import Deployment
 
 _TOKENS = 64

@@ -15,8 +15,8 @@ from tpforge.errors import UsageError
 
 if TYPE_CHECKING:
     from scripts.flows.plan import Goal
-    from tpforge.plan.hardware import Gpu
-    from tpforge.plan.picker import Pick
+    from tpforge.plan.choice.picker import Pick
+    from tpforge.plan.hardware.gpus import Gpu
 
 
 @click.command("gpus")

@@ -15,7 +15,7 @@ from tpforge.errors import InputRefused, UsageError
 from tpforge.outputs.atomic import write_atomic
 
 if TYPE_CHECKING:
-    from tpforge.plan.choose import Plan
+    from tpforge.plan.choice.choose import Plan
 
 _FILE = click.Path(path_type=Path)
 
@@ -195,8 +195,8 @@ def _only(trace: Path) -> Path:
 
 def _apart(plan: Plan, output: Output) -> dict[str, object] | None:
     from scripts.reports.plan_apart import apart_fields, apart_text
-    from tpforge.plan.calibration import calibration
-    from tpforge.plan.disaggregated import disaggregate
+    from tpforge.plan.choice.disaggregated import disaggregate
+    from tpforge.plan.speed.calibration import calibration
 
     found = disaggregate(plan, fit=calibration().fit)
     output.result("\n" + apart_text(plan, found))

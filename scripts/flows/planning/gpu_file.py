@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tpforge.errors import InputRefused
-from tpforge.plan.hardware import Gpu, Prices, find_gpu
+from tpforge.plan.hardware.gpus import Gpu, Prices, find_gpu
 from tpforge.toml_text import parse_toml
 
 _KEYS = ("gpu", "per_gpu_hour", "currency")

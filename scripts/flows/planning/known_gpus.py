@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.flows.planning.gpu_file import read_gpu_file
-from tpforge.plan.hardware import Gpu, Prices, gpus
+from tpforge.plan.hardware.gpus import Gpu, Prices, gpus
 
 
 def known_gpus(gpu_file: Path | None) -> tuple[tuple[Gpu, ...], Prices]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from builders.asked_quantization import PORTABLE
 from tpforge.errors import InputRefused
-from tpforge.plan.choose import Plan
-from tpforge.plan.memory import KV_FRACTION
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.memory.rank import KV_FRACTION
 from tpforge.plan.models.known import find_known
 from tpforge.quantization import find_format
 from tpforge.trtllm.architectures import architecture_problems, architecture_support

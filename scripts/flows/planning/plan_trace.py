@@ -12,7 +12,7 @@ from scripts.flows.plan import LoadWishes
 from tpforge.errors import InputRefused, UsageError
 from tpforge.measure.statistics import percentiles
 from tpforge.outputs.atomic import os_errors
-from tpforge.plan.simulation import Request
+from tpforge.plan.speed.simulation import Request
 from tpforge.progress import Progress
 from tpforge.units import counted
 from triton_repo.load.schedule import Trace, parse_trace

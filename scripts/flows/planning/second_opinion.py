@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tpforge.errors import EnvironmentUnusable
-from tpforge.plan.choose import Plan
-from tpforge.plan.option import Option
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.options.option import Option
 
 _SYSTEMS = {
     "a30": "a30",

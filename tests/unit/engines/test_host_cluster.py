@@ -8,7 +8,7 @@ from engines.host import Host, parse_gpus
 from engines.host_cluster import host_cluster
 from scripts.main import main
 from tpforge.errors import EnvironmentUnusable, InputRefused
-from tpforge.plan.hardware import gpus
+from tpforge.plan.hardware.gpus import gpus
 from tpforge.topology import links_of, parse_topology
 
 

@@ -33,7 +33,7 @@ from tpforge.shards.mapping import Mapping
 ENGINE = Path("out/tiny-llama-tp2/engine")
 OTHER_CODE = ["it was made by other code of this version of tpforge"]
 UNRELATED = (
-    *("tpforge/plan/throughput.py", "tpforge/plan/gpus.toml"),
+    *("tpforge/plan/speed/throughput.py", "tpforge/plan/hardware/gpus.toml"),
     *("tpforge/measure/comparison/compare.py", "tpforge/measure/failures/diagnosis.toml"),
     *("triton_repo/load/runner.py", "scripts/reports/page.py", "scripts/commands/making/build.py"),
 )

@@ -12,7 +12,7 @@ from tpforge.errors import InputRefused
 from tpforge.measure.runs.engine_facts import formats_of
 from tpforge.measure.runs.found_runs import FoundRun
 from tpforge.measure.runs.run import Level, Prediction, Run
-from tpforge.plan.hardware import find_gpu
+from tpforge.plan.hardware.gpus import find_gpu
 from tpforge.plan.record import OptionRecord, PlanRecord
 from tpforge.units import counted
 

@@ -12,7 +12,7 @@ import pytest
 from scripts.flows.planning.gpu_file import read_gpu_file
 from scripts.flows.planning.known_gpus import known_gpus
 from tpforge.errors import InputRefused
-from tpforge.plan.hardware import find_gpu, gpus
+from tpforge.plan.hardware.gpus import find_gpu, gpus
 
 ROW = {
     "name": '"mine"',

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from scripts.main import main
-from tpforge.plan.products import StageProducts
 from tpforge.plan.record import PlanRecord
+from tpforge.plan.speed.products import StageProducts
 from tpforge.recipe import parse_recipe
 
 MODEL = ("plan", "llama-3.3-70b", "--gpu", "h100-sxm", "--gpus", "8")

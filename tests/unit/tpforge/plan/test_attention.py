@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builders.blueprint import find_blueprint
-from tpforge.plan.attention import AttentionWork
+from tpforge.plan.speed.attention import AttentionWork
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes
 

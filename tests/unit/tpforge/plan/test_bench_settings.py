@@ -7,7 +7,7 @@ import pytest
 from benchmarks.bench_settings import BenchSettings, by_rule, of_table
 from benchmarks.published import rows
 from builders.blueprint import find_blueprint
-from tpforge.plan.hardware import find_gpu
+from tpforge.plan.hardware.gpus import find_gpu
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes

@@ -6,13 +6,13 @@ import pytest
 
 from builders.blueprint import find_blueprint
 from tpforge.errors import InputRefused, NothingFits, PlanError
-from tpforge.plan.calibration import calibration
-from tpforge.plan.choose import Goal, Plan, decide, rank_options
-from tpforge.plan.hardware import Link, find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
-from tpforge.plan.options import list_options
-from tpforge.plan.rules import advise
+from tpforge.plan.choice.choose import Goal, Plan, decide, rank_options
+from tpforge.plan.choice.rules import advise
+from tpforge.plan.hardware.gpus import Link, find_gpu, make_cluster
+from tpforge.plan.options.listing import list_options
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
 
 
 def plan(

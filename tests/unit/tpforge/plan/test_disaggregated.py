@@ -11,11 +11,11 @@ import pytest
 
 from scripts.main import main
 from tests.unit.tpforge.plan.test_choose import plan
-from tpforge.plan.calibration import calibration
-from tpforge.plan.disaggregated import MOST_BUSY, Disaggregation, disaggregate
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
+from tpforge.plan.choice.disaggregated import MOST_BUSY, Disaggregation, disaggregate
+from tpforge.plan.options.option import Ask
 from tpforge.plan.record import read_plan
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
 
 ASK = Ask(Load(8000, 500), 8500, tpot_ms=20)
 

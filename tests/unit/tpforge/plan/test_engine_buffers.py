@@ -9,8 +9,8 @@ import pytest
 from benchmarks.buffers import RECENT, BufferRow, buffer_rows
 from builders.blueprint import find_blueprint
 from tpforge.dtypes import DType
-from tpforge.plan.hardware import find_gpu
-from tpforge.plan.memory import RankMemory, Settings, rank_memory
+from tpforge.plan.hardware.gpus import find_gpu
+from tpforge.plan.memory.rank import RankMemory, Settings, rank_memory
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes
 from tpforge.units import GIB, MIB

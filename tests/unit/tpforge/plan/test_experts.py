@@ -15,11 +15,11 @@ from builders.blueprint import find_blueprint
 from tests.unit.tpforge.plan.test_choose import plan
 from tpforge.dtypes import DType
 from tpforge.model import MoeSpec
-from tpforge.plan.calibration import calibration
-from tpforge.plan.experts import busiest, tile_padding, touched
-from tpforge.plan.kv import kv_layout
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
+from tpforge.plan.memory.kv import kv_layout
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.experts import busiest, tile_padding, touched
+from tpforge.plan.speed.load import Load
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import RankShapes, is_of_experts, rank_shapes, weight_bytes
 

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.grouped import KernelRow, kernel_rows
 from builders.blueprint import find_blueprint
-from tpforge.plan.grouped import find_grouped, grouped_kernels
-from tpforge.plan.hardware import find_gpu
+from tpforge.plan.hardware.gpus import find_gpu
+from tpforge.plan.speed.grouped import find_grouped, grouped_kernels
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes, stage_work
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tpforge.errors import InputRefused
-from tpforge.plan.hardware import find_gpu, gpus
+from tpforge.plan.hardware.gpus import find_gpu, gpus
 from tpforge.units import MIB
 
 # What nvidia-smi prints as the total memory of such a card, in MiB.

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.latency import Found, estimates, latency_rows
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
-from tpforge.plan.calibration import calibration
-from tpforge.plan.load import Load
-from tpforge.plan.throughput import StepModel
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import StepModel
 
 
 @cache

@@ -13,9 +13,9 @@ from builders.families.common.registry import find_family
 from scripts.flows.planning.gpu_file import read_gpu_file
 from tpforge.dtypes import DType
 from tpforge.errors import InputRefused, PlanError, UsageError
-from tpforge.plan.hardware import find_gpu, gpus, make_cluster
-from tpforge.plan.kv import KvLayout, LayerKv, kv_layout, kv_tokens, longest_request, max_requests
-from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.hardware.gpus import find_gpu, gpus, make_cluster
+from tpforge.plan.memory.kv import KvLayout, LayerKv, kv_layout, kv_tokens, longest_request, max_requests
+from tpforge.plan.memory.rank import Settings, rank_memory
 from tpforge.plan.models.known import find_known, known_models
 from tpforge.quantization import Quantization, find_format
 from tpforge.shards.mapping import Mapping

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.blueprint import find_blueprint
-from tpforge.plan.calibration import calibration
-from tpforge.plan.choose import Goal, best_option
-from tpforge.plan.hardware import Prices, find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask, Option
-from tpforge.plan.options import list_options
-from tpforge.plan.picker import pick_gpus
+from tpforge.plan.choice.choose import Goal, best_option
+from tpforge.plan.choice.picker import pick_gpus
+from tpforge.plan.hardware.gpus import Prices, find_gpu, make_cluster
+from tpforge.plan.options.listing import list_options
+from tpforge.plan.options.option import Ask, Option
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
 
 MODELS = st.sampled_from(["llama-3.1-8b", "qwen3-30b-a3b", "llama-3.3-70b"])
 GPUS = st.sampled_from(["h100-sxm", "l40s", "a100-sxm-80gb", "gb200"])

@@ -11,14 +11,14 @@ from builders.blueprint import find_blueprint
 from tests.unit.tpforge.plan.test_choose import plan
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
 from tpforge.errors import NothingFits
-from tpforge.plan.calibration import calibration
-from tpforge.plan.frontier import frontier
-from tpforge.plan.hardware import Prices, gpus
-from tpforge.plan.load import Load
-from tpforge.plan.operating import Limits, first_size, operate
-from tpforge.plan.option import Ask
-from tpforge.plan.picker import pick_gpus
-from tpforge.plan.throughput import Batch, StepModel, StepTime, largest_batch, speed_at
+from tpforge.plan.choice.picker import pick_gpus
+from tpforge.plan.hardware.gpus import Prices, gpus
+from tpforge.plan.options.frontier import frontier
+from tpforge.plan.options.operating import Limits, first_size, operate
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Batch, StepModel, StepTime, largest_batch, speed_at
 
 LOAD = Load(1000, 1000)
 

@@ -11,10 +11,10 @@ from benchmarks.fitting import pipeline_rows
 from benchmarks.published import Row, rows
 from builders.blueprint import find_blueprint
 from tpforge.dtypes import DType
-from tpforge.plan.calibration import calibration
-from tpforge.plan.kv import kv_layout
-from tpforge.plan.load import Load, Tokens
-from tpforge.plan.throughput import Engine, StepModel, largest_batch
+from tpforge.plan.memory.kv import kv_layout
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load, Tokens
+from tpforge.plan.speed.throughput import Engine, StepModel, largest_batch
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes, weight_bytes
 

@@ -25,7 +25,7 @@ from benchmarks.planner_tables import misses
 from benchmarks.published import first_token_ms, first_tokens, rows
 from benchmarks.sentences import blocks, with_blocks
 from tpforge.errors import InputRefused
-from tpforge.plan.calibration import calibration
+from tpforge.plan.speed.calibration import calibration
 
 
 @cache

@@ -12,13 +12,13 @@ import pytest
 from builders.blueprint import find_blueprint
 from tests.unit.tpforge.plan.test_choose import plan
 from tpforge.errors import InputRefused, NothingFits
-from tpforge.plan.calibration import calibration
-from tpforge.plan.hardware import Prices, find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
-from tpforge.plan.options import list_options
-from tpforge.plan.percentiles import late_rejection, simulate_option
-from tpforge.plan.picker import pick_gpus
+from tpforge.plan.choice.picker import pick_gpus
+from tpforge.plan.hardware.gpus import Prices, find_gpu, make_cluster
+from tpforge.plan.options.listing import list_options
+from tpforge.plan.options.option import Ask
+from tpforge.plan.options.percentiles import late_rejection, simulate_option
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
 
 ASKS = (
     ("llama-3.3-70b", Ask(Load(1000, 1000, requests_per_second=2.0), 2000, ttft_ms=400)),

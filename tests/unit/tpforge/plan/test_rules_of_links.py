@@ -11,11 +11,11 @@ import pytest
 
 from builders.blueprint import find_blueprint
 from tests.unit.tpforge.plan.test_choose import advice, plan
-from tpforge.plan.calibration import calibration
-from tpforge.plan.choose import Plan, decide
-from tpforge.plan.hardware import Link, find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
+from tpforge.plan.choice.choose import Plan, decide
+from tpforge.plan.hardware.gpus import Link, find_gpu, make_cluster
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
 
 ASK = Ask(Load(1000, 1000, concurrency=32), 2000, formats=("fp8",), kv_dtypes=("fp8",))
 
@@ -65,8 +65,8 @@ def test_with_attention_data_parallelism_no_head_is_held_twice() -> None:
 
 
 def plan_advice(found: Plan, chosen: object) -> tuple[object, ...]:
-    from tpforge.plan.option import Option
-    from tpforge.plan.rules import advise
+    from tpforge.plan.choice.rules import advise
+    from tpforge.plan.options.option import Option
 
     assert isinstance(chosen, Option)
     return advise(chosen, found.options, blueprint=found.blueprint, ask=found.ask)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.tpforge.plan.test_choose import advice, plan
 from tpforge.errors import InputRefused, NothingFits
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.load import Load
 
 ASK = Ask(Load(1000, 1000), 2000)
 ALONE = Ask(Load(1000, 1000, concurrency=1), 2000)

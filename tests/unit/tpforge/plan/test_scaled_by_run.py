@@ -11,11 +11,11 @@ from builders.blueprint import find_blueprint
 from tests.support.runs import level_of, run_of
 from tpforge.errors import InputRefused
 from tpforge.measure.runs.run import Run
-from tpforge.plan.calibration import calibration
-from tpforge.plan.hardware import find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
-from tpforge.plan.scaled_by_run import calibrate
+from tpforge.plan.hardware.gpus import find_gpu, make_cluster
+from tpforge.plan.options.option import Ask
+from tpforge.plan.options.scaled_by_run import calibrate
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load
 
 ENGINE = {
     "model": "meta-llama/Llama-3.1-8B",

@@ -13,13 +13,13 @@ from benchmarks.latency import estimates, latency_rows
 from tests.unit.tpforge.plan.test_choose import plan
 from tests.unit.tpforge.plan.test_speed import make_engine
 from tpforge.errors import NothingFits
-from tpforge.plan.calibration import calibration
-from tpforge.plan.load import Load, Tokens
-from tpforge.plan.option import Ask
-from tpforge.plan.percentiles import REQUESTS, simulate
-from tpforge.plan.simulation import Request, Server, serve_as_they_come, serve_at_once
-from tpforge.plan.speculation import NO_DRAFTS, Drafts
-from tpforge.plan.throughput import StepModel, StepTime
+from tpforge.plan.options.option import Ask
+from tpforge.plan.options.percentiles import REQUESTS, simulate
+from tpforge.plan.speed.calibration import calibration
+from tpforge.plan.speed.load import Load, Tokens
+from tpforge.plan.speed.simulation import Request, Server, serve_as_they_come, serve_at_once
+from tpforge.plan.speed.speculation import NO_DRAFTS, Drafts
+from tpforge.plan.speed.throughput import StepModel, StepTime
 
 LOAD = Load(1000, 100)
 

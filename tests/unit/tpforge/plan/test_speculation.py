@@ -13,11 +13,11 @@ import pytest
 
 from scripts.main import main
 from tests.unit.tpforge.plan.test_speed import estimate, make_engine
-from tpforge.plan.calibration import Deployment, calibration
-from tpforge.plan.hardware import find_gpu, make_cluster
-from tpforge.plan.load import Load
-from tpforge.plan.speculation import NO_DRAFTS, Drafts
-from tpforge.plan.throughput import StepModel
+from tpforge.plan.hardware.gpus import find_gpu, make_cluster
+from tpforge.plan.speed.calibration import Deployment, calibration
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.speculation import NO_DRAFTS, Drafts
+from tpforge.plan.speed.throughput import StepModel
 
 LOAD = Load(4000, 500, concurrency=4)
 

@@ -9,8 +9,7 @@ import pytest
 
 from builders.blueprint import blueprint_from_config
 from tpforge.dtypes import DType
-from tpforge.plan.calibration import Deployment, calibration
-from tpforge.plan.communication import (
+from tpforge.plan.hardware.communication import (
     LinkShares,
     allreduce_seconds,
     exchange_seconds,
@@ -18,11 +17,12 @@ from tpforge.plan.communication import (
     gather_seconds,
     send_seconds,
 )
-from tpforge.plan.hardware import find_gpu, make_cluster
-from tpforge.plan.load import Load, Tokens
-from tpforge.plan.memory import Settings, rank_memory
+from tpforge.plan.hardware.gpus import find_gpu, make_cluster
+from tpforge.plan.memory.rank import Settings, rank_memory
 from tpforge.plan.models.known import find_known
-from tpforge.plan.throughput import Engine, Speed, StepModel, speed
+from tpforge.plan.speed.calibration import Deployment, calibration
+from tpforge.plan.speed.load import Load, Tokens
+from tpforge.plan.speed.throughput import Engine, Speed, StepModel, speed
 from tpforge.shards.mapping import Mapping
 from tpforge.shards.weights import rank_shapes, stage_work
 from tpforge.units import KIB, MIB

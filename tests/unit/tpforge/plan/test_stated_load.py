@@ -9,8 +9,8 @@ import pytest
 
 from tests.unit.tpforge.plan.test_choose import advice, plan
 from tpforge.errors import NothingFits
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.load import Load
 
 
 @pytest.mark.parametrize(("model", "num_gpus"), [("llama-3.1-8b", 8), ("qwen3-30b-a3b", 6)])

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tpforge.plan.calibration import STARVED
-from tpforge.plan.case import Advice, Case, compared
-from tpforge.plan.memory import rank_memory
-from tpforge.plan.operating import above
-from tpforge.plan.option import Ask, Option
-from tpforge.plan.percentiles import Simulated
-from tpforge.plan.rules_of_size import one_gpu, quantize_first, smaller_model
+from tpforge.plan.choice.case import Advice, Case, compared
+from tpforge.plan.choice.rules_of_size import one_gpu, quantize_first, smaller_model
+from tpforge.plan.memory.rank import rank_memory
+from tpforge.plan.options.operating import above
+from tpforge.plan.options.option import Ask, Option
+from tpforge.plan.options.percentiles import Simulated
+from tpforge.plan.speed.calibration import STARVED
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
 from tpforge.units import GIB, counted

@@ -8,11 +8,11 @@ from __future__ import annotations
 from tpforge.errors import InputRefused
 from tpforge.measure.runs.engine_facts import formats_of
 from tpforge.measure.runs.run import Level, Run
-from tpforge.plan.calibration import Calibration
-from tpforge.plan.hardware import Cluster
-from tpforge.plan.load import Load
-from tpforge.plan.option import Ask
-from tpforge.plan.options import list_options
+from tpforge.plan.hardware.gpus import Cluster
+from tpforge.plan.options.listing import list_options
+from tpforge.plan.options.option import Ask
+from tpforge.plan.speed.calibration import Calibration
+from tpforge.plan.speed.load import Load
 from tpforge.shards.weights import Blueprint
 
 _THROUGHPUT = "output_token_throughput"

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tpforge.plan.option import Ask, Option
-from tpforge.plan.percentiles import Simulated
+from tpforge.plan.options.option import Ask, Option
+from tpforge.plan.options.percentiles import Simulated
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
 

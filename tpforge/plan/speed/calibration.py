@@ -13,8 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal
 
-from tpforge.plan.communication import LinkShares
-from tpforge.plan.hardware import Cluster, Gpu
+from tpforge.plan.hardware.communication import LinkShares
+from tpforge.plan.hardware.gpus import Cluster, Gpu
 from tpforge.records import Record
 from tpforge.runtime import Runtime
 
@@ -225,5 +225,5 @@ def _family(gpu: Gpu) -> str:
 @cache
 def calibration() -> Calibration:
     """The one in the repository."""
-    text = files("tpforge.plan").joinpath("calibration.toml").read_text(encoding="utf-8")
+    text = files("tpforge.plan.speed").joinpath("calibration.toml").read_text(encoding="utf-8")
     return Calibration.model_validate(tomllib.loads(text))

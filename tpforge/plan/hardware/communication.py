@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from pydantic import field_validator
 
-from tpforge.plan.hardware import Cluster, Link
+from tpforge.plan.hardware.gpus import Cluster, Link
 from tpforge.records import Record
 from tpforge.units import KIB, MIB
 
@@ -85,7 +85,7 @@ def gathers() -> tuple[Gathered, ...]:
 
 
 def _rows(name: str) -> list[dict[str, object]]:
-    text = files("tpforge.plan").joinpath(name).read_text(encoding="utf-8")
+    text = files("tpforge.plan.hardware").joinpath(name).read_text(encoding="utf-8")
     found: list[dict[str, object]] = tomllib.loads(text)["measured"]
     return found
 

@@ -9,7 +9,7 @@ import tomllib
 from functools import cache
 from importlib.resources import files
 
-from tpforge.plan.hardware import Gpu
+from tpforge.plan.hardware.gpus import Gpu
 from tpforge.quantization import find_format
 from tpforge.records import Record
 
@@ -42,7 +42,7 @@ class Grouped(Record):
 @cache
 def grouped_kernels() -> tuple[Grouped, ...]:
     """The table."""
-    text = files("tpforge.plan").joinpath("grouped.toml").read_text(encoding="utf-8")
+    text = files("tpforge.plan.speed").joinpath("grouped.toml").read_text(encoding="utf-8")
     return tuple(Grouped.model_validate(row) for row in tomllib.loads(text)["grouped"])
 
 

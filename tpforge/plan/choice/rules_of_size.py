@@ -5,9 +5,9 @@ Speed and links are the other rules'.
 
 from __future__ import annotations
 
-from tpforge.plan.case import Advice, Case, compared
-from tpforge.plan.operating import above
-from tpforge.plan.option import Option
+from tpforge.plan.choice.case import Advice, Case, compared
+from tpforge.plan.options.operating import above
+from tpforge.plan.options.option import Option
 
 BARELY = 2.0
 """A model misses one GPU barely when it needs less than this many times its memory: 8 bits halve it."""

@@ -13,18 +13,18 @@ from functools import lru_cache
 
 from tpforge.dtypes import DType
 from tpforge.errors import PlanError
-from tpforge.plan.calibration import (
+from tpforge.plan.hardware.gpus import Cluster
+from tpforge.plan.memory.rank import RankMemory, Settings, rank_memory
+from tpforge.plan.options.operating import Limits, operate
+from tpforge.plan.options.option import Ask, Option, Rejection, runs_all
+from tpforge.plan.speed.calibration import (
     MOST_REQUESTS_MEASURED,
     STARVED,
     Calibration,
     Deployment,
 )
-from tpforge.plan.hardware import Cluster
-from tpforge.plan.load import Load
-from tpforge.plan.memory import RankMemory, Settings, rank_memory
-from tpforge.plan.operating import Limits, operate
-from tpforge.plan.option import Ask, Option, Rejection, runs_all
-from tpforge.plan.throughput import Engine, Speed
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Engine, Speed
 from tpforge.quantization import find_format
 from tpforge.quantization_gate import Question, judge, runtime_problems
 from tpforge.runtime import Runtime

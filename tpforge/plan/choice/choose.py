@@ -13,15 +13,15 @@ from itertools import takewhile
 from typing import Literal
 
 from tpforge.errors import InputRefused, NothingFits, PlanError
-from tpforge.plan.calibration import Calibration
-from tpforge.plan.case import Advice
-from tpforge.plan.frontier import FrontierPoint, frontier
-from tpforge.plan.hardware import Cluster, gpus, make_cluster
-from tpforge.plan.host import HostNeeds, host_needs
-from tpforge.plan.option import Ask, Option
-from tpforge.plan.options import list_options, with_replicas
-from tpforge.plan.percentiles import Simulated, late_rejection, simulate_option
-from tpforge.plan.rules import advise
+from tpforge.plan.choice.case import Advice
+from tpforge.plan.choice.rules import advise
+from tpforge.plan.hardware.gpus import Cluster, gpus, make_cluster
+from tpforge.plan.memory.host import HostNeeds, host_needs
+from tpforge.plan.options.frontier import FrontierPoint, frontier
+from tpforge.plan.options.listing import list_options, with_replicas
+from tpforge.plan.options.option import Ask, Option
+from tpforge.plan.options.percentiles import Simulated, late_rejection, simulate_option
+from tpforge.plan.speed.calibration import Calibration
 from tpforge.quantization import find_format
 from tpforge.shards.weights import Blueprint
 

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from tpforge.dtypes import DType
-from tpforge.plan.engine_buffers import activation_bytes, decoder_bytes, runtime_bytes
-from tpforge.plan.hardware import Gpu
-from tpforge.plan.kv import TOKENS_PER_BLOCK, KvLayout, kv_layout, kv_tokens, longest_request, max_requests
+from tpforge.plan.hardware.gpus import Gpu
+from tpforge.plan.memory.engine_buffers import activation_bytes, decoder_bytes, runtime_bytes
+from tpforge.plan.memory.kv import (
+    TOKENS_PER_BLOCK,
+    KvLayout,
+    kv_layout,
+    kv_tokens,
+    longest_request,
+    max_requests,
+)
 from tpforge.quantization import find_format
 from tpforge.runtime import Runtime
 from tpforge.shards.weights import Basis, RankShapes, weight_basis, weight_bytes

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Literal, NamedTuple
 
-from tpforge.plan.attention import attention_work
-from tpforge.plan.calibration import Fit
-from tpforge.plan.communication import (
+from tpforge.plan.hardware.communication import (
     allreduce_seconds,
     exchange_seconds,
     gather_seconds,
     send_seconds,
 )
-from tpforge.plan.experts import sent_bytes
-from tpforge.plan.hardware import Cluster
-from tpforge.plan.load import Load, Tokens
-from tpforge.plan.memory import RankMemory, Settings
-from tpforge.plan.products import StageProducts, runs_on
-from tpforge.plan.speculation import NO_DRAFTS, Drafts
+from tpforge.plan.hardware.gpus import Cluster
+from tpforge.plan.memory.rank import RankMemory, Settings
+from tpforge.plan.speed.attention import attention_work
+from tpforge.plan.speed.calibration import Fit
+from tpforge.plan.speed.experts import sent_bytes
+from tpforge.plan.speed.load import Load, Tokens
+from tpforge.plan.speed.products import StageProducts, runs_on
+from tpforge.plan.speed.speculation import NO_DRAFTS, Drafts
 from tpforge.shards.weights import RankShapes, StageWork, stage_work
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-from tpforge.plan.calibration import Fit
-from tpforge.plan.load import Load
-from tpforge.plan.throughput import Batch, Engine, Limit, Speed, StepModel, largest_batch, speed_at
+from tpforge.plan.speed.calibration import Fit
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Batch, Engine, Limit, Speed, StepModel, largest_batch, speed_at
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from tpforge.plan.speculation import NO_DRAFTS, Drafts
+from tpforge.plan.speed.speculation import NO_DRAFTS, Drafts
 
 
 @dataclass(frozen=True)

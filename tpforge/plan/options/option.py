@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tpforge.dtypes import DType
-from tpforge.plan.calibration import Band, TimeBand
-from tpforge.plan.hardware import Cluster
-from tpforge.plan.load import Load
-from tpforge.plan.memory import KV_FRACTION, RankMemory
-from tpforge.plan.simulation import Request
-from tpforge.plan.throughput import Engine, Speed
+from tpforge.plan.hardware.gpus import Cluster
+from tpforge.plan.memory.rank import KV_FRACTION, RankMemory
+from tpforge.plan.speed.calibration import Band, TimeBand
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.simulation import Request
+from tpforge.plan.speed.throughput import Engine, Speed
 from tpforge.runtime import Runtime
 from tpforge.shards.mapping import Mapping
 

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from tpforge.plan.load import Load, Tokens
-from tpforge.plan.throughput import StepModel
+from tpforge.plan.speed.load import Load, Tokens
+from tpforge.plan.speed.throughput import StepModel
 
 _EXACT = 1e-9
 

@@ -152,7 +152,7 @@ def gpus() -> tuple[Gpu, ...]:
     Raises:
         AssertionError: two have one name.
     """
-    text = files("tpforge.plan").joinpath("gpus.toml").read_text(encoding="utf-8")
+    text = files("tpforge.plan.hardware").joinpath("gpus.toml").read_text(encoding="utf-8")
     rows = tuple(Gpu.model_validate(row) for row in tomllib.loads(text)["gpu"])
     names = [name for row in rows for name in (row.name, *row.aliases)]
     assert len(set(names)) == len(names), "two rows of gpus.toml have one name"

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tpforge.measure.statistics import percentiles
-from tpforge.plan.calibration import Fit
-from tpforge.plan.load import Load, Tokens
-from tpforge.plan.operating import above
-from tpforge.plan.option import Ask, Option, Rejection
-from tpforge.plan.simulation import Request, Server, serve_as_they_come, serve_at_once
-from tpforge.plan.throughput import StepModel
+from tpforge.plan.options.operating import above
+from tpforge.plan.options.option import Ask, Option, Rejection
+from tpforge.plan.speed.calibration import Fit
+from tpforge.plan.speed.load import Load, Tokens
+from tpforge.plan.speed.simulation import Request, Server, serve_as_they_come, serve_at_once
+from tpforge.plan.speed.throughput import StepModel
 
 REQUESTS = 400
 """First tokens that are waited for: 20 of them are beyond p95."""

@@ -9,12 +9,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tpforge.plan.calibration import Fit
-from tpforge.plan.choose import Plan
-from tpforge.plan.load import Load
-from tpforge.plan.option import Option
-from tpforge.plan.options import MAX_BATCH_SIZE
-from tpforge.plan.throughput import Batch, Engine, StepModel, largest_batch, speed_at
+from tpforge.plan.choice.choose import Plan
+from tpforge.plan.options.listing import MAX_BATCH_SIZE
+from tpforge.plan.options.option import Option
+from tpforge.plan.speed.calibration import Fit
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Batch, Engine, StepModel, largest_batch, speed_at
 
 MOST_BUSY = 0.8
 """The share of its time that a prefill worker reads: a queue grows without end towards 1."""

@@ -5,10 +5,10 @@ It knows no attention, no communication and no overheads.
 
 from __future__ import annotations
 
-from tpforge.plan.calibration import Fit
-from tpforge.plan.experts import busiest, tile_padding, touched
-from tpforge.plan.grouped import find_grouped
-from tpforge.plan.hardware import Gpu
+from tpforge.plan.hardware.gpus import Gpu
+from tpforge.plan.speed.calibration import Fit
+from tpforge.plan.speed.experts import busiest, tile_padding, touched
+from tpforge.plan.speed.grouped import find_grouped
 from tpforge.quantization import Activations, find_format
 from tpforge.shards.weights import Elements, RankShapes, StageWork
 

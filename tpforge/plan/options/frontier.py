@@ -9,10 +9,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tpforge.plan.calibration import Calibration, Fit
-from tpforge.plan.load import Load
-from tpforge.plan.option import Option
-from tpforge.plan.throughput import Batch, StepModel, largest_batch, speed_at
+from tpforge.plan.options.option import Option
+from tpforge.plan.speed.calibration import Calibration, Fit
+from tpforge.plan.speed.load import Load
+from tpforge.plan.speed.throughput import Batch, StepModel, largest_batch, speed_at
 
 USER_SPEEDS = (5, 10, 25, 50, 100, 200)
 """The tokens/s per user that a table of the frontier has a row for."""

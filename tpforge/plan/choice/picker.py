@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tpforge.plan.calibration import Calibration
-from tpforge.plan.choose import Goal, check_ask, weigh
-from tpforge.plan.hardware import Gpu, Prices, make_cluster
-from tpforge.plan.option import Ask, Cause, Option, runs_all
+from tpforge.plan.choice.choose import Goal, check_ask, weigh
+from tpforge.plan.hardware.gpus import Gpu, Prices, make_cluster
+from tpforge.plan.options.option import Ask, Cause, Option, runs_all
+from tpforge.plan.speed.calibration import Calibration
 from tpforge.shards.weights import Blueprint
 
 COUNTS = (1, 2, 4, 8)

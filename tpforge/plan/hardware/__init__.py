@@ -1,0 +1,1 @@
+"""GPUs and what joins them: the tables, and what communication costs."""

@@ -1,0 +1,1 @@
+"""How long a step takes: products, attention, experts; and a server of such steps, simulated."""
