@@ -81,8 +81,8 @@ def _check_descriptor(descriptor: int) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One for each processor that is ours, and one more: servers are waited for while others compute."""
-    return len(os.sched_getaffinity(0)) + 1
+    """One for each processor that is ours, and two more: servers are waited for while others compute."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(tryfirst=True)
