@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
+
 _MEMORY = Path("/dev/shm")
 _WANTED = 8 << 30
 """Bytes that must be free: a run writes up to 2 GiB at once, and what it starts needs memory too."""
@@ -26,12 +28,7 @@ def _has_room() -> bool:
             os.access(_MEMORY, os.W_OK)
             and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
             and shutil.disk_usage(_MEMORY).free >= _WANTED
-            and _available_memory() >= 2 * _WANTED
+            and psutil.virtual_memory().available >= 2 * _WANTED
         )
     except OSError:
         return False
-
-
-def _available_memory() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

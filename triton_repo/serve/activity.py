@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from triton_repo.serve.processes import stat_fields
+
 PROC = Path("/proc")
 _NS_PER_S = 1e9
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -55,7 +57,7 @@ def waits_of(pid: int, *, proc: Path = PROC) -> str:
     for thread in _threads(proc / str(pid)):
         with suppress(OSError, ValueError):
             where = (thread / "wchan").read_text(encoding="ascii").strip("0")
-            found.append(f"{_fields(thread / 'stat')[0]} {where}".strip())
+            found.append(f"{stat_fields(thread / 'stat')[0]} {where}".strip())
     return ", ".join(sorted(set(found))) or "unknown"
 
 
@@ -63,11 +65,11 @@ def _stats(proc: Path) -> Iterator[tuple[int, list[str]]]:
     for entry in proc.iterdir():
         if entry.name.isdigit():
             with suppress(OSError, ValueError):
-                yield int(entry.name), _fields(entry / "stat")
+                yield int(entry.name), stat_fields(entry / "stat")
 
 
 def _activity(pid: int, folder: Path) -> Activity:
-    stat = _fields(folder / "stat")
+    stat = stat_fields(folder / "stat")
     threads = list(_threads(folder))
     ran_s = (int(stat[11]) + int(stat[12])) / _TICKS_PER_S  # utime and stime, of threads that ended too
     command = (folder / "cmdline").read_bytes().split(b"\0")
@@ -81,12 +83,6 @@ def _activity(pid: int, folder: Path) -> Activity:
     )
 
 
-def _fields(stat: Path) -> list[str]:
-    """The fields of a stat file after the name, which is in parentheses and may hold anything."""
-    text = stat.read_text(encoding="utf-8", errors="replace")
-    return text[text.rindex(")") + 2 :].split()
-
-
 def _threads(folder: Path) -> Iterator[Path]:
     with suppress(OSError):
         yield from (folder / "task").iterdir()
@@ -94,7 +90,7 @@ def _threads(folder: Path) -> Iterator[Path]:
 
 def _state(thread: Path) -> str:
     try:
-        return _fields(thread / "stat")[0]
+        return stat_fields(thread / "stat")[0]
     except (OSError, ValueError):
         return "X"
 

@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ REGIONS = r"^tpforge-[A-Za-z0-9_.-]{1,200}$"
 SHARED_MEMORY = Path("/dev/shm")
 _PROC = Path("/proc")
 _KILL_TIMEOUT_S = 10.0
-STUB = "triton_python_backend_stub"
+_STUB = "triton_python_backend_stub"
 
 # Runs before the program, in its process: ask the kernel to kill it when the supervisor ends, however that
 # ends; then become the program. The supervisor may have ended before the request: its pid tells.
@@ -60,14 +60,21 @@ class ProcessId:
 def identify(pid: int) -> ProcessId | None:
     """The identity of a running process; None when it has ended, a zombie included."""
     try:
-        text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat_fields(_PROC / str(pid) / "stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name is in parentheses and may hold anything; after it come state (field 3) ... start time (22).
-    fields = text[text.rindex(")") + 2 :].split()
     if fields[0] in ("Z", "X"):
         return None
     return ProcessId(pid=pid, start_ticks=int(fields[19]), boot_id=_boot_id())
+
+
+def stat_fields(path: Path) -> list[str]:
+    """The fields of a stat file after the name, which is in parentheses and may hold anything.
+
+    They begin with the state, which proc(5) counts as field 3: the start time, field 22, has index 19.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return text[text.rindex(")") + 2 :].split()
 
 
 def is_alive(process: ProcessId) -> bool:
@@ -229,12 +236,18 @@ def stubs_of(server_pid: int) -> dict[ProcessId, str]:
             command = child.cmdline()
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-        # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py REGION ...
-        if command and Path(command[0]).name == STUB:
+        if (model := model_of(command)) is not None:
             process = identify(child.pid)
             if process is not None:
-                found[process] = Path(command[1]).parent.parent.name
+                found[process] = model
     return found
+
+
+def model_of(command: Sequence[str]) -> str | None:
+    """The model that a process runs by its command; None where it is no model's process."""
+    # triton_python_backend_stub REPOSITORY/MODEL/VERSION/model.py REGION ...
+    is_stub = len(command) > 1 and Path(command[0]).name == _STUB
+    return Path(command[1]).parent.parent.name if is_stub else None
 
 
 class ModelProcesses:
@@ -265,7 +278,7 @@ def _ended_stub_of(server_pid: int) -> int | None:
     try:
         for child in psutil.Process(server_pid).children():
             with suppress(psutil.NoSuchProcess):  # A zombie has no command line; the kernel keeps 15 letters.
-                if child.status() == psutil.STATUS_ZOMBIE and child.name() == STUB[:15]:
+                if child.status() == psutil.STATUS_ZOMBIE and child.name() == _STUB[:15]:
                     return int(child.pid)
     except psutil.NoSuchProcess:
         return None

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from triton_repo.serve.activity import Activity, activities, waits_of
-from triton_repo.serve.processes import STUB, identify
+from triton_repo.serve.processes import identify, model_of
 
 QUIET_S = 60.0
 _LOOK_S = 1.0
@@ -133,8 +132,7 @@ def _parts(found: Sequence[Activity], loading: Collection[str]) -> dict[str, tup
     parts = {}
     for child in (one for one in others if one.parent == server.pid):
         below = _below(child, others)
-        if child.command and Path(child.command[0]).name == STUB and len(child.command) > 1:
-            model = Path(child.command[1]).parent.parent.name
+        if (model := model_of(child.command)) is not None:
             if model in loading:
                 parts[f"the process of model {model} (pid {child.pid})"] = below
         elif child.command == server.command:
